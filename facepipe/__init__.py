@@ -1,0 +1,69 @@
+"""facepipe finds the faces in photos and says who they are.
+
+The names below load what they need when they are first used: `import facepipe` itself costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from facepipe.align import align_faces
+    from facepipe.detector import DetectorOptions, FaceDetector
+    from facepipe.encoder import FaceEncoder
+    from facepipe.enrolment import enrol, photos_in_csv, photos_in_folders
+    from facepipe.errors import FacepipeError
+    from facepipe.faces import Faces, Match
+    from facepipe.images import find_photos, read_image
+    from facepipe.pipeline import FacePipeline
+    from facepipe.runtime import choose_runtime
+    from gallery import Gallery
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DetectorOptions",
+    "FaceDetector",
+    "FaceEncoder",
+    "FacePipeline",
+    "FacepipeError",
+    "Faces",
+    "Gallery",
+    "Match",
+    "align_faces",
+    "choose_runtime",
+    "enrol",
+    "find_photos",
+    "photos_in_csv",
+    "photos_in_folders",
+    "read_image",
+]
+
+_HOMES = {
+    "DetectorOptions": "facepipe.detector",
+    "FaceDetector": "facepipe.detector",
+    "FaceEncoder": "facepipe.encoder",
+    "FacePipeline": "facepipe.pipeline",
+    "FacepipeError": "facepipe.errors",
+    "Faces": "facepipe.faces",
+    "Gallery": "gallery",
+    "Match": "facepipe.faces",
+    "align_faces": "facepipe.align",
+    "choose_runtime": "facepipe.runtime",
+    "enrol": "facepipe.enrolment",
+    "find_photos": "facepipe.images",
+    "photos_in_csv": "facepipe.enrolment",
+    "photos_in_folders": "facepipe.enrolment",
+    "read_image": "facepipe.images",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'facepipe' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

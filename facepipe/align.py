@@ -1,0 +1,211 @@
+"""Faces to upright crops: five landmarks, one similarity transform, one warp straight from the full photo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.errors import LandmarkError, UsageError
+from facepipe.faces import FloatArray, UInt8Array
+
+Matrix = npt.NDArray[np.float64]
+
+_MIN_SPREAD_PX = 0.1  # root mean square distance from the centre; below it landmarks carry no direction
+_MIN_SCALE = 1e-6  # crop pixels per photo pixel; mirrored landmarks can shrink a face to nothing
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkTemplate:
+    """Where the five landmarks of an aligned face stand.
+
+    Attributes:
+        name: Its name in `TEMPLATES`, written on the cards of the encoders that want it.
+        points: Five (x, y) in pixels of the square crop, in the order of `facepipe.faces.LANDMARK_NAMES`.
+        size_px: Side of the square crop that the points belong to.
+        source: Where the numbers come from.
+    """
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    size_px: int
+    source: str
+
+    def points_at(self, size_px: int) -> Matrix:
+        """float64 (5, 2): the points in a crop of another side."""
+        return np.asarray(self.points, dtype=np.float64) * (size_px / self.size_px)
+
+
+_ARCFACE_POINTS = (
+    (38.2946, 51.6963),
+    (73.5318, 51.5014),
+    (56.0252, 71.7366),
+    (41.5493, 92.3655),
+    (70.7299, 92.2041),
+)
+_FACENET_POINTS = tuple((x * 128 / 112 + 16, y * 128 / 112 + 16) for x, y in _ARCFACE_POINTS)
+
+TEMPLATES = {
+    template.name: template
+    for template in (
+        LandmarkTemplate(
+            "arcface_112",
+            _ARCFACE_POINTS,
+            112,
+            "the five-point template of the ArcFace and InsightFace projects",
+        ),
+        LandmarkTemplate(
+            "facenet_160",
+            _FACENET_POINTS,
+            160,
+            "our choice: arcface_112 in the inner 128 of 160 pixels; the published 160-pixel FaceNets saw "
+            "detector boxes with a margin and have no template of their own",
+        ),
+    )
+}
+"""Every landmark template by name."""
+
+
+def align_faces(
+    image: UInt8Array, landmarks: FloatArray, template: str = "arcface_112", size_px: int | None = None
+) -> UInt8Array:
+    """Warp the faces of one photo to upright crops of equal size.
+
+    What lies outside the photo is black: as in the crops that encoders learn from, and because repeated or
+    mirrored edges would look like skin and second features. Faces more than twice as large as the crop are
+    averaged down first, in the photo's own frame, so that fine texture does not turn into noise.
+
+    Args:
+        image: RGB uint8 (H, W, 3), the full photo.
+        landmarks: (n, 5, 2) in pixels of the photo.
+        template: A name in `TEMPLATES`.
+        size_px: Side of the crops; the template's own when None.
+
+    Returns:
+        RGB uint8 (n, size_px, size_px, 3).
+
+    Raises:
+        LandmarkError: A face's landmarks determine no similarity transform; the message counts from 0.
+        UsageError: The template is unknown.
+    """
+    if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
+        raise ValueError(f"expected landmarks of shape (n, 5, 2), got {landmarks.shape}")
+    size_px = _template(template).size_px if size_px is None else size_px
+    crops = np.zeros((len(landmarks), size_px, size_px, 3), np.uint8)
+    for index, points in enumerate(landmarks):
+        try:
+            matrix = similarity_matrix(points, template, size_px)
+        except LandmarkError as error:
+            raise LandmarkError(f"face {index}: {error}") from error
+        crops[index] = _warp(image, matrix, size_px)
+    return crops
+
+
+def similarity_matrix(
+    landmarks: npt.ArrayLike, template: str = "arcface_112", size_px: int | None = None
+) -> Matrix:
+    """The least-squares similarity transform from five landmarks to a template.
+
+    It rotates, scales evenly and shifts, and never mirrors: mirrored landmarks get the best of these.
+
+    Args:
+        landmarks: (5, 2) in pixels of the photo.
+        template: A name in `TEMPLATES`.
+        size_px: Side of the crop; the template's own when None.
+
+    Returns:
+        float64 (2, 3), from pixels of the photo to pixels of the crop; its left half has a determinant > 0.
+
+    Raises:
+        LandmarkError: The landmarks are not finite, or all in one point, or fit the template at no scale.
+        UsageError: The template is unknown.
+    """
+    chosen = _template(template)
+    points = np.asarray(landmarks, dtype=np.float64)
+    if points.shape != (5, 2):
+        raise ValueError(f"expected landmarks of shape (5, 2), got {points.shape}")
+    if not np.isfinite(points).all():
+        raise LandmarkError("landmarks are not finite numbers; the detection is broken")
+    if np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()) < _MIN_SPREAD_PX:
+        raise LandmarkError("all five landmarks are in one point; they determine no alignment")
+    matrix = _least_squares(points, chosen.points_at(chosen.size_px if size_px is None else size_px))
+    if not np.isfinite(matrix).all() or np.linalg.det(matrix[:, :2]) < _MIN_SCALE**2:
+        raise LandmarkError("the landmarks look like no face; no alignment fits them")
+    return matrix
+
+
+def _template(name: str) -> LandmarkTemplate:
+    if name not in TEMPLATES:
+        raise UsageError(f"unknown landmark template {name!r}; known are {', '.join(TEMPLATES)}")
+    return TEMPLATES[name]
+
+
+def _least_squares(source: Matrix, target: Matrix) -> Matrix:
+    import skimage.transform
+
+    similarity: Any = skimage.transform.SimilarityTransform
+    if hasattr(similarity, "from_estimate"):  # scikit-image >= 0.26, where `estimate` is deprecated
+        fitted = similarity.from_estimate(source, target)
+        found = bool(fitted)
+    else:
+        fitted = similarity()
+        found = fitted.estimate(source, target)
+    if not found:
+        raise LandmarkError("the landmarks look like no face; no alignment fits them")
+    return np.asarray(fitted.params, dtype=np.float64)[:2]
+
+
+def _warp(image: UInt8Array, matrix: Matrix, size_px: int) -> UInt8Array:
+    """One bilinear warp, from the part of the photo under the crop: OpenCV warps nothing wider than 32767."""
+    left, top, right, bottom = _bounds_under_crop(matrix, size_px, image.shape)
+    if left >= right or top >= bottom:
+        return np.zeros((size_px, size_px, 3), np.uint8)
+    region, region_to_photo = _averaged_down(image[top:bottom, left:right], _scale(matrix))
+    region_to_photo[:, 2] += (left, top)
+    warped = cv2.warpAffine(
+        region, _chain(matrix, region_to_photo), (size_px, size_px), flags=cv2.INTER_LINEAR
+    )
+    return np.asarray(warped, dtype=np.uint8)
+
+
+def _scale(matrix: Matrix) -> float:
+    """Crop pixels per photo pixel."""
+    return float(np.sqrt(np.linalg.det(matrix[:, :2])))
+
+
+def _bounds_under_crop(matrix: Matrix, size_px: int, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the photo's pixels that the crop can show, inside the photo."""
+    corners = np.array([(0, 0), (size_px, 0), (size_px, size_px), (0, size_px)], dtype=np.float64) - 0.5
+    under = (corners - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+    margin = 2 / _scale(matrix) + 2  # bilinear neighbours, also after averaging down
+    limits = np.array(shape[1::-1], dtype=np.float64)
+    left, top = np.floor(np.clip(under.min(axis=0) - margin, 0, limits)).astype(int)
+    right, bottom = np.ceil(np.clip(under.max(axis=0) + margin, 0, limits)).astype(int)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _averaged_down(region: UInt8Array, scale: float) -> tuple[UInt8Array, Matrix]:
+    """The region reduced by the whole factor that leaves a warp of less than 2 to 1, and the way back.
+
+    Plain bilinear sampling skips pixels beyond 2 to 1. Measured against a 6 x 6 supersampled warp, mean
+    squared error of faces 2 to 2.5 times the crop falls from 12 to 5 gray levels squared, above 3 times from
+    31 to 8. Rounding the factor up or to the nearest whole number blurs, and is worse.
+    """
+    factor = int(1 / scale)
+    if factor < 2:
+        return region, np.eye(2, 3)
+    height, width = region.shape[:2]
+    small_width, small_height = -(-width // factor), -(-height // factor)
+    small = cv2.resize(region, (small_width, small_height), interpolation=cv2.INTER_AREA)
+    step_x, step_y = width / small_width, height / small_height
+    to_region = np.array([[step_x, 0, (step_x - 1) / 2], [0, step_y, (step_y - 1) / 2]])
+    return np.asarray(small, dtype=np.uint8), to_region
+
+
+def _chain(second: Matrix, first: Matrix) -> Matrix:
+    """The affine transform, (2, 3), that does `first` and then `second`."""
+    product: Matrix = second @ np.vstack([first, (0.0, 0.0, 1.0)])
+    return product

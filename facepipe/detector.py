@@ -1,0 +1,191 @@
+"""Photos in, faces out: RetinaFace over as many scales as the photo needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import cv2
+import numpy as np
+
+from facepipe.errors import UsageError, WeightsError
+from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.retinaface.anchors import (
+    decode_boxes,
+    decode_landmarks,
+    make_anchors,
+    non_maximum_suppression,
+)
+from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from weights.card import AnchorSpec, WeightCard
+from weights.registry import DEFAULT_DETECTOR, load_card
+
+_PAD_TO = 32
+_COARSER_BY = 4
+_COARSEST_LONG_SIDE = 448
+"""A photo longer than this is also looked at in quarter size: its faces may exceed the largest anchor."""
+_LARGE_FACE_PX = 192
+"""Shorter side, in pixels of the finer level, from which the coarser level's faces are taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorOptions:
+    """What counts as a face, and how closely to look.
+
+    Attributes:
+        score_threshold: Least confidence, 0..1.
+        nms_iou: Of two boxes that overlap more than this, the better stays.
+        max_side: A photo whose longer side is longer is scaled down to it, in pixels; None: original size.
+        min_face_px: Least shorter side of a face, in pixels of the photo.
+        top_k: At most this many faces, the most confident; None: all.
+    """
+
+    score_threshold: float = 0.6
+    nms_iou: float = 0.4
+    max_side: int | None = 1280
+    min_face_px: float = 0.0
+    top_k: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.score_threshold <= 1:
+            raise UsageError(f"score threshold: expected 0..1, got {self.score_threshold}")
+        if not 0 < self.nms_iou <= 1:
+            raise UsageError(f"NMS IoU: expected above 0 and up to 1, got {self.nms_iou}")
+        if self.max_side is not None and self.max_side < _PAD_TO:
+            raise UsageError(f"longest side: expected at least {_PAD_TO} px, got {self.max_side}")
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top-k: expected at least 1, got {self.top_k}")
+
+
+class FaceDetector:
+    """Finds faces. Load once, use for many photos.
+
+    Args:
+        network: A loaded RetinaFace.
+        card: Its card: preprocessing and anchors.
+        options: See `DetectorOptions`.
+    """
+
+    def __init__(self, network: Network, card: WeightCard, options: DetectorOptions | None = None) -> None:
+        if card.kind != "detector" or card.anchors is None:
+            raise WeightsError(f"{card.name} is not a detector")
+        self._network, self.card, self.options = network, card, options or DetectorOptions()
+        self._anchors: AnchorSpec = card.anchors
+
+    @classmethod
+    def load(
+        cls,
+        weights: str = DEFAULT_DETECTOR,
+        options: DetectorOptions | None = None,
+        runtime: RuntimeChoice | None = None,
+    ) -> Self:
+        """Open a weight by name or card path.
+
+        Raises:
+            WeightsError: Unknown, damaged, or not a detector.
+        """
+        weight = load_card(weights)
+        if weight.card.kind != "detector":
+            raise WeightsError(f"{weight.card.name} is an {weight.card.kind}, not a detector")
+        return cls(open_network(weight, runtime or choose_runtime()), weight.card, options)
+
+    def detect(self, photo: UInt8Array) -> Faces:
+        """The faces of one RGB uint8 photo (h, w, 3), most confident first, in its pixels."""
+        return self.detect_batch([photo])[0]
+
+    def detect_batch(self, photos: Sequence[UInt8Array]) -> list[Faces]:
+        """The faces of several photos of any sizes; levels of equal size go through the network together."""
+        levels = [level for i, photo in enumerate(photos) for level in self._levels(i, photo)]
+        found: dict[int, list[Faces]] = defaultdict(list)
+        by_size: dict[tuple[int, int], list[_Level]] = defaultdict(list)
+        for level in levels:
+            by_size[level.padded_size].append(level)
+        for size, group in by_size.items():
+            for level, faces in zip(group, self._run(group, size), strict=True):
+                found[level.photo].append(level.to_photo(faces))
+        return [self._merge(found[i], photo) for i, photo in enumerate(photos)]
+
+    def _levels(self, index: int, photo: UInt8Array) -> list[_Level]:
+        """The photo at every scale it needs, finest first."""
+        _check_photo(photo)
+        height, width = photo.shape[:2]
+        long_side = max(width, height)
+        scale = min(1.0, (self.options.max_side or long_side) / long_side)
+        image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
+        levels = [_Level(index, image, (width, height), 0.0)]
+        while long_side * scale > _COARSEST_LONG_SIDE:
+            scale /= _COARSER_BY
+            image = _resized(image, width * scale, height * scale)
+            levels.append(_Level(index, image, (width, height), _LARGE_FACE_PX / _COARSER_BY))
+        return levels
+
+    def _run(self, group: list[_Level], size_wh: tuple[int, int]) -> list[Faces]:
+        width, height = size_wh
+        batch = np.zeros((len(group), 3, height, width), np.float32)
+        for level, planes in zip(group, batch, strict=True):
+            to_planes(level.image, self.card.input, planes)
+        boxes, probabilities, landmarks = self._network.run(batch)
+        anchors = make_anchors(width, height, self._anchors)
+        return [
+            self._decode(boxes[i], probabilities[i, :, 1], landmarks[i], anchors) for i in range(len(group))
+        ]
+
+    def _decode(
+        self, boxes: FloatArray, scores: FloatArray, landmarks: FloatArray, anchors: FloatArray
+    ) -> Faces:
+        likely = np.flatnonzero(scores > self.options.score_threshold)
+        variances = self._anchors.variances
+        return Faces(
+            decode_boxes(boxes[likely], anchors[likely], variances),
+            scores[likely],
+            decode_landmarks(landmarks[likely], anchors[likely], variances),
+        )
+
+    def _merge(self, levels: list[Faces], photo: UInt8Array) -> Faces:
+        height, width = photo.shape[:2]
+        faces = Faces(
+            np.concatenate([faces.boxes_xyxy for faces in levels]),
+            np.concatenate([faces.scores for faces in levels]),
+            np.concatenate([faces.landmarks for faces in levels]),
+        )
+        faces = faces.select(non_maximum_suppression(faces.boxes_xyxy, faces.scores, self.options.nms_iou))
+        inside = np.clip(faces.boxes_xyxy, 0, np.array([width, height, width, height], np.float32))
+        faces = Faces(inside, faces.scores, faces.landmarks)
+        faces = faces.select(faces.sizes_px >= max(self.options.min_face_px, 1.0))
+        return faces.select(range(len(faces))[: self.options.top_k])
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One photo at one scale."""
+
+    photo: int
+    image: UInt8Array
+    photo_size_wh: tuple[int, int]
+    least_face_px: float
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Width and height of the network's input."""
+        height, width = self.image.shape[:2]
+        return -(-width // _PAD_TO) * _PAD_TO, -(-height // _PAD_TO) * _PAD_TO
+
+    def to_photo(self, faces: Faces) -> Faces:
+        """The faces that are this level's to find, in pixels of the photo."""
+        faces = faces.select(faces.sizes_px >= self.least_face_px)
+        # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
+        height, width = self.image.shape[:2]
+        back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)
+        return Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
+
+
+def _check_photo(photo: UInt8Array) -> None:
+    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or 0 in photo.shape:
+        raise ValueError(f"expected an RGB uint8 photo (h, w, 3), got {photo.dtype} {photo.shape}")
+
+
+def _resized(image: UInt8Array, width: float, height: float) -> UInt8Array:
+    size_wh = max(1, round(width)), max(1, round(height))
+    return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,0 +1,75 @@
+"""Aligned crops in, unit vectors out: FaceNet."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from facepipe.align import align_faces
+from facepipe.errors import WeightsError
+from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from weights.card import EmbeddingSpec, WeightCard
+from weights.registry import DEFAULT_ENCODER, load_card
+
+_BATCH = 32
+"""Crops a network call: more do not run faster on a CPU, and the memory stays small."""
+
+
+class FaceEncoder:
+    """Encodes faces. Load once, use for many photos.
+
+    Args:
+        network: A loaded FaceNet.
+        card: Its card: preprocessing, input size, alignment, dimension.
+    """
+
+    def __init__(self, network: Network, card: WeightCard) -> None:
+        if card.kind != "encoder" or card.embedding is None or card.input.size_px is None:
+            raise WeightsError(f"{card.name} is not an encoder with a fixed input size")
+        self._network, self.card = network, card
+        self.embedding: EmbeddingSpec = card.embedding
+        self.input_size_px: int = card.input.size_px
+
+    @classmethod
+    def load(cls, weights: str = DEFAULT_ENCODER, runtime: RuntimeChoice | None = None) -> Self:
+        """Open a weight by name or card path.
+
+        Raises:
+            WeightsError: Unknown, damaged, or not an encoder.
+        """
+        weight = load_card(weights)
+        if weight.card.kind != "encoder":
+            raise WeightsError(f"{weight.card.name} is a {weight.card.kind}, not an encoder")
+        return cls(open_network(weight, runtime or choose_runtime()), weight.card)
+
+    def align(self, photo: UInt8Array, faces: Faces) -> UInt8Array:
+        """The faces of an RGB photo as this encoder wants them: uint8 (n, size, size, 3)."""
+        return align_faces(photo, faces.landmarks, self.embedding.alignment, self.input_size_px)
+
+    def encode(self, crops: UInt8Array) -> FloatArray:
+        """Aligned RGB crops uint8 (n, size, size, 3) to float32 (n, dimensions) of unit length."""
+        size = self.input_size_px
+        if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
+            raise ValueError(f"expected uint8 crops (n, {size}, {size}, 3), got {crops.dtype} {crops.shape}")
+        vectors = [self._encode(crops[at : at + _BATCH]) for at in range(0, len(crops), _BATCH)]
+        empty = np.zeros((0, self.embedding.dimensions), np.float32)
+        return np.concatenate([empty, *vectors])
+
+    def embed(self, photo: UInt8Array, faces: Faces) -> Faces:
+        """The faces with their vectors."""
+        return faces.with_embeddings(self.encode(self.align(photo, faces)))
+
+    def _encode(self, crops: UInt8Array) -> FloatArray:
+        size = self.input_size_px
+        batch = np.empty((len(crops), 3, size, size), np.float32)
+        for crop, planes in zip(crops, batch, strict=True):
+            to_planes(crop, self.card.input, planes)
+        (vectors,) = self._network.run(batch)
+        if vectors.shape != (len(crops), self.embedding.dimensions):
+            raise WeightsError(
+                f"{self.card.name}: the card says {self.embedding.dimensions} dimensions, "
+                f"the network gives {vectors.shape[-1]}"
+            )
+        return vectors

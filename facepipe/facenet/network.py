@@ -1,0 +1,217 @@
+"""FaceNet (Schroff et al., arXiv:1503.03832): one of three trunks and a head that gives one vector a face."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facepipe.errors import MissingExtraError
+from facepipe.retinaface.network import MobileNetV1Stages, conv_bn
+
+
+class FaceNetOutput(NamedTuple):
+    """What the network says of a batch of faces."""
+
+    vectors: Tensor
+    """(batch, dimensions), not yet of unit length."""
+    taps: tuple[Tensor, ...]
+    """The trunk's maps at its `strides_px`, fine to coarse: what a distillation hint compares."""
+
+
+class ResidualBlock(nn.Module):
+    """Two dense 3x3 convolutions beside an identity; (batch, width, h, w) to the same shape."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = _conv_bn_relu(width, width)
+        self.second = conv_bn(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """relu(x + second(first(x)))."""
+        return functional.relu(x + self.second(self.first(x)), inplace=True)
+
+
+class DenseResidual(nn.Module):
+    """A small residual trunk of dense 3x3 convolutions, which CPUs run near their peak.
+
+    Args:
+        widths: Channels of the three stages, at strides 4, 8 and 16.
+        blocks: Residual blocks of each.
+    """
+
+    strides_px = (4, 8, 16)
+
+    def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.widths = widths
+        w1, w2, w3 = widths
+        self.stem = nn.Sequential(_conv_bn_relu(3, w1 // 2, stride=2), _conv_bn_relu(w1 // 2, w1, stride=2))
+        self.stage1 = nn.Sequential(*[ResidualBlock(w1) for _ in range(blocks[0])])
+        self.stage2 = nn.Sequential(
+            _conv_bn_relu(w1, w2, stride=2), *[ResidualBlock(w2) for _ in range(blocks[1])]
+        )
+        self.stage3 = nn.Sequential(
+            _conv_bn_relu(w2, w3, stride=2), *[ResidualBlock(w3) for _ in range(blocks[2])]
+        )
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps at strides 4, 8, 16: sides 28, 14, 7 for 112-pixel faces."""
+        c1 = self.stage1(self.stem(images))
+        c2 = self.stage2(c1)
+        return c1, c2, self.stage3(c2)
+
+
+class MobileNetV1Trunk(nn.Module):
+    """MobileNetV1 of width 1.0 with ReLU6, as in the published 128-d FaceNet."""
+
+    strides_px = (4, 8, 16, 32)
+    widths = (128, 256, 512, 1024)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = MobileNetV1Stages(stem=32, slope=0.0)
+        _replace_activations(self.stages)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps at strides 4, 8, 16, 32."""
+        c1 = self.stages.stage1[:4](images)
+        c2 = self.stages.stage1[4:](c1)
+        c3 = self.stages.stage2(c2)
+        return c1, c2, c3, self.stages.stage3(c3)
+
+
+class InceptionResNetV1Trunk(nn.Module):
+    """Inception-ResNet-v1 of the facenet-pytorch package without its head.
+
+    Its convolutions are not padded: a 160-pixel face gives maps of 17, 8 and 3.
+
+    Raises:
+        MissingExtraError: facenet-pytorch is not installed.
+    """
+
+    strides_px = (8, 16, 32)
+    widths = (256, 896, 1792)
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from facenet_pytorch.models.inception_resnet_v1 import InceptionResnetV1
+        except ImportError as error:
+            raise MissingExtraError("Inception-ResNet-v1", "train") from error
+        model = InceptionResnetV1()
+        del model.avgpool_1a, model.dropout, model.last_linear, model.last_bn
+        self.model = model
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps at strides 8, 16, 32."""
+        m = self.model
+        stem = m.maxpool_3a(m.conv2d_2b(m.conv2d_2a(m.conv2d_1a(images))))
+        c1 = m.repeat_1(m.conv2d_4b(m.conv2d_4a(m.conv2d_3b(stem))))
+        c2 = m.repeat_2(m.mixed_6a(c1))
+        return c1, c2, m.block8(m.repeat_3(m.mixed_7a(c2)))
+
+
+class PooledHead(nn.Module):
+    """Average pooling, dropout, linear without bias, BatchNorm: the head of the published FaceNets."""
+
+    def __init__(self, width: int, dimensions: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(width, dimensions, bias=False)
+        self.bn = nn.BatchNorm1d(dimensions, eps=1e-3)  # the published weights' epsilon
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width, h, w) to (batch, dimensions)."""
+        vectors: Tensor = self.bn(self.linear(self.dropout(features.mean(dim=(2, 3)))))
+        return vectors
+
+
+class DepthwiseHead(nn.Module):
+    """1x1 convolution, a depthwise one over the whole map, linear without bias, BatchNorm.
+
+    The depthwise weights let every place of an aligned face count differently (Chen et al., MobileFaceNets,
+    arXiv:1804.07573), which average pooling can't.
+
+    Args:
+        width: Channels of the map.
+        side: Its height and width.
+        dimensions: Length of a vector.
+        expanded: Channels in between.
+    """
+
+    def __init__(self, width: int, side: int, dimensions: int, expanded: int = 512) -> None:
+        super().__init__()
+        self.expand = _conv_bn_relu(width, expanded, size=1)
+        self.spatial = nn.Sequential(
+            nn.Conv2d(expanded, expanded, side, groups=expanded, bias=False), nn.BatchNorm2d(expanded)
+        )
+        self.linear = nn.Linear(expanded, dimensions, bias=False)
+        self.bn = nn.BatchNorm1d(dimensions)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width, side, side) to (batch, dimensions)."""
+        vectors: Tensor = self.bn(self.linear(self.spatial(self.expand(features)).flatten(1)))
+        return vectors
+
+
+class FaceNet(nn.Module):
+    """The encoder's network: a trunk, and a head on its last map."""
+
+    def __init__(
+        self,
+        trunk: DenseResidual | MobileNetV1Trunk | InceptionResNetV1Trunk,
+        head: DepthwiseHead | PooledHead,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, images: Tensor) -> FaceNetOutput:
+        """Preprocessed aligned faces (batch, 3, side, side) to vectors and taps."""
+        taps = self.trunk(images)
+        return FaceNetOutput(self.head(taps[-1]), taps)
+
+
+class FaceNetServing(nn.Module):
+    """What is exported for serving: faces in, unit vectors out."""
+
+    def __init__(self, network: FaceNet) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(batch, 3, side, side) to (batch, dimensions) of unit length."""
+        return functional.normalize(self.network(images).vectors)
+
+
+def facenet_dense(
+    dimensions: int, widths: tuple[int, int, int] = (48, 96, 192), blocks: tuple[int, int, int] = (1, 2, 2)
+) -> FaceNet:
+    """FaceNet with the dense residual trunk, for 112-pixel faces: 2.11 M parameters for 128 dimensions."""
+    return FaceNet(DenseResidual(widths, blocks), DepthwiseHead(widths[-1], side=7, dimensions=dimensions))
+
+
+def facenet_mobilenet(dimensions: int) -> FaceNet:
+    """FaceNet with MobileNetV1: 3.34 M parameters for 128 dimensions."""
+    trunk = MobileNetV1Trunk()
+    return FaceNet(trunk, PooledHead(trunk.widths[-1], dimensions))
+
+
+def facenet_inception_resnet_v1(dimensions: int) -> FaceNet:
+    """FaceNet with Inception-ResNet-v1: 22.79 M parameters for 128 dimensions."""
+    trunk = InceptionResNetV1Trunk()
+    return FaceNet(trunk, PooledHead(trunk.widths[-1], dimensions))
+
+
+def _conv_bn_relu(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(*conv_bn(inputs, outputs, size, stride), nn.ReLU(inplace=True))
+
+
+def _replace_activations(network: nn.Module) -> None:
+    """ReLU6 in place of LeakyReLU: detector and encoder share MobileNetV1 but for this."""
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.LeakyReLU):
+                setattr(module, name, nn.ReLU6(inplace=True))

@@ -1,0 +1,109 @@
+"""The words that every floor speaks: the faces of one photo, and what a gallery says of a face."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
+
+LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+"""Order of the five landmarks; left and right as the viewer of the photo sees them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What a gallery says of one face.
+
+    Attributes:
+        name: The person, or None where nobody is near enough (unknown).
+        distance_l2: Euclidean distance to the nearest person, accepted or not; None in an empty gallery.
+        threshold_l2: Largest distance at which the face would have been named.
+        runner_up_name: The next nearest *other* person, or None where there is none.
+        runner_up_distance_l2: Euclidean distance to the runner-up.
+    """
+
+    name: str | None
+    distance_l2: float | None
+    threshold_l2: float
+    runner_up_name: str | None = None
+    runner_up_distance_l2: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Faces:
+    """The n faces of one photo as columns of equal length; later steps of the way add columns.
+
+    Coordinates are pixels of the upright photo, origin at its top-left corner.
+
+    Attributes:
+        boxes_xyxy: float32 (n, 4), left, top, right, bottom.
+        scores: float32 (n,), detector confidence in 0..1, falling.
+        landmarks: float32 (n, 5, 2), x and y in the order of `LANDMARK_NAMES`.
+        embeddings: float32 (n, d), unit length, or None before encoding.
+        matches: n answers of a gallery, or None before matching.
+
+    Raises:
+        ValueError: A column has another shape or length.
+    """
+
+    boxes_xyxy: FloatArray
+    scores: FloatArray
+    landmarks: FloatArray
+    embeddings: FloatArray | None = None
+    matches: tuple[Match, ...] | None = None
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes_xyxy)
+        _require_shape("boxes_xyxy", self.boxes_xyxy, (n, 4))
+        _require_shape("scores", self.scores, (n,))
+        _require_shape("landmarks", self.landmarks, (n, 5, 2))
+        if self.embeddings is not None:
+            _require_shape("embeddings", self.embeddings, (n, self.embeddings.shape[-1]))
+        if self.matches is not None and len(self.matches) != n:
+            raise ValueError(f"expected {n} matches, got {len(self.matches)}")
+
+    @classmethod
+    def empty(cls) -> Self:
+        """A photo without faces."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0, 5, 2), np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes_xyxy)
+
+    @property
+    def sizes_px(self) -> FloatArray:
+        """float32 (n,): the shorter side of each box in pixels."""
+        sides: FloatArray = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+        return sides.min(axis=1) if len(self) else np.zeros((0,), np.float32)
+
+    def select(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | Sequence[int]) -> Self:
+        """The chosen rows of every column, in the order asked for. `rows`: indices or a mask of n."""
+        index = np.asarray(rows)
+        index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp)
+        return replace(
+            self,
+            boxes_xyxy=self.boxes_xyxy[index],
+            scores=self.scores[index],
+            landmarks=self.landmarks[index],
+            embeddings=None if self.embeddings is None else self.embeddings[index],
+            matches=None if self.matches is None else tuple(self.matches[i] for i in index),
+        )
+
+    def with_embeddings(self, embeddings: FloatArray) -> Self:
+        """These faces with their vectors, float32 (n, d)."""
+        return replace(self, embeddings=embeddings)
+
+    def with_matches(self, matches: Sequence[Match]) -> Self:
+        """These faces with what a gallery said of them, one answer a face."""
+        return replace(self, matches=tuple(matches))
+
+
+def _require_shape(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise ValueError(f"expected {name} of shape {shape}, got {array.shape}")

@@ -1,0 +1,349 @@
+"""Photos in and out: any common file becomes upright RGB, and every failure names the file and the cure."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import logging
+import os
+import re
+import stat
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
+from facepipe.faces import UInt8Array
+from facepipe.files import atomic_write_bytes
+
+DEFAULT_MAX_PIXELS = 200_000_000
+"""Largest photo read unless asked otherwise, in pixels: the sensors of phones today end there."""
+
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+_HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+PHOTO_SUFFIXES = frozenset(
+    (*_JPEG_SUFFIXES, ".png", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", *_HEIF_SUFFIXES)
+)
+"""Suffixes, in lower case, of the files taken from folders and globs."""
+
+PhotoSource = str | os.PathLike[str] | bytes
+
+# Only what is named here is ever decoded: Pillow's other plugins (EPS runs a program) stay out of reach.
+_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
+_WRITE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
+    ".jpg": ("JPEG", {"quality": 95}),
+    ".jpeg": ("JPEG", {"quality": 95}),
+    ".png": ("PNG", {}),
+    ".webp": ("WEBP", {"quality": 95}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
+}
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT: dict[int, Callable[[UInt8Array], npt.NDArray[np.generic]]] = {
+    2: lambda rgb: cv2.flip(rgb, 1),
+    3: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_180),
+    4: lambda rgb: cv2.flip(rgb, 0),
+    5: lambda rgb: cv2.transpose(rgb),
+    6: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda rgb: cv2.rotate(cv2.transpose(rgb), cv2.ROTATE_180),
+    8: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+_STRIP_PIXELS = 1 << 20
+_PILLOW_GLOBALS = threading.RLock()
+_log = logging.getLogger("facepipe")
+
+
+def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
+    """Read a photo: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame), AVIF; HEIC with `facepipe[heic]`.
+
+    EXIF orientation is applied. Transparent parts are laid over white. Gray and 1-bit photos become three
+    equal channels. 16-bit gray is scaled to 8 bits over its full range; 32-bit integers and floats over the
+    smallest usual range (1, 255, 65535, 2^32 - 1) that holds their brightest pixel. CMYK is converted by
+    formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture.
+
+    Args:
+        source: A file, or the bytes of one.
+        max_pixels: Photos of more pixels are refused from their header, before anything is decoded.
+
+    Returns:
+        RGB uint8 (H, W, 3), contiguous and writable, origin at the top-left corner of the upright photo.
+
+    Raises:
+        PhotoError: The photo can't be read; the message begins with the file's name.
+    """
+    name = _shown(source)
+    with _failures_named(name), _opened(source, name) as stream:
+        return _decode(stream, name, max_pixels)
+
+
+def photo_sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a photo file's bytes, 64 hex digits: the same photo under another name has the same.
+
+    Raises:
+        PhotoError: The file can't be read.
+    """
+    name = _shown(path)
+    with _failures_named(name), _opened(path, name) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
+    """Write RGB uint8 (H, W, 3) in the format of the suffix: .jpg, .png, .webp, .bmp or .tif.
+
+    The file appears whole or not at all. JPEG and WebP are written at quality 95.
+
+    Raises:
+        UsageError: The suffix is of no format that is written.
+        OutputError: The file can't be written; the message begins with its name.
+    """
+    target = Path(path)
+    if target.suffix.lower() not in _WRITE_OPTIONS:
+        raise UsageError(f"{_shown(path)}: can't write this format; use one of {' '.join(_WRITE_OPTIONS)}")
+    image_format, options = _WRITE_OPTIONS[target.suffix.lower()]
+    encoded = BytesIO()
+    try:
+        Image.fromarray(rgb).save(encoded, image_format, **options)
+        atomic_write_bytes(target, encoded.getvalue())
+    except ValueError as error:  # an encoder's limits
+        raise OutputError(f"{_shown(path)}: can't be written ({error}); use .png") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{_shown(path)}: can't be written ({reason}); choose a folder that exists and is writable"
+        raise OutputError(message) from error
+
+
+def find_photos(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Expand files, folders and globs to photo files, each file once, in a stable order.
+
+    A file is kept as given whatever its suffix, also when it does not exist (`read_image` says so later).
+    Folders are walked recursively: a folder's files before its sub-folders, both in natural order (2 before
+    10), files with `PHOTO_SUFFIXES` only, nothing hidden. Links are followed, each folder once.
+
+    Raises:
+        UsageError: A folder or glob holds no photo; the message names it.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        for photo in _expanded(os.fspath(path)):
+            found.setdefault(os.path.realpath(photo), photo)
+    return list(found.values())
+
+
+# Finding
+
+
+def _expanded(path: str) -> list[Path]:
+    if os.path.isdir(path):
+        return _some(list(_walk(Path(path), set())), path, "folder")
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [Path(path)]
+    matches = sorted(map(Path, glob.glob(path, recursive=True)), key=_natural)
+    photos = [photo for match in matches for photo in (_walk(match, set()) if match.is_dir() else [match])]
+    return _some([photo for photo in photos if _is_photo(photo)], path, "pattern")
+
+
+def _some(photos: list[Path], path: str, kind: str) -> list[Path]:
+    if not photos:
+        raise UsageError(f"{_shown(path)}: no photos match this {kind} (looked for {_suffix_list()})")
+    return photos
+
+
+def _walk(folder: Path, seen: set[str]) -> Iterator[Path]:
+    identity = os.path.realpath(folder)
+    if identity in seen:
+        return
+    seen.add(identity)
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        _log.warning("%s: folder skipped (%s)", _shown(folder), error.strerror)
+        return
+    files = [folder / entry.name for entry in visible if not entry.is_dir()]
+    yield from sorted(filter(_is_photo, files), key=_natural)
+    for child in sorted((folder / entry.name for entry in visible if entry.is_dir()), key=_natural):
+        yield from _walk(child, seen)
+
+
+def _is_photo(path: Path) -> bool:
+    return path.suffix.lower() in PHOTO_SUFFIXES
+
+
+def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
+    pieces = re.split(r"([0-9]+)", str(path).casefold())
+    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces], str(path)
+
+
+def _suffix_list() -> str:
+    return " ".join(sorted(PHOTO_SUFFIXES))
+
+
+# Opening, and naming failures
+
+
+def _shown(source: PhotoSource) -> str:
+    """How a message calls the photo; names that are not valid Unicode are made printable."""
+    if isinstance(source, bytes):
+        return "photo from memory"
+    return os.fspath(source).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@contextmanager
+def _opened(source: PhotoSource, name: str) -> Iterator[BufferedReader | BytesIO]:
+    with BytesIO(source) if isinstance(source, bytes) else _opened_file(source, name) as stream:
+        if not stream.read(1):
+            raise PhotoError(f"{name}: the file is empty; copy it again from where it came")
+        stream.seek(0)
+        yield stream
+
+
+def _opened_file(path: str | os.PathLike[str], name: str) -> BufferedReader | BytesIO:
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise PhotoError(f"{name}: this is a folder; name a photo in it")
+    if not stat.S_ISREG(mode):  # reading a pipe could wait for ever
+        raise PhotoError(f"{name}: not an ordinary file; save the photo to disk first")
+    return open(path, "rb")  # by ourselves, not by a decoder: any file name works everywhere
+
+
+@contextmanager
+def _failures_named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FacepipeError:
+        raise
+    except Exception as error:  # decoders raise nearly every class of error on damaged files
+        raise PhotoError(f"{name}: {_cure(error)}") from error
+
+
+def _cure(error: Exception) -> str:
+    match error:
+        case FileNotFoundError() | NotADirectoryError():
+            return "no such file; check the path"
+        case PermissionError():
+            return "no permission to read it; change its permissions or copy it to a folder of yours"
+        case UnidentifiedImageError():
+            return (
+                "not a photo in a known format, or damaged at its start; give a JPEG, PNG, WebP, BMP, "
+                "TIFF, GIF, AVIF or HEIC file"
+            )
+        case MemoryError():
+            return "not enough memory to decode it; give a smaller copy"
+        case OSError(errno=int()):
+            return f"can't be read ({error.strerror}); copy it to another place"
+        case _:
+            reason = str(error).strip() or type(error).__name__
+            return f"the photo is damaged or cut off ({reason}); copy or export it again"
+
+
+# Decoding
+
+
+def _decode(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> UInt8Array:
+    photo = _open_photo(stream, name, max_pixels)
+    if photo.format == "TIFF":
+        with _own_rules(max_pixels):  # Pillow checks size and warns again while it loads this one format
+            photo.load()
+    photo.load()
+    rgb = _rgb(photo)
+    with _own_rules(max_pixels):
+        turn = _UPRIGHT.get(_orientation(photo))
+    return rgb if turn is None else np.ascontiguousarray(turn(rgb), dtype=np.uint8)
+
+
+def _open_photo(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image:
+    too_large = f"{name}: more than {max_pixels:,} pixels; shrink it, or raise max_pixels if you trust it"
+    try:
+        with _own_rules(max_pixels):
+            photo: Image.Image = Image.open(stream, formats=_PILLOW_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise PhotoError(too_large) from error
+    except UnidentifiedImageError:
+        if not _is_heif(stream):
+            raise
+        return _open_heif(stream, name, max_pixels, too_large)
+    if photo.width * photo.height > max_pixels:
+        raise PhotoError(too_large)
+    return photo
+
+
+def _is_heif(stream: BufferedReader | BytesIO) -> bool:
+    stream.seek(0)
+    header = stream.read(12)
+    stream.seek(0)
+    return header[4:8] == b"ftyp" and header[8:12] in _HEIF_BRANDS
+
+
+def _open_heif(stream: BufferedReader | BytesIO, name: str, max_pixels: int, too_large: str) -> Image.Image:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError(f"{name}: to read HEIC photos, pip install 'facepipe[heic]'") from error
+    heif = pillow_heif.open_heif(stream)
+    if heif.size[0] * heif.size[1] > max_pixels:
+        raise PhotoError(too_large)
+    photo: Image.Image = heif.to_pillow()
+    return photo
+
+
+@contextmanager
+def _own_rules(max_pixels: int) -> Iterator[None]:
+    """Our size limit in place of Pillow's, and its warnings off, while a header is read.
+
+    Both are globals of the process, so one thread at a time has them, for as short as can be.
+    """
+    with _PILLOW_GLOBALS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow refuses what is above twice this number
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
+
+
+def _orientation(photo: Image.Image) -> int:
+    try:
+        value = photo.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # damaged metadata round good pixels: any class of error, and no reason to refuse
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _rgb(photo: Image.Image) -> UInt8Array:
+    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
+        return cv2.cvtColor(_eight_bit(np.asarray(photo)), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
+    if photo.has_transparency_data:
+        layer = photo.convert("RGBA")
+        photo = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return _pixels(photo if photo.mode == "RGB" else photo.convert("RGB"))
+
+
+def _eight_bit(gray: npt.NDArray[np.generic]) -> UInt8Array:
+    if gray.dtype.kind == "u":
+        return np.asarray((gray.astype(np.uint32) * 255 + 32767) // 65535, dtype=np.uint8)
+    values = np.nan_to_num(gray.astype(np.float64), posinf=0.0, neginf=0.0).clip(min=0)
+    brightest = float(values.max())
+    ranges = (1.0, 255.0, 65535.0, 2.0**32 - 1) if gray.dtype.kind == "f" else (255.0, 65535.0, 2.0**32 - 1)
+    full_scale = next((top for top in ranges if brightest <= top), brightest)
+    return np.rint(values * (255 / full_scale)).astype(np.uint8)
+
+
+def _pixels(photo: Image.Image) -> UInt8Array:
+    """An RGB photo's pixels. In strips: Pillow hands over bytes, which take twice as long in one piece."""
+    rgb = np.empty((photo.height, photo.width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // photo.width)
+    for top in range(0, photo.height, rows):
+        bottom = min(top + rows, photo.height)
+        rgb[top:bottom] = np.asarray(photo.crop((0, top, photo.width, bottom)))
+    return rgb

@@ -1,0 +1,94 @@
+"""Pictures as results: annotated photos and face crops, laid out as the photos are."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from facepipe.draw import draw_faces
+from facepipe.errors import OutputError, UsageError
+from facepipe.faces import FloatArray, UInt8Array
+from facepipe.images import write_image
+from facepipe.pipeline import PhotoResult
+
+_CROP_MARGIN = 0.25
+_WRITABLE = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+class PictureFolder:
+    """Writes pictures of results below `folder`, under the photos' paths relative to their common folder.
+
+    Args:
+        folder: Made where missing.
+        photos: Every photo that may come; their names can't collide then.
+    """
+
+    def __init__(self, folder: Path, photos: Sequence[Path]) -> None:
+        self._folder = folder
+        parents = [os.path.abspath(photo.parent) for photo in photos]
+        self._root = Path(os.path.commonpath(parents)) if parents else Path()
+
+    def write_annotated(self, result: PhotoResult) -> Path:
+        """The photo with its faces drawn, under its own name (`.jpg` added to formats that are only read).
+
+        Raises:
+            UsageError: The folder holds the photos themselves, which would be overwritten.
+            OutputError: The file can't be written.
+        """
+        assert result.photo is not None
+        assert result.faces is not None
+        target = self._target(result.path)
+        if target.suffix.lower() not in _WRITABLE:
+            target = target.with_name(f"{target.name}.jpg")
+        return self._write(result.path, target, draw_faces(result.photo, result.faces))
+
+    def write_crops(self, result: PhotoResult) -> list[Path]:
+        """Each face with a margin, as `PHOTO_face0_NAME.jpg`; raises as `write_annotated`."""
+        assert result.photo is not None
+        assert result.faces is not None
+        matches = result.faces.matches or [None] * len(result.faces)
+        names = [match.name if match and match.name else "unknown" for match in matches]
+        return [
+            self._write(result.path, self._crop_target(result.path, i, name), _cut(result.photo, box))
+            for i, (name, box) in enumerate(zip(names, result.faces.boxes_xyxy, strict=True))
+        ]
+
+    def _target(self, photo: Path) -> Path:
+        return self._folder / Path(os.path.abspath(photo)).relative_to(self._root)
+
+    def _crop_target(self, photo: Path, face: int, name: str) -> Path:
+        safe = re.sub(r"[^\w .-]", "_", name).strip(" .")
+        return self._target(photo).with_name(f"{photo.name}_face{face}_{safe}.jpg")
+
+    def _write(self, photo: Path, target: Path, picture: UInt8Array) -> Path:
+        if target.exists() and photo.exists() and target.samefile(photo):
+            raise UsageError(f"{self._folder}: holds the photos themselves; choose another folder")
+        make_folder(target.parent)
+        write_image(target, picture)
+        return target
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it.
+
+    Raises:
+        OutputError: It can't be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
+
+
+def _cut(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
+    """The box with a margin, inside the photo, at least one pixel."""
+    height, width = photo.shape[:2]
+    margin = _CROP_MARGIN * (box_xyxy[2:] - box_xyxy[:2])
+    left, top = np.floor(np.maximum(box_xyxy[:2] - margin, 0)).astype(int)
+    right, bottom = np.ceil(np.minimum(box_xyxy[2:] + margin, (width, height))).astype(int)
+    left, top = min(left, width - 1), min(top, height - 1)
+    return np.ascontiguousarray(photo[top : max(bottom, top + 1), left : max(right, left + 1)])

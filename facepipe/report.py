@@ -1,0 +1,163 @@
+"""Results as records: the stable JSON and CSV forms that docs/results.md describes, and vectors as .npz."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from facepipe.faces import Faces, Match
+from facepipe.files import atomic_write_bytes
+from facepipe.pipeline import PhotoResult
+
+CSV_COLUMNS = (
+    "photo",
+    "error",
+    "face",
+    "left",
+    "top",
+    "right",
+    "bottom",
+    "score",
+    "name",
+    "distance_l2",
+    "threshold_l2",
+    "runner_up",
+    "runner_up_distance_l2",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Printer:
+    """Lines for stdout: a header, then those of each result."""
+
+    header: tuple[str, ...]
+    of: Callable[[PhotoResult], list[str]]
+
+
+def printer(form: Literal["table", "json", "csv"]) -> Printer:
+    """How results are printed: for people, as JSON Lines, or as CSV."""
+    if form == "json":
+        return Printer((), lambda result: [to_json(result)])
+    if form == "csv":
+        return Printer((_csv_line(CSV_COLUMNS),), lambda result: [_csv_line(row) for row in csv_rows(result)])
+    return Printer((), table_lines)
+
+
+def table_lines(result: PhotoResult) -> list[str]:
+    """The faces of a photo for people to read; nothing after an error, which stderr has told."""
+    if result.faces is None:
+        return []
+    photo = _text(result.path)
+    if not len(result.faces):
+        return [f"{photo}: no faces"]
+    faces = [f"  {_in_words(result.faces, i)}" for i in range(len(result.faces))]
+    return [f"{photo}: {len(faces)} face{'s' if len(faces) > 1 else ''}", *faces]
+
+
+def record_to_json(record: Any) -> str:
+    """A dataclass or mapping as one line of JSON; paths become text."""
+    if is_dataclass(record) and not isinstance(record, type):
+        record = asdict(record)
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_text)
+
+
+def to_json(result: PhotoResult) -> str:
+    """One line of JSON: `{"photo", "error", "faces": [...]}`, null where there is nothing."""
+    faces = [] if result.faces is None else [_face(result.faces, i) for i in range(len(result.faces))]
+    record = {"photo": _text(result.path), "error": result.error and _text(result.error), "faces": faces}
+    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+
+
+def csv_rows(result: PhotoResult) -> list[list[Any]]:
+    """One row a face in the order of `CSV_COLUMNS`; a photo without faces or with an error has one row."""
+    photo = _text(result.path)
+    if result.faces is None or not len(result.faces):
+        return [[photo, _text(result.error or ""), *[""] * (len(CSV_COLUMNS) - 2)]]
+    return [[photo, "", i, *_csv_face(result.faces, i)] for i in range(len(result.faces))]
+
+
+def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
+    """Write the vectors of all faces to an .npz of `paths`, `boxes` (n, 4), `embeddings` (n, d).
+
+    Arrays only, no pickle. Returns the number of faces.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    found = [(result.path, result.faces) for result in results if result.faces is not None]
+    paths = [_text(path) for path, faces in found for _ in range(len(faces))]
+    vectors = [faces.embeddings for _, faces in found if faces.embeddings is not None]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        paths=np.array(paths, dtype=np.str_),
+        boxes=np.concatenate([np.zeros((0, 4), np.float32), *(faces.boxes_xyxy for _, faces in found)]),
+        embeddings=np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32),
+    )
+    atomic_write_bytes(file, buffer.getvalue())
+    return len(paths)
+
+
+def _in_words(faces: Faces, i: int) -> str:
+    left, top, right, bottom = (round(float(v)) for v in faces.boxes_xyxy[i])
+    place = f"at {left},{top} {right - left}x{bottom - top} px, score {faces.scores[i]:.2f}"
+    if faces.matches is None:
+        return place
+    match = faces.matches[i]
+    distance = "" if match.distance_l2 is None else f"distance {match.distance_l2:.2f}"
+    runner_up = ""
+    if match.runner_up_name is not None and match.runner_up_distance_l2 is not None:
+        runner_up = f", next {match.runner_up_name} {match.runner_up_distance_l2:.2f}"
+    return f"{match.name or 'unknown':<24} {distance}{runner_up}  ({place})"
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+def _face(faces: Faces, i: int) -> dict[str, Any]:
+    match = faces.matches[i] if faces.matches is not None else None
+    return {
+        "box_xyxy": [_rounded(v, 2) for v in faces.boxes_xyxy[i]],
+        "score": _rounded(faces.scores[i], 4),
+        "landmarks": [[_rounded(v, 2) for v in point] for point in faces.landmarks[i]],
+        "name": match.name if match else None,
+        "distance_l2": _distance(match.distance_l2) if match else None,
+        "threshold_l2": _distance(match.threshold_l2) if match else None,
+        "runner_up": _runner_up(match) if match else None,
+    }
+
+
+def _runner_up(match: Match) -> dict[str, Any] | None:
+    if match.runner_up_name is None:
+        return None
+    return {"name": match.runner_up_name, "distance_l2": _distance(match.runner_up_distance_l2)}
+
+
+def _csv_face(faces: Faces, i: int) -> list[Any]:
+    face = _face(faces, i)
+    runner_up = face["runner_up"] or {"name": None, "distance_l2": None}
+    values = [*face["box_xyxy"], face["score"], face["name"], face["distance_l2"], face["threshold_l2"]]
+    return ["" if v is None else v for v in [*values, runner_up["name"], runner_up["distance_l2"]]]
+
+
+def _rounded(value: Any, digits: int) -> float:
+    return round(float(value), digits)
+
+
+def _distance(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _text(value: str | Path) -> str:
+    """Output stays valid UTF-8: file names that are not Unicode get replacement characters."""
+    return str(value).encode("utf-8", "replace").decode("utf-8")

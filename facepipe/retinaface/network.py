@@ -1,0 +1,202 @@
+"""RetinaFace (Deng et al., arXiv:1905.00641): backbone, FPN, SSH context modules and 1x1 heads, in torch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+ANCHORS_PER_CELL = 2
+
+
+class RetinaFaceOutput(NamedTuple):
+    """Raw outputs at every anchor, in the order of `facepipe.retinaface.anchors`."""
+
+    boxes: Tensor
+    """(batch, anchors, 4) box regression."""
+    classes: Tensor
+    """(batch, anchors, 2) logits of background and face."""
+    landmarks: Tensor
+    """(batch, anchors, 10) landmark regression."""
+
+
+class RetinaFaceFeatures(NamedTuple):
+    """Inner maps at strides 8, 16, 32: what a distillation hint compares."""
+
+    fpn: tuple[Tensor, ...]
+    ssh: tuple[Tensor, ...]
+
+
+def conv_bn(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
+) -> nn.Sequential:
+    """Convolution and BatchNorm, then LeakyReLU of that slope (0 is a ReLU); slope None: no activation."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    if slope is not None:
+        layers.append(nn.LeakyReLU(slope, inplace=True))
+    return nn.Sequential(*layers)
+
+
+def depthwise_separable(inputs: int, outputs: int, stride: int, slope: float) -> nn.Sequential:
+    """MobileNetV1's block: depthwise 3x3, then pointwise 1x1."""
+    return nn.Sequential(
+        conv_bn(inputs, inputs, 3, stride, groups=inputs, slope=slope),
+        conv_bn(inputs, outputs, 1, slope=slope),
+    )
+
+
+class MobileNetV1Stages(nn.Module):
+    """MobileNetV1 up to strides 8, 16, 32 (Howard et al., arXiv:1704.04861), widths for a stem of `stem`.
+
+    `forward` maps (batch, 3, h, w) to three maps of 8, 16 and 32 times `stem` channels.
+    """
+
+    def __init__(self, stem: int, slope: float) -> None:
+        super().__init__()
+        w = stem
+        self.widths = (8 * w, 16 * w, 32 * w)
+        self.stage1 = nn.Sequential(
+            conv_bn(3, w, 3, 2, slope=slope),
+            *_blocks([(w, 2 * w, 1), (2 * w, 4 * w, 2), (4 * w, 4 * w, 1), (4 * w, 8 * w, 2)], slope),
+            *_blocks([(8 * w, 8 * w, 1)], slope),
+        )
+        self.stage2 = nn.Sequential(*_blocks([(8 * w, 16 * w, 2), *[(16 * w, 16 * w, 1)] * 5], slope))
+        self.stage3 = nn.Sequential(*_blocks([(16 * w, 32 * w, 2), (32 * w, 32 * w, 1)], slope))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps at strides 8, 16 and 32."""
+        c1 = self.stage1(images)
+        c2 = self.stage2(c1)
+        return c1, c2, self.stage3(c2)
+
+
+def _blocks(rows: list[tuple[int, int, int]], slope: float) -> list[nn.Sequential]:
+    return [depthwise_separable(inputs, outputs, stride, slope) for inputs, outputs, stride in rows]
+
+
+class ResNet50Stages(nn.Module):
+    """torchvision's ResNet-50 without its classifier; maps at strides 8, 16, 32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet50
+
+        self.widths = (512, 1024, 2048)
+        trunk = resnet50(weights=None)
+        del trunk.fc, trunk.avgpool
+        self.trunk = trunk
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps at strides 8, 16 and 32."""
+        t = self.trunk
+        c0 = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(images)))))
+        c1 = t.layer2(c0)
+        c2 = t.layer3(c1)
+        return c1, c2, t.layer4(c2)
+
+
+class FeaturePyramid(nn.Module):
+    """FPN (Lin et al., arXiv:1612.03144): 1x1 laterals, nearest upsampling, addition, 3x3 merge."""
+
+    def __init__(self, inputs: tuple[int, int, int], width: int, slope: float) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(conv_bn(n, width, 1, slope=slope) for n in inputs)
+        self.merges = nn.ModuleList(conv_bn(width, width, 3, slope=slope) for _ in range(2))
+
+    def forward(self, c1: Tensor, c2: Tensor, c3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Three maps of equal width from three of the backbone."""
+        p1, p2, p3 = (lateral(c) for lateral, c in zip(self.laterals, (c1, c2, c3), strict=True))
+        p2 = self.merges[1](p2 + functional.interpolate(p3, size=p2.shape[-2:], mode="nearest"))
+        p1 = self.merges[0](p1 + functional.interpolate(p2, size=p1.shape[-2:], mode="nearest"))
+        return p1, p2, p3
+
+
+class ContextModule(nn.Module):
+    """SSH's context module (Najibi et al., arXiv:1708.03979): 3x3, 5x5 and 7x7 fields from stacked 3x3s."""
+
+    def __init__(self, width: int, slope: float) -> None:
+        super().__init__()
+        half, quarter = width // 2, width // 4
+        self.field3 = conv_bn(width, half)
+        self.reduce = conv_bn(width, quarter, slope=slope)
+        self.field5 = conv_bn(quarter, quarter)
+        self.widen = conv_bn(quarter, quarter, slope=slope)
+        self.field7 = conv_bn(quarter, quarter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, h, w) to the same shape."""
+        reduced = self.reduce(x)
+        fields = [self.field3(x), self.field5(reduced), self.field7(self.widen(reduced))]
+        return functional.relu(torch.cat(fields, dim=1))
+
+
+class RetinaFace(nn.Module):
+    """The detector's network.
+
+    Args:
+        backbone: Maps images to three maps at strides 8, 16, 32; has `widths`.
+        width: Channels of the FPN: 64 beside MobileNetV1-0.25, 256 beside ResNet-50.
+    """
+
+    def __init__(self, backbone: MobileNetV1Stages | ResNet50Stages, width: int) -> None:
+        super().__init__()
+        slope = 0.1 if width <= 64 else 0.0
+        self.backbone = backbone
+        self.fpn = FeaturePyramid(backbone.widths, width, slope)
+        self.contexts = nn.ModuleList(ContextModule(width, slope) for _ in range(3))
+        self.box_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 4, 1) for _ in range(3))
+        self.class_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 2, 1) for _ in range(3))
+        self.landmark_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 10, 1) for _ in range(3))
+
+    def forward(self, images: Tensor) -> RetinaFaceOutput:
+        """Preprocessed images (batch, 3, h, w), h and w multiples of 32, to raw outputs."""
+        return self.heads(self.features(images))
+
+    def features(self, images: Tensor) -> RetinaFaceFeatures:
+        """The maps of FPN and SSH."""
+        fpn: tuple[Tensor, ...] = self.fpn(*self.backbone(images))
+        return RetinaFaceFeatures(fpn, tuple(m(p) for m, p in zip(self.contexts, fpn, strict=True)))
+
+    def heads(self, features: RetinaFaceFeatures) -> RetinaFaceOutput:
+        """The 1x1 heads over the SSH maps."""
+        return RetinaFaceOutput(
+            _per_anchor(self.box_heads, features.ssh, 4),
+            _per_anchor(self.class_heads, features.ssh, 2),
+            _per_anchor(self.landmark_heads, features.ssh, 10),
+        )
+
+
+def _per_anchor(heads: nn.ModuleList, maps: tuple[Tensor, ...], values: int) -> Tensor:
+    rows = [
+        head(m).permute(0, 2, 3, 1).reshape(m.shape[0], -1, values)
+        for head, m in zip(heads, maps, strict=True)
+    ]
+    return torch.cat(rows, dim=1)
+
+
+class RetinaFaceServing(nn.Module):
+    """What is exported for serving: boxes, face probability, landmarks."""
+
+    def __init__(self, network: RetinaFace) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images (batch, 3, h, w) to (batch, anchors, 4), (batch, anchors, 2) probabilities, (.., 10)."""
+        boxes, classes, landmarks = self.network(images)
+        return boxes, functional.softmax(classes, dim=-1), landmarks
+
+
+def retinaface_mobilenet025() -> RetinaFace:
+    """RetinaFace with MobileNetV1-0.25: 0.427 M parameters, input RGB or BGR as its card says."""
+    return RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=64)
+
+
+def retinaface_resnet50() -> RetinaFace:
+    """RetinaFace with ResNet-50: 27.29 M parameters."""
+    return RetinaFace(ResNet50Stages(), width=256)

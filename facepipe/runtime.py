@@ -1,0 +1,160 @@
+"""Where networks run: ONNX Runtime on the CPU by default, torch for CUDA or on request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+
+import cv2
+import numpy as np
+
+from facepipe.errors import DeviceError, MissingExtraError
+from facepipe.faces import FloatArray, UInt8Array
+from weights.card import InputSpec
+from weights.registry import Weight
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import torch
+
+RuntimeName = Literal["auto", "onnx", "torch"]
+RUNTIME_NAMES: tuple[str, ...] = get_args(RuntimeName)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeChoice:
+    """What runs where; made by `choose_runtime`, which checks that it exists here.
+
+    Attributes:
+        runtime: "onnx" or "torch".
+        device: "cpu", "cuda" or "cuda:N".
+        threads: Threads within one operation on the CPU.
+    """
+
+    runtime: Literal["onnx", "torch"]
+    device: str
+    threads: int
+
+    def __str__(self) -> str:
+        engine = "ONNX Runtime" if self.runtime == "onnx" else "torch"
+        return f"{engine} on {self.device}" + (f", {self.threads} threads" if self.device == "cpu" else "")
+
+
+class Network(Protocol):
+    """A loaded network: one float32 batch (n, 3, h, w) in, its outputs as float32 arrays out."""
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """The outputs in the network's own order."""
+
+
+def choose_runtime(
+    runtime: RuntimeName = "auto", device: str = "auto", threads: int | None = None
+) -> RuntimeChoice:
+    """Decide what to use. "auto" is ONNX Runtime on the CPU; a CUDA device asks for torch.
+
+    Raises:
+        DeviceError: An unknown device, one that is missing here, or one that the asked-for runtime can't use.
+        MissingExtraError: torch is asked for and not installed.
+    """
+    if runtime not in RUNTIME_NAMES:
+        raise DeviceError(f"unknown runtime {runtime!r}: expected one of {', '.join(RUNTIME_NAMES)}")
+    on_cpu = device in ("auto", "cpu")
+    if not on_cpu and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdecimal()):
+        raise DeviceError(f"unknown device {device!r}: expected cpu, cuda or cuda:N")
+    if runtime == "onnx" and not on_cpu:
+        raise DeviceError(f"runtime onnx runs on the CPU only; for {device} use --runtime torch")
+    engine: Literal["onnx", "torch"] = "torch" if runtime == "torch" or not on_cpu else "onnx"
+    if engine == "torch":
+        _require_torch(device)
+    return RuntimeChoice(engine, "cpu" if on_cpu else device, threads or _usable_cores())
+
+
+def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
+    """Load a weight's network for serving; its files are verified against the card.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or the weight does not fit the runtime.
+    """
+    if choice.runtime == "onnx":
+        return OnnxNetwork(weight, choice.threads)
+    return TorchNetwork(weight, choice)
+
+
+class OnnxNetwork:
+    """A network on ONNX Runtime, CPU."""
+
+    def __init__(self, weight: Weight, threads: int) -> None:
+        import onnxruntime
+
+        from weights.storage import read_onnx
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
+            read_onnx(weight), options, providers=["CPUExecutionProvider"]
+        )
+        self._input: str = self._session.get_inputs()[0].name
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """See `Network.run`."""
+        return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
+
+
+class TorchNetwork:
+    """A network on torch."""
+
+    def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
+        import torch
+
+        from facepipe.networks import load_network, serving_module
+
+        if choice.device == "cpu":
+            torch.set_num_threads(choice.threads)
+        self._device = torch.device(choice.device)
+        self._module: torch.nn.Module = serving_module(load_network(weight)).eval().to(self._device)
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """See `Network.run`."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self._module(torch.from_numpy(batch).to(self._device))
+        many = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [output.float().cpu().numpy() for output in many]
+
+
+def to_planes(image: UInt8Array, spec: InputSpec, out: FloatArray) -> None:
+    """Write an RGB image (h, w, 3), preprocessed as the card says, to the top-left of `out` (3, H, W).
+
+    The rest of `out` is left alone: zeros there are the padding that the networks were trained with.
+    """
+    height, width = image.shape[:2]
+    planes = cv2.split(image)
+    for i, plane in enumerate(planes if spec.channels == "rgb" else planes[::-1]):
+        view = out[i, :height, :width]
+        np.subtract(plane, np.float32(spec.mean[i]), out=view, dtype=np.float32)
+        if spec.std[i] != 1:
+            view *= np.float32(1 / spec.std[i])
+
+
+def _require_torch(device: str) -> None:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError("the torch runtime", "train") from error
+    if not device.startswith("cuda"):
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    index = int(device[5:]) if ":" in device else 0
+    if index >= count:
+        raise DeviceError(f"{device} is not available: torch sees {count} CUDA devices; use --device cpu")
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS and Windows
+        return os.cpu_count() or 1

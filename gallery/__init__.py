@@ -1,0 +1,13 @@
+"""The gallery: names for vectors. It knows people and numbers, never photos or networks."""
+
+from gallery.gallery import Gallery
+from gallery.records import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template
+
+__all__ = [
+    "EncoderIdentity",
+    "Gallery",
+    "GalleryInfo",
+    "NewTemplate",
+    "Person",
+    "Template",
+]

@@ -1,0 +1,202 @@
+"""The gallery's SQLite file: created whole, opened for writing or reading, locked, and wiped clean."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from facepipe.errors import GalleryError
+from gallery.files import sync_folder
+
+BUSY_TIMEOUT_S = 30.0
+"""How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
+_RETRY_S = 0.02
+
+logger = logging.getLogger("facepipe")
+
+
+class Database:
+    """A connection that threads may share, one transaction at a time. Not to be carried across a fork.
+
+    Attributes:
+        file: The SQLite file.
+        read_only: The file or its folder may not be written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.read_only = not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+        self._lock = threading.RLock()
+        with _errors_of(file):
+            if not file.stat().st_size:
+                raise GalleryError(f"{file} is empty, so its gallery is lost: restore it or delete the file")
+            self._connection = _connect_read_only(file) if self.read_only else _connect_for_writing(file)
+
+    def close(self) -> None:
+        """Close; the last process to do so folds the write-ahead log into the file."""
+        with self._lock, _errors_of(self.file):
+            self._connection.close()
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """One consistent state, however long it takes and whoever writes meanwhile."""
+        with self._lock, _errors_of(self.file):
+            if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
+                self._connection.close()
+                self._connection = _connect_read_only(self.file)
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            finally:
+                self._connection.rollback()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or, where anything fails, none."""
+        if self.read_only:
+            raise GalleryError(
+                f"{self.file.parent}: the gallery is read-only (its file or folder may not be written), "
+                "so nothing can be changed: change the permissions, or work on a copy"
+            )
+        with self._lock, _errors_of(self.file):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+                self._connection.commit()
+            finally:
+                self._connection.rollback()  # Nothing, after a commit.
+
+    def wipe_deleted(self) -> bool:
+        """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
+
+        Returns:
+            Whether it was done; if not, why is logged: another process was reading, the disk is full.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("VACUUM")
+                busy = not self._empty_log()
+            except sqlite3.OperationalError as error:
+                busy, reason = True, _explain(error)
+            else:
+                reason = "another process is reading"
+        if busy:
+            logger.warning(
+                "%s: what was removed is gone from the gallery, but not yet wiped from the file (%s); "
+                "the next opening wipes it",
+                self.file,
+                reason,
+            )
+        return not busy
+
+    def _empty_log(self) -> bool:
+        """SQLite waits for readers by itself, but not for another process that is emptying the log too."""
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy or time.monotonic() > deadline:
+                return not busy
+            time.sleep(_RETRY_S)
+
+
+def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ...]]]) -> None:
+    """Make `file` by running `statements`, unless another process makes it first; never half a file.
+
+    Raises:
+        GalleryError: The folder may not be written, or the disk is full.
+    """
+    with _errors_of(file):
+        descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.new-", dir=file.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            with closing(_connect_for_writing(temporary)) as connection:
+                connection.execute("PRAGMA journal_mode = WAL")  # Remembered by the file.
+                connection.execute("BEGIN")
+                for statement, values in statements:
+                    connection.execute(statement, values)
+                connection.commit()
+            _publish(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(file.parent)
+
+
+def _publish(temporary: Path, file: Path) -> None:
+    """Give the file its name without replacing one that is there."""
+    try:
+        os.link(temporary, file)
+    except FileExistsError:
+        return
+    except OSError:  # A file system without hard links, such as exFAT.
+        if not file.exists():
+            temporary.rename(file)
+
+
+def _connect(file: Path, options: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{file.absolute().as_uri()}?{options}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _connect_for_writing(file: Path) -> sqlite3.Connection:
+    connection = _connect(file, "mode=rw")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _connect_read_only(file: Path) -> sqlite3.Connection:
+    """Read what may not be written: with locks where possible, else as a file that nobody changes."""
+    connection = _connect(file, "mode=ro")
+    try:
+        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
+        return connection
+    except sqlite3.OperationalError as error:
+        connection.close()
+        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
+            raise
+    log = file.with_name(f"{file.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise GalleryError(
+            f"{file}: the last changes are still in {log.name} and can't be read without write access: "
+            "open the gallery once where it may be written"
+        )
+    return _connect(file, "mode=ro&immutable=1")
+
+
+@contextmanager
+def _errors_of(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise GalleryError(f"{file}: {_explain(error)}") from error
+    except OSError as error:
+        raise GalleryError(f"{error.filename or file}: {error.strerror or error}") from error
+
+
+_EXPLANATIONS = (
+    ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
+    ("SQLITE_CORRUPT", "the gallery is damaged: restore the file from a copy, or import an exported archive"),
+    ("SQLITE_BUSY", f"another process has kept the gallery busy for {BUSY_TIMEOUT_S:.0f} s: try again"),
+    ("SQLITE_FULL", "the disk is full; nothing was changed"),
+    ("SQLITE_CANTOPEN", "can't be opened: check the permissions of the file and its folder"),
+    ("SQLITE_READONLY", "may not be written: check the permissions of the file and its folder"),
+)
+
+
+def _explain(error: sqlite3.Error) -> str:
+    name = getattr(error, "sqlite_errorname", None) or ""  # Python's own errors have none.
+    return next((text for prefix, text in _EXPLANATIONS if name.startswith(prefix)), str(error))

@@ -1,0 +1,199 @@
+"""The words of the gallery: encoders, people, templates, and the checks that keep bad ones out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.errors import GalleryError, UsageError
+from facepipe.faces import FloatArray
+
+UNIT_LENGTH_TOLERANCE = 1e-3
+"""Largest | |v| - 1 | of a stored or queried vector: float32 rounding is 1e-6, half precision 5e-4."""
+
+NAME_LENGTH_MAX = 200
+"""Characters of a person's name."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderIdentity:
+    """The encoder that a gallery's vectors come from; vectors of another mean nothing beside them.
+
+    Attributes:
+        name: Of the weight, for people to read.
+        fingerprint: Changes whenever the vectors would.
+        dimensions: Length of a vector.
+        threshold_l2: Default largest Euclidean distance at which a face is named.
+    """
+
+    name: str
+    fingerprint: str
+    dimensions: int
+    threshold_l2: float
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.fingerprint or self.dimensions < 1:
+            raise GalleryError(f"an encoder needs a name, a fingerprint and dimensions >= 1, got {self}")
+        require_threshold(self.threshold_l2)
+
+    def makes_same_vectors_as(self, other: EncoderIdentity) -> bool:
+        """Whether vectors of both may be compared."""
+        return (self.fingerprint, self.dimensions) == (other.fingerprint, other.dimensions)
+
+    def __str__(self) -> str:
+        return f"{self.name} (fingerprint {self.fingerprint}, {self.dimensions}-d)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NewTemplate:
+    """One face to remember of a person.
+
+    Attributes:
+        embedding: float32 (d,), unit length.
+        source: Path of the photo, as the user would recognise it.
+        box_xyxy: The face in pixels of the upright photo: left, top, right, bottom.
+        quality: Any finite number, larger is better.
+        photo_sha256: Content hash of the photo file, 64 lower-case hex digits.
+        added_at: ISO 8601 time; None: the time of adding, in UTC.
+
+    Raises:
+        GalleryError: A field is of another form.
+    """
+
+    embedding: FloatArray
+    source: str | None = None
+    box_xyxy: tuple[float, float, float, float] | None = None
+    quality: float | None = None
+    photo_sha256: str | None = None
+    added_at: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.box_xyxy is not None and not (len(self.box_xyxy) == 4 and np.isfinite(self.box_xyxy).all()):
+            raise GalleryError(f"expected box_xyxy of four finite numbers, got {self.box_xyxy}")
+        if self.quality is not None and not np.isfinite(self.quality):
+            raise GalleryError(f"expected a finite quality, got {self.quality}")
+        if self.photo_sha256 is not None and not _SHA256.fullmatch(self.photo_sha256):
+            raise GalleryError(f"expected photo_sha256 of 64 hex digits, got {self.photo_sha256!r}")
+        if self.added_at is not None:
+            _require_time(self.added_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A remembered face, without its vector.
+
+    Attributes:
+        id: Explicit, never used again after removal.
+        person: Name.
+        source: Path of the photo.
+        box_xyxy: The face in pixels of the upright photo.
+        quality: As given when it was added.
+        photo_sha256: Content hash of the photo file.
+        added_at: ISO 8601, UTC.
+    """
+
+    id: int
+    person: str
+    source: str | None
+    box_xyxy: tuple[float, float, float, float] | None
+    quality: float | None
+    photo_sha256: str | None
+    added_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody the gallery knows; the times are ISO 8601, UTC."""
+
+    name: str
+    template_count: int
+    first_added_at: str
+    last_added_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryInfo:
+    """A gallery in figures.
+
+    Attributes:
+        path: The folder.
+        encoder: Whose vectors are stored, with the threshold in use.
+        schema_version: Of the SQLite file.
+        generation: Number of changes so far.
+        people: How many.
+        templates: How many, of all people.
+        size_bytes: Of all the gallery's files.
+        read_only: The file or its folder may not be written.
+        index_is_current: The index file fits the truth; where it doesn't, the next use brings it up to date.
+    """
+
+    path: Path
+    encoder: EncoderIdentity
+    schema_version: int
+    generation: int
+    people: int
+    templates: int
+    size_bytes: int
+    read_only: bool
+    index_is_current: bool
+
+
+def clean_name(name: str) -> str:
+    """A person's name as stored: Unicode NFC, without white space around it.
+
+    Raises:
+        GalleryError: Nothing is left, it is too long, or it holds control characters.
+    """
+    cleaned = unicodedata.normalize("NFC", name).strip()
+    if not cleaned:
+        raise GalleryError(f"a person needs a name, got {name!r}")
+    if len(cleaned) > NAME_LENGTH_MAX:
+        raise GalleryError(f"a name has at most {NAME_LENGTH_MAX} characters, got {len(cleaned)}")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in cleaned):
+        raise GalleryError(f"a name is plain text without line breaks or control characters, got {name!r}")
+    return cleaned
+
+
+def require_vectors(vectors: npt.NDArray[np.generic], dimensions: int, what: str) -> None:
+    """Check that `vectors` is float32 (n, dimensions), finite, each of unit length.
+
+    Raises:
+        GalleryError: It is not; the message begins with `what` and names the first bad row.
+    """
+    if vectors.dtype != np.float32 or vectors.ndim != 2 or vectors.shape[1] != dimensions:
+        raise GalleryError(
+            f"{what}: expected float32 vectors (n, {dimensions}), got {vectors.dtype} {vectors.shape}"
+        )
+    floats = vectors.astype(np.float32, copy=False)
+    lengths = np.sqrt(np.einsum("nd,nd->n", floats, floats))
+    # Written so that NaN and infinity count as bad too.
+    bad = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_LENGTH_TOLERANCE))
+    if len(bad):
+        raise GalleryError(
+            f"{what}: vector {bad[0]} has length {lengths[bad[0]]:.4g}, expected 1 (normalise it first)"
+        )
+
+
+def require_threshold(threshold_l2: float) -> None:
+    """Check a distance limit.
+
+    Raises:
+        UsageError: Negative or not finite.
+    """
+    if not (np.isfinite(threshold_l2) and threshold_l2 >= 0):
+        raise UsageError(f"expected a finite threshold >= 0, got {threshold_l2}")
+
+
+def _require_time(text: str) -> None:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError as error:
+        raise GalleryError(f"expected an ISO 8601 time, got {text!r}") from error

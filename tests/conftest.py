@@ -1,0 +1,28 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from facepipe.faces import UInt8Array
+
+_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of development photos, published weights and golden outputs; users don't have it."""
+    if not _SHARED_DATA.is_dir():
+        pytest.skip(f"development data not found at {_SHARED_DATA}")
+    return _SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def astronaut() -> UInt8Array:
+    """RGB uint8 (512, 512, 3): NASA's public-domain portrait of Eileen Collins, from scikit-image."""
+    from skimage import data
+
+    return np.ascontiguousarray(data.astronaut(), dtype=np.uint8)

@@ -1,0 +1,49 @@
+"""Made-up encoders, vectors and templates for the gallery's tests."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from facepipe.faces import FloatArray
+from gallery import EncoderIdentity, NewTemplate
+
+ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
+OTHER_ENCODER = EncoderIdentity(
+    name="square", fingerprint="fedcba9876543210", dimensions=128, threshold_l2=1.1
+)
+
+
+def unit(vectors: np.ndarray) -> FloatArray:
+    """Rows of unit length, float32."""
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def person_vectors(seed: int, count: int, spread: float = 0.05) -> FloatArray:
+    """(count, 128) vectors about a direction of its own; with spread 0.05 about 0.7 from one another."""
+    rng = np.random.default_rng(seed)
+    return unit(unit(rng.normal(size=128)) + spread * rng.normal(size=(count, 128)))
+
+
+def photo_hash(text: str) -> str:
+    """The content hash of a photo that holds `text`."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def template(vector: FloatArray, photo: str | None = None) -> NewTemplate:
+    """A template of `vector`, from a photo named `photo` where given."""
+    if photo is None:
+        return NewTemplate(vector)
+    return NewTemplate(
+        vector,
+        source=f"photos/{photo}.jpg",
+        box_xyxy=(1.5, 2.25, 101.0, 1 / 3),
+        quality=0.1,
+        photo_sha256=photo_hash(photo),
+    )
+
+
+def templates(vectors: FloatArray) -> list[NewTemplate]:
+    """One template a vector, without a photo."""
+    return [NewTemplate(vector) for vector in vectors]

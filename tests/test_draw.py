@@ -1,0 +1,168 @@
+"""Annotated photos: colours, labels that stay inside, and names of any kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import ImageDraw
+
+from facepipe.draw import draw_faces
+from facepipe.faces import Faces, Match, UInt8Array
+
+GREEN, ORANGE, GRAY = (0, 214, 90), (255, 160, 0), (200, 200, 200)
+POINTS = np.array([[0.25, 0.35], [0.75, 0.35], [0.5, 0.6], [0.3, 0.8], [0.7, 0.8]], np.float32)
+
+
+def faces_in(*boxes_xyxy: tuple[float, float, float, float]) -> Faces:
+    boxes = np.array(boxes_xyxy, np.float32).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    landmarks = boxes[:, None, :2] + POINTS * sides[:, None]
+    return Faces(boxes, np.linspace(0.99, 0.9, len(boxes), dtype=np.float32), landmarks.astype(np.float32))
+
+
+def named(faces: Faces, *names: str | None) -> Faces:
+    return faces.with_matches([Match(name, 0.71, 1.1) for name in names])
+
+
+def where(image: UInt8Array, rgb: tuple[int, int, int]) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a colour."""
+    rows, columns = np.nonzero((image == rgb).all(axis=2))
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
+
+
+def share(image: UInt8Array, rgb: tuple[int, int, int]) -> float:
+    return float((image == rgb).all(axis=2).mean())
+
+
+PORTRAIT = faces_in((180, 66, 269, 176))
+
+
+@pytest.mark.parametrize(
+    ("faces", "rgb"),
+    [(named(PORTRAIT, "Eileen Collins"), GREEN), (named(PORTRAIT, None), ORANGE), (PORTRAIT, GRAY)],
+    ids=["known", "unknown", "no gallery asked"],
+)
+def test_the_colour_says_what_is_known(
+    astronaut: UInt8Array, faces: Faces, rgb: tuple[int, int, int]
+) -> None:
+    before = astronaut.copy()
+    drawn = draw_faces(astronaut, faces)
+    assert np.array_equal(astronaut, before)
+    assert drawn.shape == astronaut.shape
+    assert drawn.dtype == np.uint8
+    for other in (GREEN, ORANGE, GRAY):
+        assert (share(drawn, other) > 0.002) == (other == rgb)
+    left, top, _, bottom = where(drawn, rgb)
+    assert abs(left - 180) <= 1
+    assert abs(bottom - 176) <= 1
+    assert 30 < top < 60  # the label stands above the box
+    assert np.array_equal(drawn[200:], astronaut[200:])
+
+
+def test_landmarks_are_drawn(astronaut: UInt8Array) -> None:
+    drawn = draw_faces(astronaut, named(PORTRAIT, "A"))
+    for x, y in PORTRAIT.landmarks[0]:
+        assert tuple(drawn[round(float(y)), round(float(x))]) == GREEN
+
+
+def test_a_photo_without_faces_is_as_it_was(astronaut: UInt8Array) -> None:
+    assert np.array_equal(draw_faces(astronaut, Faces.empty()), astronaut)
+
+
+BOXES_AT_EDGES = [
+    (0, 0, 60, 60),
+    (450, 0, 511, 60),
+    (0, 450, 60, 511),
+    (450, 450, 511, 511),
+    (0, 0, 511, 511),
+    (-50, -50, 600, 600),
+    (-80, 200, -20, 260),
+]
+
+
+@pytest.mark.parametrize("box", BOXES_AT_EDGES)
+@pytest.mark.parametrize("name", ["Eileen Collins", "W" * 24, "many words " * 20])
+@pytest.mark.parametrize("size_wh", [(512, 512), (90, 400)])
+def test_the_whole_label_is_inside_the_photo(
+    monkeypatch: pytest.MonkeyPatch,
+    size_wh: tuple[int, int],
+    name: str,
+    box: tuple[float, float, float, float],
+) -> None:
+    labels: list[tuple[int, int, int, int]] = []
+
+    def note(pen: ImageDraw.ImageDraw, place: tuple[int, int, int, int], **style: Any) -> None:
+        if "fill" in style:
+            labels.append(place)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", note)
+    width, height = size_wh
+    draw_faces(np.zeros((height, width, 3), np.uint8), named(faces_in(box), name))
+    [(left, top, right, bottom)] = labels
+    assert 0 <= left < right < width
+    assert 0 <= top < bottom < height
+
+
+def test_lines_and_letters_grow_with_the_photo() -> None:
+    small = draw_faces(np.zeros((300, 300, 3), np.uint8), named(faces_in((100, 100, 200, 200)), "Ada"))
+    large = draw_faces(np.zeros((3000, 3000, 3), np.uint8), named(faces_in((1000, 1000, 2000, 2000)), "Ada"))
+    heights = [1000 - where(large, GREEN)[1], 100 - where(small, GREEN)[1]]
+    assert heights[0] > 4 * heights[1]
+    assert heights[1] >= 13
+    assert tuple(large[1010, 1500]) == GREEN
+
+
+def test_labels_of_neighbours_keep_off_each_other_and_off_faces() -> None:
+    names = ["Maximilian Mustermann", "Wilhelmina Weatherwax"]
+    boxes = [(200.0, 200.0, 240.0, 250.0), (250.0, 205.0, 290.0, 255.0)]
+    black = np.zeros((512, 512, 3), np.uint8)
+    both = (draw_faces(black, named(faces_in(*boxes), *names)) == GREEN).all(axis=2).sum()
+    alone = [
+        (draw_faces(black, named(faces_in(box), name)) == GREEN).all(axis=2).sum()
+        for box, name in zip(boxes, names, strict=True)
+    ]
+    assert both == pytest.approx(sum(alone), rel=0.02)
+
+
+NAMES = [
+    "Zoë Łukasz Ñandú",
+    "王小明",
+    "Ωμέγα Привет",
+    "שלום مرحبا",
+    "😀",
+    "a\nb\tc\x00d",
+    "\u202eabc",
+    "\ud800 lone surrogate",
+    "",
+    " ",
+    "x" * 5000,
+    "é" * 5000,
+]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+@pytest.mark.parametrize("size_wh", [(512, 512), (112, 96), (20, 20), (1, 1), (3000, 40)])
+def test_any_name_on_a_photo_of_any_size(name: str, size_wh: tuple[int, int]) -> None:
+    width, height = size_wh
+    photo = np.zeros((height, width, 3), np.uint8)
+    face = faces_in((width * 0.4, height * 0.4, width * 0.6, height * 0.7))
+    assert draw_faces(photo, named(face, name)).shape == photo.shape
+    assert draw_faces(photo, face.with_matches([Match(name, None, 1.1)])).shape == photo.shape
+
+
+def test_accents_no_font_has_are_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("facepipe.draw._SYSTEM_FONTS", ("no such font.ttf",))
+    black = np.zeros((300, 500, 3), np.uint8)
+    face = faces_in((200, 100, 280, 200))
+    assert np.array_equal(draw_faces(black, named(face, "Zoë Ñu")), draw_faces(black, named(face, "Zoe Nu")))
+
+
+def test_shortened_names_keep_their_distance() -> None:
+    black = np.zeros((300, 120, 3), np.uint8)
+    face = faces_in((40, 100, 80, 150))
+    long, longer = (draw_faces(black, named(face, "Bartholomew " * n)) for n in (3, 30))
+    assert np.array_equal(long, longer)
+    other = draw_faces(black, face.with_matches([Match("Bartholomew " * 3, 0.99, 1.1)]))
+    assert not np.array_equal(long, other)

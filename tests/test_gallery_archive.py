@@ -1,0 +1,312 @@
+"""Galleries as one open file: exact there and back, and nothing in it is trusted."""
+
+from __future__ import annotations
+
+import json
+import stat
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, template, templates
+from safetensors.numpy import load, save
+
+from facepipe.errors import GalleryError
+from gallery import EncoderIdentity, Gallery
+
+
+@pytest.fixture
+def gallery(tmp_path: Path):
+    """Ada with three templates, 李雷 with two that know nothing but their vector."""
+    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+        gallery.add("Ada", [template(v, f"ada{i}") for i, v in enumerate(person_vectors(1, 3))])
+        gallery.add("李雷", templates(person_vectors(2, 2)))
+        yield gallery
+
+
+@pytest.fixture
+def archive(gallery: Gallery, tmp_path: Path) -> Path:
+    gallery.export_archive(tmp_path / "people.zip")
+    return tmp_path / "people.zip"
+
+
+@pytest.fixture
+def empty(tmp_path: Path):
+    with Gallery.open(tmp_path / "empty", ENCODER, create=True) as gallery:
+        yield gallery
+
+
+def contents(gallery: Gallery) -> list[object]:
+    """All that a gallery knows, except for its own ids."""
+    return [
+        (
+            person,
+            [
+                (t.source, t.box_xyxy, t.quality, t.photo_sha256, t.added_at)
+                for t in gallery.templates(person.name)
+            ],
+        )
+        for person in gallery.people()
+    ] + [gallery.vectors(person.name).tobytes() for person in gallery.people()]
+
+
+def test_round_trip_is_exact(gallery: Gallery, archive: Path, empty: Gallery, tmp_path: Path) -> None:
+    assert empty.import_archive(archive) == 5
+    assert contents(empty) == contents(gallery)
+    empty.export_archive(tmp_path / "again.zip")
+    with zipfile.ZipFile(archive) as first, zipfile.ZipFile(tmp_path / "again.zip") as second:
+        assert first.namelist() == second.namelist() == ["people.json", "vectors.safetensors"]
+        for name in first.namelist():
+            assert first.read(name) == second.read(name)
+
+
+def test_the_format_is_open(archive: Path) -> None:
+    """Readable with nothing of ours: as the module's docstring describes it."""
+    with zipfile.ZipFile(archive) as z:
+        document = json.loads(z.read("people.json"))
+        embeddings = load(z.read("vectors.safetensors"))["embeddings"]
+    assert document["encoder"]["fingerprint"] == ENCODER.fingerprint
+    assert [p["name"] for p in document["people"]] == ["Ada", "李雷"]
+    row = document["people"][1]["templates"][1]["row"]
+    np.testing.assert_array_equal(embeddings[row], person_vectors(2, 2)[1])
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+
+
+def test_importing_twice_adds_nothing(gallery: Gallery, archive: Path, empty: Gallery) -> None:
+    assert gallery.import_archive(archive) == 0
+    assert [empty.import_archive(archive) for _ in range(2)] == [5, 0]
+
+
+def test_people_of_one_name_become_one(archive: Path, empty: Gallery) -> None:
+    empty.add("Ada", templates(person_vectors(9, 1)))
+    empty.import_archive(archive)
+    assert {p.name: p.template_count for p in empty.people()} == {"Ada": 4, "李雷": 2}
+    assert [m.name for m in empty.match(person_vectors(1, 1))] == ["Ada"]
+
+
+def test_an_empty_gallery_makes_the_trip(empty: Gallery, tmp_path: Path) -> None:
+    empty.export_archive(tmp_path / "nobody.zip")
+    assert empty.import_archive(tmp_path / "nobody.zip") == 0
+
+
+def test_an_archive_of_another_encoder_is_refused(archive: Path, tmp_path: Path) -> None:
+    longer = EncoderIdentity("round", ENCODER.fingerprint, 512, 1.0)
+    for i, encoder in enumerate((OTHER_ENCODER, longer)):
+        with (
+            Gallery.open(tmp_path / f"other{i}", encoder, create=True) as gallery,
+            pytest.raises(GalleryError, match=r"people\.zip.*vectors of round .*the gallery of"),
+        ):
+            gallery.import_archive(archive)
+
+
+@pytest.mark.parametrize(
+    "target", ["missing/people.zip", "folder", "g/people.zip", "g/gallery.sqlite3", "g/a/b.zip"]
+)
+def test_targets_that_are_refused(gallery: Gallery, tmp_path: Path, target: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(GalleryError, match="archive"):
+        gallery.export_archive(tmp_path / target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "g"]
+    assert [p.name for p in gallery.people()] == ["Ada", "李雷"]
+
+
+def test_a_failed_export_keeps_the_old_archive(
+    gallery: Gallery, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = archive.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", full)
+    with pytest.raises(GalleryError, match="No space left"):
+        gallery.export_archive(archive)
+    assert archive.read_bytes() == before
+    assert sorted(p.name for p in archive.parent.iterdir()) == ["g", "people.zip"]
+
+
+# Harm
+
+Document = dict[str, Any]
+
+
+def rewritten(
+    archive: Path,
+    change: Callable[[Document], object] = lambda document: None,
+    vectors: Callable[[np.ndarray], np.ndarray] = lambda vectors: vectors,
+    tensor_name: str = "embeddings",
+) -> Path:
+    """The archive with its JSON or vectors changed."""
+    with zipfile.ZipFile(archive) as z:
+        document = json.loads(z.read("people.json"))
+        embeddings = load(z.read("vectors.safetensors"))["embeddings"]
+    change(document)
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("people.json", json.dumps(document))
+        z.writestr("vectors.safetensors", save({tensor_name: np.ascontiguousarray(vectors(embeddings))}))
+    return archive
+
+
+def _ada(document: Document) -> Document:
+    return document["people"][0]
+
+
+def _first(document: Document) -> Document:
+    return _ada(document)["templates"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda d: d.update(format="zoo"), "not a facepipe gallery"),
+        (lambda d: d.update(version=2), "version 2"),
+        (lambda d: d.pop("encoder"), "lacks 'encoder'"),
+        (lambda d: d["encoder"].update(threshold_l2=float("nan")), "threshold"),
+        (lambda d: d["encoder"].update(dimensions="128"), "dimensions"),
+        (lambda d: d.update(people={}), "people"),
+        (lambda d: d.update(people=[1]), "people"),
+        (lambda d: _ada(d).update(name=""), "name"),
+        (lambda d: _ada(d).update(name="two\nlines"), "name"),
+        (lambda d: _ada(d).update(name=7), "name"),
+        (lambda d: _ada(d).update(name="李雷"), "twice"),
+        (lambda d: _ada(d).update(templates=[]), "no templates"),
+        (lambda d: _ada(d)["templates"].pop(), "4 templates, but 5 vectors|larger"),
+        (lambda d: _first(d).update(row=1), "rows"),
+        (lambda d: _first(d).update(row=-1), "rows"),
+        (lambda d: _first(d).update(row=10**30), "rows"),
+        (lambda d: _first(d).update(row=True), "row"),
+        (lambda d: _first(d).update(source=["a"]), "source"),
+        (lambda d: _first(d).update(box_xyxy=[1, 2, 3]), "damaged|box"),
+        (lambda d: _first(d).update(box_xyxy=[1, 2, 3, float("inf")]), "box"),
+        (lambda d: _first(d).update(box_xyxy=[10**400, 2, 3, 4]), "damaged|box"),
+        (lambda d: _first(d).update(quality=float("nan")), "quality"),
+        (lambda d: _first(d).update(photo_sha256="../../etc/passwd"), "photo_sha256"),
+        (lambda d: _first(d).update(added_at="soon"), "time"),
+        (lambda d: _first(d).update(added_at=None), "added_at"),
+        (lambda d: _first(d).pop("quality"), "quality"),
+    ],
+)
+def test_bad_json_is_refused_with_a_reason(
+    archive: Path, empty: Gallery, change: Callable[[Document], object], reason: str
+) -> None:
+    with pytest.raises(GalleryError, match=reason) as caught:
+        empty.import_archive(rewritten(archive, change))
+    assert str(archive) in str(caught.value)
+    assert empty.info().generation == 0
+
+
+def _with_nan(vectors: np.ndarray) -> np.ndarray:
+    vectors = vectors.copy()
+    vectors[4, 0] = np.nan
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("vectors", "reason"),
+    [
+        (_with_nan, "length nan"),
+        (lambda v: v * np.float32(np.inf), "length"),
+        (lambda v: v * np.float32(1.1), "length 1.1"),
+        (lambda v: v.astype(np.float64), "larger|float64"),
+        (lambda v: v.astype(np.float16), "float16"),
+        (lambda v: v[:4], "5 templates, but 4 vectors"),
+        (lambda v: v[:, :64], "64"),
+        (lambda v: v.ravel(), r"\(640,\)"),
+        (lambda v: np.tile(v, (1000, 1)), "larger"),
+    ],
+)
+def test_bad_vectors_are_refused_with_a_reason(
+    archive: Path, empty: Gallery, vectors: Callable[[np.ndarray], np.ndarray], reason: str
+) -> None:
+    with pytest.raises(GalleryError, match=reason), np.errstate(invalid="ignore"):
+        empty.import_archive(rewritten(archive, vectors=vectors))
+    assert empty.info().generation == 0
+
+
+def test_a_tensor_of_another_name_is_refused(archive: Path, empty: Gallery) -> None:
+    with pytest.raises(GalleryError, match="expected the tensor"):
+        empty.import_archive(rewritten(archive, tensor_name="weights"))
+
+
+@pytest.mark.parametrize(
+    "name", ["../gallery.sqlite3", "/etc/cron.d/x", "..\\x", "people.json/../../x", "people.json"]
+)
+def test_strange_members_are_refused(archive: Path, empty: Gallery, name: str) -> None:
+    with zipfile.ZipFile(archive, "a") as z:
+        if name == "people.json":
+            with pytest.warns(UserWarning, match="Duplicate"):
+                z.writestr(name, "{}")
+        else:
+            z.writestr(name, "boo")
+    before = {f: f.stat().st_mtime_ns for f in archive.parent.rglob("*.sqlite3")}
+    with pytest.raises(GalleryError, match=r"expected people\.json and vectors\.safetensors"):
+        empty.import_archive(archive)
+    assert {f: f.stat().st_mtime_ns for f in archive.parent.rglob("*.sqlite3")} == before
+
+
+def test_a_zip_bomb_is_not_unpacked(archive: Path, empty: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gallery.archive.PEOPLE_BYTES_MAX", 1 << 20)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr("people.json", b" " * (50 << 20))
+        z.writestr("vectors.safetensors", b"")
+    assert archive.stat().st_size < 100_000
+    with pytest.raises(GalleryError, match=r"people\.json is larger"):
+        empty.import_archive(archive)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(lambda data: b"", id="empty"),
+        pytest.param(lambda data: b"hello " * 99, id="text"),
+        pytest.param(lambda data: data[: len(data) // 2], id="half"),
+        pytest.param(lambda data: data[:100] + b"\xff" * 64 + data[164:], id="scribbled on"),
+        pytest.param(lambda data: data[:2500] + b"\xff" * 64 + data[2564:], id="scribbled on vectors"),
+    ],
+)
+def test_damaged_archives(archive: Path, empty: Gallery, data: Callable[[bytes], bytes]) -> None:
+    archive.write_bytes(data(archive.read_bytes()))
+    with pytest.raises(GalleryError, match=r"people\.zip"):
+        empty.import_archive(archive)
+    assert empty.info().generation == 0
+
+
+@pytest.mark.parametrize(
+    ("people", "vectors"),
+    [
+        (b"{" * 100_000, b""),
+        (b"[" * 100_000, b""),
+        (b"\xff\xfe", b""),
+        (b"[]", b""),
+        (b"null", b""),
+        (b"1" * 10_000, b""),
+    ],
+)
+def test_json_that_harms_parsers(archive: Path, empty: Gallery, people: bytes, vectors: bytes) -> None:
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("people.json", people)
+        z.writestr("vectors.safetensors", vectors)
+    with pytest.raises(GalleryError, match=r"people\.zip"):
+        empty.import_archive(archive)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\xff" * 8, (1 << 40).to_bytes(8, "little") + b"{}", b"\x02" + bytes(7) + b"{}"]
+)
+def test_damaged_safetensors(archive: Path, empty: Gallery, data: bytes) -> None:
+    with zipfile.ZipFile(archive) as z:
+        people = z.read("people.json")
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("people.json", people)
+        z.writestr("vectors.safetensors", data)
+    with pytest.raises(GalleryError, match=r"vectors\.safetensors"):
+        empty.import_archive(archive)
+
+
+def test_a_missing_archive(empty: Gallery, tmp_path: Path) -> None:
+    for name in ("none.zip", "empty"):
+        with pytest.raises(GalleryError, match=name):
+            empty.import_archive(tmp_path / name)

@@ -1,0 +1,400 @@
+"""Nothing acknowledged is lost, nothing removed stays: killed, crowded, read-only and erased galleries."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gallery_helpers import ENCODER, person_vectors, template, templates
+
+from facepipe.errors import GalleryError
+from gallery import Gallery
+
+TESTS = Path(__file__).parent
+NOBODY_ID = 65534
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run Python code in another process, with the gallery and the tests' helpers importable."""
+    preamble = "import sys\nfrom gallery import Gallery\nfrom gallery_helpers import *\n"
+    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    return subprocess.Popen(
+        [sys.executable, "-c", preamble + textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+# Killed
+
+BUSY_WRITER = """
+    folder, life = sys.argv[1], int(sys.argv[2])
+    for step in range(10_000):
+        name = f"life {life} step {step}"
+        with Gallery.open(folder, ENCODER, create=True) as gallery:
+            gallery.add(name, templates(person_vectors(1000 * life + step, 3)))
+            print("added", name, flush=True)
+            if step % 3 == 2:
+                print("removing", name, flush=True)
+                gallery.remove(name)
+                print("removed", name, flush=True)
+"""
+
+
+def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
+    added: set[str] = set()
+    removed: set[str] = set()
+    unsure: set[str] = set()
+    for life in range(6):
+        writer = start(BUSY_WRITER, tmp_path / "g", life)
+        assert writer.stdout is not None
+        first = writer.stdout.readline()
+        time.sleep(random.Random(life).uniform(0, 0.3))
+        writer.send_signal(signal.SIGKILL)
+        words = [line.rstrip("\n").split(" ", 1) for line in [first, *writer.communicate()[0].splitlines()]]
+        added |= {name for word, name in words if word == "added"}
+        removed |= {name for word, name in words if word == "removed"}
+        unsure |= {name for word, name in words if word == "removing"}
+        with Gallery.open(tmp_path / "g", ENCODER) as gallery:
+            people = gallery.people()
+            names = {person.name for person in people}
+            assert added - unsure <= names
+            assert not names & removed
+            assert len(names - added) <= life + 1  # At most one a life was stored but not yet acknowledged.
+            assert all(person.template_count == 3 for person in people)
+            queries = np.concatenate([gallery.vectors(person.name) for person in people])
+            matches = gallery.match(queries, one_person_per_photo=False)
+            assert [m.name for m in matches] == [person.name for person in people for _ in range(3)]
+        assert sorted(f.name for f in (tmp_path / "g").iterdir() if ".new-" not in f.name) == [
+            "gallery.sqlite3",
+            "index.faiss",
+        ]
+    assert len(added) >= 6
+
+
+def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = person_vectors(1, 30)
+    gallery = Gallery.open(tmp_path / "g", ENCODER, create=True)
+    gallery.add("Mata Hari", templates(secret))
+    monkeypatch.setattr("gallery.store.Store.wipe_deleted", lambda self: None)
+    gallery.remove("Mata Hari")
+    # What a killed process leaves: the files as they are now, never closed.
+    shutil.copytree(tmp_path / "g", tmp_path / "left")
+    gallery.close()
+    monkeypatch.undo()
+    assert bytes_in(tmp_path / "left", [secret[0].tobytes()]) != []
+    Gallery.open(tmp_path / "left").close()
+    assert bytes_in(tmp_path / "left", [b"Mata Hari", *(v.tobytes() for v in secret)]) == []
+
+
+# Crowded
+
+CROWD_WRITER = """
+    folder, writer, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        for step in range(count):
+            gallery.add("Everybody", templates(person_vectors(10_000 * writer + step, 1)))
+            name, seed = f"writer {writer} person {step}", 10_000 * writer + 5000 + step
+            gallery.add(name, templates(person_vectors(seed, 2)))
+            if step % 10 == 9:
+                gallery.match(person_vectors(1, 3))
+                gallery.remove(name)
+"""
+
+
+def test_two_writing_processes_and_a_reader_lose_nothing(tmp_path: Path) -> None:
+    """Both find no gallery at first, so the making of it is contended too."""
+    count = 30
+    writers = [start(CROWD_WRITER, tmp_path / "g", writer, count) for writer in (1, 2)]
+    while any(writer.poll() is None for writer in writers):
+        if (tmp_path / "g" / "gallery.sqlite3").exists():
+            with Gallery.open(tmp_path / "g", ENCODER) as reader:
+                reader.match(person_vectors(1, 3))
+                assert all(p.template_count == 2 for p in reader.people() if p.name != "Everybody")
+        time.sleep(0.02)
+    for writer in writers:
+        writer.communicate()
+    assert [writer.returncode for writer in writers] == [0, 0]
+    with Gallery.open(tmp_path / "g", ENCODER) as gallery:
+        counts = {p.name: p.template_count for p in gallery.people()}
+        kept = {f"writer {w} person {s}": 2 for w in (1, 2) for s in range(count) if s % 10 != 9}
+        assert counts == {**kept, "Everybody": 2 * count}
+        assert gallery.info().generation == 2 * (2 * count + count // 10)
+        for w in (1, 2):
+            assert gallery.match(person_vectors(10_000 * w + 5000, 1))[0].name == f"writer {w} person 0"
+
+
+def test_threads_share_a_gallery(tmp_path: Path) -> None:
+    failures: list[BaseException] = []
+
+    def work(gallery: Gallery, thread: int) -> None:
+        try:
+            for step in range(20):
+                vectors = person_vectors(1000 * thread + step, 1)
+                gallery.add(f"{thread}/{step}", templates(vectors))
+                assert gallery.match(vectors)[0].name == f"{thread}/{step}"
+        except BaseException as error:
+            failures.append(error)
+
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        threads = [threading.Thread(target=work, args=(gallery, thread)) for thread in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert gallery.info().people == 80
+
+
+def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)
+    with (
+        Gallery.open(tmp_path, ENCODER, create=True) as one,
+        Gallery.open(tmp_path, ENCODER) as other,
+    ):
+        one.add("Ada", templates(person_vectors(1, 1)))
+        with one._store.changing(), pytest.raises(GalleryError, match="busy"):
+            other.rename("Ada", "Eve")
+        assert [p.name for p in other.people()] == ["Ada"]
+
+
+# Interrupted changes
+
+
+def test_a_change_that_fails_half_way_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 2)))
+        insert = gallery._store._insert
+
+        def failing_insert(person_id: int, new: object) -> int:
+            if np.array_equal(new.embedding, person_vectors(2, 5)[3]):
+                raise KeyboardInterrupt
+            return insert(person_id, new)
+
+        monkeypatch.setattr(gallery._store, "_insert", failing_insert)
+        with pytest.raises(KeyboardInterrupt):
+            gallery.add("Bob", templates(person_vectors(2, 5)))
+        monkeypatch.undo()
+        assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 2)]
+        assert gallery.info().generation == 1
+        assert len(gallery.add("Bob", templates(person_vectors(2, 5)))) == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
+def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the full disk."""
+    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 20)))
+    code = """
+        import resource, signal
+        from facepipe.errors import GalleryError
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        gallery = Gallery.open(sys.argv[1], ENCODER)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
+        try:
+            gallery.add("Bob", templates(person_vectors(2, 1000)))
+        except GalleryError as error:
+            print(error)
+        gallery.close()
+    """
+    child = start(code, tmp_path / "g")
+    said, _ = child.communicate()
+    assert child.returncode == 0
+    assert "gallery.sqlite3" in said
+    assert said.count("\n") == 1
+    with Gallery.open(tmp_path / "g", ENCODER) as gallery:
+        assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 20)]
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+
+
+# Read-only
+
+AS_ANYBODY = f"""
+    import faiss, os, safetensors.numpy, encodings.cp437  # Before giving up the right to read them, perhaps.
+    from pathlib import Path
+    from facepipe.errors import GalleryError
+    if os.getuid() == 0:
+        os.setgid({NOBODY_ID}), os.setuid({NOBODY_ID})
+    folder = Path(sys.argv[1])
+"""
+READER = """
+    with Gallery.open(folder, ENCODER) as gallery:
+        print(gallery.read_only, gallery.info().read_only)
+        print([p.name for p in gallery.people()])
+        print(gallery.match(person_vectors(1, 1))[0].name)
+        gallery.export_archive(Path(sys.argv[2]) / "copy.zip")
+        for change in (
+            lambda: gallery.add("Bob", templates(person_vectors(2, 1))),
+            lambda: gallery.rename("Ada", "Eve"),
+            lambda: gallery.merge("Ada", "Zoe"),
+            lambda: gallery.remove("Ada"),
+            lambda: gallery.import_archive(Path(sys.argv[2]) / "copy.zip"),
+        ):
+            try:
+                change()
+            except GalleryError as error:
+                print("refused" if "read-only" in str(error) and str(folder) in str(error) else error)
+"""
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that an unprivileged process can reach: pytest's own is closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        yield Path(folder)
+
+
+def read_as_anybody(folder: Path, public_folder: Path) -> list[str]:
+    child = start(AS_ANYBODY + READER, folder, public_folder)
+    said, _ = child.communicate()
+    assert child.returncode == 0
+    return said.splitlines()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.parametrize("writable", ["nothing", "the folder", "the file"])
+@pytest.mark.parametrize("with_index", [True, False])
+def test_a_read_only_gallery_is_read_and_refuses_changes(
+    public_folder: Path, writable: str, with_index: bool
+) -> None:
+    folder = public_folder / "g"
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 3)))
+        gallery.add("Zoe", templates(person_vectors(5, 3)))
+    if not with_index:
+        (folder / "index.faiss").unlink()
+    before = (folder / "gallery.sqlite3").read_bytes()
+    for file in folder.iterdir():
+        file.chmod(0o666 if writable == "the file" else 0o444)
+    folder.chmod(0o777 if writable == "the folder" else 0o555)
+    try:
+        said = read_as_anybody(folder, public_folder)
+    finally:
+        folder.chmod(0o700)
+    assert said == ["True True", "['Ada', 'Zoe']", "Ada", *["refused"] * 5]
+    assert (folder / "gallery.sqlite3").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_a_reader_without_rights_sees_what_a_writer_adds(public_folder: Path) -> None:
+    folder = public_folder / "g"
+    with Gallery.open(folder, ENCODER, create=True) as writer:
+        writer.add("Ada", templates(person_vectors(1, 3)))
+        writer.add("Zoe", templates(person_vectors(5, 3)))
+        for file in folder.iterdir():
+            file.chmod(0o444)
+        folder.chmod(0o555)
+        said = read_as_anybody(folder, public_folder)
+        folder.chmod(0o700)
+    assert said[:3] == ["True True", "['Ada', 'Zoe']", "Ada"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_changes_out_of_reach_of_a_reader_are_said_not_ignored(public_folder: Path) -> None:
+    """A killed writer left changes in the log, and the folder was then made read-only."""
+    folder, left = public_folder / "g", public_folder / "left"
+    with Gallery.open(folder, ENCODER, create=True) as writer:
+        writer.add("Ada", templates(person_vectors(1, 3)))
+        left.mkdir()
+        for file in folder.glob("gallery.sqlite3*"):
+            if not file.name.endswith("-shm"):
+                shutil.copy(file, left)
+                (left / file.name).chmod(0o444)
+    left.chmod(0o555)
+    code = """
+    try:
+        Gallery.open(folder)
+    except GalleryError as error:
+        print(error)
+    """
+    said, _ = start(AS_ANYBODY + code, left).communicate()
+    left.chmod(0o700)
+    assert "last changes" in said
+    with Gallery.open(left, ENCODER) as gallery:
+        assert gallery.people()[0].template_count == 3
+
+
+# Erased
+
+
+def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:
+    """Where any of the secrets occurs in any file of the folder."""
+    return [
+        f"{file.name}: {secret[:20]!r}"
+        for file in folder.rglob("*")
+        if file.is_file()
+        for secret in secrets
+        if secret in file.read_bytes()
+    ]
+
+
+@pytest.mark.parametrize("others", [0, 200])
+def test_a_removed_person_is_in_no_byte_of_the_folder(tmp_path: Path, others: int) -> None:
+    vectors = person_vectors(1, 40)
+    photos = [f"mata-{i}" for i in range(40)]
+    new = [template(v, photo) for v, photo in zip(vectors, photos, strict=True)]
+    secrets = [b"Mata Hari", b"photos/mata-", *(v.tobytes() for v in vectors)]
+    secrets += [(t.photo_sha256 or "").encode() for t in new]
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        for i in range(others):  # Scattered among others, so that pages are shared, split and joined.
+            gallery.add(f"person {i}", templates(person_vectors(100 + i, 2)))
+            gallery.add("Mata Hari", new[i * 40 // others : (i + 1) * 40 // others] or new[:1])
+        gallery.add("Mata Hari", new)
+    assert {line.split(":")[0] for line in bytes_in(tmp_path, secrets)} == {"gallery.sqlite3", "index.faiss"}
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        gallery.match(vectors[:1])
+        assert gallery.remove("Mata Hari") == 40
+        assert bytes_in(tmp_path, secrets) == []  # At once, not only after closing.
+        gallery.match(vectors[:1])
+    assert bytes_in(tmp_path, secrets) == []
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        assert len(gallery.people()) == others
+        if others:
+            assert gallery.match(person_vectors(100, 1))[0].name == "person 0"
+
+
+def test_another_process_does_not_bring_removed_vectors_back(tmp_path: Path) -> None:
+    vectors = person_vectors(1, 3)
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(2, 3)))
+        gallery.add("Mata Hari", templates(vectors))
+    with Gallery.open(tmp_path, ENCODER) as other:
+        other.match(vectors[:1])  # Holds them in memory now.
+        with Gallery.open(tmp_path, ENCODER) as gallery:
+            gallery.remove("Mata Hari")
+        other.add("Bob", templates(person_vectors(3, 1)))
+    assert bytes_in(tmp_path, [v.tobytes() for v in vectors]) == []
+
+
+def test_a_reader_in_the_way_delays_wiping_and_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)
+    vectors = person_vectors(1, 3)
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Mata Hari", templates(vectors))
+        with Gallery.open(tmp_path) as reader, reader._store.reading():
+            reader._store.generation()  # Its transaction begins with the first read.
+            gallery.remove("Mata Hari")
+            assert "not yet wiped" in caplog.messages[0]
+            assert gallery.people() == []
+    Gallery.open(tmp_path).close()
+    assert bytes_in(tmp_path, [b"Mata Hari", *(v.tobytes() for v in vectors)]) == []

@@ -1,0 +1,213 @@
+"""What is refused for enrolment and why, on real faces made worse."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from facepipe.align import align_faces
+from facepipe.errors import LandmarkError
+from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.images import find_photos, read_image
+from facepipe.quality import EnrolRules, Judgement, Reason, judge, sharpness
+
+LANDMARKS = np.array(
+    [[203.1, 102.8], [247.4, 104.3], [224.2, 127.7], [203.9, 143.2], [241.9, 143.4]], np.float32
+)
+BOX = np.array([180, 66, 269, 176], np.float32)
+
+
+def faces_at(*scales_and_shifts: tuple[float, float], scores: tuple[float, ...] | None = None) -> Faces:
+    boxes = np.stack([BOX * scale + shift for scale, shift in scales_and_shifts])
+    landmarks = np.stack([LANDMARKS * scale + shift for scale, shift in scales_and_shifts])
+    confidences = np.array(scores or (0.99,) * len(boxes), np.float32)
+    return Faces(boxes.astype(np.float32), confidences, landmarks.astype(np.float32))
+
+
+def reasons(judgement: Judgement) -> list[Reason]:
+    return [refusal.reason for refusal in judgement.refusals]
+
+
+# Reasons
+
+
+def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
+    judgement = judge(astronaut, faces_at((1, 0)))
+    assert judgement.refusals == ()
+    assert judgement.face == 0
+    assert judgement.size_px == pytest.approx(89)
+    assert judgement.score == pytest.approx(0.99)
+    assert 0.25 < judgement.sharpness < 0.6
+
+
+def test_no_face(astronaut: UInt8Array) -> None:
+    judgement = judge(astronaut, Faces.empty())
+    assert reasons(judgement) == [Reason.NO_FACE]
+    assert judgement.face is None
+
+
+@pytest.mark.parametrize(
+    ("faces", "face", "refused"),
+    [
+        (faces_at((1, 0), (0.49, 300)), 0, False),
+        (faces_at((0.49, 300), (1, 0)), 1, False),
+        (faces_at((1, 0), (0.51, 300)), 0, True),
+        (faces_at((1, 0), (0.9, 300), scores=(0.99, 0.5)), 0, False),
+        (faces_at((1, 0), (0.9, 300), (0.8, 200)), 0, True),
+    ],
+    ids=["background face", "background face first", "rival", "unlikely rival", "two rivals"],
+)
+def test_several_faces(astronaut: UInt8Array, faces: Faces, face: int, refused: bool) -> None:
+    judgement = judge(astronaut, faces)
+    assert judgement.face == face
+    assert (Reason.SEVERAL_FACES in reasons(judgement)) == refused
+
+
+def shrunk(image: UInt8Array, scale: float) -> UInt8Array:
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def blurred(image: UInt8Array, sigma_px: float) -> UInt8Array:
+    return cv2.GaussianBlur(image, (0, 0), sigma_px).astype(np.uint8)
+
+
+def test_too_small_and_therefore_too_blurred(astronaut: UInt8Array) -> None:
+    judgement = judge(shrunk(astronaut, 20 / 89), faces_at((20 / 89, 0)))
+    assert reasons(judgement) == [Reason.TOO_SMALL, Reason.TOO_BLURRED]
+    assert judgement.refusals[0].sentence == "face too small: 20 px, at least 32 px wanted"
+
+
+def test_too_blurred(astronaut: UInt8Array) -> None:
+    judgement = judge(blurred(astronaut, 3), faces_at((1, 0)))
+    assert reasons(judgement) == [Reason.TOO_BLURRED]
+    assert judgement.refusals[0].sentence.startswith("face too blurred: sharpness 0.0")
+
+
+def test_low_score(astronaut: UInt8Array) -> None:
+    judgement = judge(astronaut, faces_at((1, 0), scores=(0.61,)))
+    assert reasons(judgement) == [Reason.LOW_SCORE]
+
+
+def test_rules_are_the_callers(astronaut: UInt8Array) -> None:
+    strict = EnrolRules(min_score=0.999, min_size_px=90, min_sharpness=0.9)
+    assert reasons(judge(astronaut, faces_at((1, 0)), strict)) == [
+        Reason.LOW_SCORE,
+        Reason.TOO_SMALL,
+        Reason.TOO_BLURRED,
+    ]
+    lax = EnrolRules(min_score=0, min_size_px=0, min_sharpness=0, max_rival_size=2)
+    tiny = faces_at((0.1, 0), (0.1, 20), scores=(0.1, 0.1))
+    assert judge(blurred(astronaut, 9), tiny, lax).refusals == ()
+
+
+def test_broken_landmarks_are_an_error(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0))
+    with pytest.raises(LandmarkError):
+        judge(astronaut, replace(faces, landmarks=faces.landmarks * np.float32(np.nan)))
+
+
+def test_the_codes_are_stable() -> None:
+    assert {reason.value for reason in Reason} == {
+        "no_face",
+        "several_faces",
+        "low_score",
+        "too_small",
+        "too_blurred",
+    }
+
+
+# Sharpness
+
+
+@pytest.fixture(scope="module")
+def crop(astronaut: UInt8Array) -> UInt8Array:
+    aligned: UInt8Array = align_faces(astronaut, LANDMARKS[None])[0]
+    return aligned
+
+
+def measured(crop: npt.NDArray[np.generic]) -> float:
+    return float(sharpness(crop.astype(np.uint8)[None])[0])
+
+
+def test_sharpness_falls_with_every_blur(crop: UInt8Array) -> None:
+    values = [measured(crop), *(measured(blurred(crop, sigma)) for sigma in (0.7, 1, 1.5, 2, 3, 5))]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < 0.1
+
+
+@pytest.mark.parametrize("contrast", [0.3, 0.6])
+def test_contrast_and_brightness_hardly_matter(crop: UInt8Array, contrast: float) -> None:
+    assert measured(crop * contrast) == pytest.approx(measured(crop), abs=0.06)
+    assert measured(crop * contrast + 100) == pytest.approx(measured(crop), abs=0.06)
+
+
+@pytest.mark.parametrize("direction", ["across", "down", "diagonal", "other diagonal"])
+def test_motion_in_any_direction_is_blur(crop: UInt8Array, direction: str) -> None:
+    path = np.eye(11, dtype=np.float32) / 11
+    kernels: dict[str, FloatArray] = {
+        "across": np.full((1, 11), 1 / 11, np.float32),
+        "down": np.full((11, 1), 1 / 11, np.float32),
+        "diagonal": path,
+        "other diagonal": path[::-1].copy(),
+    }
+    assert measured(cv2.filter2D(crop, -1, kernels[direction])) < EnrolRules().min_sharpness
+
+
+def test_only_the_face_counts_and_not_the_black_beyond_the_photo(crop: UInt8Array) -> None:
+    soft = blurred(crop, 3)
+    framed = soft.copy()
+    framed[:20], framed[:, :16], framed[:, 96:] = 0, 255, 0
+    assert measured(framed) == pytest.approx(measured(soft), abs=0.02)
+
+
+@pytest.mark.parametrize("gray", [0, 128, 255])
+def test_one_colour_is_not_sharp(gray: int) -> None:
+    assert measured(np.full((112, 112, 3), gray)) == 0.0
+
+
+def test_shapes() -> None:
+    assert sharpness(np.zeros((0, 112, 112, 3), np.uint8)).shape == (0,)
+    assert sharpness(np.zeros((3, 112, 112, 3), np.uint8)).dtype == np.float32
+    with pytest.raises(ValueError, match=r"expected crops of shape \(n, 112, 112, 3\), got \(2, 96, 96, 3\)"):
+        sharpness(np.zeros((2, 96, 96, 3), np.uint8))
+
+
+# The default thresholds on real photos
+
+
+def largest_face(detector: cv2.FaceDetectorYN, photo: UInt8Array) -> tuple[FloatArray, float] | None:
+    """Landmarks (5, 2) and shorter side of the largest face, by an independent detector."""
+    canvas = np.zeros((640, 640, 3), np.uint8)
+    canvas[: photo.shape[0], : photo.shape[1]] = photo[..., ::-1]
+    _, rows = detector.detect(canvas)
+    if rows is None:
+        return None
+    row = rows[rows[:, 2].argmax()]
+    landmarks: FloatArray = row[4:14].reshape(5, 2).astype(np.float32)
+    return landmarks, float(row[2:4].min())
+
+
+def test_the_default_sharpness_separates_real_faces_from_their_blurred_copies(shared_data: Path) -> None:
+    weights = shared_data / "weights" / "yunet_n_640.onnx"
+    detector = cv2.FaceDetectorYN.create(str(weights), "", (640, 640), 0.6)
+    kept, soft, tiny = [], [], []
+    for path in find_photos([shared_data / "photos" / "people" / "enroll"])[::2]:
+        photo = read_image(path)
+        if max(photo.shape) > 640 or (found := largest_face(detector, photo)) is None:
+            continue
+        landmarks, size_px = found
+        crop = align_faces(photo, landmarks[None])[0]
+        scale = np.float32(20 / size_px)
+        kept.append(measured(crop))
+        soft.append(measured(blurred(crop, 2)))
+        tiny.append(measured(align_faces(shrunk(photo, float(scale)), landmarks[None] * scale)[0]))
+    assert len(kept) >= 20
+    limit = EnrolRules().min_sharpness
+    assert np.mean(np.array(kept) >= limit) > 0.97
+    assert np.mean(np.array(soft) < limit) > 0.97
+    assert np.mean(np.array(tiny) < limit) > 0.9

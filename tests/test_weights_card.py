@@ -1,0 +1,214 @@
+"""A card is read back as it was written, and every way to get one wrong is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facepipe.errors import WeightsError
+from weights.card import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from weights.registry import read_card
+
+DETECTOR = WeightCard(
+    name="some_detector",
+    kind="detector",
+    architecture="retinaface_mobilenet025",
+    input=InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0)),
+    parameters=WeightFile("some_detector.safetensors", "a" * 64),
+    onnx=WeightFile("some_detector.onnx", "b" * 64),
+    anchors=AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256))),
+    licence="MIT",
+    training={"data": "photos", "hours": 1.5},
+    measured={"dev": [1, 2.5, None]},
+    limits="profiles — and the dark",
+)
+ENCODER = WeightCard(
+    name="some_encoder",
+    kind="encoder",
+    architecture="facenet_dense",
+    input=InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), size_px=112),
+    parameters=WeightFile("some_encoder.safetensors", None),
+    embedding=EmbeddingSpec(
+        128, "five_points_112", threshold_l2=1.05, threshold_source="photos of 20 people"
+    ),
+)
+
+Raw = dict[str, Any]
+
+
+def _without(*path: str) -> Callable[[Raw], None]:
+    def change(raw: Raw) -> None:
+        for key in path[:-1]:
+            raw = raw[key]
+        del raw[path[-1]]
+
+    return change
+
+
+def _with(value: Any, *path: str) -> Callable[[Raw], None]:
+    def change(raw: Raw) -> None:
+        for key in path[:-1]:
+            raw = raw[key]
+        raw[path[-1]] = value
+
+    return change
+
+
+DETECTOR_MISTAKES = {
+    **{
+        f"no {'.'.join(path)}": (_without(*path), path[-1])
+        for path in [
+            ("name",),
+            ("kind",),
+            ("architecture",),
+            ("input",),
+            ("parameters",),
+            ("anchors",),
+            ("input", "channels"),
+            ("input", "mean"),
+            ("input", "std"),
+            ("parameters", "name"),
+            ("parameters", "sha256"),
+            ("onnx", "name"),
+            ("onnx", "sha256"),
+            ("anchors", "sizes_px"),
+            ("anchors", "strides_px"),
+            ("anchors", "variances"),
+        ]
+    },
+    "unknown field": (_with("MIT", "license"), "license"),
+    "unknown inner field": (_with(3, "input", "sizepx"), "sizepx"),
+    "name is a number": (_with(5, "name"), "name"),
+    "name leaves the folder": (_with("../other", "name"), "../other"),
+    "name is empty": (_with("", "name"), "name"),
+    "name is hidden": (_with(".hidden", "name"), ".hidden"),
+    "kind unknown": (_with("classifier", "kind"), "classifier"),
+    "kind is a list": (_with(["detector"], "kind"), "kind"),
+    "architecture is null": (_with(None, "architecture"), "architecture"),
+    "input is a list": (_with([], "input"), "input"),
+    "channels unknown": (_with("gray", "input", "channels"), "gray"),
+    "two means": (_with([1, 2], "input", "mean"), "input.mean"),
+    "mean of words": (_with(["a", "b", "c"], "input", "mean"), "input.mean"),
+    "mean is a number": (_with(1, "input", "mean"), "input.mean"),
+    "mean is not finite": (_with([0, 0, float("inf")], "input", "mean"), "mean"),
+    "std is zero": (_with([1, 0, 1], "input", "std"), "std"),
+    "std overflows": (_with([1, 10**400, 1], "input", "std"), "too large"),
+    "size is a fraction": (_with(112.5, "input", "size_px"), "size_px"),
+    "size is negative": (_with(-1, "input", "size_px"), "size_px"),
+    "size is a boolean": (_with(True, "input", "size_px"), "size_px"),
+    "file leaves the folder": (_with("../x.safetensors", "parameters", "name"), "../x.safetensors"),
+    "file is absolute": (_with("/etc/passwd", "onnx", "name"), "/etc/passwd"),
+    "sha256 is short": (_with("abc", "parameters", "sha256"), "abc"),
+    "sha256 is a number": (_with(1, "parameters", "sha256"), "parameters.sha256"),
+    "onnx is text": (_with("x.onnx", "onnx"), "onnx"),
+    "anchors of words": (_with([["a"], ["b"], ["c"]], "anchors", "sizes_px"), "sizes_px"),
+    "anchors flat": (_with([16, 32], "anchors", "sizes_px"), "sizes_px"),
+    "anchors for two strides": (_with([[16], [32]], "anchors", "sizes_px"), "3 strides"),
+    "a stride without anchors": (_with([[16], [], [64]], "anchors", "sizes_px"), "3 strides"),
+    "stride zero": (_with([8, 0, 32], "anchors", "strides_px"), "strides"),
+    "one variance": (_with([0.1], "anchors", "variances"), "variances"),
+    "variance is not a number": (_with([0.1, float("nan")], "anchors", "variances"), "variances"),
+    "licence is a list": (_with([], "licence"), "licence"),
+    "training is text": (_with("two hours", "training"), "training"),
+    "measured is a list": (_with([], "measured"), "measured"),
+    "limits is null": (_with(None, "limits"), "limits"),
+}
+ENCODER_MISTAKES = {
+    "no embedding": (_without("embedding"), "embedding"),
+    "no dimensions": (_without("embedding", "dimensions"), "dimensions"),
+    "no alignment": (_without("embedding", "alignment"), "alignment"),
+    "no dimension at all": (_with(0, "embedding", "dimensions"), "dimensions"),
+    "dimensions in words": (_with("128", "embedding", "dimensions"), "dimensions"),
+    "threshold in words": (_with("1.05", "embedding", "threshold_l2"), "threshold_l2"),
+    "threshold beyond unit vectors": (_with(2.5, "embedding", "threshold_l2"), "threshold_l2"),
+    "threshold is not a number": (_with(float("nan"), "embedding", "threshold_l2"), "threshold_l2"),
+    "threshold source is a number": (_with(7, "embedding", "threshold_source"), "threshold_source"),
+}
+MISTAKES = [
+    pytest.param(card, change, told, id=f"{card.kind}: {name}")
+    for card, mistakes in ((DETECTOR, DETECTOR_MISTAKES), (ENCODER, ENCODER_MISTAKES))
+    for name, (change, told) in mistakes.items()
+]
+
+
+@pytest.mark.parametrize("card", [DETECTOR, ENCODER], ids=["detector", "encoder"])
+def test_a_card_survives_the_round_trip(card: WeightCard) -> None:
+    assert WeightCard.from_json(card.to_json()) == card
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["onnx", "embedding", "licence", "training", "measured", "limits"],
+)
+def test_fields_with_a_default_may_be_left_out(field: str) -> None:
+    raw = json.loads(DETECTOR.to_json())
+    del raw[field]
+    assert WeightCard.from_json(json.dumps(raw)) == replace(
+        DETECTOR, **{field: getattr(_bare_detector(), field)}
+    )
+
+
+def _bare_detector() -> WeightCard:
+    return WeightCard("x", "detector", "y", DETECTOR.input, DETECTOR.parameters, anchors=AnchorSpec())
+
+
+@pytest.mark.parametrize(("card", "change", "told"), MISTAKES)
+def test_a_wrong_card_is_refused_and_named(
+    card: WeightCard, change: Callable[[Raw], None], told: str, tmp_path: Path
+) -> None:
+    raw = copy.deepcopy(json.loads(card.to_json()))
+    change(raw)
+    path = tmp_path / f"{card.name}.json"
+    path.write_text(json.dumps(raw))
+    with pytest.raises(WeightsError) as caught:
+        read_card(path)
+    assert str(path) in str(caught.value)
+    assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"text"',
+        b"\xff\xfe\x00",
+        b"<!DOCTYPE html>",
+        b"[" * 100_000,
+        b'{"a":' + b"9" * 5000 + b"}",
+    ],
+    ids=["empty", "cut", "list", "null", "text", "not utf-8", "html", "deep", "long number"],
+)
+def test_what_is_no_card_is_refused_and_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "some.json"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"some\.json"):
+        read_card(path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(ENCODER, parameters=WeightFile("some_encoder.safetensors", "c" * 64)),
+        replace(ENCODER, input=replace(ENCODER.input, channels="bgr")),
+        replace(ENCODER, input=replace(ENCODER.input, mean=(0.0, 0.0, 0.0))),
+        replace(ENCODER, embedding=EmbeddingSpec(128, "another_template")),
+    ],
+    ids=["parameters", "channels", "mean", "alignment"],
+)
+def test_the_fingerprint_changes_with_the_numbers(changed: WeightCard) -> None:
+    assert changed.fingerprint != ENCODER.fingerprint
+
+
+def test_the_fingerprint_does_not_change_with_the_words() -> None:
+    words = replace(ENCODER, licence="MIT", limits="none known", measured={"lfw": 0.97})
+    assert words.fingerprint == ENCODER.fingerprint
+    assert WeightCard.from_json(ENCODER.to_json()).fingerprint == ENCODER.fingerprint

@@ -1,0 +1,399 @@
+"""Fetching, against a real HTTP server on this computer that behaves and misbehaves on command."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import weights.download as download
+from facepipe.errors import WeightsError
+from weights.download import FetchOptions, fetch
+from weights.published import PUBLISHED
+
+NAME = "published_facenet_mobilenet_128"
+FILE = "facenet_mobilenet.pth"
+BODY = b"PK\x03\x04" + os.urandom(300_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+HASTY = FetchOptions(timeout_s=2.0, retries=2, first_wait_s=0.01)
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def send(body: bytes, status: int = 200, kind: str = "application/octet-stream") -> Answer:
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("Content-Type", kind)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    return answer
+
+
+def cut(request: BaseHTTPRequestHandler) -> None:
+    """Announce all, send half, hang up."""
+    request.send_response(200)
+    request.send_header("Content-Length", str(len(BODY)))
+    request.end_headers()
+    request.wfile.write(BODY[: len(BODY) // 2])
+
+
+def cut_chunked(request: BaseHTTPRequestHandler) -> None:
+    """No length announced; hang up in the middle of a chunk."""
+    request.send_response(200)
+    request.send_header("Transfer-Encoding", "chunked")
+    request.end_headers()
+    request.wfile.write(b"40000\r\n" + BODY[:1000])
+
+
+def hang_up(request: BaseHTTPRequestHandler) -> None:
+    """Not even a status line."""
+
+
+def stall(request: BaseHTTPRequestHandler) -> None:
+    """Send half of the body, then nothing for longer than the client's patience."""
+    cut(request)
+    time.sleep(1.0)
+
+
+def without_length(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(200)
+    request.end_headers()
+    request.wfile.write(BODY)
+
+
+def redirect(request: BaseHTTPRequestHandler) -> None:
+    request.send_response(302)
+    request.send_header("Location", "/moved")
+    request.end_headers()
+
+
+@dataclass
+class Server:
+    """Answers requests with `answers`, one after the other; the last one is repeated."""
+
+    answers: list[Answer] = field(default_factory=lambda: [send(BODY)])
+    paths: list[str] = field(default_factory=list)
+    url: str = ""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        close_connection = True
+
+        def do_GET(self) -> None:
+            state.paths.append(self.path)
+            number = min(len(state.paths), len(state.answers)) - 1
+            state.answers[number](self)
+            self.close_connection = True
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        state.url = f"http://127.0.0.1:{http.server_port}/release/{FILE}"
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield state
+        http.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FACEPIPE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("FACEPIPE_OFFLINE_WEIGHTS", raising=False)
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def known_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the registry held the file's hash."""
+    monkeypatch.setattr(download, "PUBLISHED", {NAME: replace(PUBLISHED[NAME], sha256=SHA256)})
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_fetched_file_is_whole_and_its_hash_remembered(server: Server, home: Path) -> None:
+    seen: list[tuple[int, int | None]] = []
+    result = fetch(
+        NAME, url=server.url, options=HASTY, progress=lambda done, total: seen.append((done, total))
+    )
+    assert result == download.FetchResult(home / "downloads" / FILE, SHA256, False, "network")
+    assert result.path.read_bytes() == BODY
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(BODY), len(BODY))
+    assert json.loads((home / "fetched_sha256.json").read_text()) == {NAME: SHA256}
+    assert files_in(home) == [f"downloads/{FILE}", "fetched_sha256.json"]
+
+
+def test_the_registered_address_is_asked_by_default(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(PUBLISHED[NAME], url=server.url)
+    monkeypatch.setattr(download, "PUBLISHED", {NAME: entry})
+    assert fetch(NAME, options=HASTY).sha256 == SHA256
+    assert server.paths == [f"/release/{FILE}"]
+
+
+def test_a_file_that_is_there_is_used_again(server: Server, tmp_path: Path) -> None:
+    first = fetch(NAME, url=server.url, folder=tmp_path / "mine", options=HASTY)
+    second = fetch(NAME, url=server.url, folder=tmp_path / "mine", options=HASTY)
+    assert second == replace(first, origin="existing", was_known=True)
+    assert len(server.paths) == 1
+
+
+def test_a_damaged_file_that_is_there_is_not_used(server: Server) -> None:
+    path = fetch(NAME, url=server.url, options=HASTY).path
+    path.write_bytes(BODY[:-1])
+    with pytest.raises(WeightsError, match=rf"{FILE}: sha256 is .* expected {SHA256}.*delete"):
+        fetch(NAME, url=server.url, options=HASTY)
+
+
+def test_a_known_hash_is_checked_and_not_remembered_again(
+    server: Server, known_hash: None, home: Path
+) -> None:
+    assert fetch(NAME, url=server.url, options=HASTY).was_known
+    assert files_in(home) == [f"downloads/{FILE}"]
+
+
+def test_a_wrong_hash_is_refused(server: Server, known_hash: None, home: Path) -> None:
+    server.answers = [send(BODY[:-1] + bytes([BODY[-1] ^ 1]))]
+    with pytest.raises(WeightsError, match=f"sha256 is .* expected {SHA256}") as caught:
+        fetch(NAME, url=server.url, options=HASTY)
+    assert server.url in str(caught.value)
+    assert len(server.paths) == 1
+    assert files_in(home) == []
+
+
+def test_a_file_that_changed_since_the_first_fetch_is_refused(server: Server, home: Path) -> None:
+    fetch(NAME, url=server.url, options=HASTY).path.unlink()
+    server.answers = [send(BODY + b"!")]
+    with pytest.raises(WeightsError, match=rf"expected {SHA256}.*take {NAME} out of .*fetched_sha256\.json"):
+        fetch(NAME, url=server.url, options=HASTY)
+    assert files_in(home) == ["fetched_sha256.json"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"a": 1}', b"\xff"])
+def test_damaged_memory_is_refused(content: bytes, server: Server, home: Path) -> None:
+    home.mkdir()
+    (home / "fetched_sha256.json").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"fetched_sha256\.json: .*mend or delete"):
+        fetch(NAME, url=server.url, options=HASTY)
+    assert server.paths == []
+
+
+def test_remembering_one_hash_keeps_the_others(server: Server, home: Path) -> None:
+    home.mkdir()
+    (home / "fetched_sha256.json").write_text('{"another": "abc"}')
+    fetch(NAME, url=server.url, options=HASTY)
+    assert json.loads((home / "fetched_sha256.json").read_text()) == {"another": "abc", NAME: SHA256}
+
+
+REFUSED = {
+    "html by its type": (send(b"<p>sorry", kind="text/html; charset=utf-8"), "web page"),
+    "html by its beginning": (send(b"\xef\xbb\xbf\n <!DOCTYPE html><p>sorry"), "web page"),
+    "html without a doctype": (send(b"<HTML><body>sorry"), "web page"),
+    "xml": (send(b"<?xml version='1.0'?><Error/>"), "web page"),
+    "empty": (send(b""), "is empty"),
+    "not found": (send(b"no", status=404), "HTTP 404"),
+    "forbidden": (send(b"no", status=403), "HTTP 403"),
+    "gone": (send(b"<html>", status=410, kind="text/html"), "HTTP 410"),
+    "too large": (send(BODY), "larger than the limit of 200000 bytes"),
+    "too large, unannounced": (without_length, "larger than the limit of 200000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("answer", "told"), REFUSED.values(), ids=REFUSED)
+def test_what_no_retry_mends_is_refused_at_once(
+    answer: Answer, told: str, server: Server, home: Path
+) -> None:
+    server.answers = [answer]
+    with pytest.raises(WeightsError, match=told) as caught:
+        fetch(NAME, url=server.url, options=replace(HASTY, max_bytes=200_000))
+    assert server.url in str(caught.value)
+    assert len(server.paths) == 1
+    assert files_in(home) == []
+
+
+PASSING = {
+    "cut": (cut, "cut after 150002 of 300004 bytes"),
+    "cut in a chunk": (cut_chunked, "broke off.*IncompleteRead"),
+    "silence": (stall, "cut after|broke off"),
+    "no answer": (hang_up, "no connection|broke off"),
+    "server error": (send(b"", status=500), "HTTP 500"),
+    "busy": (send(b"", status=503), "HTTP 503"),
+    "too many requests": (send(b"", status=429), "HTTP 429"),
+}
+
+
+@pytest.mark.parametrize(("answer", "_told"), PASSING.values(), ids=PASSING)
+def test_a_passing_failure_is_retried(answer: Answer, _told: str, server: Server, home: Path) -> None:
+    server.answers = [answer, answer, send(BODY)]
+    options = replace(HASTY, timeout_s=0.3)
+    assert fetch(NAME, url=server.url, options=options).path.read_bytes() == BODY
+    assert len(server.paths) == 3
+    assert files_in(home / "downloads") == [FILE]
+
+
+@pytest.mark.parametrize(("answer", "told"), PASSING.values(), ids=PASSING)
+def test_a_failure_that_lasts_is_told(answer: Answer, told: str, server: Server, home: Path) -> None:
+    server.answers = [answer]
+    with pytest.raises(WeightsError, match=rf"(?:{told}).*tried 3 times.*FACEPIPE_OFFLINE_WEIGHTS"):
+        fetch(NAME, url=server.url, options=replace(HASTY, timeout_s=0.3))
+    assert len(server.paths) == 3
+    assert files_in(home) == []
+
+
+def test_retries_wait_longer_each_time(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    server.answers = [send(b"", status=500)]
+    with pytest.raises(WeightsError):
+        fetch(NAME, url=server.url, options=FetchOptions(retries=3, first_wait_s=1.0))
+    assert waits == [1.0, 2.0, 4.0]
+
+
+def test_a_server_that_is_down_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as gone:
+        url = f"http://127.0.0.1:{gone.server_port}/{FILE}"
+    with pytest.raises(WeightsError, match=r"no connection .*tried 3 times"):
+        fetch(NAME, url=url, options=HASTY)
+    assert files_in(home) == []
+
+
+def test_a_body_without_announced_length_is_taken(server: Server) -> None:
+    server.answers = [without_length]
+    totals: set[int | None] = set()
+    assert fetch(NAME, url=server.url, options=HASTY, progress=lambda _, t: totals.add(t)).sha256 == SHA256
+    assert totals == {None}
+
+
+def test_redirections_are_followed(server: Server) -> None:
+    server.answers = [redirect, send(BODY)]
+    assert fetch(NAME, url=server.url, options=HASTY).sha256 == SHA256
+    assert server.paths == [f"/release/{FILE}", "/moved"]
+
+
+def test_a_redirection_may_not_leave_https() -> None:
+    download._check_redirect("https://a/x", "https://b/y")
+    download._check_redirect("http://a/x", "http://b/y")
+    with pytest.raises(WeightsError, match="redirects to http://b/y"):
+        download._check_redirect("https://a/x", "http://b/y")
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/x", "no address", ""])
+def test_only_web_addresses_are_asked(url: str, home: Path) -> None:
+    with pytest.raises(WeightsError, match="expected an http or https address"):
+        fetch(NAME, url=url, options=HASTY)
+    assert files_in(home) == []
+
+
+def test_the_offline_folder_comes_before_the_network(
+    server: Server, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carried = tmp_path / "carried"
+    carried.mkdir()
+    monkeypatch.setenv("FACEPIPE_OFFLINE_WEIGHTS", str(carried))
+    assert fetch(NAME, url=server.url, folder=tmp_path / "a", options=HASTY).origin == "network"
+    (carried / FILE).write_bytes(BODY)
+    result = fetch(NAME, url=server.url, options=HASTY)
+    assert result == download.FetchResult(home / "downloads" / FILE, SHA256, True, "offline")
+    assert result.path.read_bytes() == BODY
+    assert len(server.paths) == 1
+
+
+def test_the_offline_file_is_checked_like_any_other(
+    known_hash: None, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FACEPIPE_OFFLINE_WEIGHTS", str(tmp_path))
+    for content, told in ((BODY[:-1], f"expected {SHA256}"), (b"<html>", "web page"), (b"", "is empty")):
+        (tmp_path / FILE).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{tmp_path / FILE}: .*{told}"):
+            fetch(NAME)
+    assert files_in(home) == []
+
+
+def test_a_file_in_the_folder_s_place_is_told(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(WeightsError, match=rf"{FILE}: can't be written .*choose another folder"):
+        fetch(NAME, url=server.url, folder=tmp_path / "file", options=HASTY)
+
+
+def test_a_folder_in_the_file_s_place_is_told(server: Server, tmp_path: Path) -> None:
+    (tmp_path / FILE).mkdir()
+    with pytest.raises(WeightsError, match=f"{FILE}: can't read"):
+        fetch(NAME, url=server.url, folder=tmp_path, options=HASTY)
+
+
+@pytest.fixture
+def no_rights() -> Iterator[Path]:
+    """A folder that this process may read and not write; the superuser steps down for as long."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    superuser = hasattr(os, "geteuid") and os.geteuid() == 0
+    if superuser:
+        os.seteuid(65534)
+    try:
+        yield folder
+    finally:
+        if superuser:
+            os.seteuid(0)
+        folder.chmod(0o755)
+        folder.rmdir()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders have no such rights on Windows")
+def test_a_read_only_folder_is_told(server: Server, no_rights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEPIPE_HOME", str(no_rights))
+    with pytest.raises(WeightsError, match=r"can't be written .*[Pp]ermission denied"):
+        fetch(NAME, url=server.url, folder=no_rights, options=HASTY)
+    with pytest.raises(WeightsError, match=r"can't be written .*[Pp]ermission denied"):
+        fetch(NAME, url=server.url, options=HASTY)
+    assert files_in(no_rights) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_fetch_leaves_no_half_file(server: Server, home: Path) -> None:
+    def endless(request: BaseHTTPRequestHandler) -> None:
+        cut(request)
+        time.sleep(20 if len(server.paths) == 1 else 0)
+
+    server.answers = [endless, send(BODY)]
+    script = f"from weights.download import fetch; fetch({NAME!r}, url={server.url!r})"
+    root = Path(download.__file__).parents[1]
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
+    deadline = time.monotonic() + 20
+    while not any(path.stat().st_size for path in (home / "downloads").glob(".*.part")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+    assert not (home / "downloads" / FILE).exists()
+    assert fetch(NAME, url=server.url, options=HASTY).path.read_bytes() == BODY
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(WeightsError, match=rf"there are {NAME}.*Did you mean {NAME}"):
+        fetch("published_facenet_mobilnet_128")

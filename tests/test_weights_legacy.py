@@ -1,0 +1,148 @@
+"""Published checkpoints are read without running what is in them."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facepipe.errors import MissingExtraError, WeightsError
+from weights.legacy import read_legacy_checkpoint
+
+torch = pytest.importorskip("torch", reason="reading .pth files needs the [train] extra")
+
+
+class Bomb:
+    """A pickle of this runs a command when it is loaded without care."""
+
+    def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
+        return os.system, ("touch exploded",)
+
+
+def _saved(value: Any, zipped: bool = True) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer, _use_new_zipfile_serialization=zipped)
+    return buffer.getvalue()
+
+
+STATE = {"a.weight": torch.arange(2000.0), "a.count": torch.tensor(3)}
+PREFIXED = {f"module.{name}": tensor for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older form"])
+@pytest.mark.parametrize(
+    "content",
+    [STATE, PREFIXED, {"epoch": 3, "state_dict": PREFIXED}, {"epoch": 3, "arch": "x", "state_dict": STATE}],
+    ids=["plain", "data-parallel", "training checkpoint of both", "training checkpoint"],
+)
+def test_every_wrapping_gives_the_same_tensors(content: Any, zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(_saved(content, zipped))
+    read = read_legacy_checkpoint(path)
+    assert read.keys() == STATE.keys()
+    assert all(torch.equal(read[name], STATE[name]) for name in STATE)
+
+
+def test_a_prefix_that_not_all_share_is_part_of_the_names(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(_saved({"module.a": torch.ones(1), "b": torch.ones(1)}))
+    assert set(read_legacy_checkpoint(path)) == {"module.a", "b"}
+
+
+def _scripted() -> bytes:
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), buffer)
+    return buffer.getvalue()
+
+
+ZIP, OLDER = _saved(STATE), _saved(STATE, zipped=False)
+BAD = {
+    "empty": (b"", "is empty"),
+    "text": (b"hello, this is a text\n", "not a whole PyTorch checkpoint"),
+    "web page": (b"<!DOCTYPE html><html></html>", "not a whole PyTorch checkpoint"),
+    "zeros": (bytes(3000), "not a whole PyTorch checkpoint"),
+    "only the beginning of a zip": (b"PK\x03\x04" + bytes(range(100)), "not a whole PyTorch checkpoint"),
+    "half a zip": (ZIP[: len(ZIP) // 2], "not a whole PyTorch checkpoint"),
+    **{f"older form cut at {n}": (OLDER[:n], "not a whole PyTorch") for n in (30, 150, len(OLDER) // 2)},
+    "command": (_saved(Bomb()), "never runs code"),
+    "command among tensors": (_saved({"a": torch.ones(1), "b": Bomb()}), "posix.system|nt.system"),
+    "command, older form": (_saved(Bomb(), zipped=False), "never runs code"),
+    "command, bare pickle": (pickle.dumps(Bomb()), "not a whole PyTorch checkpoint"),
+    "whole network": (_saved(torch.nn.Linear(2, 2)), r"torch\.nn.*state_dict\(\)"),
+    "one tensor": (_saved(torch.ones(3)), "expected named tensors, got Tensor"),
+    "no tensors": (_saved({}), "expected named tensors"),
+    "numbers": (_saved({"epoch": 3, "loss": 0.5}), "epoch, loss are none"),
+    "tensors and numbers": (_saved({"state_dict": {"a": torch.ones(1), "lr": 0.1}}), "lr are none"),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "error::UserWarning")
+@pytest.mark.parametrize(("content", "told"), BAD.values(), ids=BAD)
+def test_bad_files_are_refused_and_named(
+    content: bytes, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "bad.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=rf"bad\.pth: .*(?:{told})") as caught:
+        read_legacy_checkpoint(path)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_a_torchscript_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pt"
+    path.write_bytes(_scripted())
+    with pytest.raises(WeightsError, match="TorchScript program"):
+        read_legacy_checkpoint(path)
+
+
+def test_the_bomb_is_a_real_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Bomb()))
+    assert (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["missing.pth", "."])
+def test_what_can_not_be_read_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=f"{tmp_path / name}: can't read"):
+        read_legacy_checkpoint(tmp_path / name)
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_import = builtins.__import__
+
+    def no_torch(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "torch":
+            raise ImportError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", no_torch)
+    with pytest.raises(MissingExtraError, match=r"pip install 'facepipe\[train\]'"):
+        read_legacy_checkpoint(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("file", "count", "one_name"),
+    [
+        ("retinaface_mnet025_rgb.pth", 300, "body.stage1.0.0.weight"),
+        ("retinaface_mnet025_bgr.pth", 300, "body.stage1.0.0.weight"),
+        ("retinaface_mnet025_bgr_anchors10.pth", 300, "body.stage1.0.0.weight"),
+        ("mobilenetv1_025_imagenet.pth", None, "stage1.0.0.weight"),
+    ],
+)
+def test_published_checkpoints_are_read(
+    shared_data: Path, file: str, count: int | None, one_name: str
+) -> None:
+    read = read_legacy_checkpoint(shared_data / "weights" / file)
+    assert read[one_name].shape == (8, 3, 3, 3)
+    assert count is None or len(read) == count
+    assert all(tensor.device.type == "cpu" for tensor in read.values())

@@ -1,0 +1,156 @@
+"""Finding weights by name: those shipped in the package, the user's own, and those in the offline folder."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from facepipe.errors import WeightsError
+from facepipe.home import facepipe_home
+from weights.card import WeightCard, check_name
+from weights.published import PUBLISHED
+
+DEFAULT_DETECTOR = "retinaface_mobilenet025"
+DEFAULT_ENCODER = "facenet_dense_128"
+
+Origin = Literal["shipped", "user", "offline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A card and the folder that it and its files are in. The files are not looked at yet."""
+
+    card: WeightCard
+    folder: Path
+
+    @property
+    def parameters_path(self) -> Path:
+        """The safetensors file."""
+        return self.folder / self.card.parameters.name
+
+    @property
+    def onnx_path(self) -> Path | None:
+        """The ONNX file; None for a weight that runs on torch only."""
+        return self.folder / self.card.onnx.name if self.card.onnx else None
+
+
+@dataclass(frozen=True, slots=True)
+class WeightEntry:
+    """One line of the list of weights. `weight` None: damaged card; `problem`: why the name can't be used."""
+
+    name: str
+    origin: Origin
+    card_path: Path
+    weight: Weight | None
+    problem: str | None = None
+
+
+def shipped_folder() -> Path:
+    """Folder of the weights inside the package."""
+    return Path(__file__).parent / "shipped"
+
+
+def user_folder() -> Path:
+    """Folder that imported weights go to: `$FACEPIPE_HOME/weights`. It need not exist yet."""
+    return facepipe_home() / "weights"
+
+
+def offline_folder() -> Path | None:
+    """`$FACEPIPE_OFFLINE_WEIGHTS`: cards and published files to use instead of the network; None: unset."""
+    value = os.environ.get("FACEPIPE_OFFLINE_WEIGHTS")
+    return Path(value).expanduser() if value else None
+
+
+def list_weights() -> list[WeightEntry]:
+    """Every card that is found, in the order of search: shipped, the user's, offline.
+
+    A damaged card, and one hidden by an earlier card of the same name, is listed with its `problem`.
+    """
+    entries: list[WeightEntry] = []
+    for origin, path in _card_paths():
+        hidden = any(entry.name == path.stem for entry in entries)
+        entries.append(_entry(origin, path, hidden))
+    return entries
+
+
+def load_card(name_or_path: str | Path) -> Weight:
+    """The weight of this name, or of the card at this path (a `Path`, or text with a slash or with `.json`).
+
+    Shipped weights come first: a card elsewhere can't take the place of one that came with the package.
+
+    Raises:
+        WeightsError: Unknown (lists the known names and near matches), or the card is damaged.
+    """
+    if isinstance(name_or_path, Path) or name_or_path.endswith(".json") or set(name_or_path) & {"/", os.sep}:
+        return read_card(Path(name_or_path))
+    name = check_name(name_or_path)
+    for _, path in _card_paths():
+        if path.stem == name:
+            return read_card(path)
+    raise WeightsError(_unknown(name))
+
+
+def read_card(path: Path) -> Weight:
+    """Read the card at `path`.
+
+    Raises:
+        WeightsError: Missing, unreadable, damaged, or not named after the weight that it describes.
+    """
+    if path.suffix != ".json":
+        raise WeightsError(
+            f"{path}: expected a weight's card, NAME.json (a .pth or .pt file is imported first)"
+        )
+    try:
+        card = WeightCard.from_json(path.read_text(encoding="utf-8"), source=path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: can't read this card: {error}") from error
+    if card.name != path.stem:
+        raise WeightsError(f"{path}: is the card of {card.name!r}; rename it to {card.name}.json")
+    return Weight(card, path.parent)
+
+
+def check_new_name(name: str) -> str:
+    """`name` itself, if a weight of the user's may be called so.
+
+    Raises:
+        WeightsError: Not usable in a path, or the name of a shipped weight, which would hide the new one.
+    """
+    if (shipped_folder() / f"{check_name(name)}.json").exists():
+        raise WeightsError(f"{name!r} is the name of a weight that ships with facepipe; choose another name")
+    return name
+
+
+def _card_paths() -> Iterator[tuple[Origin, Path]]:
+    for origin, folder in _folders():
+        for path in sorted(folder.glob("[!.]*.json")):
+            yield origin, path
+
+
+def _folders() -> Iterator[tuple[Origin, Path]]:
+    """One after the other, so that a shipped weight is found even where there is no home folder."""
+    yield "shipped", shipped_folder()
+    yield "user", user_folder()
+    if offline := offline_folder():
+        yield "offline", offline
+
+
+def _entry(origin: Origin, path: Path, hidden: bool) -> WeightEntry:
+    try:
+        weight = read_card(path)
+    except WeightsError as error:
+        return WeightEntry(path.stem, origin, path, None, str(error))
+    problem = f"{path}: hidden by another weight of the same name" if hidden else None
+    return WeightEntry(path.stem, origin, path, weight, problem)
+
+
+def _unknown(name: str) -> str:
+    known = list(dict.fromkeys(path.stem for _, path in _card_paths()))
+    message = f"no weight is called {name!r}; known: {', '.join(known) or 'none'}"
+    if name in PUBLISHED:
+        return f"{message}. It is a published one: facepipe weights fetch {name}, then import the file"
+    near = difflib.get_close_matches(name, [*known, *PUBLISHED])
+    return f"{message}. Did you mean {' or '.join(near)}?" if near else message

@@ -1,0 +1,155 @@
+"""Reading and writing a weight's files: nothing is used whose hash differs from the card's."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from facepipe.errors import WeightsError
+from facepipe.files import atomic_write_bytes, sync_folder
+from weights.card import WeightCard, WeightFile
+from weights.registry import Weight, shipped_folder
+
+Parameters = dict[str, NDArray[Any]]
+
+
+def read_parameters(weight: Weight) -> Parameters:
+    """The verified parameters, by name, in the type they are stored in (float16 or float32, int64 counters).
+
+    Raises:
+        WeightsError: Missing, not the file that the card describes, or not in the safetensors format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    data = _read_verified(weight, weight.card.parameters)
+    try:
+        return dict(load(data))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{weight.parameters_path}: not a readable safetensors file: {error}") from error
+
+
+def read_onnx(weight: Weight) -> bytes:
+    """The verified serving file, as bytes that ONNX Runtime takes.
+
+    Raises:
+        WeightsError: This weight has none, or it is missing, or not the file that the card describes.
+    """
+    if weight.card.onnx is None:
+        raise WeightsError(f"{weight.card.name} has no ONNX file: run it with --runtime torch")
+    return _read_verified(weight, weight.card.onnx)
+
+
+def verify(weight: Weight) -> None:
+    """Check every file of `weight` against its card.
+
+    Raises:
+        WeightsError: The first file that is missing or differs; names it, both hashes, and the cure.
+    """
+    for file in (weight.card.parameters, weight.card.onnx):
+        if file is not None:
+            _read_verified(weight, file)
+
+
+def write_weight(
+    folder: Path,
+    card: WeightCard,
+    parameters: Mapping[str, NDArray[Any]],
+    onnx: bytes | None,
+    *,
+    replace_existing: bool = False,
+) -> Weight:
+    """Write NAME.safetensors, NAME.onnx and NAME.json to `folder`, which is made if it is missing.
+
+    The file names and hashes in `card` are filled in. All is written before anything takes its final
+    name, the card last: until then the folder holds no new weight, and an old one stays.
+
+    Args:
+        folder: Where to.
+        card: `parameters` and `onnx` in it are ignored.
+        parameters: At least one array.
+        onnx: The serving file, or None for a weight that runs on torch only.
+        replace_existing: Whether a weight of this name that is there already may be replaced.
+
+    Raises:
+        WeightsError: The name is taken, there is nothing to write, or the folder can't be written.
+    """
+    names = (f"{card.name}.safetensors", f"{card.name}.onnx", f"{card.name}.json")
+    if (folder / names[2]).exists() and not replace_existing:
+        raise WeightsError(f"{folder / names[2]}: exists already; choose another name or ask to replace it")
+    tensors = _to_safetensors(card.name, parameters)
+    card = replace(
+        card,
+        parameters=WeightFile(names[0], _sha256(tensors)),
+        onnx=None if onnx is None else WeightFile(names[1], _sha256(onnx)),
+    )
+    contents = {names[0]: tensors, names[1]: onnx, names[2]: card.to_json().encode()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_together(
+            folder, card.name, {name: data for name, data in contents.items() if data is not None}
+        )
+        if onnx is None:
+            (folder / names[1]).unlink(missing_ok=True)
+    except OSError as error:
+        raise WeightsError(f"{folder}: can't write the weight {card.name}: {error}") from error
+    return Weight(card, folder)
+
+
+def _write_together(folder: Path, name: str, contents: Mapping[str, bytes]) -> None:
+    """Stage every file before the first is renamed: a full disk or a kill leaves what was there before."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as staging:
+        for file_name, data in contents.items():
+            atomic_write_bytes(Path(staging) / file_name, data)
+        for file_name in contents:
+            os.replace(Path(staging) / file_name, folder / file_name)
+            sync_folder(folder)
+
+
+def _to_safetensors(name: str, parameters: Mapping[str, NDArray[Any]]) -> bytes:
+    from safetensors import SafetensorError
+    from safetensors.numpy import save
+
+    if not parameters:
+        raise WeightsError(f"{name}: no parameters to write")
+    try:
+        return bytes(save({key: np.asarray(value, order="C") for key, value in parameters.items()}))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise WeightsError(f"{name}: parameters that safetensors can't hold: {error}") from error
+
+
+def _read_verified(weight: Weight, file: WeightFile) -> bytes:
+    """The very bytes that were hashed are returned, so that nothing can change in between."""
+    path = weight.folder / file.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: can't read this file of {weight.card.name}: {error}. {_cure(weight)}"
+        ) from error
+    actual = _sha256(data)
+    if file.sha256 is None:
+        raise WeightsError(
+            f"{path}: its card has no sha256; if you trust the file, write {actual} into the card"
+        )
+    if actual != file.sha256:
+        raise WeightsError(f"{path}: sha256 is {actual}, its card says {file.sha256}. {_cure(weight)}")
+    return data
+
+
+def _cure(weight: Weight) -> str:
+    if weight.folder == shipped_folder():
+        return "Reinstall facepipe: pip install --force-reinstall --no-deps facepipe"
+    return "Import, train or copy this weight again"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
