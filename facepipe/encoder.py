@@ -66,8 +66,15 @@ class FaceEncoder:
         batch = np.empty((len(crops), 3, size, size), np.float32)
         for crop, planes in zip(crops, batch, strict=True):
             to_planes(crop, self.card.input, planes)
+        vectors = self._run(batch)
+        if self.embedding.flip_average:
+            vectors = vectors + self._run(np.ascontiguousarray(batch[..., ::-1]))
+            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    def _run(self, batch: FloatArray) -> FloatArray:
         (vectors,) = self._network.run(batch)
-        if vectors.shape != (len(crops), self.embedding.dimensions):
+        if vectors.shape != (len(batch), self.embedding.dimensions):
             raise WeightsError(
                 f"{self.card.name}: the card says {self.embedding.dimensions} dimensions, "
                 f"the network gives {vectors.shape[-1]}"

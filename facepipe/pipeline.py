@@ -8,11 +8,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
 from facepipe.errors import PhotoError, UsageError, WeightsError
-from facepipe.faces import Faces, UInt8Array
+from facepipe.faces import Faces, Match, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
+from facepipe.quality import NamingRules, recognisable
 from facepipe.runtime import RuntimeChoice, choose_runtime
 from gallery import EncoderIdentity, Gallery
 from weights.card import WeightCard
@@ -106,14 +109,22 @@ class FacePipeline:
         return self.encoder.embed(photo, self.detector.detect(photo))
 
     def identify(
-        self, photo: UInt8Array, *, threshold_l2: float | None = None, one_person_per_photo: bool = True
+        self,
+        photo: UInt8Array,
+        *,
+        threshold_l2: float | None = None,
+        one_person_per_photo: bool = True,
+        rules: NamingRules | None = None,
     ) -> Faces:
         """The faces with their vectors and what the gallery says of them.
+
+        Faces that are not good enough to be compared (see `NamingRules`) are unknown, without a distance.
 
         Args:
             photo: RGB uint8 (h, w, 3).
             threshold_l2: Largest distance at which a face is named; None: the encoder's default.
             one_person_per_photo: Whether a person is given to one face at most.
+            rules: Which faces are compared at all.
 
         Raises:
             UsageError: No gallery, or neither a threshold nor a default one.
@@ -122,12 +133,29 @@ class FacePipeline:
         if threshold_l2 is None and self.encoder.embedding.threshold_l2 is None:
             raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
         faces = self.embed(photo)
-        assert faces.embeddings is not None
         return faces.with_matches(
-            gallery.match(
-                faces.embeddings, threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo
-            )
+            self._match(gallery, photo, faces, threshold_l2, one_person_per_photo, rules)
         )
+
+    def _match(
+        self,
+        gallery: Gallery,
+        photo: UInt8Array,
+        faces: Faces,
+        threshold_l2: float | None,
+        one_person_per_photo: bool,
+        rules: NamingRules | None,
+    ) -> list[Match]:
+        assert faces.embeddings is not None
+        compared = np.flatnonzero(recognisable(photo, faces, rules))
+        answers = gallery.match(
+            faces.embeddings[compared], threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo
+        )
+        threshold = gallery.encoder.threshold_l2 if threshold_l2 is None else threshold_l2
+        matches = [Match(None, None, threshold)] * len(faces)
+        for row, answer in zip(compared, answers, strict=True):
+            matches[row] = answer
+        return matches
 
     def identify_files(
         self,

@@ -53,6 +53,21 @@ class EnrolRules:
 
 
 @dataclass(frozen=True, slots=True)
+class NamingRules:
+    """What a face must have to be compared with a gallery; other faces are unknown.
+
+    Attributes:
+        min_score: Least detector confidence, 0..1.
+        min_size_px: Least shorter side of the box.
+        min_sharpness: Least `sharpness`; as for enrolment.
+    """
+
+    min_score: float = 0.8
+    min_size_px: float = 24.0
+    min_sharpness: float = 0.20
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """One reason to refuse a photo, and the sentence with the measured and the wanted number."""
 
@@ -65,7 +80,8 @@ class Judgement:
     """What `judge` found.
 
     Attributes:
-        face: Row of the largest face, the one to be enrolled; None where the photo has no face.
+        face: Row of the face to be enrolled, the largest of those that the detector is sure of (the largest of
+            all where it is sure of none); None where the photo has no face.
         size_px: Shorter side of its box; 0 without a face.
         score: Its detector confidence; 0 without a face.
         sharpness: Its `sharpness`; 0 without a face.
@@ -80,7 +96,7 @@ class Judgement:
 
 
 def judge(image: UInt8Array, faces: Faces, rules: EnrolRules | None = None) -> Judgement:
-    """Measure the largest face of a photo against the rules for enrolment.
+    """Measure the face that a photo is of against the rules for enrolment.
 
     Args:
         image: RGB uint8 (H, W, 3), the full photo.
@@ -94,7 +110,7 @@ def judge(image: UInt8Array, faces: Faces, rules: EnrolRules | None = None) -> J
     if not len(faces):
         nobody = Refusal(Reason.NO_FACE, "no face found")
         return Judgement(None, 0.0, 0.0, 0.0, (nobody,))
-    face = int(faces.sizes_px.argmax())
+    face = _principal(faces, rules.min_score)
     crops = align_faces(image, faces.landmarks[face : face + 1], SHARPNESS_TEMPLATE)
     measured = Judgement(
         face=face,
@@ -106,6 +122,20 @@ def judge(image: UInt8Array, faces: Faces, rules: EnrolRules | None = None) -> J
     rivals = (faces.sizes_px >= rules.max_rival_size * measured.size_px) & (faces.scores >= rules.min_score)
     rivals[face] = False
     return replace(measured, refusals=_refusals(measured, int(rivals.sum()), rules))
+
+
+def recognisable(image: UInt8Array, faces: Faces, rules: NamingRules | None = None) -> npt.NDArray[np.bool_]:
+    """bool (n,): which faces of a photo are good enough to be compared with a gallery.
+
+    Small and blurred faces, and what is hardly a face, have vectors near many people's: to leave them unknown
+    costs little and avoids most wrong names. Landmarks must determine an alignment (else `LandmarkError`).
+    """
+    rules = rules or NamingRules()
+    good = np.asarray((faces.scores >= rules.min_score) & (faces.sizes_px >= rules.min_size_px))
+    rows = np.flatnonzero(good)
+    crops = align_faces(image, faces.landmarks[rows], SHARPNESS_TEMPLATE)
+    good[rows] = sharpness(crops) >= rules.min_sharpness
+    return good
 
 
 def sharpness(crops: UInt8Array) -> FloatArray:
@@ -124,6 +154,12 @@ def sharpness(crops: UInt8Array) -> FloatArray:
     if crops.shape[1:] != (_CROP_PX, _CROP_PX, 3):
         raise ValueError(f"expected crops of shape (n, {_CROP_PX}, {_CROP_PX}, 3), got {crops.shape}")
     return np.array([_detail_lost_to_blur(crop) for crop in crops], dtype=np.float32)
+
+
+def _principal(faces: Faces, min_score: float) -> int:
+    sure = faces.scores >= min_score
+    sizes = np.where(sure, faces.sizes_px, 0) if sure.any() else faces.sizes_px
+    return int(sizes.argmax())
 
 
 def _detail_lost_to_blur(crop: UInt8Array) -> float:

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from facepipe.errors import GalleryError
-from gallery.files import sync_folder
+from facepipe.files import sync_folder
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""

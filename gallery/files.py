@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from facepipe.files import sync_folder
+
 PRIVATE_FILE_MODE = 0o600
 PRIVATE_FOLDER_MODE = 0o700
 
 
 @contextmanager
 def replaced(file: Path, temporary: Path) -> Iterator[BinaryIO]:
-    """Write `temporary`, sync it, and rename it over `file`; both in one folder. Deleted where that fails."""
+    """Write `temporary`, sync it, and rename it over `file`; both in one folder. Deleted where that fails.
+
+    Unlike `facepipe.files.atomic_file`, it is closed to other users and has a name that the caller knows:
+    what a killed process leaves of a gallery's vectors must be found again to be erased.
+    """
     try:
         with open(temporary, "wb", opener=_private_opener) as out:
             yield out
@@ -25,17 +31,6 @@ def replaced(file: Path, temporary: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(file.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and deletions in `folder` durable, where the system lets folders be opened."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _private_opener(path: str, flags: int) -> int:

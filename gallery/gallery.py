@@ -168,6 +168,7 @@ class Gallery:
         old, new = clean_name(old), clean_name(new)
         with self._store.changing():
             self._store.rename(old, new)
+        self._store.wipe_deleted()
 
     def merge(self, source: str, into: str) -> int:
         """Make one person of two: `into` gets the templates of `source`, who is forgotten; answers how many.
@@ -180,7 +181,9 @@ class Gallery:
             raise GalleryError(f"{source!r} can't be merged into the same person")
         with self._store.changing():
             self._index_is_due = True
-            return self._store.merge(source, into)
+            count = self._store.merge(source, into)
+        self._store.wipe_deleted()
+        return count
 
     def remove(self, name: str) -> int:
         """Forget a person: name, vectors and paths leave every file of the gallery.
@@ -253,7 +256,8 @@ class Gallery:
         require_threshold(threshold_l2)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
         with self._store.reading():
-            index, directory = self._current_index(), self._current_directory()
+            directory = self._current_directory()
+            index = self._current_index(directory)
             nearest = nearest_people(index, directory, embeddings)
         accepted = accepted_faces(nearest, threshold_l2, one_person_per_photo)
         return as_matches(nearest, accepted, threshold_l2, directory.names)
@@ -288,13 +292,13 @@ class Gallery:
 
     # The index, kept in step with the truth; all inside a transaction
 
-    def _current_index(self) -> VectorIndex:
+    def _current_index(self, directory: Directory) -> VectorIndex:
         state = self._store.vector_state()
         self._index_is_due = True
         if self._index is None:
             self._index = self._load_index()
         if self._index.state != state:
-            self._catch_up(self._index, state)
+            self._catch_up(self._index, directory, state)
         return self._index
 
     def _load_index(self) -> VectorIndex:
@@ -320,10 +324,9 @@ class Gallery:
     def _say(self, what: str) -> None:
         logger.warning("%s: the index %s; nothing is lost", self.path / INDEX_FILE, what)
 
-    def _catch_up(self, index: VectorIndex, state: VectorState) -> None:
+    def _catch_up(self, index: VectorIndex, directory: Directory, state: VectorState) -> None:
         """Add and remove what differs: an id means the same vector for ever."""
-        wanted, _ = self._store.template_people()
-        held = index.ids
+        wanted, held = directory.template_ids, index.ids
         index.remove(np.setdiff1d(held, wanted))
         for ids, vectors in self._store.vectors(np.setdiff1d(wanted, held)):
             index.add(ids, vectors)
@@ -343,7 +346,8 @@ class Gallery:
             if saved_state(file) == self._store.vector_state() and not self._index_file_is_damaged:
                 return
         with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
-            self._current_index().save(file, self.path / INDEX_TEMPORARY_FILE)
+            index = self._current_index(self._current_directory())
+            index.save(file, self.path / INDEX_TEMPORARY_FILE)
 
     def _require_encoder(self) -> None:
         if not self._takes_vectors:

@@ -39,7 +39,7 @@ _SCHEMA = (
         encoder_fingerprint TEXT NOT NULL,
         dimensions INTEGER NOT NULL,
         threshold_l2 REAL NOT NULL,
-        wipe_due INTEGER NOT NULL)""",  # Generation of the last removal not wiped yet, or 0.
+        wipe_due INTEGER NOT NULL)""",  # Generation of the last change that left remains, or 0.
     # AUTOINCREMENT: the id of a removed row is never given again, so an index can't confuse the two.
     """CREATE TABLE people (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -112,11 +112,14 @@ class Store:
                 self._sql.execute("UPDATE meta SET generation = generation + 1")
 
     def wipe_deleted(self) -> None:
-        """If a removal asks for it, leave no byte of the removed in the SQLite file and its log."""
+        """Leave no byte of forgotten names and vectors in the SQLite file and its log, where that is due.
+
+        Outside of any transaction. SQLite's secure_delete alone leaves copies in pages that were split.
+        """
         with self.reading():
             due = self._value("SELECT wipe_due FROM meta")
         if due and self._database.wipe_deleted():
-            with self._database.writing() as sql:  # Unless somebody was removed meanwhile.
+            with self._database.writing() as sql:  # Unless more was forgotten meanwhile.
                 sql.execute("UPDATE meta SET wipe_due = 0 WHERE wipe_due = ?", (due,))
 
     def _require_our_schema(self, file: Path) -> None:
@@ -234,16 +237,19 @@ class Store:
         return ids
 
     def rename(self, old: str, new: str) -> None:
-        """Give a person another name that nobody has."""
+        """Give a person another name that nobody has. `wipe_deleted` is due afterwards."""
         person_id = self._person_id(old)
         if self._exists("SELECT 1 FROM people WHERE name = ?", new):
             raise GalleryError(
                 f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
             )
         self._sql.execute("UPDATE people SET name = ? WHERE id = ?", (new, person_id))
+        self._note_wipe_due()
 
     def merge(self, source: str, into: str) -> int:
         """Hand the templates of one person to another, who may hold some already, and forget the first.
+
+        `wipe_deleted` is due afterwards.
 
         Returns:
             How many were handed over.
@@ -264,9 +270,7 @@ class Store:
 
     def remove(self, person: str) -> int:
         """Delete a person and all templates; answers how many. `wipe_deleted` is due afterwards."""
-        removed = self._delete_person(person)
-        self._sql.execute("UPDATE meta SET wipe_due = generation + 1")
-        return removed
+        return self._delete_person(person)
 
     def _delete_person(self, name: str) -> int:
         person_id = self._person_id(name)
@@ -274,6 +278,7 @@ class Store:
         self._sql.execute("DELETE FROM people WHERE id = ?", (person_id,))
         if removed:
             self._note_vectors_changed()
+        self._note_wipe_due()
         return removed
 
     def _is_stored(self, person_id: int, vector: FloatArray, photo_sha256: str | None) -> bool:
@@ -313,6 +318,9 @@ class Store:
         """The same change may note it several times; the generation is raised at its end."""
         token = secrets.token_bytes(16)
         self._sql.execute("INSERT OR IGNORE INTO vector_states SELECT generation + 1, ? FROM meta", (token,))
+
+    def _note_wipe_due(self) -> None:
+        self._sql.execute("UPDATE meta SET wipe_due = generation + 1")
 
     # Small things
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 
 from facepipe.faces import FloatArray
 from gallery import EncoderIdentity, NewTemplate
@@ -15,9 +16,10 @@ OTHER_ENCODER = EncoderIdentity(
 )
 
 
-def unit(vectors: np.ndarray) -> FloatArray:
+def unit(vectors: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> FloatArray:
     """Rows of unit length, float32."""
-    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    rows: FloatArray = (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def person_vectors(seed: int, count: int, spread: float = 0.05) -> FloatArray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from gallery import EncoderIdentity, Gallery
 
 
 @pytest.fixture
-def gallery(tmp_path: Path):
+def gallery(tmp_path: Path) -> Iterator[Gallery]:
     """Ada with three templates, 李雷 with two that know nothing but their vector."""
     with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
         gallery.add("Ada", [template(v, f"ada{i}") for i, v in enumerate(person_vectors(1, 3))])
@@ -34,7 +34,7 @@ def archive(gallery: Gallery, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def empty(tmp_path: Path):
+def empty(tmp_path: Path) -> Iterator[Gallery]:
     with Gallery.open(tmp_path / "empty", ENCODER, create=True) as gallery:
         yield gallery
 
@@ -130,7 +130,7 @@ def test_a_failed_export_keeps_the_old_archive(
 
 # Harm
 
-Document = dict[str, Any]
+Document = Any  # JSON
 
 
 def rewritten(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,8 @@ def test_agrees_with_brute_force(
         (m.name, m.runner_up_name, m.threshold_l2) for m in expected
     ]
     np.testing.assert_allclose(
-        [(m.distance_l2, m.runner_up_distance_l2) for m in matches],
-        [(m.distance_l2, m.runner_up_distance_l2) for m in expected],
+        np.array([(m.distance_l2, m.runner_up_distance_l2) for m in matches], np.float64),
+        np.array([(m.distance_l2, m.runner_up_distance_l2) for m in expected], np.float64),
         rtol=0,
         atol=1e-12,
     )
@@ -82,8 +83,11 @@ def at_distance(origin: FloatArray, distance_l2: float, seed: int = 0) -> FloatA
     return unit(cosine * origin + np.sqrt(1 - cosine**2) * sideways)
 
 
+KnowsAda = tuple[Gallery, FloatArray]
+
+
 @pytest.fixture
-def ada(tmp_path: Path):
+def ada(tmp_path: Path) -> Iterator[KnowsAda]:
     """A gallery with one template of Ada, and the template."""
     vector = person_vectors(1, 1)[0]
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
@@ -91,13 +95,13 @@ def ada(tmp_path: Path):
         yield gallery, vector
 
 
-def test_distances_are_euclidean_not_squared(ada) -> None:
+def test_distances_are_euclidean_not_squared(ada: KnowsAda) -> None:
     gallery, vector = ada
     (match,) = gallery.match(at_distance(vector, 0.6)[None])
     assert match.distance_l2 == pytest.approx(0.6, abs=1e-6)
 
 
-def test_the_threshold_is_the_encoders_unless_given(ada) -> None:
+def test_the_threshold_is_the_encoders_unless_given(ada: KnowsAda) -> None:
     gallery, vector = ada
     queries = np.stack([at_distance(vector, 0.99), at_distance(vector, 1.01)])
     assert [m.name for m in gallery.match(queries)] == ["Ada", None]
@@ -106,21 +110,22 @@ def test_the_threshold_is_the_encoders_unless_given(ada) -> None:
     assert gallery.match(queries)[1].distance_l2 == pytest.approx(1.01, abs=1e-6)
 
 
-def test_a_distance_equal_to_the_threshold_is_accepted(ada) -> None:
+def test_a_distance_equal_to_the_threshold_is_accepted(ada: KnowsAda) -> None:
     gallery, vector = ada
     query = at_distance(vector, 0.5)[None]
     distance = gallery.match(query)[0].distance_l2
+    assert distance is not None
     assert gallery.match(query, threshold_l2=distance)[0].name == "Ada"
     assert gallery.match(query, threshold_l2=np.nextafter(distance, 0))[0].name is None
 
 
 @pytest.mark.parametrize("threshold_l2", [-0.1, float("nan"), float("inf")])
-def test_thresholds_that_make_no_sense(ada, threshold_l2: float) -> None:
+def test_thresholds_that_make_no_sense(ada: KnowsAda, threshold_l2: float) -> None:
     with pytest.raises(UsageError, match="threshold"):
         ada[0].match(ada[1][None], threshold_l2=threshold_l2)
 
 
-def test_one_person_has_no_runner_up(ada) -> None:
+def test_one_person_has_no_runner_up(ada: KnowsAda) -> None:
     gallery, vector = ada
     (match,) = gallery.match(vector[None])
     assert (match.runner_up_name, match.runner_up_distance_l2) == (None, None)
@@ -131,28 +136,29 @@ def test_an_empty_gallery_knows_nobody(tmp_path: Path) -> None:
         assert gallery.match(person_vectors(1, 2)) == (Match(None, None, 1.0), Match(None, None, 1.0))
 
 
-def test_no_faces_no_answers(ada) -> None:
+def test_no_faces_no_answers(ada: KnowsAda) -> None:
     assert ada[0].match(np.zeros((0, 128), np.float32)) == ()
 
 
-def test_a_person_is_given_to_the_nearest_face_only(ada) -> None:
+def test_a_person_is_given_to_the_nearest_face_only(ada: KnowsAda) -> None:
     gallery, vector = ada
     queries = np.stack([at_distance(vector, d) for d in (0.5, 0.3, 0.4)])
     assert [m.name for m in gallery.match(queries)] == [None, "Ada", None]
     assert [m.name for m in gallery.match(queries, one_person_per_photo=False)] == ["Ada"] * 3
 
 
-def test_of_two_equal_faces_the_first_is_named(ada) -> None:
+def test_of_two_equal_faces_the_first_is_named(ada: KnowsAda) -> None:
     gallery, vector = ada
     assert [m.name for m in gallery.match(np.stack([vector, vector]))] == ["Ada", None]
 
 
-def test_a_face_that_lost_its_person_is_not_named_as_a_farther_one(ada) -> None:
+def test_a_face_that_lost_its_person_is_not_named_as_a_farther_one(ada: KnowsAda) -> None:
     gallery, vector = ada
     query = at_distance(vector, 0.3)
     gallery.add("Bob", templates(at_distance(query, 0.5, seed=9)[None]))
     loser = gallery.match(np.stack([vector, query]))[1]
     assert loser.runner_up_name == "Bob"
+    assert loser.runner_up_distance_l2 is not None
     assert loser.runner_up_distance_l2 < ENCODER.threshold_l2
     assert loser.name is None
 

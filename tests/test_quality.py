@@ -148,7 +148,7 @@ def test_contrast_and_brightness_hardly_matter(crop: UInt8Array, contrast: float
 
 @pytest.mark.parametrize("direction", ["across", "down", "diagonal", "other diagonal"])
 def test_motion_in_any_direction_is_blur(crop: UInt8Array, direction: str) -> None:
-    path = np.eye(11, dtype=np.float32) / 11
+    path = np.eye(11, dtype=np.float32) / np.float32(11)
     kernels: dict[str, FloatArray] = {
         "across": np.full((1, 11), 1 / 11, np.float32),
         "down": np.full((11, 1), 1 / 11, np.float32),

@@ -89,12 +89,14 @@ class EmbeddingSpec:
     Attributes:
         dimensions: Length of a vector; vectors have unit length.
         alignment: Name of the landmark template in `facepipe.align.TEMPLATES` that crops are warped to.
+        flip_average: Whether a face's vector is the normalised sum of those of the crop and its mirror image.
         threshold_l2: Default largest Euclidean distance at which a face is named; None: not measured.
         threshold_source: How that threshold was measured, in a sentence.
     """
 
     dimensions: int
     alignment: str
+    flip_average: bool = False
     threshold_l2: float | None = None
     threshold_source: str | None = None
 
@@ -164,11 +166,11 @@ class WeightCard:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change whenever the numbers coming out would: parameters or preprocessing."""
-        alignment = self.embedding.alignment if self.embedding else None
+        embedding = self.embedding and [self.embedding.alignment, self.embedding.flip_average]
         meaning = [
             self.parameters.sha256,
             asdict(self.input),
-            asdict(self.anchors) if self.anchors else alignment,
+            asdict(self.anchors) if self.anchors else embedding,
         ]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -243,11 +245,13 @@ def _anchor_spec(raw: Any) -> AnchorSpec:
 
 
 def _embedding_spec(raw: Any) -> EmbeddingSpec:
-    _check_fields(raw, "embedding", ("dimensions", "alignment"), ("threshold_l2", "threshold_source"))
+    optional = ("flip_average", "threshold_l2", "threshold_source")
+    _check_fields(raw, "embedding", ("dimensions", "alignment"), optional)
     threshold, source = raw.get("threshold_l2"), raw.get("threshold_source")
     return EmbeddingSpec(
         dimensions=_integer(raw["dimensions"], "embedding.dimensions"),
         alignment=_text(raw["alignment"], "embedding.alignment"),
+        flip_average=_boolean(raw.get("flip_average", False), "embedding.flip_average"),
         threshold_l2=None if threshold is None else _number(threshold, "embedding.threshold_l2"),
         threshold_source=None if source is None else _text(source, "embedding.threshold_source"),
     )
@@ -297,6 +301,12 @@ def _numbers(values: Any, where: str, count: int) -> tuple[float, ...]:
     if len(numbers) != count:
         raise ValueError(f"{where}: expected {count} numbers, got {len(numbers)}")
     return numbers
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{where}: expected true or false, got {value!r:.80}")
+    return value
 
 
 def _one_of(value: Any, where: str, allowed: tuple[str, ...]) -> Any:

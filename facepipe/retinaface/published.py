@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 _MOBILENET = [
     # Within a depthwise block the published layout numbers depthwise conv, BN, act, pointwise conv, BN, act.
@@ -44,7 +45,7 @@ def imagenet_backbone_name(published: str) -> str | None:
     return our_name(f"body.{published}") if published.startswith("stage") else None
 
 
-def _first_match(name: str, rules: list[tuple[str, object]]) -> str:
+def _first_match(name: str, rules: Sequence[tuple[str, object]]) -> str:
     for pattern, replacement in rules:
         renamed, count = re.subn(pattern, replacement, name, count=1)  # type: ignore[call-overload]
         if count:

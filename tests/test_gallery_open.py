@@ -1,0 +1,179 @@
+"""Which galleries open, and what is said of the others."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, templates
+
+from facepipe.errors import GalleryError
+from gallery import EncoderIdentity, Gallery
+from gallery.store import Store
+
+
+def test_a_missing_gallery_tells_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="facepipe enroll"):
+        Gallery.open(tmp_path / "none", ENCODER)
+    with pytest.raises(GalleryError, match="facepipe enroll"):
+        Gallery.open(tmp_path, ENCODER)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gallery_that_another_process_made_first_is_not_replaced(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+    Store.create(tmp_path / "gallery.sqlite3", ENCODER)  # By one that found none a moment ago.
+    with Gallery.open(tmp_path) as gallery:
+        assert [p.name for p in gallery.people()] == ["Ada"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["gallery.sqlite3", "index.faiss"]
+
+
+def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path) -> None:
+    Gallery.open(tmp_path / "g", ENCODER, create=True).close()
+    before = (tmp_path / "g" / "gallery.sqlite3").read_bytes()
+    for create in (False, True):
+        with pytest.raises(GalleryError, match=r"round .*square .*enroll"):
+            Gallery.open(tmp_path / "g", OTHER_ENCODER, create=create)
+    assert (tmp_path / "g" / "gallery.sqlite3").read_bytes() == before
+
+
+def test_the_encoder_given_brings_its_own_threshold_and_name(tmp_path: Path) -> None:
+    Gallery.open(tmp_path / "g", ENCODER, create=True).close()
+    recalibrated = EncoderIdentity("round v2", ENCODER.fingerprint, 128, 0.8)
+    with Gallery.open(tmp_path / "g", recalibrated) as gallery:
+        assert gallery.encoder == recalibrated
+
+
+def test_without_an_encoder_people_are_managed_but_not_matched(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+    with Gallery.open(tmp_path / "g") as gallery:
+        gallery.rename("Ada", "Eve")
+        with pytest.raises(GalleryError, match="with an encoder"):
+            gallery.match(person_vectors(1, 1))
+        with pytest.raises(GalleryError, match="with an encoder"):
+            gallery.add("Bob", templates(person_vectors(2, 1)))
+
+
+def _text(file: Path) -> None:
+    file.write_text("Dear diary, today I met a face. " * 200)
+
+
+def _truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def _cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:50])
+
+
+def _empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def _overwritten(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[100:] = os.urandom(len(data) - 100)
+    file.write_bytes(data)
+
+
+def _newer(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+
+
+def _foreign(file: Path) -> None:
+    file.unlink()
+    with sqlite3.connect(file) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        (_text, "not a facepipe gallery"),
+        (_truncated, "damaged"),
+        (_cut_short, "not a facepipe gallery|damaged"),
+        (_empty, "is empty"),
+        (_overwritten, "damaged"),
+        (_newer, "newer facepipe"),
+        (_foreign, "not a facepipe gallery"),
+    ],
+)
+def test_files_that_are_no_gallery(tmp_path: Path, harm: Callable[[Path], None], complaint: str) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 50)))
+    file = tmp_path / "gallery.sqlite3"
+    harm(file)
+    before = file.read_bytes()
+    for encoder, create in ((None, False), (ENCODER, True)):
+        with pytest.raises(GalleryError, match=complaint) as caught:
+            Gallery.open(tmp_path, encoder, create=create)
+        assert str(file) in str(caught.value)
+    assert file.read_bytes() == before
+
+
+def test_damage_met_later_is_one_clear_error(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 50)))
+    with sqlite3.connect(tmp_path / "gallery.sqlite3") as connection:
+        connection.execute("UPDATE templates SET vector = zeroblob(512) WHERE id = 7")
+        connection.execute("UPDATE templates SET vector = x'00' WHERE id = 9")
+    connection.close()
+    (tmp_path / "index.faiss").unlink()
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        with pytest.raises(GalleryError, match="damaged"):
+            gallery.match(person_vectors(1, 1))
+        assert gallery.remove("Ada") == 50
+
+
+def test_a_file_in_place_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "g").write_text("hello")
+    for create in (False, True):
+        with pytest.raises(GalleryError, match="folder"):
+            Gallery.open(tmp_path / "g", ENCODER, create=create)
+        with pytest.raises(GalleryError, match="g"):
+            Gallery.open(tmp_path / "g" / "deeper", ENCODER, create=create)
+    assert (tmp_path / "g").read_text() == "hello"
+
+
+def test_a_closed_gallery_says_so_and_closes_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+    gallery.close()
+    assert caplog.messages == []
+    with pytest.raises(GalleryError, match="closed"):
+        gallery.people()
+
+
+def test_creating_needs_an_encoder(tmp_path: Path) -> None:
+    with pytest.raises(GalleryError, match="facepipe enroll"):
+        Gallery.open(tmp_path / "g", create=True)
+
+
+def test_paths_with_spaces_marks_and_other_scripts(tmp_path: Path) -> None:
+    path = tmp_path / "l'été? 100% #1 & 写真"
+    with Gallery.open(path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+    with Gallery.open(path, ENCODER) as gallery:
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+
+
+def test_importing_and_managing_load_no_faiss_scipy_or_torch(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+    code = (
+        "import sys; from gallery import Gallery\n"
+        f"with Gallery.open({str(tmp_path)!r}) as g: g.people(); g.info(); g.rename('Ada', 'Eve')\n"
+        "print([m for m in ('faiss', 'scipy', 'torch', 'safetensors', 'skimage') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

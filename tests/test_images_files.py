@@ -1,0 +1,138 @@
+"""Finding photos in folders, knowing one again, and writing images whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_helpers import difference, encoded
+
+from facepipe.errors import OutputError, PhotoError, UsageError
+from facepipe.faces import UInt8Array
+from facepipe.images import find_photos, photo_sha256, read_image, write_image
+
+
+def test_the_same_photo_has_the_same_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "b.jpg").write_bytes(encoded("JPEG"))
+    (tmp_path / "c.jpg").write_bytes(encoded("PNG"))
+    a, b, c = (photo_sha256(tmp_path / name) for name in ("a.jpg", "b.jpg", "c.jpg"))
+    assert a == b != c
+    assert len(a) == 64
+    with pytest.raises(PhotoError, match=r"d\.jpg: no such file"):
+        photo_sha256(tmp_path / "d.jpg")
+
+
+# Finding
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    names = [
+        "img10.jpg",
+        "img2.JPG",
+        "Img1.heic",
+        "notes.txt",
+        ".hidden.jpg",
+        "sub/b.png",
+        "sub/deep/a.webp",
+        ".secret/c.jpg",
+        "empty/readme.md",
+        "[odd] name.jpg",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    return tmp_path
+
+
+ALL = ["[odd] name.jpg", "Img1.heic", "img2.JPG", "img10.jpg", "sub/b.png", "sub/deep/a.webp"]
+FOUND: dict[str, tuple[list[str], list[str]]] = {
+    "a folder, files first, natural order": (["."], ALL),
+    "an odd suffix as given": (["notes.txt"], ["notes.txt"]),
+    "a missing file as given": (["gone.jpg", "img2.JPG"], ["gone.jpg", "img2.JPG"]),
+    "order as given, duplicates once": (
+        ["sub", "img10.jpg", "sub/b.png", "./img10.jpg", "sub/../img10.jpg"],
+        ["sub/b.png", "sub/deep/a.webp", "img10.jpg"],
+    ),
+    "a glob": (["img*.jpg"], ["img10.jpg"]),
+    "a glob takes photos and folders only": (["*"], ALL),
+    "a recursive glob": (["**/*.webp"], ["sub/deep/a.webp"]),
+    "a file whose name looks like a glob": (["[odd] name.jpg"], ["[odd] name.jpg"]),
+    "a hidden file or folder by name": ([".hidden.jpg", ".secret"], [".hidden.jpg", ".secret/c.jpg"]),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_find_photos(album: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    monkeypatch.chdir(album)
+    paths, expected = FOUND[case]
+    assert [path.as_posix() for path in find_photos(paths)] == expected
+    assert find_photos(map(Path, paths)) == find_photos(paths)
+
+
+@pytest.mark.parametrize("path", ["empty", "*.tiff", "sub/*.jpg"])
+def test_a_folder_or_glob_without_photos_is_named(
+    album: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(album)
+    with pytest.raises(UsageError) as caught:
+        find_photos([path])
+    assert str(caught.value).startswith(f"{path}: no photos")
+
+
+def test_links_are_followed_and_loops_end(album: Path) -> None:
+    try:
+        (album / "sub" / "loop").symlink_to(album)
+        (album / "link.jpg").symlink_to(album / "img10.jpg")
+        (album / "broken.jpg").symlink_to(album / "gone.jpg")
+    except OSError:
+        pytest.skip("this system makes no links here")
+    names = [path.relative_to(album).as_posix() for path in find_photos([album])]
+    assert len(names) == len(ALL) + 1
+    assert "broken.jpg" in names
+
+
+# Writing
+
+
+@pytest.mark.parametrize(
+    ("suffix", "tolerance"), [(".jpg", 2), (".JPEG", 2), (".png", 0), (".webp", 3), (".bmp", 0), (".tif", 0)]
+)
+def test_written_images_are_read_back(
+    tmp_path: Path, astronaut: UInt8Array, suffix: str, tolerance: float
+) -> None:
+    path = tmp_path / f"Zoë{suffix}"
+    write_image(path, astronaut)
+    assert difference(read_image(path), astronaut) <= tolerance
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_unwritable_places_are_named(tmp_path: Path, astronaut: UInt8Array) -> None:
+    (tmp_path / "folder.png").mkdir()
+    for path in (tmp_path / "nowhere" / "a.png", tmp_path / "folder.png"):
+        with pytest.raises(OutputError) as caught:
+            write_image(path, astronaut)
+        assert str(caught.value).startswith(f"{path}: can't be written")
+    with pytest.raises(UsageError, match=r"a\.docx: .* use one of \.jpg"):
+        write_image(tmp_path / "a.docx", astronaut)
+    with pytest.raises(OutputError, match="can't be written"):
+        write_image(tmp_path / "too wide for this format.webp", np.zeros((1, 70_000, 3), np.uint8))
+
+
+def test_a_failed_write_keeps_the_old_file(
+    tmp_path: Path, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, astronaut)
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_image(path, astronaut[:9])
+    assert np.array_equal(read_image(path), astronaut)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]

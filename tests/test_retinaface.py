@@ -1,0 +1,164 @@
+"""RetinaFace: the network against the published one's outputs, and its maths against slow references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from network_helpers import preprocessed
+
+from facepipe.faces import FloatArray
+from facepipe.retinaface.anchors import (
+    decode_boxes,
+    decode_landmarks,
+    make_anchors,
+    non_maximum_suppression,
+)
+from weights.card import AnchorSpec
+
+PHOTOS = ("astronaut", "group", "portrait")
+OTHER_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
+
+
+def published_outputs(shared_data: Path, weights: str, photo: str, channels: str) -> list[FloatArray]:
+    torch = pytest.importorskip("torch")
+    from facepipe.networks import build_network, load_parameters, serving_module
+    from facepipe.retinaface.published import our_name
+    from weights.legacy import read_legacy_checkpoint
+
+    checkpoint = read_legacy_checkpoint(shared_data / "weights" / f"retinaface_mnet025_{weights}.pth")
+    network = build_network("retinaface_mobilenet025")
+    load_parameters(network, {our_name(name): value for name, value in checkpoint.items()}, weights)
+    images = torch.from_numpy(preprocessed(shared_data / "reference" / f"{photo}.png", channels))
+    with torch.inference_mode():
+        return [output[0].numpy() for output in serving_module(network)(images)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "millions"), [("retinaface_mobilenet025", 0.427), ("retinaface_resnet50", 27.29)]
+)
+def test_parameter_counts(architecture: str, millions: float) -> None:
+    torch = pytest.importorskip("torch")
+    from facepipe.networks import build_network
+
+    with torch.device("meta"):
+        network = build_network(architecture)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+@pytest.mark.parametrize("weights", ["rgb", "bgr"])
+@pytest.mark.parametrize("photo", PHOTOS)
+def test_published_weights_give_the_published_outputs(shared_data: Path, photo: str, weights: str) -> None:
+    expected = np.load(shared_data / "reference" / f"{photo}_{weights}.npz")
+    outputs = published_outputs(shared_data, weights, photo, channels=weights)
+    for output, name in zip(
+        outputs, ("box_regression", "class_probability", "landmark_regression"), strict=True
+    ):
+        np.testing.assert_allclose(output, expected[name], rtol=0, atol=1e-4)
+
+
+def test_swapped_channels_do_not_go_unnoticed(shared_data: Path) -> None:
+    expected = np.load(shared_data / "reference" / "astronaut_rgb.npz")
+    boxes, _, _ = published_outputs(shared_data, "rgb", "astronaut", channels="bgr")
+    assert np.abs(boxes - expected["box_regression"]).max() > 0.1
+
+
+@pytest.mark.parametrize("photo", PHOTOS)
+def test_decoding_and_suppression_give_the_published_detections(shared_data: Path, photo: str) -> None:
+    golden = np.load(shared_data / "reference" / f"{photo}_rgb.npz")
+    _, _, height, width = preprocessed(shared_data / "reference" / f"{photo}.png", "rgb").shape
+    spec = AnchorSpec()
+    anchors = make_anchors(width, height, spec)
+    scores = golden["class_probability"][:, 1]
+    rows = np.flatnonzero(scores > 0.5)
+    boxes = decode_boxes(golden["box_regression"][rows], anchors[rows], spec.variances)
+    points = decode_landmarks(golden["landmark_regression"][rows], anchors[rows], spec.variances)
+    keep = non_maximum_suppression(boxes, scores[rows], 0.4)
+    assert len(keep) == len(golden["detections"]) > 0
+    np.testing.assert_allclose(boxes[keep], golden["detections"][:, :4], atol=0.1)
+    np.testing.assert_allclose(scores[rows][keep], golden["detections"][:, 4], atol=1e-6)
+    np.testing.assert_allclose(points[keep].reshape(-1, 10), golden["detections"][:, 5:], atol=0.1)
+
+
+def slow_anchors(width: int, height: int, spec: AnchorSpec) -> FloatArray:
+    rows = []
+    for stride, sizes in zip(spec.strides_px, spec.sizes_px, strict=True):
+        for y in range(height // stride):
+            for x in range(width // stride):
+                for size in sizes:
+                    rows.append(((x + 0.5) * stride, (y + 0.5) * stride, size, size))
+    return np.array(rows, np.float32)
+
+
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (64, 32), (32, 96), (320, 224)])
+@pytest.mark.parametrize("spec", [AnchorSpec(), OTHER_ANCHORS], ids=["default", "other"])
+def test_anchors_are_those_of_three_nested_loops(width: int, height: int, spec: AnchorSpec) -> None:
+    np.testing.assert_array_equal(make_anchors(width, height, spec), slow_anchors(width, height, spec))
+
+
+def test_anchors_are_cached_and_can_not_be_spoilt() -> None:
+    anchors = make_anchors(64, 64, AnchorSpec())
+    assert make_anchors(64, 64, AnchorSpec()) is anchors
+    with pytest.raises(ValueError, match="read-only"):
+        anchors[0] = 0
+
+
+def test_decoding_inverts_the_coding_of_the_paper() -> None:
+    random = np.random.default_rng(0)
+    anchors = make_anchors(96, 64, AnchorSpec())
+    centre = anchors[:, :2] + random.uniform(-9, 9, (len(anchors), 2))
+    size = anchors[:, 2:] * random.uniform(0.5, 2, (len(anchors), 2))
+    points = random.uniform(-20, 120, (len(anchors), 5, 2))
+    coded_boxes = np.hstack(
+        [(centre - anchors[:, :2]) / anchors[:, 2:] / 0.1, np.log(size / anchors[:, 2:]) / 0.2]
+    )
+    coded_points = (points - anchors[:, None, :2]) / anchors[:, None, 2:] / 0.1
+    boxes = decode_boxes(coded_boxes.astype(np.float32), anchors, (0.1, 0.2))
+    decoded_points = decode_landmarks(coded_points.reshape(-1, 10).astype(np.float32), anchors, (0.1, 0.2))
+    np.testing.assert_allclose(boxes, np.hstack([centre - size / 2, centre + size / 2]), atol=1e-3)
+    np.testing.assert_allclose(decoded_points, points, atol=1e-3)
+
+
+def slow_suppression(boxes: FloatArray, scores: FloatArray, threshold: float) -> list[int]:
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if all(slow_iou(boxes[i], boxes[j]) <= threshold for j in kept):
+            kept.append(int(i))
+    return kept
+
+
+def slow_iou(a: FloatArray, b: FloatArray) -> float:
+    width = max(0.0, float(min(a[2], b[2]) - max(a[0], b[0])))
+    height = max(0.0, float(min(a[3], b[3]) - max(a[1], b[1])))
+    areas = float((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]))
+    return width * height / (areas - width * height)
+
+
+def crowded_boxes(seed: int, count: int) -> tuple[FloatArray, FloatArray]:
+    random = np.random.default_rng(seed)
+    corner, size = random.uniform(0, 60, (count, 2)), random.uniform(5, 50, (count, 2))
+    return np.hstack([corner, corner + size]).astype(np.float32), random.random(count).astype(np.float32)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.4, 0.7, 1.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_suppression_is_that_of_a_slow_loop(seed: int, threshold: float) -> None:
+    boxes, scores = crowded_boxes(seed, 60)
+    expected = slow_suppression(boxes, scores, threshold)
+    assert non_maximum_suppression(boxes, scores, threshold).tolist() == expected
+
+
+def test_suppression_is_that_of_torchvision() -> None:
+    torch = pytest.importorskip("torch")
+    ops = pytest.importorskip("torchvision.ops")
+    boxes, scores = crowded_boxes(seed=9, count=500)
+    expected = ops.nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.45).tolist()
+    assert 5 < len(expected) < 400
+    assert non_maximum_suppression(boxes, scores, 0.45).tolist() == expected
+
+
+def test_equal_scores_and_no_boxes_at_all() -> None:
+    boxes = np.array([(0, 0, 10, 10), (0, 0, 10, 10), (20, 0, 30, 10)], np.float32)
+    assert non_maximum_suppression(boxes, np.full(3, 0.9, np.float32), 0.4).tolist() == [0, 2]
+    assert non_maximum_suppression(boxes[:0], np.zeros(0, np.float32), 0.4).tolist() == []
