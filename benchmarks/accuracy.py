@@ -1,7 +1,7 @@
 """Accuracy of the whole way on folders of your own.
 
-    python benchmarks/accuracy.py --people DIR          DIR/enroll/<person>, DIR/probe/{known,strangers}/<person>
-    python benchmarks/accuracy.py --pairs pairs.txt --images DIR                      the protocol of LFW
+python benchmarks/accuracy.py --people DIR          DIR/enroll/<person>, DIR/probe/{known,strangers}/<person>
+python benchmarks/accuracy.py --pairs pairs.txt --images DIR                      the protocol of LFW
 """
 
 from __future__ import annotations
