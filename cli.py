@@ -6,6 +6,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -13,22 +14,25 @@ import click
 
 from facepipe import __version__
 from facepipe.cli_options import (
-    ANCHOR_SIZES,
-    THREE_NUMBERS,
     Setup,
+    anchor_sizes,
     gallery_option,
     photos_argument,
+    three_numbers,
     with_setup,
 )
 from facepipe.errors import FacepipeError
+from training import commands as training_commands
 
 if TYPE_CHECKING:
     from facepipe.enrolment import PersonPhoto
     from facepipe.pipeline import PhotoResult
+    from facepipe.runtime import RuntimeName
     from gallery import Gallery
     from weights.card import AnchorSpec
 
 PARTIAL = 3
+INTERRUPTED = 130
 Item = TypeVar("Item")
 
 
@@ -43,8 +47,13 @@ class FacepipeGroup(click.Group):
             click.echo(f"facepipe: {error}", err=True)
             ctx.exit(error.exit_code)
         except BrokenPipeError:
-            sys.stderr.close()  # the reader went away; Python would complain about it once more
+            raise  # click leaves quietly: whoever read stdout has had enough
+        except OSError as error:
+            click.echo(f"facepipe: {error}", err=True)
             ctx.exit(1)
+        except KeyboardInterrupt:
+            click.echo("facepipe: interrupted; what was reported as done is kept", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=FacepipeGroup, context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,8 +61,12 @@ class FacepipeGroup(click.Group):
 def main() -> None:
     """Find the faces in photos and say who they are.
 
-    Exit codes: 0 all went well; 1 failure; 2 wrong usage; 3 some photos failed or were refused.
+    Exit codes: 0 all went well; 1 failure, or no photo went well; 2 wrong usage; 3 some photos failed or
+    were refused; 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # letters that the terminal lacks, file names that are no text
+            stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("facepipe: %(message)s"))
     logger = logging.getLogger("facepipe")
@@ -65,10 +78,13 @@ def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item
     if total < 2 or not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console
-    from rich.progress import track
+    from tqdm import tqdm
 
-    yield from track(items, what, total, console=Console(stderr=True), transient=True)
+    with tqdm(desc=what, total=total, unit="photo", leave=False) as bar:
+        for item in items:
+            bar.clear()  # what is printed next may go to the same terminal
+            yield item
+            bar.update()
 
 
 def finish(failed: int, total: int) -> None:
@@ -121,7 +137,7 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
     from facepipe.enrolment import PersonPhoto, photos_in_csv, photos_in_folders
     from facepipe.images import find_photos
 
-    if csv_file and (photos or name):
+    if csv_file and (photos or name is not None):
         raise click.UsageError("--csv goes alone: it names photos and people itself.")
     if csv_file:
         return photos_in_csv(csv_file)
@@ -129,7 +145,7 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
         raise click.UsageError(
             "Name a folder with one sub-folder per person, --name NAME PHOTOS..., or --csv FILE."
         )
-    if name:
+    if name is not None:
         return [PersonPhoto(name, path) for path in find_photos(photos)]
     return [photo for folder in photos for photo in photos_in_folders(Path(folder))]
 
@@ -161,14 +177,16 @@ def identify(
     from facepipe.images import find_photos
 
     paths = find_photos(photos)
+    output = _Output(paths, as_json, as_csv, annotate, crops)
     with setup.pipeline(gallery_path) as pipeline:
-        results = pipeline.identify_files(
-            paths,
-            threshold_l2=threshold,
-            one_person_per_photo=not allow_repeats,
-            max_pixels=setup.max_pixels(),
+        output.show(
+            pipeline.identify_files(
+                paths,
+                threshold_l2=threshold,
+                one_person_per_photo=not allow_repeats,
+                max_pixels=setup.max_pixels(),
+            )
         )
-        _show(results, paths, as_json, as_csv, annotate, crops)
 
 
 @main.command()
@@ -195,11 +213,11 @@ def detect(
     from weights.registry import DEFAULT_DETECTOR
 
     paths = find_photos(photos)
+    output = _Output(paths, as_json, as_csv, annotate, crops)
     detector = FaceDetector.load(
         setup.detector_weights or DEFAULT_DETECTOR, setup.detector_options(), setup.choose_runtime()
     )
-    results = process_files(paths, detector.detect, setup.max_pixels())
-    _show(results, paths, as_json, as_csv, annotate, crops)
+    output.show(process_files(paths, detector.detect, setup.max_pixels()))
 
 
 @main.command()
@@ -209,53 +227,61 @@ def detect(
 def embed(setup: Setup, photos: tuple[str, ...], out: Path) -> None:
     """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
     from facepipe.images import find_photos
+    from facepipe.outputs import require_place
     from facepipe.pipeline import process_files
     from facepipe.report import save_embeddings
 
     paths = find_photos(photos)
+    require_place(out)
     with setup.pipeline() as pipeline:
         stream = process_files(paths, pipeline.embed, setup.max_pixels())
         results = [r.without_photo() for r in with_progress(stream, len(paths), "encoding")]
     for result in results:
         if result.error:
             click.echo(f"facepipe: {result.error}", err=True)
-    count = save_embeddings(out, results)
-    click.echo(f"facepipe: {count} faces of {len(paths)} photos in {out}", err=True)
-    finish(sum(result.error is not None for result in results), len(paths))
-
-
-def _show(
-    results: Iterable[PhotoResult],
-    paths: Sequence[Path],
-    as_json: bool,
-    as_csv: bool,
-    annotate: Path | None,
-    crops: Path | None,
-) -> None:
-    """Print results as they come, in the asked-for form, and write the asked-for pictures."""
-    from facepipe.outputs import PictureFolder
-    from facepipe.report import printer
-
-    if as_json and as_csv:
-        raise click.UsageError("--json and --csv exclude each other.")
-    lines = printer("json" if as_json else "csv" if as_csv else "table")
-    annotated = PictureFolder(annotate, paths) if annotate else None
-    cropped = PictureFolder(crops, paths) if crops else None
-    failed = 0
-    for header in lines.header:
-        click.echo(header)
-    for result in with_progress(results, len(paths), "looking"):
-        if result.error is None:
-            if annotated:
-                annotated.write_annotated(result)
-            if cropped:
-                cropped.write_crops(result)
-        else:
-            failed += 1
-            click.echo(f"facepipe: {result.error}", err=True)
-        for line in lines.of(result):
-            click.echo(line)
+    failed = sum(result.error is not None for result in results)
+    if failed < len(paths):
+        count = save_embeddings(out, results)
+        click.echo(f"facepipe: {count} faces of {len(paths) - failed} photos in {out}", err=True)
     finish(failed, len(paths))
+
+
+class _Output:
+    """Where results go: stdout in the asked-for form, and the asked-for pictures. Refuses before any work."""
+
+    def __init__(
+        self, photos: Sequence[Path], as_json: bool, as_csv: bool, annotate: Path | None, crops: Path | None
+    ) -> None:
+        from facepipe.outputs import PictureFolder
+        from facepipe.report import printer
+
+        if as_json and as_csv:
+            raise click.UsageError("--json and --csv exclude each other.")
+        self._total = len(photos)
+        self._lines = printer("json" if as_json else "csv" if as_csv else "table")
+        self._annotated = PictureFolder(annotate, photos) if annotate else None
+        self._cropped = PictureFolder(crops, photos) if crops else None
+
+    def show(self, results: Iterable[PhotoResult]) -> None:
+        """Print and write results as they come; leaves with 3 or 1 where photos failed."""
+        failed = 0
+        for header in self._lines.header:
+            click.echo(header)
+        for result in with_progress(results, self._total, "looking"):
+            if result.error is not None:
+                failed += 1
+                click.echo(f"facepipe: {result.error}", err=True)
+            else:
+                self._write_pictures(result)
+            for line in self._lines.of(result):
+                click.echo(line)
+        finish(failed, self._total)
+
+    def _write_pictures(self, result: PhotoResult) -> None:
+        if self._annotated:
+            self._annotated.write_annotated(result)
+        if self._cropped:
+            self._cropped.write_crops(result)
 
 
 @main.command()
@@ -278,7 +304,7 @@ def demo(setup: Setup, out: Path) -> None:
 @gallery_option
 @click.option("--device", default="auto", metavar="cpu|cuda[:N]")
 @click.option("--runtime", default="auto", metavar="onnx|torch")
-def doctor(gallery_path: Path, device: str, runtime: str) -> None:
+def doctor(gallery_path: Path, device: str, runtime: RuntimeName) -> None:
     """Check the installation: versions, devices, weights, gallery."""
     from facepipe.doctor import examine
 
@@ -437,7 +463,8 @@ def weights_verify(names: tuple[str, ...]) -> None:
     checks = verify_weights(names)
     for check in checks:
         click.echo(f"{'ok' if check.ok else 'PROBLEM':<8} {check.what}: {check.finding}")
-    finish(sum(not check.ok for check in checks), len(checks))
+    if not all(check.ok for check in checks):
+        sys.exit(1)
 
 
 @weights_group.command("import")
@@ -445,9 +472,16 @@ def weights_verify(names: tuple[str, ...]) -> None:
 @click.option("--name", required=True, help="What to call the weight.")
 @click.option("--architecture", metavar="NAME", help="Recognised by the parameters' names where not given.")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order that the network was trained on.")
-@click.option("--mean", type=THREE_NUMBERS, help="Subtracted from each channel, in that order, 0..255.")
-@click.option("--std", type=THREE_NUMBERS, help="Divides each channel, in that order.")
-@click.option("--anchors", type=ANCHOR_SIZES, help="A detector's anchor sides in pixels, stride by stride.")
+@click.option(
+    "--mean", type=three_numbers, metavar="M,M,M", help="Subtracted from each channel, in that order, 0..255."
+)
+@click.option("--std", type=three_numbers, metavar="M,M,M", help="Divides each channel, in that order.")
+@click.option(
+    "--anchors",
+    type=anchor_sizes,
+    metavar="S,S/S,S/S,S",
+    help="A detector's anchor sides in pixels, stride by stride.",
+)
 def weights_import(
     file: Path,
     name: str,
@@ -478,6 +512,15 @@ def weights_fetch(name: str, url: str | None) -> None:
     known = "as expected" if result.was_known else "not known before: remembered from now on"
     click.echo(f"facepipe: sha256 {result.sha256} ({known}); from {result.origin}", err=True)
     click.echo(f"facepipe: next: facepipe weights import {result.path} --name NAME", err=True)
+
+
+for command in (
+    training_commands.train,
+    training_commands.data,
+    training_commands.evaluate,
+    training_commands.export,
+):
+    main.add_command(command)
 
 
 if __name__ == "__main__":

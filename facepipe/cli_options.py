@@ -3,49 +3,44 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from facepipe.errors import UsageError, WeightsError
+
 if TYPE_CHECKING:
-    from facepipe.detector import DetectorOptions
+    from facepipe.detector import DetectorOptions, FaceDetector
     from facepipe.pipeline import FacePipeline
-    from facepipe.runtime import RuntimeChoice
+    from facepipe.runtime import RuntimeChoice, RuntimeName
+    from weights.card import AnchorSpec
 
 Command = Callable[..., Any]
+Value = TypeVar("Value")
 
 
-class _ThreeNumbers(click.ParamType):
-    name = "M,M,M"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`104,117,123` to a tuple of floats."""
-        try:
-            first, second, third = (float(word) for word in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected three numbers such as 104,117,123, got {value!r}", param, ctx)
-        return first, second, third
+def three_numbers(text: str) -> tuple[float, float, float]:
+    """`104,117,123` to floats."""
+    try:
+        first, second, third = (float(word) for word in text.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"expected three numbers such as 104,117,123, got {text!r}") from error
+    return first, second, third
 
 
-class _AnchorSizes(click.ParamType):
-    name = "S,S/S,S/S,S"
+def anchor_sizes(text: str) -> AnchorSpec:
+    """`16,32/64,128/256,512` to anchors."""
+    from weights.card import AnchorSpec
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """`16,32/64,128/256,512` to an `AnchorSpec`."""
-        from weights.card import AnchorSpec
-
-        try:
-            sizes = tuple(tuple(int(side) for side in level.split(",")) for level in str(value).split("/"))
-        except ValueError:
-            self.fail(f"expected sizes such as 16,32/64,128/256,512, got {value!r}", param, ctx)
-        return AnchorSpec(sizes_px=sizes)
-
-
-THREE_NUMBERS = _ThreeNumbers()
-ANCHOR_SIZES = _AnchorSizes()
+    try:
+        return AnchorSpec(tuple(tuple(int(side) for side in level.split(",")) for level in text.split("/")))
+    except (ValueError, WeightsError) as error:
+        message = f"expected sizes such as 16,32/64,128/256,512, got {text!r}"
+        raise click.BadParameter(message) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +57,11 @@ class Setup:
     top_k: int | None
     max_megapixels: float | None
     device: str
-    runtime: str
+    runtime: RuntimeName
 
     def detector_options(self) -> DetectorOptions:
         """The detector's defaults with what was asked for."""
         from facepipe.detector import DetectorOptions
-        from facepipe.errors import UsageError
 
         if self.original_size and self.max_side is not None:
             raise UsageError("--max-side and --original-size exclude each other")
@@ -75,22 +69,36 @@ class Setup:
         return DetectorOptions(
             score_threshold=_given(self.score_threshold, standard.score_threshold),
             nms_iou=_given(self.nms_iou, standard.nms_iou),
-            max_side=None if self.original_size else self.max_side or standard.max_side,
+            max_side=None if self.original_size else _given(self.max_side, standard.max_side),
             min_face_px=self.min_face,
             top_k=self.top_k,
         )
+
+    def detector_for_evaluation(self) -> FaceDetector:
+        """As protocols want it: every score counts, original size unless another is asked for."""
+        from facepipe.detector import FaceDetector
+        from weights.registry import DEFAULT_DETECTOR
+
+        asked = self.detector_options()
+        score = 0.02 if self.score_threshold is None else asked.score_threshold
+        options = replace(asked, score_threshold=score, max_side=self.max_side)
+        return FaceDetector.load(self.detector_weights or DEFAULT_DETECTOR, options, self.choose_runtime())
 
     def max_pixels(self) -> int:
         """Largest photo read."""
         from facepipe.images import DEFAULT_MAX_PIXELS
 
-        return DEFAULT_MAX_PIXELS if self.max_megapixels is None else round(self.max_megapixels * 1e6)
+        if self.max_megapixels is None:
+            return DEFAULT_MAX_PIXELS
+        if not 0 < self.max_megapixels < math.inf:
+            raise UsageError(f"--max-megapixels: expected more than 0, got {self.max_megapixels}")
+        return round(self.max_megapixels * 1e6)
 
     def choose_runtime(self) -> RuntimeChoice:
         """What runs where, said once on stderr."""
         from facepipe.runtime import choose_runtime
 
-        choice = choose_runtime(self.runtime, self.device)  # type: ignore[arg-type]
+        choice = choose_runtime(self.runtime, self.device)
         logging.getLogger("facepipe").info("running on %s", choice)
         return choice
 
@@ -109,7 +117,7 @@ class Setup:
         )
 
 
-def _given(value: float | None, standard: float) -> float:
+def _given(value: Value | None, standard: Value) -> Value:
     return standard if value is None else value
 
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -74,8 +75,9 @@ def _judged(folder: Path, results: list[PhotoResult]) -> DemoResult:
 
 
 def _photos() -> tuple[UInt8Array, dict[str, UInt8Array]]:
-    from skimage import data
+    import skimage.data
 
+    data: Any = skimage.data  # untyped
     others = {"a_cat.jpg": data.chelsea(), "a_coffee.jpg": data.coffee(), "a_rocket.jpg": data.rocket()}
     return _as_rgb(data.astronaut()), {name: _as_rgb(photo) for name, photo in others.items()}
 

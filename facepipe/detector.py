@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import cv2
@@ -26,8 +27,13 @@ _PAD_TO = 32
 _COARSER_BY = 4
 _COARSEST_LONG_SIDE = 448
 """A photo longer than this is also looked at in quarter size: its faces may exceed the largest anchor."""
-_LARGE_FACE_PX = 192
-"""Shorter side, in pixels of the finer level, from which the coarser level's faces are taken."""
+_LARGEST_FACE_PX = 192
+"""Shorter side, in pixels of a level, up to which its faces are taken; the coarser level finds larger ones.
+
+Large anchors see few examples in training and take bare skin for faces: on photos of single people the split
+removes three of four false alarms above 0.6 and loses no face."""
+_OVERLAP = 0.75
+"""A coarser level begins this much below the finer one's end, so that no face falls between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,8 @@ class DetectorOptions:
         max_side: A photo whose longer side is longer is scaled down to it, in pixels; None: original size.
         min_face_px: Least shorter side of a face, in pixels of the photo.
         top_k: At most this many faces, the most confident; None: all.
+        single_scale: Look at one scale only, as published evaluations do. Otherwise large faces are looked for
+            in a quarter of the size.
     """
 
     score_threshold: float = 0.6
@@ -47,6 +55,7 @@ class DetectorOptions:
     max_side: int | None = 1280
     min_face_px: float = 0.0
     top_k: int | None = None
+    single_scale: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
@@ -55,6 +64,8 @@ class DetectorOptions:
             raise UsageError(f"NMS IoU: expected above 0 and up to 1, got {self.nms_iou}")
         if self.max_side is not None and self.max_side < _PAD_TO:
             raise UsageError(f"longest side: expected at least {_PAD_TO} px, got {self.max_side}")
+        if not 0 <= self.min_face_px < math.inf:
+            raise UsageError(f"smallest face: expected 0 px or more, got {self.min_face_px}")
         if self.top_k is not None and self.top_k < 1:
             raise UsageError(f"top-k: expected at least 1, got {self.top_k}")
 
@@ -114,11 +125,13 @@ class FaceDetector:
         long_side = max(width, height)
         scale = min(1.0, (self.options.max_side or long_side) / long_side)
         image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
-        levels = [_Level(index, image, (width, height), 0.0)]
-        while long_side * scale > _COARSEST_LONG_SIDE:
+        levels = [_Level(index, image, (width, height))]
+        while not self.options.single_scale and long_side * scale > _COARSEST_LONG_SIDE:
             scale /= _COARSER_BY
             image = _resized(image, width * scale, height * scale)
-            levels.append(_Level(index, image, (width, height), _LARGE_FACE_PX / _COARSER_BY))
+            levels[-1] = replace(levels[-1], largest_face_px=_LARGEST_FACE_PX)
+            least = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
+            levels.append(_Level(index, image, (width, height), least_face_px=least))
         return levels
 
     def _run(self, group: list[_Level], size_wh: tuple[int, int]) -> list[Faces]:
@@ -164,7 +177,8 @@ class _Level:
     photo: int
     image: UInt8Array
     photo_size_wh: tuple[int, int]
-    least_face_px: float
+    least_face_px: float = 0.0
+    largest_face_px: float = math.inf
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -174,7 +188,8 @@ class _Level:
 
     def to_photo(self, faces: Faces) -> Faces:
         """The faces that are this level's to find, in pixels of the photo."""
-        faces = faces.select(faces.sizes_px >= self.least_face_px)
+        own = (faces.sizes_px >= self.least_face_px) & (faces.sizes_px <= self.largest_face_px)
+        faces = faces.select(own)
         # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
         height, width = self.image.shape[:2]
         back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)

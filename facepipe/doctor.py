@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from facepipe import __version__
 from facepipe.errors import FacepipeError
-from facepipe.runtime import RuntimeName, choose_runtime
-from gallery import Gallery
-from weights.registry import list_weights, load_card
-from weights.storage import verify
 
-_NEEDED = ("click", "faiss-cpu", "numpy", "onnxruntime", "opencv-python-headless", "pillow", "safetensors")
+if TYPE_CHECKING:
+    from facepipe.runtime import RuntimeName
+
+_NEEDED = {
+    "click": "click",
+    "faiss-cpu": "faiss",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "safetensors": "safetensors",
+    "scikit-image": "skimage",
+    "tqdm": "tqdm",
+}
+"""Package to the module that it is imported as."""
 _OPTIONAL = ("pillow-heif", "torch", "torchvision", "facenet-pytorch", "onnx")
 
 
@@ -29,13 +41,19 @@ class Check:
 
 
 def examine(gallery: Path, runtime: RuntimeName = "auto", device: str = "auto") -> list[Check]:
-    """Look at everything that identifying photos depends on. A gallery need not exist."""
+    """Look at everything that identifying photos depends on. A gallery need not exist.
+
+    Without a needed package nothing else can be looked at: the list ends there.
+    """
+    here = f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
+    needed = [_needed(package, module) for package, module in _NEEDED.items()]
+    checks = [Check("facepipe", here, True), *needed, *map(_optional, _OPTIONAL)]
+    if not all(check.ok for check in needed):
+        return checks
+    from facepipe.runtime import choose_runtime
+
     return [
-        Check(
-            "facepipe", f"{__version__} on Python {platform.python_version()}, {platform.platform()}", True
-        ),
-        *_packages(_NEEDED, needed=True),
-        *_packages(_OPTIONAL, needed=False),
+        *checks,
         _tried("runtime", lambda: str(choose_runtime(runtime, device))),
         *verify_weights(()),
         _gallery_check(gallery),
@@ -44,6 +62,8 @@ def examine(gallery: Path, runtime: RuntimeName = "auto", device: str = "auto") 
 
 def verify_weights(names: Iterable[str]) -> list[Check]:
     """Compare the files of the named weights, or of all, with their cards."""
+    from weights.registry import list_weights
+
     wanted = list(names)
     if wanted:
         return [_tried(f"weight {name}", lambda name=name: _verified(name)) for name in wanted]  # type: ignore[misc]
@@ -56,19 +76,31 @@ def verify_weights(names: Iterable[str]) -> list[Check]:
 
 
 def _verified(name: str | Path) -> str:
+    from weights.registry import load_card
+    from weights.storage import verify
+
     weight = load_card(name)
     verify(weight)
     return f"{weight.card.kind}, files as on the card"
 
 
-def _packages(names: Iterable[str], *, needed: bool) -> Iterator[Check]:
-    for name in names:
-        try:
-            yield Check(name, version(name), True)
-        except PackageNotFoundError:
-            yield Check(
-                name, "missing: pip install facepipe" if needed else "not installed (optional)", not needed
-            )
+def _needed(package: str, module: str) -> Check:
+    try:
+        import_module(module)
+    except (ImportError, OSError) as error:  # OSError: a shared library is missing
+        return Check(package, f"can't be loaded ({error}): pip install --force-reinstall {package}", False)
+    return Check(package, _version(package) or "of unknown version", True)
+
+
+def _optional(package: str) -> Check:
+    return Check(package, _version(package) or "not installed (optional)", True)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _gallery_check(path: Path) -> Check:
@@ -76,8 +108,12 @@ def _gallery_check(path: Path) -> Check:
         return Check("gallery", f"none yet at {path}; facepipe enroll makes it", True)
 
     def look() -> str:
+        from gallery import Gallery
+
         with Gallery.open(path) as gallery:
             info = gallery.info()
+            for person in gallery.people():
+                gallery.vectors(person.name)  # reads and checks them
         return f"{path}: {info.people} people, {info.templates} faces of {info.encoder.name}"
 
     return _tried("gallery", look)

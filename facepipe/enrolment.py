@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from facepipe.errors import PhotoError, UsageError
+from facepipe.errors import LandmarkError, PhotoError, UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, photo_sha256, read_image
+from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, find_photos, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules, Judgement, judge
 from facepipe.report import record_to_json
-from gallery import NewTemplate
+from gallery import Gallery, NewTemplate
+from gallery.records import clean_name
+
+_log = logging.getLogger("facepipe")
 
 
 @dataclass(frozen=True, slots=True)
 class PersonPhoto:
-    """A photo and who is in it."""
+    """A photo and who is in it.
+
+    Raises:
+        GalleryError: The name can't be used.
+    """
 
     name: str
     path: Path
+
+    def __post_init__(self) -> None:
+        clean_name(self.name)  # now, and not when half of the photos are stored
 
 
 class Outcome(Enum):
@@ -51,7 +62,7 @@ class EnrolReport:
     sentence: str = ""
 
     def __str__(self) -> str:
-        remark = f": {self.sentence}" if self.sentence else ""
+        remark = f": {self.sentence.removeprefix(f'{self.photo.path}: ')}" if self.sentence else ""
         return f"{self.outcome.value:<9} {self.photo.name}  {self.photo.path}{remark}"
 
     def to_json(self) -> str:
@@ -70,14 +81,23 @@ class EnrolReport:
 def photos_in_folders(folder: Path) -> list[PersonPhoto]:
     """One sub-folder a person, named after the person; photos at any depth below it.
 
+    Photos beside the sub-folders are nobody's: they are passed over, with a warning.
+
     Raises:
-        UsageError: Not a folder, no sub-folders, or a sub-folder without photos.
+        UsageError: Not a readable folder, no sub-folders, or a sub-folder without photos.
+        GalleryError: A sub-folder's name can't be a person's.
     """
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; expected one with a sub-folder per person, or use --name")
-    people = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    try:
+        visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"{folder}: can't read this folder ({error.strerror})") from error
+    people = [entry for entry in visible if entry.is_dir()]
     if not people:
         raise UsageError(f"{folder}: has no sub-folders; expected one per person, or use --name NAME")
+    if stray := sum(p.suffix.lower() in PHOTO_SUFFIXES and not p.is_dir() for p in visible):
+        _log.warning("%s: passed over %d photos in no person's sub-folder", folder, stray)
     return [PersonPhoto(person.name, photo) for person in people for photo in find_photos([person])]
 
 
@@ -88,13 +108,15 @@ def photos_in_csv(file: Path) -> list[PersonPhoto]:
         UsageError: Not readable, empty, or a row without exactly a path and a name; names the line.
     """
     try:
-        rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.reader(stream)
+            rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file}: can't read this CSV: {error}") from error
     photos = []
-    for number, row in enumerate(rows, 1):
+    for number, row in rows:
         cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and cells[:2] == ["path", "name"]):
+        if not any(cells) or (number == 1 and [cell.casefold() for cell in cells] == ["path", "name"]):
             continue
         if len(cells) != 2 or not all(cells):
             raise UsageError(f"{file}, line {number}: expected path,name, got {','.join(row)!r}")
@@ -125,30 +147,39 @@ def enrol(
 
     Raises:
         UsageError: The pipeline has no gallery.
-        GalleryError: The gallery can't be written, or a name can't be used.
+        GalleryError: The gallery can't be written.
     """
     gallery = pipeline.gallery
     if gallery is None:
         raise UsageError("enrolling needs a gallery")
     for photo in photos:
         try:
-            digest = photo_sha256(photo.path)
-            if gallery.has_photo(digest, photo.name):
-                yield EnrolReport(photo, Outcome.KNOWN, sentence="enrolled before")
-                continue
-            image = read_image(photo.path, max_pixels=max_pixels)
-        except PhotoError as error:
-            yield EnrolReport(photo, Outcome.FAILED, sentence=str(error))
-            continue
-        faces = pipeline.detect(image)
-        judgement = judge(image, faces, rules)
-        reasons = tuple(refusal.reason.value for refusal in judgement.refusals)
-        sentence = "; ".join(refusal.sentence for refusal in judgement.refusals)
-        if judgement.face is None or (reasons and not force):
-            yield EnrolReport(photo, Outcome.REFUSED, reasons, sentence)
-            continue
-        gallery.add(photo.name, [_template(pipeline, image, faces, judgement, photo.path, digest)])
-        yield EnrolReport(photo, Outcome.ENROLLED, reasons, sentence)
+            report = _enrol_photo(pipeline, gallery, photo, rules, force, max_pixels)
+        except (PhotoError, LandmarkError) as error:
+            report = EnrolReport(photo, Outcome.FAILED, sentence=str(error))
+        yield report
+
+
+def _enrol_photo(
+    pipeline: FacePipeline,
+    gallery: Gallery,
+    photo: PersonPhoto,
+    rules: EnrolRules | None,
+    force: bool,
+    max_pixels: int,
+) -> EnrolReport:
+    digest = photo_sha256(photo.path)
+    if gallery.has_photo(digest, photo.name):
+        return EnrolReport(photo, Outcome.KNOWN, sentence="enrolled before")
+    image = read_image(photo.path, max_pixels=max_pixels)
+    faces = pipeline.detect(image)
+    judgement = judge(image, faces, rules)
+    reasons = tuple(refusal.reason.value for refusal in judgement.refusals)
+    sentence = "; ".join(refusal.sentence for refusal in judgement.refusals)
+    if judgement.face is None or (reasons and not force):
+        return EnrolReport(photo, Outcome.REFUSED, reasons, sentence)
+    gallery.add(photo.name, [_template(pipeline, image, faces, judgement, photo.path, digest)])
+    return EnrolReport(photo, Outcome.ENROLLED, reasons, sentence)
 
 
 def _template(

@@ -22,8 +22,8 @@ class Match:
 
     Attributes:
         name: The person, or None where nobody is near enough (unknown).
-        distance_l2: Euclidean distance to the nearest person, accepted or not; None where the face was not compared
-            (empty gallery, or a face not good enough).
+        distance_l2: Euclidean distance to the nearest person, accepted or not; None where the face was not
+            compared (empty gallery, or a face not good enough).
         threshold_l2: Largest distance at which the face would have been named.
         runner_up_name: The next nearest *other* person, or None where there is none.
         runner_up_distance_l2: Euclidean distance to the runner-up.

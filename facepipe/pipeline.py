@@ -12,7 +12,7 @@ import numpy as np
 
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import PhotoError, UsageError, WeightsError
+from facepipe.errors import LandmarkError, PhotoError, UsageError, WeightsError
 from facepipe.faces import Faces, Match, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.quality import NamingRules, recognisable
@@ -82,10 +82,11 @@ class FacePipeline:
         """
         runtime = runtime or choose_runtime()
         encoder = FaceEncoder.load(encoder_weights, runtime)
+        detector = FaceDetector.load(detector_weights, options, runtime)
         opened = None
         if gallery is not None:
             opened = Gallery.open(gallery, card_identity(encoder.card), create=create_gallery)
-        return cls(FaceDetector.load(detector_weights, options, runtime), encoder, opened)
+        return cls(detector, encoder, opened)
 
     def __enter__(self) -> Self:
         return self
@@ -127,35 +128,20 @@ class FacePipeline:
             rules: Which faces are compared at all.
 
         Raises:
-            UsageError: No gallery, or neither a threshold nor a default one.
+            UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
         """
         gallery = self._require_gallery()
-        if threshold_l2 is None and self.encoder.embedding.threshold_l2 is None:
-            raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
+        threshold_l2 = self._threshold(threshold_l2)
         faces = self.embed(photo)
-        return faces.with_matches(
-            self._match(gallery, photo, faces, threshold_l2, one_person_per_photo, rules)
-        )
-
-    def _match(
-        self,
-        gallery: Gallery,
-        photo: UInt8Array,
-        faces: Faces,
-        threshold_l2: float | None,
-        one_person_per_photo: bool,
-        rules: NamingRules | None,
-    ) -> list[Match]:
         assert faces.embeddings is not None
         compared = np.flatnonzero(recognisable(photo, faces, rules))
         answers = gallery.match(
             faces.embeddings[compared], threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo
         )
-        threshold = gallery.encoder.threshold_l2 if threshold_l2 is None else threshold_l2
-        matches = [Match(None, None, threshold)] * len(faces)
+        matches = [Match(None, None, threshold_l2)] * len(faces)
         for row, answer in zip(compared, answers, strict=True):
             matches[row] = answer
-        return matches
+        return faces.with_matches(matches)
 
     def identify_files(
         self,
@@ -165,8 +151,13 @@ class FacePipeline:
         one_person_per_photo: bool = True,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Iterator[PhotoResult]:
-        """`identify` for files, one after the other; a photo that fails is reported and passed over."""
+        """`identify` for files, one after the other; a photo that fails is reported and passed over.
+
+        Raises:
+            UsageError: As `identify`, before the first photo.
+        """
         self._require_gallery()
+        threshold_l2 = self._threshold(threshold_l2)
 
         def named(photo: UInt8Array) -> Faces:
             return self.identify(photo, threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo)
@@ -178,18 +169,28 @@ class FacePipeline:
             raise UsageError("this pipeline was opened without a gallery: give its folder to name faces")
         return self.gallery
 
+    def _threshold(self, asked_l2: float | None) -> float:
+        threshold_l2 = self.encoder.embedding.threshold_l2 if asked_l2 is None else asked_l2
+        if threshold_l2 is None:
+            raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
+        if not 0 <= threshold_l2 <= 2:
+            raise UsageError(f"threshold: expected 0..2, the distances of unit vectors, got {threshold_l2}")
+        return threshold_l2
+
 
 def process_files(
     paths: Iterable[Path], step: Callable[[UInt8Array], Faces], max_pixels: int = DEFAULT_MAX_PIXELS
 ) -> Iterator[PhotoResult]:
-    """Read each file and run `step` on it; a photo that can't be read is reported and passed over."""
+    """Read each file and run `step` on it; a photo that fails is reported and passed over."""
     for path in paths:
         try:
             photo = read_image(path, max_pixels=max_pixels)
+            result = PhotoResult(path, photo, step(photo))
         except PhotoError as error:
-            yield PhotoResult(path, error=str(error))
-        else:
-            yield PhotoResult(path, photo, step(photo))
+            result = PhotoResult(path, error=str(error))
+        except LandmarkError as error:
+            result = PhotoResult(path, error=f"{path}: {error}")
+        yield result
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:

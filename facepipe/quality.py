@@ -80,8 +80,8 @@ class Judgement:
     """What `judge` found.
 
     Attributes:
-        face: Row of the face to be enrolled, the largest of those that the detector is sure of (the largest of
-            all where it is sure of none); None where the photo has no face.
+        face: Row of the face to be enrolled, the largest of those that the detector is sure of (the largest
+            of all where it is sure of none); None where the photo has no face.
         size_px: Shorter side of its box; 0 without a face.
         score: Its detector confidence; 0 without a face.
         sharpness: Its `sharpness`; 0 without a face.

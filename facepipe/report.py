@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.files import atomic_write_bytes
 from facepipe.pipeline import PhotoResult
@@ -89,7 +90,7 @@ def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
     Arrays only, no pickle. Returns the number of faces.
 
     Raises:
-        OSError: The file can't be written.
+        OutputError: The file can't be written.
     """
     found = [(result.path, result.faces) for result in results if result.faces is not None]
     paths = [_text(path) for path, faces in found for _ in range(len(faces))]
@@ -101,7 +102,10 @@ def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
         boxes=np.concatenate([np.zeros((0, 4), np.float32), *(faces.boxes_xyxy for _, faces in found)]),
         embeddings=np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32),
     )
-    atomic_write_bytes(file, buffer.getvalue())
+    try:
+        atomic_write_bytes(file, buffer.getvalue())
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place") from error
     return len(paths)
 
 
@@ -159,5 +163,5 @@ def _distance(value: float | None) -> float | None:
 
 
 def _text(value: str | Path) -> str:
-    """Output stays valid UTF-8: file names that are not Unicode get replacement characters."""
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    """Output stays valid UTF-8: bytes of file names that are no text are written as `\\udcff`."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 import cv2
 import numpy as np
 
-from facepipe.errors import DeviceError, MissingExtraError
+from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError
 from facepipe.faces import FloatArray, UInt8Array
 from weights.card import InputSpec
 from weights.registry import Weight
@@ -55,16 +55,17 @@ def choose_runtime(
     """Decide what to use. "auto" is ONNX Runtime on the CPU; a CUDA device asks for torch.
 
     Raises:
-        DeviceError: An unknown device, one that is missing here, or one that the asked-for runtime can't use.
+        UsageError: An unknown runtime or device, or a device that the asked-for runtime can't use.
+        DeviceError: The device is missing here.
         MissingExtraError: torch is asked for and not installed.
     """
     if runtime not in RUNTIME_NAMES:
-        raise DeviceError(f"unknown runtime {runtime!r}: expected one of {', '.join(RUNTIME_NAMES)}")
+        raise UsageError(f"unknown runtime {runtime!r}: expected one of {', '.join(RUNTIME_NAMES)}")
     on_cpu = device in ("auto", "cpu")
     if not on_cpu and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdecimal()):
-        raise DeviceError(f"unknown device {device!r}: expected cpu, cuda or cuda:N")
+        raise UsageError(f"unknown device {device!r}: expected cpu, cuda or cuda:N")
     if runtime == "onnx" and not on_cpu:
-        raise DeviceError(f"runtime onnx runs on the CPU only; for {device} use --runtime torch")
+        raise UsageError(f"runtime onnx runs on the CPU only; for {device} use --runtime torch")
     engine: Literal["onnx", "torch"] = "torch" if runtime == "torch" or not on_cpu else "onnx"
     if engine == "torch":
         _require_torch(device)
@@ -93,9 +94,13 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-            read_onnx(weight), options, providers=["CPUExecutionProvider"]
-        )
+        model = read_onnx(weight)
+        try:
+            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # each failure has a class of its own, without a common root
+            raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {error}") from error
         self._input: str = self._session.get_inputs()[0].name
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:

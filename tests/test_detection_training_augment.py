@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_helpers import labelled, write_dataset
+
+from facepipe.errors import UsageError
+from facepipe.faces import FloatArray, UInt8Array
+from training.detection.augment import PADDING_RGB, AugmentConfig, Framing, TrainingCrop, augment
+from training.detection.compose import mosaic, paste_faces
+from training.detection.crops import CropSampler, WeightedPhotos, endless_batches
+from training.detection.data import PhotoFiles
+from training.detection.labels import LabelledPhoto, read_labels
+from training.detection.pictures import preview
+
+_PLAIN = AugmentConfig(size_px=160, colour_share=0, gray_share=0)
+_DOT_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]])
+_MIRRORED = [1, 0, 2, 4, 3]
+
+
+def _test_card(width: int = 300, height: int = 200) -> tuple[UInt8Array, LabelledPhoto]:
+    """A gray photo with a white face that fills its box, and a dot of its own colour at each landmark."""
+    pixels = np.full((height, width, 3), 90, np.uint8)
+    left, top, side = 120, 60, 80
+    pixels[top : top + side, left : left + side] = 255
+    points = np.array([[140, 85], [180, 85], [160, 100], [145, 120], [175, 120]], np.float32)
+    for (x, y), colour in zip(points.astype(int), _DOT_RGB, strict=True):
+        pixels[y - 6 : y + 6, x - 6 : x + 6] = colour
+    return pixels, labelled([[left, top, left + side, top + side]], points[None])
+
+
+def _white_box(crop: UInt8Array) -> FloatArray:
+    """Edges of what is neither background nor padding."""
+    face = np.abs(crop.astype(int) - 90).max(axis=2) > 80
+    padding = (np.abs(crop.astype(int) - PADDING_RGB) <= 2).all(axis=2)
+    rows, columns = np.nonzero(face & ~padding)
+    return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
+
+
+def _nearest_dot(crop: UInt8Array, point: FloatArray) -> int:
+    x, y = (int(value) for value in point)
+    return int(np.abs(_DOT_RGB - crop[y, x]).sum(axis=1).argmin())
+
+
+@pytest.mark.parametrize("framing", ["crop", "letterbox", "stretch"])
+@pytest.mark.parametrize("seed", range(12))
+def test_boxes_and_landmarks_follow_the_pixels(framing: Framing, seed: int) -> None:
+    pixels, photo = _test_card()
+    config = replace(_PLAIN, framing=framing, scale_range=(0.5, 2.0))
+    crop = augment(pixels, photo, config, 160, np.random.default_rng(seed))
+    assert crop.pixels.shape == (160, 160, 3)
+    (box,) = crop.boxes_xyxy
+    np.testing.assert_allclose(_white_box(crop.pixels), box, atol=1.5)
+    inside = ((crop.landmarks[0] >= 2) & (crop.landmarks[0] < 158)).all(axis=1)
+    dots = [_nearest_dot(crop.pixels, point) for point in crop.landmarks[0][inside]]
+    unchanged, mirrored = np.flatnonzero(inside).tolist(), np.array(_MIRRORED)[inside].tolist()
+    assert dots in (unchanged, mirrored)
+    if inside.all():  # left and right are as the viewer sees them, mirrored or not
+        points = crop.landmarks[0]
+        assert points[0, 0] < points[1, 0]
+        assert points[3, 0] < points[4, 0]
+
+
+def test_half_of_the_crops_are_mirrored() -> None:
+    pixels, photo = _test_card()
+    config = replace(_PLAIN, framing="stretch")
+    crops = [augment(pixels, photo, config, 160, np.random.default_rng(seed)) for seed in range(200)]
+    mirrored = sum(_nearest_dot(crop.pixels, crop.landmarks[0, 0]) == 1 for crop in crops)
+    assert 70 < mirrored < 130
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_crops_keep_a_face_that_trains_where_the_photo_has_one(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, 280, (30, 2)).astype(np.float32)
+    boxes = np.concatenate([corners, corners + random.uniform(2, 12, (30, 1))], axis=1).astype(np.float32)
+    boxes[0] = 40, 50, 70, 90
+    pixels = np.zeros((300, 320, 3), np.uint8)
+    crop = augment(pixels, labelled(boxes), _PLAIN, 160, random)
+    assert len(crop.boxes_xyxy) >= 1
+    sides = crop.boxes_xyxy[:, 2:] - crop.boxes_xyxy[:, :2]
+    assert (sides > 0).all()
+    assert crop.boxes_xyxy.min() >= 0
+    assert crop.boxes_xyxy.max() <= 160
+    assert crop.ignored_xyxy.shape[1] == 4
+
+
+def test_small_cut_and_invalid_faces_are_ignored_and_broken_boxes_dropped() -> None:
+    config = replace(_PLAIN, framing="stretch", min_face_px=10)
+    boxes: list[list[float]] = [
+        [40, 40, 60, 60],
+        [80, 80, 85, 85],
+        [-30, 40, 10, 60],
+        [100, 100, 100, 120],
+        [90, 95, 85, 120],
+    ]
+    photo = labelled(boxes, ignored=[[120, 120, 140, 140]])
+    crop = augment(np.zeros((160, 160, 3), np.uint8), photo, config, 160, np.random.default_rng(1))
+    assert len(crop.boxes_xyxy) == 1
+    sizes = sorted((crop.ignored_xyxy[:, 2:] - crop.ignored_xyxy[:, :2]).tolist())
+    assert sizes == [[5, 5], [10, 20], [20, 20]]
+
+
+@pytest.mark.parametrize("size", [(40, 40), (31, 400), (400, 31), (1, 1), (700, 500)])
+def test_photos_of_any_size_without_faces(size: tuple[int, int]) -> None:
+    pixels = np.full((*size, 3), 200, np.uint8)
+    for seed in range(10):
+        crop = augment(pixels, labelled([]), _PLAIN, 160, np.random.default_rng(seed))
+        assert crop.pixels.shape == (160, 160, 3)
+        colours = np.unique(crop.pixels.reshape(-1, 3), axis=0).tolist()
+        assert [200, 200, 200] in colours
+        assert all(colour in ([200] * 3, list(PADDING_RGB)) for colour in colours)
+
+
+def test_colours_change_the_photo_and_never_the_padding() -> None:
+    config = replace(_PLAIN, framing="letterbox", colour_share=1, gray_share=0.5)
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
+    crops = [augment(pixels, labelled([]), config, 160, np.random.default_rng(seed)) for seed in range(5)]
+    for crop in crops:
+        assert (crop.pixels == PADDING_RGB).all(axis=2).mean() > 0.4
+    plain = augment(
+        pixels, labelled([]), replace(config, colour_share=0, gray_share=0), 160, np.random.default_rng(0)
+    )
+    assert any(not np.array_equal(crop.pixels, plain.pixels) for crop in crops)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size_px": 100},
+        {"size_px": 0},
+        {"scale_range": (0.0, 1.0)},
+        {"scale_range": (2.0, 1.0)},
+        {"paste_px": (9.0, 8.0)},
+        {"gray_share": -0.1},
+        {"mosaic_share": 1.1},
+        {"min_face_px": -1.0},
+        {"paste_faces": 0},
+    ],
+)
+def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UsageError):
+        replace(AugmentConfig(), **settings)  # type: ignore[arg-type]
+
+
+def test_a_mosaic_is_four_crops_in_their_places() -> None:
+    pixels, photo = _test_card()
+    config = replace(_PLAIN, framing="stretch")
+    crops = [augment(pixels, photo, config, 80, np.random.default_rng(seed)) for seed in range(4)]
+    whole = mosaic(crops)
+    assert whole.pixels.shape == (160, 160, 3)
+    assert len(whole.boxes_xyxy) == len(whole.landmarks) == 4
+    for crop, box, (y, x) in zip(crops, whole.boxes_xyxy, [(0, 0), (0, 80), (80, 0), (80, 80)], strict=True):
+        part = whole.pixels[y : y + 80, x : x + 80]
+        assert np.array_equal(part, crop.pixels)
+        np.testing.assert_allclose(_white_box(part) + np.array([x, y, x, y]), box, atol=1.5)
+
+
+def _empty_crop(ignored: list[list[float]] | None = None) -> TrainingCrop:
+    photo = labelled([], ignored=ignored)
+    pixels = np.full((160, 160, 3), 90, np.uint8)
+    return TrainingCrop(pixels, photo.boxes_xyxy, photo.landmarks, photo.ignored_xyxy)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_pasted_faces_lie_where_their_labels_say(seed: int) -> None:
+    pixels, donor = _test_card()
+    config = replace(_PLAIN, paste_px=(24.0, 40.0))
+    crop = paste_faces(_empty_crop(), pixels, donor, config, np.random.default_rng(seed))
+    (box,) = crop.boxes_xyxy
+    assert 23 < box[2] - box[0] < 41
+    np.testing.assert_allclose(_white_box(crop.pixels), box, atol=1.5)
+    dots = [_nearest_dot(crop.pixels, point) for point in crop.landmarks[0]]
+    assert dots in ([0, 1, 2, 3, 4], _MIRRORED)
+
+
+def test_faces_are_not_pasted_over_others_nor_taken_from_a_crowd() -> None:
+    pixels, donor = _test_card()
+    covered = paste_faces(
+        _empty_crop(ignored=[[0, 0, 160, 160]]), pixels, donor, _PLAIN, np.random.default_rng(0)
+    )
+    assert len(covered.boxes_xyxy) == 0
+    crowd = labelled(np.concatenate([donor.boxes_xyxy, donor.boxes_xyxy + 10]))
+    nothing = paste_faces(_empty_crop(), pixels, crowd, _PLAIN, np.random.default_rng(0))
+    assert len(nothing.boxes_xyxy) == 0
+    small = replace(_PLAIN, paste_px=(100.0, 120.0))  # no face is enlarged
+    assert len(paste_faces(_empty_crop(), pixels, donor, small, np.random.default_rng(0)).boxes_xyxy) == 0
+
+
+@pytest.fixture
+def sampler(tmp_path: Path, astronaut: UInt8Array) -> CropSampler:
+    one = read_labels(write_dataset(tmp_path / "one", astronaut))
+    two = read_labels(write_dataset(tmp_path / "two", astronaut, (0.3,)))
+    config = AugmentConfig(size_px=64, mosaic_share=0.3, paste_share=0.3)
+    return CropSampler(
+        [WeightedPhotos(PhotoFiles(one), 3), WeightedPhotos(PhotoFiles(two), 1)], config, seed=5
+    )
+
+
+def test_sample_i_is_a_function_of_the_seed_and_i(sampler: CropSampler) -> None:
+    backwards = [sampler[i] for i in reversed(range(12))][::-1]
+    for i, sample in enumerate(backwards):
+        again = sampler[i]
+        assert again.file == sample.file
+        assert np.array_equal(again.crop.pixels, sample.crop.pixels)
+        assert np.array_equal(again.crop.boxes_xyxy, sample.crop.boxes_xyxy)
+    assert len({sample.crop.pixels.tobytes() for sample in backwards}) == 12
+
+
+def test_data_sets_come_by_their_weights(sampler: CropSampler) -> None:
+    share = np.mean(["/two/" in sampler[i].file for i in range(200)])
+    assert 0.15 < share < 0.35
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_are_the_samples_in_order_whatever_the_workers(sampler: CropSampler, workers: int) -> None:
+    batches = endless_batches(sampler, 2, first_batch=3, every=1, workers=workers)
+    for number in range(3, 7):
+        batch = next(batches)
+        for i, pixels in enumerate(batch.pixels):
+            assert np.array_equal(pixels.numpy(), sampler[2 * number + i].crop.pixels)
+            assert batch.files[i] == sampler[2 * number + i].file
+
+
+def test_processes_take_turns(sampler: CropSampler) -> None:
+    ranks = [endless_batches(sampler, 1, first_batch=rank, every=2, workers=0) for rank in range(2)]
+    alone = endless_batches(sampler, 1, first_batch=0, every=1, workers=0)
+    for _ in range(3):
+        for rank in ranks:
+            assert np.array_equal(next(rank).pixels.numpy(), next(alone).pixels.numpy())
+
+
+def test_the_preview_shows_boxes_and_ignored_faces(tmp_path: Path, astronaut: UInt8Array) -> None:
+    photos = read_labels(write_dataset(tmp_path, astronaut))
+    photos = [replace(photo, ignored_xyxy=np.array([[4, 4, 30, 30]], np.float32)) for photo in photos]
+    config = AugmentConfig(size_px=64, framing="stretch", colour_share=0, gray_share=0)
+    sheet = preview([WeightedPhotos(PhotoFiles(photos), 1)], config, count=5, columns=3, cell_px=100)
+    assert sheet.shape == (2 * 106, 3 * 106, 3)
+    for colour in ((0, 230, 80), (255, 160, 0), (255, 0, 0), (0, 120, 255)):
+        assert (sheet == colour).all(axis=2).sum() > 10

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from facepipe.retinaface.network import RetinaFaceOutput
+from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
+from training.detection.targets import BACKGROUND, FACE, IGNORED, Targets
+
+_PLAIN = LossConfig(classes=1, boxes=1, landmarks=1, distil_classes=1, distil_boxes=1, distil_landmarks=1)
+
+
+def _output(logits: list[list[list[float]]], fill: float = 0.0) -> RetinaFaceOutput:
+    classes = torch.tensor(logits)
+    batch, anchors, _ = classes.shape
+    return RetinaFaceOutput(
+        torch.full((batch, anchors, 4), fill), classes, torch.full((batch, anchors, 10), fill)
+    )
+
+
+def _targets(labels: list[list[int]], landmarks_known: bool = True) -> Targets:
+    classes = torch.tensor(labels)
+    points = torch.zeros(*classes.shape, 10)
+    if not landmarks_known:
+        points[..., 3] = math.nan
+    return Targets(classes, torch.zeros(*classes.shape, 4), points)
+
+
+def _entropy(own: float, other: float) -> float:
+    return math.log(math.exp(own) + math.exp(other)) - own
+
+
+def test_classes_by_hand() -> None:
+    # One positive, ratio 2: of three backgrounds the two worst; the ignored one never.
+    logits = [[[0.0, 2.0], [1.0, 0.0], [0.0, 3.0], [0.0, 0.5], [0.0, 9.0]]]
+    targets = _targets([[FACE, BACKGROUND, BACKGROUND, BACKGROUND, IGNORED]])
+    losses = label_losses(_output(logits), targets, LossConfig(negatives_per_positive=2))
+    expected = _entropy(2, 0) + _entropy(0, 3) + _entropy(0, 0.5)
+    assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_positives_of_the_whole_batch_normalise() -> None:
+    logits = [[[0.0, 2.0], [0.0, 1.0]], [[0.0, 4.0], [0.0, 0.0]]]
+    targets = _targets([[FACE, FACE], [FACE, IGNORED]])
+    losses = label_losses(_output(logits), targets, LossConfig())
+    expected = (_entropy(2, 0) + _entropy(1, 0) + _entropy(4, 0)) / 3
+    assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "each"), [(0.5, 0.125), (2.0, 1.5), (-3.0, 2.5)], ids=["square", "straight", "below"]
+)
+def test_boxes_and_landmarks_by_hand(error: float, each: float) -> None:
+    logits = [[[0.0, 0.0]] * 3]
+    targets = _targets([[FACE, BACKGROUND, FACE]])
+    losses = label_losses(_output(logits, fill=error), targets, LossConfig())
+    assert losses["box"].item() == pytest.approx(2 * 4 * each)  # weighted 2, four values, mean over positives
+    assert losses["landmark"].item() == pytest.approx(10 * each)
+
+
+def test_faces_without_landmarks_train_class_and_box_only() -> None:
+    output = _output([[[0.0, 0.0]] * 2], fill=1.0)
+    output = RetinaFaceOutput(*(part.requires_grad_() for part in output))
+    losses = label_losses(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig())
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert losses["landmark"].item() == 0
+    assert output.landmarks.grad is not None
+    assert output.landmarks.grad.abs().sum() == 0
+    assert output.boxes.grad is not None
+    assert output.boxes.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "ratio", "trained"),
+    [
+        ([BACKGROUND] * 5, 2, 2),  # no face: still the worst few
+        ([BACKGROUND] * 5, 9, 5),
+        ([FACE, FACE, BACKGROUND, BACKGROUND, BACKGROUND], 7, 5),  # more wanted than there are
+        ([FACE, IGNORED, IGNORED, IGNORED, BACKGROUND], 3, 2),
+        ([IGNORED] * 5, 3, 0),
+        ([FACE] * 5, 3, 5),
+    ],
+)
+def test_how_many_anchors_train(labels: list[int], ratio: int, trained: int) -> None:
+    classes = torch.arange(10.0).reshape(1, 5, 2).square().requires_grad_()
+    output = RetinaFaceOutput(torch.zeros(1, 5, 4), classes, torch.zeros(1, 5, 10))
+    losses = label_losses(output, _targets([labels]), LossConfig(negatives_per_positive=ratio))
+    losses["class"].backward()  # type: ignore[no-untyped-call]
+    assert classes.grad is not None
+    assert int((classes.grad.abs().sum(dim=-1) > 0).sum()) == trained
+
+
+def test_hard_negatives_are_chosen_crop_by_crop() -> None:
+    logits = [[[0.0, 1.0], [0.0, 5.0], [0.0, 6.0]], [[0.0, 1.0], [3.0, 0.0], [2.0, 0.0]]]
+    output = RetinaFaceOutput(
+        torch.zeros(2, 3, 4), torch.tensor(logits, requires_grad=True), torch.zeros(2, 3, 10)
+    )
+    targets = _targets([[FACE, BACKGROUND, BACKGROUND]] * 2)
+    label_losses(output, targets, LossConfig(negatives_per_positive=1))["class"].backward()  # type: ignore[no-untyped-call]
+    assert output.classes.grad is not None
+    assert (output.classes.grad.abs().sum(dim=-1) > 0).tolist() == [[True, False, True], [True, False, True]]
+
+
+def _logit(probability: float) -> list[float]:
+    return [0.0, math.log(probability / (1 - probability))]
+
+
+def _divergence(teacher: float, student: float) -> float:
+    return teacher * math.log(teacher / student) + (1 - teacher) * math.log((1 - teacher) / (1 - student))
+
+
+def test_a_teacher_by_hand() -> None:
+    student = _output([[_logit(0.5)] * 3], fill=2.0)
+    teacher = _output([[_logit(0.9), _logit(0.8), _logit(0.05)]])
+    targets = _targets([[FACE, IGNORED, BACKGROUND]])
+    losses = teacher_losses(student, teacher, targets, _PLAIN)
+    belief = 0.9 + 0.8 + 0.05
+    kl = _divergence(0.9, 0.5) + _divergence(0.8, 0.5) + _divergence(0.05, 0.5)
+    assert losses["soft_class"].item() == pytest.approx(kl / belief, rel=1e-4)
+    assert losses["soft_box"].item() == pytest.approx(4 * 1.5 * (0.9 + 0.8) / belief, rel=1e-4)
+    assert losses["soft_landmark"].item() == pytest.approx(10 * 1.5 * (0.9 + 0.8) / belief, rel=1e-4)
+
+
+@pytest.mark.parametrize(("label", "belief"), [(FACE, 0.3), (BACKGROUND, 0.7)])
+def test_a_teacher_that_contradicts_the_labels_is_not_heard(label: int, belief: float) -> None:
+    losses = teacher_losses(
+        _output([[_logit(0.5)]], fill=3.0), _output([[_logit(belief)]]), _targets([[label]]), _PLAIN
+    )
+    assert all(value.item() == 0 for value in losses.values())
+
+
+def test_an_unlabelled_crop_learns_from_the_teacher_alone() -> None:
+    output, targets = _output([[_logit(0.5)] * 2], fill=1.0), _targets([[IGNORED, IGNORED]])
+    assert all(value.item() == 0 for value in label_losses(output, targets, LossConfig()).values())
+    losses = teacher_losses(output, _output([[_logit(0.9), _logit(0.1)]]), targets, LossConfig())
+    assert all(value.item() > 0 for value in losses.values())
+
+
+def test_hints_are_shares_of_the_teachers_variance() -> None:
+    teacher = torch.tensor([[[[0.0, 2.0], [4.0, 6.0]]]])
+    variance = teacher.var().item()
+    assert hint_loss([teacher + 1, teacher], [teacher, teacher]).item() == pytest.approx(0.5 / variance)
+    flat = torch.zeros(1, 1, 2, 2)
+    assert torch.isfinite(hint_loss([flat], [flat]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_outputs_are_compared_in_float32(dtype: torch.dtype) -> None:
+    def low(part: Tensor) -> Tensor:
+        return part.to(dtype)
+
+    student, teacher = _output([[_logit(0.4)] * 2], fill=1.0), _output([[_logit(0.9)] * 2])
+    targets = _targets([[FACE, BACKGROUND]])
+    half_student = RetinaFaceOutput(*map(low, student))
+    half_teacher = RetinaFaceOutput(*map(low, teacher))
+    losses = label_losses(half_student, targets, LossConfig())
+    losses |= teacher_losses(half_student, half_teacher, targets, LossConfig())
+    assert all(value.dtype == torch.float32 for value in losses.values())
+    whole = label_losses(student, targets, LossConfig())
+    assert losses["class"].item() == pytest.approx(whole["class"].item(), rel=0.01)

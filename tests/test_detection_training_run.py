@@ -1,0 +1,467 @@
+"""Whole runs of the detector's trainer, small enough for seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from training_helpers import write_dataset
+
+from facepipe.detector import DetectorOptions, FaceDetector
+from facepipe.errors import DataError, DeviceError, UsageError, WeightsError
+from facepipe.faces import UInt8Array
+from facepipe.images import read_image
+from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, retinaface_mobilenet025
+from training.checkpoints import load_checkpoint
+from training.configuration import read_configuration, to_plain
+from training.detection.configuration import DetectorConfig, NetworkConfig, TeacherConfig
+from training.detection.crops import WeightedPhotos
+from training.detection.data import PhotoFiles
+from training.detection.labels import read_labels, unlabelled_photos
+from training.detection.run import (
+    configuration_of_run,
+    export_checkpoint,
+    train_detector,
+    write_preview,
+)
+from training.detection.start import IMAGENET_INPUT, initial_detector, load_teacher
+from training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
+from training.logs import read_log
+from training.loop import Progress
+from weights.card import AnchorSpec, InputSpec
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, astronaut: UInt8Array) -> Path:
+    return write_dataset(tmp_path / "data", astronaut)
+
+
+def _config(dataset: Path, *overrides: str) -> DetectorConfig:
+    return read_configuration(
+        DetectorConfig,
+        None,
+        [
+            f"data.0.folder={dataset}",
+            "device=cpu",
+            "augment.size_px=64",
+            "loop.batch_size=2",
+            "loop.workers=0",
+            "loop.steps=4",
+            "loop.warmup_steps=1",
+            "loop.log_every=1",
+            "loop.checkpoint_every=2",
+            *overrides,
+        ],
+    )
+
+
+def _environment() -> dict[str, str]:
+    paths = os.pathsep.join(map(str, (_ROOT, _ROOT / "tests")))
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+
+
+def _run_python(
+    code: str, *arguments: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *launcher, code, *arguments],
+        capture_output=True,
+        text=True,
+        env=_environment(),
+        timeout=300,
+        check=False,
+    )
+
+
+def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path, dataset: Path) -> None:
+    config = _config(
+        dataset,
+        "loop.steps=60",
+        "loop.batch_size=4",
+        "loop.ema_decay=0.8",
+        "optimiser.reference_batch=4",
+        "optimiser.learning_rate=5e-3",
+        "augment.framing=letterbox",
+        "augment.size_px=128",
+        "augment.colour_share=0",
+        "loop.log_every=5",
+        "loop.checkpoint_every=1000",
+        f"validation.photos={dataset}",
+        "validation.max_side=128",
+    )
+    outcome = train_detector(config, tmp_path / "run")
+    losses = read_log(tmp_path / "run" / "log.csv")
+    for part, share in (("class", 0.4), ("box", 0.4), ("landmark", 0.3)):
+        assert losses[part][-1][1] < share * losses[part][0][1], part
+    assert outcome.step == outcome.steps == 60
+    assert outcome.best is not None
+    assert outcome.figures["ap"] > 0.9
+    assert outcome.samples is not None
+    assert read_image(outcome.samples).shape[1] > 480
+    assert read_image(outcome.curves).ndim == 3
+
+    weight = export_checkpoint([outcome.best, outcome.last], "tiny", tmp_path / "weights", licence="MIT")
+    assert weight.card.training["steps"] == 60
+    assert weight.card.training["recipe"]["data"][0]["folder"] == "/".join(dataset.parts[-2:])
+    assert str(tmp_path) not in weight.card.to_json()
+    assert weight.card.measured == {}  # the mean of two checkpoints is another network
+    best = export_checkpoint([outcome.best], "best", tmp_path / "weights", half_storage=True).card
+    assert best.measured["validation"]["setting"]["max_side"] == 128
+    assert best.measured["validation"]["ap"] > 0.9
+    detector = FaceDetector.load(
+        str(tmp_path / "weights" / "tiny.json"), DetectorOptions(top_k=1, max_side=128)
+    )
+    for photo in read_labels(dataset):
+        faces = detector.detect(read_image(photo.path))
+        assert len(faces) == 1
+        np.testing.assert_allclose(
+            faces.boxes_xyxy, photo.boxes_xyxy, atol=0.25 * float(np.ptp(photo.boxes_xyxy))
+        )
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from training.configuration import read_configuration
+from training.detection.configuration import DetectorConfig
+from training.detection.run import train_detector
+torch.set_num_threads(1)
+def kill(progress):
+    if progress.step == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+train_detector(read_configuration(DetectorConfig, None, sys.argv[2:]), Path(sys.argv[1]), on_step=kill)
+"""
+
+
+def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
+    tmp_path: Path, dataset: Path
+) -> None:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        config = _config(
+            dataset, "loop.steps=8", "loop.workers=1", "augment.mosaic_share=0.3", "loop.freeze_steps=3"
+        )
+        recipe = tmp_path / "recipe.py"
+        recipe.write_text(_KILLED)
+        plain = [f"{key}={_toml(value)}" for key, value in to_plain(config).items()]
+        killed = _run_python(str(recipe), str(tmp_path / "killed"), *plain)
+        assert killed.returncode == -9, killed.stderr
+        assert load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == 4
+        resumed_config = configuration_of_run(tmp_path / "killed")
+        train_detector(resumed_config, tmp_path / "killed", resume=True)
+        train_detector(config, tmp_path / "whole")
+    finally:
+        torch.set_num_threads(threads)
+    killed_state, whole_state = (load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole"))
+    assert killed_state["step"] == whole_state["step"] == 8
+    for part in ("module", "average"):
+        for name, value in whole_state[part].items():
+            assert torch.equal(value, killed_state[part][name]), name
+    assert killed_state["record"] == whole_state["record"]
+    steps = [step for step, _ in read_log(tmp_path / "killed" / "log.csv")["class"]]
+    assert steps == list(range(1, 9))
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value)
+
+
+_STOPPED = """
+import sys
+from pathlib import Path
+import torch
+from training.configuration import read_configuration
+from training.detection.configuration import DetectorConfig
+from training.detection.run import train_detector
+torch.set_num_threads(1)
+config = read_configuration(DetectorConfig, None, sys.argv[2:])
+print(train_detector(config, Path(sys.argv[1]), on_step=lambda p: print(p.step, flush=True)).step)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_saves_though_it_reaches_the_loading_workers(
+    tmp_path: Path, dataset: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(_STOPPED)
+    config = _config(dataset, "loop.steps=100000", "loop.workers=1", "loop.checkpoint_every=99999")
+    plain = [f"{key}={_toml(value)}" for key, value in to_plain(config).items()]
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "run"), *plain],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    while process.stdout.readline().strip() not in ("3", ""):
+        pass
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert int(output.split()[-1]) == load_checkpoint(tmp_path / "run" / "last.pt")["step"] >= 3
+
+
+_TOGETHER = """
+import sys
+from pathlib import Path
+import torch
+from test_detection_training_run import plain_task
+from training.distributed import is_main, process_group, world_size
+from training.loop import LoopConfig, TrainingLoop
+from training.optimisation import OptimiserConfig
+torch.set_num_threads(1)
+with process_group("cpu"):
+    batch = 4 // world_size()
+    task = plain_task(Path(sys.argv[1]), batch)
+    config = LoopConfig(
+        steps=3, batch_size=batch, warmup_steps=0, freeze_steps=1, log_every=3, checkpoint_every=9, workers=0
+    )
+    optimiser = OptimiserConfig(
+        name="sgd", learning_rate=0.01, reference_batch=4, accumulate=2, clip_norm=float(sys.argv[3])
+    )
+    TrainingLoop(task, optimiser, config, Path(sys.argv[2]), {}).run()
+"""
+
+
+def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
+    """A task whose network sees each photo alone: BatchNorm would see another batch in each process."""
+    torch.manual_seed(3)
+    network = retinaface_mobilenet025()
+    _without_batch_norm(network)
+    data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0)]
+    config = read_configuration(DetectorConfig, None, ["augment.size_px=64"])
+    return DetectorTask(
+        network,
+        IMAGENET_INPUT,
+        AnchorSpec(),
+        data,
+        DetectorTaskConfig(augment=config.augment),
+        batch_size=batch_size,
+        seed=7,
+        workers=0,
+    )
+
+
+def _without_batch_norm(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+        else:
+            _without_batch_norm(child)
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, dataset: Path) -> None:
+    script = tmp_path / "together.py"
+    script.write_text(_TOGETHER)
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    runs = {"one": (), "two": torchrun}
+    for name, launcher in runs.items():
+        done = _run_python(str(script), str(dataset), str(tmp_path / name), "1.0", launcher=launcher)
+        assert done.returncode == 0, done.stderr
+    one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in runs)
+    assert one["step"] == two["step"] == 3
+    assert one["epoch"] == two["epoch"]
+    before = plain_task(dataset, 4).module.state_dict()
+    for name, value in one["module"].items():
+        torch.testing.assert_close(two["module"][name], value, atol=1e-6, rtol=1e-4)
+    assert any(not torch.equal(before[name], value) for name, value in one["module"].items())
+    figures = [read_log(tmp_path / name / "log.csv") for name in runs]
+    for part in ("class", "box", "landmark"):
+        assert figures[0][part][0][1] == pytest.approx(figures[1][part][0][1], rel=1e-3)
+
+
+def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Path, dataset: Path) -> None:
+    wide = RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=96)
+    data = [
+        WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0),
+        WeightedPhotos(PhotoFiles(unlabelled_photos(dataset / "images")), 1.0, labelled=False),
+    ]
+    config = _config(dataset, "loss.hints_last=1")
+    task = DetectorTask(
+        retinaface_mobilenet025(),
+        IMAGENET_INPUT,
+        AnchorSpec(),
+        data,
+        DetectorTaskConfig(augment=config.augment, loss=config.loss),
+        batch_size=2,
+        seed=0,
+        workers=0,
+        teacher=Teacher(wide, InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))),
+    )
+    assert len(task.module.projections) == 6
+    losses = task.losses(task.module, next(task.batches(0)), 0.0)
+    assert {"class", "soft_class", "soft_box", "soft_landmark", "hint"} <= set(losses)
+    losses["hint"].backward()  # type: ignore[no-untyped-call]
+    for projection in task.module.projections:
+        assert projection.weight.grad is not None
+    assert all(parameter.grad is None for parameter in wide.parameters())
+    same = Teacher(retinaface_mobilenet025(), IMAGENET_INPUT)
+    assert len(_task_with(dataset, same).module.projections) == 0
+
+
+def _task_with(dataset: Path, teacher: Teacher | None, labelled: bool = True) -> DetectorTask:
+    data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0, labelled)]
+    config = DetectorTaskConfig(augment=replace(DetectorTaskConfig().augment, size_px=64))
+    network = retinaface_mobilenet025()
+    return DetectorTask(
+        network,
+        IMAGENET_INPUT,
+        AnchorSpec(),
+        data,
+        config,
+        batch_size=1,
+        seed=0,
+        workers=0,
+        teacher=teacher,
+    )
+
+
+def test_a_teacher_must_have_the_students_anchors(dataset: Path) -> None:
+    anchors = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
+    with pytest.raises(UsageError, match="teacher's anchors"):
+        _task_with(dataset, Teacher(retinaface_mobilenet025(), IMAGENET_INPUT, anchors))
+    with pytest.raises(UsageError, match="without labels"):
+        _task_with(dataset, None, labelled=False)
+
+
+def test_a_teacher_sees_the_same_pixels_in_its_own_form(dataset: Path) -> None:
+    """A student that is its teacher has nothing to learn from it, whatever their preprocessing says."""
+    network = retinaface_mobilenet025().eval()
+    task = _task_with(dataset, Teacher(network, IMAGENET_INPUT))
+    task.module.network.load_state_dict(network.state_dict())
+    losses = task.losses(task.module.eval(), next(task.batches(0)), 0.0)
+    for part in ("soft_class", "soft_box", "soft_landmark", "hint"):
+        assert losses[part].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_published_files_are_starts_and_teachers(shared_data: Path) -> None:
+    weights = shared_data / "weights"
+    backbone = initial_detector(NetworkConfig(initial=str(weights / "mobilenetv1_025_imagenet.pth")))
+    whole = initial_detector(NetworkConfig(initial=str(weights / "retinaface_mnet025_bgr.pth")))
+    teacher = load_teacher(TeacherConfig(str(weights / "retinaface_mnet025_bgr.pth")))
+    assert backbone.input == IMAGENET_INPUT
+    assert teacher.input.channels == "bgr"
+    for name, value in teacher.network.state_dict().items():
+        assert torch.equal(value, whole.network.state_dict()[name])
+    stem = "backbone.stage1.0.0.weight"
+    assert not torch.equal(backbone.network.state_dict()[stem], whole.network.state_dict()[stem])
+    with pytest.raises(WeightsError, match=r"mobilenetv1_025_imagenet\.pth"):
+        load_teacher(TeacherConfig(str(weights / "mobilenetv1_025_imagenet.pth")))
+    with pytest.raises(WeightsError, match=r"mnet025_bgr\.pth"):
+        initial_detector(
+            NetworkConfig("retinaface_resnet50", initial=str(weights / "retinaface_mnet025_bgr.pth"))
+        )
+
+
+def test_training_goes_on_from_a_weight_or_a_checkpoint(tmp_path: Path, dataset: Path) -> None:
+    spec = 'network.input={channels="bgr", mean=[104, 117, 123], std=[1, 1, 1]}'
+    anchors = "network.anchors.sizes_px=[[10, 20], [32, 64], [128, 256]]"
+    outcome = train_detector(_config(dataset, "loop.steps=2", spec, anchors), tmp_path / "run")
+    weight = export_checkpoint([outcome.last], "first", tmp_path)
+    for initial in (str(outcome.last), str(tmp_path / "first.json")):
+        start = initial_detector(NetworkConfig(initial=initial))
+        assert start.input == weight.card.input
+        assert start.input.channels == "bgr"
+        assert start.anchors == weight.card.anchors
+    with pytest.raises(WeightsError, match="is not a retinaface_resnet50"):
+        initial_detector(NetworkConfig("retinaface_resnet50", initial=str(outcome.last)))
+    with pytest.raises(WeightsError, match="exists already"):
+        export_checkpoint([outcome.last], "first", tmp_path)
+    teacher = load_teacher(TeacherConfig(str(tmp_path / "first.json")))
+    assert teacher.anchors == weight.card.anchors
+
+
+def test_torchvision_has_no_mobilenet_v1() -> None:
+    with pytest.raises(WeightsError, match="no MobileNetV1"):
+        initial_detector(NetworkConfig(initial="imagenet"))
+
+
+def test_resnet50_trains_from_a_torchvision_file(tmp_path: Path, dataset: Path) -> None:
+    from torchvision.models import resnet50
+
+    trunk = resnet50(weights=None)
+    torch.save(trunk.state_dict(), tmp_path / "resnet50.pth")
+    steps: list[Progress] = []
+    config = _config(
+        dataset,
+        "network.architecture=retinaface_resnet50",
+        f"network.initial={tmp_path / 'resnet50.pth'}",
+        "augment.size_px=32",
+        "loop.steps=2",
+        "loop.checkpoint_every=9",
+        "loop.freeze_steps=1",
+    )
+    start = initial_detector(config.network)
+    assert torch.equal(start.network.state_dict()["backbone.trunk.conv1.weight"], trunk.conv1.weight)
+    outcome = train_detector(config, tmp_path / "run", on_step=steps.append)
+    assert outcome.step == len(steps) == 2
+
+
+def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
+    config = _config(dataset, "loop.steps=1")
+    with pytest.raises(UsageError, match="no run to continue"):
+        train_detector(config, tmp_path / "run", resume=True)
+    with pytest.raises(UsageError, match="no run to continue"):
+        configuration_of_run(tmp_path / "run")
+    train_detector(config, tmp_path / "run")
+    with pytest.raises(UsageError, match="--resume"):
+        train_detector(config, tmp_path / "run")
+    longer = configuration_of_run(tmp_path / "run", ["loop.steps=2"])
+    assert longer.data == config.data
+    assert train_detector(longer, tmp_path / "run", resume=True).step == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("data=[]", UsageError, "no data to train on"),
+        ("data.0.folder=/nowhere", DataError, "/nowhere"),
+        ("device=cuda:97", DeviceError, "cuda:97"),
+        ("device=gpu", DeviceError, "gpu"),
+        ("network.initial=no_such_weight", WeightsError, "no_such_weight"),
+        ("network.initial=gone.pth", WeightsError, "gone.pth"),
+        ("teacher.weights=gone.pth", WeightsError, "gone.pth"),
+        ("validation.photos=/nowhere", DataError, "/nowhere"),
+    ],
+)
+def test_what_is_missing_is_named(
+    tmp_path: Path, dataset: Path, override: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train_detector(_config(dataset, override), tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_checkpoints_of_another_trainer_are_not_exported(tmp_path: Path) -> None:
+    torch.save({"step": 1, "module": {}, "average": {}, "record": {}}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match=r"other\.pt"):
+        export_checkpoint([tmp_path / "other.pt"], "x", tmp_path)
+    with pytest.raises(UsageError, match="no checkpoint"):
+        export_checkpoint([], "x", tmp_path)
+
+
+def test_the_preview_of_a_run_is_written(tmp_path: Path, dataset: Path) -> None:
+    write_preview(_config(dataset), tmp_path / "crops.png", count=2)
+    assert read_image(tmp_path / "crops.png").shape == (326, 2 * 326, 3)
+    with pytest.raises(UsageError, match="no data"):
+        write_preview(_config(dataset, "data=[]"), tmp_path / "none.png")

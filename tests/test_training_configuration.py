@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from facepipe.errors import UsageError
+from training.configuration import from_plain, read_configuration, recipe_names, to_plain
+from training.detection.configuration import DataConfig, DetectorConfig, detector_configuration
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_reads_and_survives_json(name: str) -> None:
+    config = read_configuration(DetectorConfig, name, ["data.0.folder=/photos"])
+    assert config.network.architecture == name
+    assert from_plain(DetectorConfig, json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_a_recipe_file_is_read_and_overridden(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('[loop]\nsteps = 7\nprecision = "bfloat16"\n[[data]]\nfolder = "a"\nweight = 2\n')
+    overrides = [
+        "loop.steps=9",
+        "loop.schedule=constant",
+        "augment.scale_range=[1, 2]",
+        "data.1.folder=b",
+        "data.0.weight=0.5",
+        "teacher.weights=some_detector",
+        "validation=none",
+        "optimiser.learning_rate = 1e-3",
+        'network.input={channels="bgr", mean=[104, 117, 123], std=[1, 1, 1]}',
+        "network.anchors.sizes_px=[[10, 20], [32, 64], [128, 256]]",
+    ]
+    config = read_configuration(DetectorConfig, recipe, overrides)
+    assert (config.loop.steps, config.loop.precision, config.loop.schedule) == (9, "bfloat16", "constant")
+    assert config.augment.scale_range == (1.0, 2.0)
+    assert config.data == (DataConfig(Path("a"), 0.5), DataConfig(Path("b")))
+    assert config.teacher is not None
+    assert config.teacher.weights == "some_detector"
+    assert config.validation is None
+    assert config.optimiser.learning_rate == 1e-3
+    assert config.network.input is not None
+    assert config.network.input.mean == (104.0, 117.0, 123.0)
+    assert config.network.anchors is not None
+    assert config.network.anchors.sizes_px == ((10, 20), (32, 64), (128, 256))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("loop.step=1", "unknown setting loop.step; did you mean loop.steps"),
+        ("lop.steps=1", "unknown setting lop; did you mean loop"),
+        ("nonsense.x=1", "known here: network"),
+        ("loop.steps=many", "loop.steps: expected a whole number, got 'many'"),
+        ("loop.steps=1.5", "loop.steps: expected a whole number"),
+        ("loop.steps=true", "loop.steps: expected a whole number"),
+        ("loop.compile=1", "loop.compile: expected true or false"),
+        ("loop.schedule=linear", "loop.schedule: expected one of cosine, step, constant"),
+        ("loop.steps=0", "loop.steps: expected at least 1"),
+        ("loop.seed=-1", "loop.seed: expected 0 or more"),
+        ("loop=3", "loop: expected a section"),
+        ("augment.scale_range=[1]", "augment.scale_range: expected 2 values, got 1"),
+        ("augment.scale_range=2", "augment.scale_range: expected a list"),
+        ("augment.scale_range=[2, 1]", "augment.scale_range"),
+        ("augment.scale_range=[1, 'b']", "augment.scale_range.1: expected a number"),
+        ("augment.size_px=100", "augment.size_px: expected a multiple of 32"),
+        ("augment.mosaic_share=2", "augment.mosaic_share: expected 0..1"),
+        ("optimiser.learning_rate=-1", "learning_rate"),
+        ("loss.boxes=-1", "loss"),
+        ("match.positive_iou=0.1", "match"),
+        ("data.0.weight=1", "missing setting data.0.folder"),
+        ("data.1.folder=x", "expected an index from 0 to 0"),
+        ("data.first.folder=x", "data: expected a list"),
+        ("network.input.channels=rgb", "missing setting network.input.mean"),
+        ('network.input={channels="rgb", mean=[1,1,1], std=[0,1,1]}', "positive std"),
+        ("loop.steps", "expected section.key=value"),
+        (".steps=1", "expected section.key=value"),
+        ("loop.steps.more=1", "loop.steps: expected a whole number"),
+    ],
+)
+def test_wrong_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_configuration(DetectorConfig, None, [override])
+    assert message in str(caught.value)
+
+
+def test_a_value_is_no_section() -> None:
+    with pytest.raises(UsageError, match="steps is a value, not a section"):
+        read_configuration(DetectorConfig, {"loop": {"steps": 3}}, ["loop.steps.more=1"])
+
+
+def test_missing_and_broken_recipes_are_named(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[loop\n")
+    with pytest.raises(UsageError, match="retinaface_mobilenet025"):
+        read_configuration(DetectorConfig, "no_such_recipe")
+    with pytest.raises(UsageError, match=r"broken\.toml"):
+        read_configuration(DetectorConfig, broken)
+
+
+def test_plain_data_is_not_changed_by_overrides() -> None:
+    plain = to_plain(DetectorConfig())
+    read_configuration(DetectorConfig, plain, ["loop.steps=5"])
+    assert plain == to_plain(DetectorConfig())
+
+
+def test_options_stand_between_recipe_and_overrides(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text('cache = "old"\n[[data]]\nfolder = "a"\n[[data]]\nfolder = "b"\n')
+    config = detector_configuration(
+        recipe,
+        data=[Path("1"), Path('odd "name" \\ [x]')],
+        teacher="some_detector",
+        validation=Path("true"),
+        cache=Path("new"),
+        overrides=["data.1.weight=3", "validation.limit=5"],
+    )
+    assert config.data == (DataConfig(Path("1")), DataConfig(Path('odd "name" \\ [x]'), 3.0))
+    assert config.teacher is not None
+    assert config.teacher.weights == "some_detector"
+    assert config.validation is not None
+    assert (config.validation.photos, config.validation.limit) == (Path("true"), 5)
+    assert config.cache == Path("new")
+    assert detector_configuration(recipe).data == (DataConfig(Path("a")), DataConfig(Path("b")))

@@ -1,0 +1,79 @@
+"""Checkpoints: everything that continues a run exactly, written atomically."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from facepipe.errors import DataError, OutputError
+from facepipe.files import atomic_write_bytes
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors, numbers, strings and containers of them; never code.
+
+    Raises:
+        OutputError: The file can't be written; an older one of this name stays whole.
+    """
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        atomic_write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise OutputError(f"{path}: can't write this checkpoint: {error}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read what `save_checkpoint` wrote, onto the CPU.
+
+    Raises:
+        DataError: Missing, damaged, or not a checkpoint.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its unpickler meets
+        raise DataError(f"{path}: not a readable checkpoint ({str(error)[:200]})") from error
+    if not isinstance(state, dict) or not {"step", "module", "average", "record"} <= state.keys():
+        raise DataError(f"{path}: not a facepipe checkpoint")
+    return state
+
+
+def averaged_weights(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The mean of the averaged (EMA) weights of one or more checkpoints of one network; counters of the last.
+
+    Raises:
+        DataError: They are of different networks.
+    """
+    *others, last = (state["average"] for state in states)
+    shapes = [{name: value.shape for name, value in weights.items()} for weights in (*others, last)]
+    if any(shape != shapes[-1] for shape in shapes):
+        raise DataError("the checkpoints are of different networks and have no mean")
+    return {
+        name: torch.stack([value, *(weights[name] for weights in others)]).mean(dim=0)
+        if value.is_floating_point()
+        else value
+        for name, value in last.items()
+    }
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines like "loop.steps: 100 -> 200" for what differs between two records."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key, "absent") != new.get(key, "absent")
+    ]
+
+
+def _flat(record: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(record, Mapping):
+        for key, value in record.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, list(record) if isinstance(record, tuple) else record

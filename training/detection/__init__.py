@@ -1,0 +1,1 @@
+"""Training RetinaFace: labelled photos, augmentation, targets, losses."""

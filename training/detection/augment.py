@@ -1,0 +1,231 @@
+"""Crops for training: a window of the photo that keeps a face, scaled to the input, recoloured, mirrored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import cv2
+import numpy as np
+
+from facepipe.errors import UsageError
+from facepipe.faces import FloatArray, UInt8Array
+from training.detection.labels import LabelledPhoto
+
+PADDING_RGB = (124, 116, 104)
+"""ImageNet's mean colour: about zero once preprocessed, as is the padding of the detector when it serves."""
+
+_MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
+_WINDOW_TRIES = 20
+_WIDEST_WINDOW = 2.0
+"""Longer sides of the photo: a wider window would be padding for the most part."""
+
+Framing = Literal["crop", "letterbox", "stretch"]
+
+
+@dataclass(frozen=True, slots=True)
+class AugmentConfig:
+    """How a photo becomes a training crop.
+
+    Attributes:
+        size_px: Side of the square crop that the network sees; a multiple of 32.
+        framing: "crop": a square window around a face; "letterbox": the whole photo, padded to a square;
+            "stretch": the whole photo, its aspect ratio lost. The others than "crop" are there to compare.
+        scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
+        whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
+            of it, instead of a window of drawn scale: big faces are seen whole.
+        mosaic_share: Share of crops made of four crops of half the size.
+        paste_share: Share of crops that get small faces of another photo pasted in.
+        paste_faces: At most this many.
+        paste_px: Smallest and largest shorter side of a pasted face, crop pixels, drawn log-uniformly.
+        colour_share: Share of crops with distorted brightness, contrast, saturation and hue.
+        gray_share: Share of crops turned gray.
+        min_face_px: Faces with a shorter side below this, in crop pixels, are ignored, not background.
+    """
+
+    size_px: int = 320
+    framing: Framing = "crop"
+    scale_range: tuple[float, float] = (0.4, 2.0)
+    whole_photo_share: float = 0.25
+    mosaic_share: float = 0.0
+    paste_share: float = 0.0
+    paste_faces: int = 4
+    paste_px: tuple[float, float] = (8.0, 24.0)
+    colour_share: float = 0.5
+    gray_share: float = 0.05
+    min_face_px: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.size_px < 32 or self.size_px % 32:
+            raise UsageError(f"augment.size_px: expected a multiple of 32, got {self.size_px}")
+        for name in ("scale_range", "paste_px"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UsageError(f"augment.{name}: expected two positive rising numbers, got {low}, {high}")
+        for name in ("whole_photo_share", "mosaic_share", "paste_share", "colour_share", "gray_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"augment.{name}: expected 0..1, got {getattr(self, name)}")
+        if self.min_face_px < 0 or self.paste_faces < 1:
+            raise UsageError("augment: expected min_face_px from 0 and paste_faces from 1")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingCrop:
+    """One augmented crop.
+
+    Attributes:
+        pixels: RGB uint8 (size, size, 3).
+        boxes_xyxy: float32 (n, 4) crop pixels, inside the crop.
+        landmarks: float32 (n, 5, 2); NaN where unknown; points may lie outside.
+        ignored_xyxy: float32 (m, 4): faces that are neither targets nor background.
+    """
+
+    pixels: UInt8Array
+    boxes_xyxy: FloatArray
+    landmarks: FloatArray
+    ignored_xyxy: FloatArray
+
+
+class Window(NamedTuple):
+    """A part of the photo, in its pixels; it may reach over the photo's edge."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+def augment(
+    pixels: UInt8Array, photo: LabelledPhoto, config: AugmentConfig, size_px: int, rng: np.random.Generator
+) -> TrainingCrop:
+    """One crop of `size_px` with its faces in crop pixels; the same `rng` state gives the same crop."""
+    window = _choose_window(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, size_px, rng)
+    offset = np.array([window.left, window.top], np.float32)
+    scale = np.array([size_px / window.width, size_px / window.height], np.float32)
+    crop = _cut(pixels, window, size_px, config, rng)
+    boxes = (photo.boxes_xyxy - np.tile(offset, 2)) * np.tile(scale, 2)
+    points = (photo.landmarks - offset) * scale
+    ignored = (photo.ignored_xyxy - np.tile(offset, 2)) * np.tile(scale, 2)
+    if rng.random() < 0.5:
+        crop = np.ascontiguousarray(crop[:, ::-1])
+        boxes, ignored = mirror_boxes(boxes, size_px), mirror_boxes(ignored, size_px)
+        points = mirror_landmarks(points, size_px)
+    return _sort_out_faces(crop, boxes, points, ignored, config.min_face_px)
+
+
+def mirror_boxes(boxes_xyxy: FloatArray, width: float) -> FloatArray:
+    """Boxes (n, 4) as they are in a mirrored picture of this width."""
+    mirrored = boxes_xyxy.copy()
+    mirrored[:, [0, 2]] = width - boxes_xyxy[:, [2, 0]]
+    return mirrored
+
+
+def mirror_landmarks(landmarks: FloatArray, width: float) -> FloatArray:
+    """Landmarks (n, 5, 2) as they are in a mirrored picture: the viewer's left and right are swapped."""
+    mirrored = landmarks[:, _MIRRORED_LANDMARKS].copy()
+    mirrored[..., 0] = width - mirrored[..., 0]
+    return mirrored
+
+
+def recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+    """The picture in other light, in a share of cases."""
+    if rng.random() < config.gray_share:
+        gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+        crop = np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), np.uint8)
+    if rng.random() >= config.colour_share:
+        return crop
+    contrast, brightness = rng.uniform(0.6, 1.4), rng.uniform(-32, 32)
+    levels = np.clip((np.arange(256) - 128) * contrast + 128 + brightness, 0, 255).astype(np.uint8)
+    hsv = cv2.cvtColor(cv2.LUT(crop, levels), cv2.COLOR_RGB2HSV)
+    saturation = np.clip(np.arange(256) * rng.uniform(0.6, 1.4), 0, 255).astype(np.uint8)
+    hue = ((np.arange(256) + rng.integers(-9, 10)) % 180).astype(np.uint8)  # OpenCV halves degrees
+    table = np.stack([hue, saturation, np.arange(256, dtype=np.uint8)], axis=-1)[None]
+    return np.asarray(cv2.cvtColor(cv2.LUT(hsv, table), cv2.COLOR_HSV2RGB), np.uint8)
+
+
+def _choose_window(
+    width: int, height: int, boxes: FloatArray, config: AugmentConfig, size_px: int, rng: np.random.Generator
+) -> Window:
+    longest = max(width, height)
+    if config.framing == "stretch":
+        return Window(0, 0, width, height)
+    if config.framing == "letterbox":
+        return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
+    for _ in range(_WINDOW_TRIES):
+        side = _choose_side(width, height, config, size_px, rng)
+        if len(boxes) == 0:
+            return Window(_anywhere(width, side, rng), _anywhere(height, side, rng), side, side)
+        face = boxes[rng.integers(len(boxes))]
+        left = _around(face[0], face[2], width, side, rng)
+        top = _around(face[1], face[3], height, side, rng)
+        if _has_trainable_face(boxes, left, top, side, config.min_face_px * side / size_px):
+            return Window(left, top, side, side)
+    return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
+
+
+def _choose_side(
+    width: int, height: int, config: AugmentConfig, size_px: int, rng: np.random.Generator
+) -> int:
+    if rng.random() < config.whole_photo_share:
+        return min(width, height) if rng.random() < 0.5 else max(width, height)
+    low, high = np.log(config.scale_range[0]), np.log(config.scale_range[1])
+    side = size_px / float(np.exp(rng.uniform(low, high)))
+    return max(8, round(min(side, _WIDEST_WINDOW * max(width, height))))
+
+
+def _anywhere(length: int, side: int, rng: np.random.Generator) -> int:
+    """A window start inside the photo, or one whose window holds all of a smaller photo."""
+    return int(rng.integers(min(0, length - side), max(0, length - side) + 1))
+
+
+def _around(low: float, high: float, length: int, side: int, rng: np.random.Generator) -> int:
+    """A window start that holds the face's centre, inside the photo where that is possible."""
+    centre = (low + high) / 2
+    first, last = centre - side + 1, centre
+    if side <= length:
+        first, last = max(first, 0), min(last, length - side)
+    else:
+        first, last = max(first, length - side), min(last, 0)
+    return round(float(rng.uniform(min(first, last), max(first, last))))
+
+
+def _has_trainable_face(boxes: FloatArray, left: int, top: int, side: int, min_face_px: float) -> bool:
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2 - (left, top)
+    inside = ((centres >= 0) & (centres < side)).all(axis=1)
+    return bool((inside & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= min_face_px)).any())
+
+
+def _cut(
+    pixels: UInt8Array, window: Window, size: int, config: AugmentConfig, rng: np.random.Generator
+) -> UInt8Array:
+    """The window scaled to a square of `size` and recoloured; padding keeps its colour."""
+    height, width = pixels.shape[:2]
+    x0, y0 = max(window.left, 0), max(window.top, 0)
+    x1, y1 = min(window.left + window.width, width), min(window.top + window.height, height)
+    scale_x, scale_y = size / window.width, size / window.height
+    to_x0, to_y0 = round((x0 - window.left) * scale_x), round((y0 - window.top) * scale_y)
+    to_x0, to_y0 = min(to_x0, size - 1), min(to_y0, size - 1)
+    to_w = max(1, min(size - to_x0, round((x1 - x0) * scale_x)))
+    to_h = max(1, min(size - to_y0, round((y1 - y0) * scale_y)))
+    how = cv2.INTER_AREA if max(scale_x, scale_y) < 1 else cv2.INTER_LINEAR
+    part = np.asarray(cv2.resize(pixels[y0:y1, x0:x1], (to_w, to_h), interpolation=how), np.uint8)
+    part = recolour(part, config, rng)
+    if part.shape[0] == part.shape[1] == size:
+        return part
+    canvas = np.empty((size, size, 3), np.uint8)
+    canvas[:] = PADDING_RGB
+    canvas[to_y0 : to_y0 + to_h, to_x0 : to_x0 + to_w] = part
+    return canvas
+
+
+def _sort_out_faces(
+    crop: UInt8Array, boxes: FloatArray, points: FloatArray, ignored: FloatArray, min_face_px: float
+) -> TrainingCrop:
+    size = crop.shape[0]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= 0) & (centres < size)).all(axis=1)
+    large_enough = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) >= max(min_face_px, 1.0)
+    trainable = inside & large_enough
+    left_out = np.clip(np.concatenate([boxes[~trainable], ignored]), 0, size)
+    visible = (left_out[:, 2:] - left_out[:, :2] > 0).all(axis=1)
+    return TrainingCrop(crop, np.clip(boxes[trainable], 0, size), points[trainable], left_out[visible])

@@ -1,0 +1,135 @@
+"""An endless stream of training batches in which sample i depends on the seed and i alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from training.detection.augment import AugmentConfig, TrainingCrop, augment
+from training.detection.compose import mosaic, paste_faces
+from training.detection.data import PhotoSource
+from training.detection.targets import CropFaces
+from training.signals import leave_signals_to_parent
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedPhotos:
+    """A data set.
+
+    Attributes:
+        photos: Where its pixels come from.
+        weight: Its share of the samples, relative to the other data sets.
+        labelled: Whether it has labels; without them only a teacher trains on it.
+    """
+
+    photos: PhotoSource
+    weight: float
+    labelled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionBatch:
+    """Crops of one step: uint8 (batch, size, size, 3), their faces, and their files."""
+
+    pixels: Tensor
+    faces: list[CropFaces]
+    files: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One crop, the photo it was drawn from, and whether the labels say all about it."""
+
+    crop: TrainingCrop
+    file: str
+    labelled: bool
+
+
+class CropSampler:
+    """Draws crops with replacement by the data sets' weights.
+
+    Args:
+        data: At least one data set.
+        config: How photos become crops.
+        seed: Sample i is a function of this and i.
+    """
+
+    def __init__(self, data: Sequence[WeightedPhotos], config: AugmentConfig, seed: int) -> None:
+        self._data, self._config, self._seed = data, config, seed
+        weights = np.array([d.weight for d in data])
+        self._shares = weights / weights.sum()
+
+    def __getitem__(self, number: int) -> Sample:
+        rng = np.random.default_rng([self._seed, number])
+        data = self._data[int(rng.choice(len(self._data), p=self._shares))]
+        index = int(rng.integers(len(data.photos.photos)))
+        crop = self._crop(data.photos, index, rng)
+        if rng.random() < self._config.paste_share and data.labelled:
+            other = int(rng.integers(len(data.photos.photos)))
+            donor = data.photos.photos[other]
+            crop = paste_faces(crop, data.photos.pixels(other), donor, self._config, rng)
+        return Sample(crop, str(data.photos.photos[index].path), data.labelled)
+
+    def _crop(self, source: PhotoSource, index: int, rng: np.random.Generator) -> TrainingCrop:
+        config = self._config
+        if rng.random() >= config.mosaic_share:
+            return augment(source.pixels(index), source.photos[index], config, config.size_px, rng)
+        indices = [index, *rng.integers(len(source.photos), size=3).tolist()]
+        return mosaic(
+            [augment(source.pixels(i), source.photos[i], config, config.size_px // 2, rng) for i in indices]
+        )
+
+
+def endless_batches(
+    sampler: CropSampler, batch_size: int, *, first_batch: int, every: int, workers: int
+) -> Iterator[DetectionBatch]:
+    """Batches first_batch, first_batch + every, ...: the same ones whatever the number of workers.
+
+    Args:
+        sampler: Makes the crops.
+        batch_size: Samples a batch; batch b holds the samples from b * batch_size.
+        first_batch, every: Which batches; processes that train together take turns.
+        workers: Processes that prepare them; 0: this one.
+    """
+    loader = DataLoader(
+        _Batches(sampler, batch_size, first_batch, every),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_start_worker,
+    )
+    return iter(loader)
+
+
+class _Batches(IterableDataset[DetectionBatch]):
+    def __init__(self, sampler: CropSampler, batch_size: int, first: int, every: int) -> None:
+        self._sampler, self._batch_size, self._first, self._every = sampler, batch_size, first, every
+
+    def __iter__(self) -> Iterator[DetectionBatch]:
+        worker = torch.utils.data.get_worker_info()
+        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        batch = self._first + offset * self._every
+        while True:
+            yield self._batch(batch * self._batch_size)
+            batch += stride * self._every
+
+    def _batch(self, first: int) -> DetectionBatch:
+        samples = [self._sampler[first + i] for i in range(self._batch_size)]
+        pixels = torch.from_numpy(np.stack([sample.crop.pixels for sample in samples]))
+        return DetectionBatch(pixels, [_faces(s) for s in samples], [sample.file for sample in samples])
+
+
+def _faces(sample: Sample) -> CropFaces:
+    crop = sample.crop
+    return CropFaces(crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy, sample.labelled)
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    leave_signals_to_parent(worker)

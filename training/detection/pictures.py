@@ -1,0 +1,96 @@
+"""Pictures to look at: contact sheets of training crops, and of what a detector finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from facepipe.detector import FaceDetector
+from facepipe.draw import draw_faces
+from facepipe.faces import FloatArray, UInt8Array
+from facepipe.images import read_image
+from training.detection.augment import AugmentConfig, TrainingCrop
+from training.detection.crops import CropSampler, WeightedPhotos
+from training.detection.labels import LabelledPhoto
+
+_BOX_RGB, _IGNORED_RGB = (0, 230, 80), (255, 160, 0)
+_LANDMARK_RGB = ((255, 0, 0), (0, 120, 255), (255, 255, 255), (255, 0, 200), (0, 230, 230))
+_GAP_PX = 6
+
+
+def preview(
+    data: Sequence[WeightedPhotos],
+    config: AugmentConfig,
+    *,
+    seed: int = 0,
+    count: int = 24,
+    columns: int = 6,
+    cell_px: int = 320,
+) -> UInt8Array:
+    """A contact sheet of the first crops of a run, as the network will see them, with what the labels say.
+
+    Boxes that train are green, ignored faces orange and crossed out. Landmarks: left eye red, right eye blue,
+    nose white, left corner of the mouth pink, right one cyan; left and right as the viewer sees them, also in
+    mirrored crops.
+
+    Returns:
+        RGB uint8.
+    """
+    sampler = CropSampler(data, config, seed)
+    return contact_sheet([draw_crop(sampler[i].crop, cell_px) for i in range(count)], columns)
+
+
+def draw_crop(crop: TrainingCrop, side_px: int) -> UInt8Array:
+    """A crop scaled to `side_px`, with boxes, ignored faces and landmarks: see `preview`."""
+    scale = side_px / crop.pixels.shape[0]
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    picture = np.asarray(cv2.resize(crop.pixels, (side_px, side_px), interpolation=how), np.uint8)
+    for box in crop.ignored_xyxy * scale:
+        first, last = _corners(box)
+        cv2.rectangle(picture, first, last, _IGNORED_RGB, 1)
+        cv2.line(picture, first, last, _IGNORED_RGB, 1)
+    for box, points in zip(crop.boxes_xyxy * scale, crop.landmarks * scale, strict=True):
+        cv2.rectangle(picture, *_corners(box), _BOX_RGB, 1)
+        for point, colour in zip(points, _LANDMARK_RGB, strict=True):
+            if np.isfinite(point).all():
+                cv2.circle(picture, (round(float(point[0])), round(float(point[1]))), 2, colour, -1)
+    return picture
+
+
+def detection_sheet(
+    detector: FaceDetector, photos: Sequence[LabelledPhoto], columns: int = 4, cell_px: int = 480
+) -> UInt8Array:
+    """A contact sheet of photos with what the detector finds in them; RGB uint8."""
+    cells = []
+    for photo in photos:
+        pixels = read_image(photo.path)
+        cells.append(_letterboxed(draw_faces(pixels, detector.detect(pixels)), cell_px))
+    return contact_sheet(cells, columns)
+
+
+def contact_sheet(cells: Sequence[UInt8Array], columns: int) -> UInt8Array:
+    """Pictures of one size side by side, row after row, on white."""
+    height, width = cells[0].shape[:2]
+    rows = -(-len(cells) // columns)
+    columns = min(columns, len(cells))
+    sheet = np.full((rows * (height + _GAP_PX), columns * (width + _GAP_PX), 3), 255, np.uint8)
+    for i, cell in enumerate(cells):
+        y, x = i // columns * (height + _GAP_PX), i % columns * (width + _GAP_PX)
+        sheet[y : y + height, x : x + width] = cell
+    return sheet
+
+
+def _corners(box: FloatArray) -> tuple[tuple[int, int], tuple[int, int]]:
+    left, top, right, bottom = (round(float(edge)) for edge in box)
+    return (left, top), (right, bottom)
+
+
+def _letterboxed(picture: UInt8Array, side: int) -> UInt8Array:
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    cell = np.full((side, side, 3), 255, np.uint8)
+    cell[: size_wh[1], : size_wh[0]] = cv2.resize(picture, size_wh, interpolation=cv2.INTER_AREA)
+    return cell

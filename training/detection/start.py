@@ -1,0 +1,154 @@
+"""What training starts from: a network with its first weights, preprocessing and anchors, and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from facepipe.errors import WeightsError
+from facepipe.networks import build_network, load_network, load_parameters
+from facepipe.retinaface.network import ResNet50Stages, RetinaFace
+from facepipe.retinaface.published import imagenet_backbone_name, our_name
+from training.checkpoints import averaged_weights, load_checkpoint
+from training.configuration import from_plain
+from training.detection.configuration import Architecture, NetworkConfig, TeacherConfig
+from training.detection.task import Teacher
+from weights.card import AnchorSpec, InputSpec
+from weights.legacy import read_legacy_checkpoint
+from weights.registry import load_card
+
+IMAGENET_INPUT = InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+"""Mean and standard deviation of ImageNet's pixels, times 255, as torchvision states them."""
+
+PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
+"""What most published RetinaFace weights were trained on."""
+
+_NETWORK = "network."
+"""Prefix of the network in a checkpoint of `TrainedDetector`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A network with all that its numbers need to mean something."""
+
+    network: RetinaFace
+    input: InputSpec
+    anchors: AnchorSpec
+
+
+def initial_detector(config: NetworkConfig) -> Detector:
+    """The network as training begins; random parts come from torch's generator.
+
+    Raises:
+        WeightsError: `initial` can't be found or read, or is of another architecture.
+        DataError: A checkpoint is damaged.
+    """
+    if config.initial in ("random", "imagenet"):
+        network = _network(config.architecture)
+        if config.initial == "imagenet":
+            _load_torchvision_backbone(network)
+        known = Detector(network, IMAGENET_INPUT, AnchorSpec())
+    elif config.initial.endswith(".pth"):
+        network = _network(config.architecture)
+        load_published(network, Path(config.initial))
+        known = Detector(network, IMAGENET_INPUT, AnchorSpec())
+    elif config.initial.endswith(".pt"):
+        known = detector_of_checkpoints([Path(config.initial)])
+    else:
+        known = _detector_of_card(config.initial)
+    if _architecture(known.network) != config.architecture:
+        raise WeightsError(f"{config.initial}: is not a {config.architecture}")
+    return Detector(known.network, config.input or known.input, config.anchors or known.anchors)
+
+
+def load_teacher(config: TeacherConfig) -> Teacher:
+    """The teacher's network and what it needs to know.
+
+    Raises:
+        WeightsError: It can't be found or read.
+    """
+    if config.weights.endswith(".pth"):
+        network = _network(config.architecture)
+        load_published(network, Path(config.weights), backbone_will_do=False)
+        return Teacher(network, config.input or PUBLISHED_INPUT, config.anchors or AnchorSpec())
+    known = _detector_of_card(config.weights)
+    return Teacher(known.network, known.input, known.anchors)
+
+
+def detector_of_checkpoints(paths: list[Path]) -> Detector:
+    """The averaged weights of one or more checkpoints of one run, as a network.
+
+    Raises:
+        DataError: Damaged, of another trainer, or of different networks.
+    """
+    states = [load_checkpoint(path) for path in paths]
+    plain = states[-1]["record"].get("network")
+    if plain is None:
+        raise WeightsError(f"{paths[-1]}: was not written by the detector's trainer")
+    config = from_plain(NetworkConfig, plain, "network")
+    network = _network(config.architecture)
+    weights = averaged_weights(states)
+    shipped = {name.removeprefix(_NETWORK): v for name, v in weights.items() if name.startswith(_NETWORK)}
+    load_parameters(network, shipped, str(paths[-1]))
+    return Detector(network, config.input or IMAGENET_INPUT, config.anchors or AnchorSpec())
+
+
+def load_published(network: RetinaFace, path: Path, *, backbone_will_do: bool = True) -> None:
+    """Copy a published `.pth` file into a network: a whole RetinaFace, or an ImageNet backbone.
+
+    Raises:
+        WeightsError: Unreadable, or of another layout.
+    """
+    published = read_legacy_checkpoint(path)
+    renamed = {our_name(name): value for name, value in published.items()}
+    if any(name.startswith("fpn.") for name in renamed) or not backbone_will_do:
+        load_parameters(network, renamed, str(path))
+        return
+    if isinstance(network.backbone, ResNet50Stages):
+        parameters = {name: v for name, v in published.items() if not name.startswith("fc.")}
+        load_parameters(network.backbone.trunk, parameters, str(path))
+        return
+    load_parameters(network.backbone, _mobilenet_parameters(published), str(path))
+
+
+def _mobilenet_parameters(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = {name: imagenet_backbone_name(name) for name in published}
+    return {ours.removeprefix("backbone."): published[name] for name, ours in names.items() if ours}
+
+
+def _load_torchvision_backbone(network: RetinaFace) -> None:
+    from torchvision.models import ResNet50_Weights
+
+    if not isinstance(network.backbone, ResNet50Stages):
+        raise WeightsError(
+            "network.initial = imagenet: torchvision has no MobileNetV1; name a published .pth file instead"
+        )
+    try:
+        parameters = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:  # no network
+        raise WeightsError(
+            f"torchvision's ResNet-50 weights can't be downloaded ({error}); "
+            "name a local .pth file of them as network.initial"
+        ) from error
+    shipped = {name: value for name, value in parameters.items() if not name.startswith("fc.")}
+    load_parameters(network.backbone.trunk, shipped, "torchvision's ResNet-50")
+
+
+def _detector_of_card(name_or_path: str) -> Detector:
+    weight = load_card(name_or_path)
+    if weight.card.anchors is None:
+        raise WeightsError(f"{weight.card.name} is an {weight.card.kind}, not a detector")
+    return Detector(cast(RetinaFace, load_network(weight)), weight.card.input, weight.card.anchors)
+
+
+def _network(architecture: Architecture) -> RetinaFace:
+    return cast(RetinaFace, build_network(architecture))
+
+
+def _architecture(network: RetinaFace) -> Architecture:
+    resnet = isinstance(network.backbone, ResNet50Stages)
+    return "retinaface_resnet50" if resnet else "retinaface_mobilenet025"

@@ -1,0 +1,151 @@
+"""From the faces of a crop to a target at every anchor, vectorised on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from facepipe.errors import UsageError
+from facepipe.faces import FloatArray
+
+FACE, BACKGROUND, IGNORED = 1, 0, -1
+
+_IGNORED_MARGIN_PX = 4
+"""Half the smallest stride: an ignored face between two cells claims both."""
+_IGNORED_SIZE_RATIO = 4
+"""Anchors more than so many times larger or smaller than an ignored face say nothing of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatchConfig:
+    """Anchor matching (Deng et al., arXiv:1905.00641, with the 0.35 of published PyTorch trainers).
+
+    Attributes:
+        positive_iou: An anchor with at least this overlap is a positive.
+        best_anchor_iou: Every face keeps its best anchor, but not below this overlap: a 2-px face must not
+            become a positive with a wild target. A face that gets no anchor is ignored.
+    """
+
+    positive_iou: float = 0.35
+    best_anchor_iou: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.best_anchor_iou <= self.positive_iou <= 1:
+            raise UsageError(
+                "match: expected 0 < best_anchor_iou <= positive_iou <= 1, "
+                f"got {self.best_anchor_iou} and {self.positive_iou}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class CropFaces:
+    """What the labels say of one crop, in its pixels.
+
+    Attributes:
+        boxes_xyxy: float32 (n, 4).
+        landmarks: float32 (n, 5, 2); NaN where unknown.
+        ignored_xyxy: float32 (m, 4): faces that are neither targets nor background.
+        labelled: False: nothing is known of this crop, and every anchor is ignored.
+    """
+
+    boxes_xyxy: FloatArray
+    landmarks: FloatArray
+    ignored_xyxy: FloatArray
+    labelled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What the network should say at every anchor.
+
+    Attributes:
+        labels: int64 (batch, anchors): FACE, BACKGROUND or IGNORED.
+        boxes: float32 (batch, anchors, 4): regression, meaningful where FACE.
+        landmarks: float32 (batch, anchors, 10): regression; NaN where unknown.
+    """
+
+    labels: Tensor
+    boxes: Tensor
+    landmarks: Tensor
+
+
+def match_batch(
+    crops: Sequence[CropFaces], anchors: Tensor, variances: tuple[float, float], config: MatchConfig
+) -> Targets:
+    """Targets of a batch, on the device of `anchors` (n, 4: centre, size, in pixels)."""
+    columns = zip(*(_match_crop(crop, anchors, variances, config) for crop in crops), strict=True)
+    return Targets(*(torch.stack(column) for column in columns))
+
+
+def encode_boxes(boxes_xyxy: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Boxes (n, 4) in pixels as regressions (n, 4) on anchors (n, 4: centre, size)."""
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=1e-3)
+    offsets = (centres - anchors[:, :2]) / (variances[0] * anchors[:, 2:])
+    return torch.cat([offsets, torch.log(sizes / anchors[:, 2:]) / variances[1]], dim=1)
+
+
+def encode_landmarks(landmarks: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Landmarks (n, 5, 2) in pixels as regressions (n, 10); NaN stays NaN."""
+    offsets = (landmarks - anchors[:, None, :2]) / (variances[0] * anchors[:, None, 2:])
+    return offsets.flatten(1)
+
+
+def _match_crop(
+    crop: CropFaces, anchors: Tensor, variances: tuple[float, float], config: MatchConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (anchors,), box (anchors, 4) and landmark (anchors, 10) targets of one crop."""
+    boxes, landmarks, ignored = (
+        torch.from_numpy(array).to(anchors.device)
+        for array in (crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy)
+    )
+    labels = anchors.new_full((len(anchors),), BACKGROUND if crop.labelled else IGNORED, dtype=torch.int64)
+    if len(boxes) == 0:
+        _ignore(labels, anchors, ignored)
+        return labels, anchors.new_zeros(len(anchors), 4), anchors.new_full((len(anchors), 10), torch.nan)
+    face, positive = _assign(_iou(boxes, anchors), config)
+    has_anchor = torch.zeros(len(boxes), dtype=torch.bool, device=anchors.device)
+    has_anchor[face[positive]] = True
+    _ignore(labels, anchors, torch.cat([ignored, boxes[~has_anchor]]))
+    labels[positive] = FACE
+    return (
+        labels,
+        encode_boxes(boxes[face], anchors, variances),
+        encode_landmarks(landmarks[face], anchors, variances),
+    )
+
+
+def _assign(overlap: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
+    """The face of each anchor, and whether it is a positive, from IoU (faces, anchors)."""
+    best, face = overlap.max(dim=0)
+    own, own_anchor = overlap.max(dim=1)
+    keeps = own >= config.best_anchor_iou
+    # Of faces that want the same anchor, the one that fits it best has it.
+    claim = torch.zeros_like(best).scatter_reduce(0, own_anchor, own * keeps, "amax")
+    winner = keeps & (own == claim[own_anchor])
+    face[own_anchor[winner]] = torch.arange(len(overlap), device=overlap.device)[winner]
+    return face, (best >= config.positive_iou) | (claim > 0)
+
+
+def _iou(boxes: Tensor, anchors: Tensor) -> Tensor:
+    low, high = anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2
+    width = torch.minimum(boxes[:, None, 2], high[:, 0]) - torch.maximum(boxes[:, None, 0], low[:, 0])
+    height = torch.minimum(boxes[:, None, 3], high[:, 1]) - torch.maximum(boxes[:, None, 1], low[:, 1])
+    shared = width.clamp_(min=0) * height.clamp_(min=0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    return shared / (areas[:, None] + anchors[:, 2:].prod(dim=1) - shared)
+
+
+def _ignore(labels: Tensor, anchors: Tensor, regions: Tensor) -> None:
+    """Mark anchors whose centre lies in a region and that are of about its size."""
+    if len(regions) == 0:
+        return
+    low, high = regions[:, None, :2] - _IGNORED_MARGIN_PX, regions[:, None, 2:] + _IGNORED_MARGIN_PX
+    inside = ((anchors[:, :2] >= low) & (anchors[:, :2] <= high)).all(dim=2)
+    sides = (regions[:, 2:] - regions[:, :2]).amax(dim=1, keepdim=True)
+    largest = _IGNORED_SIZE_RATIO * sides.clamp(min=_IGNORED_MARGIN_PX)
+    similar = (anchors[:, 2] <= largest) & (anchors[:, 2] * _IGNORED_SIZE_RATIO >= sides)
+    labels[(inside & similar).any(dim=0)] = IGNORED

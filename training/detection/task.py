@@ -1,0 +1,212 @@
+"""Training RetinaFace: losses against labels and an optional teacher; see `training.loop.Task`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from facepipe.errors import UsageError
+from facepipe.retinaface.anchors import make_anchors
+from facepipe.retinaface.network import RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
+from training.detection.augment import AugmentConfig
+from training.detection.crops import CropSampler, DetectionBatch, WeightedPhotos, endless_batches
+from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
+from training.detection.targets import MatchConfig, match_batch
+from training.distributed import rank, world_size
+from weights.card import AnchorSpec, InputSpec
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorTaskConfig:
+    """What a crop looks like, how anchors are matched, what the loss is made of."""
+
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    match: MatchConfig = field(default_factory=MatchConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A trained detector, how it wants its pixels, and its anchors.
+
+    Its soft outputs are compared anchor by anchor, so its anchors must be the student's (unless those
+    weights are 0). Its inner maps may be of other widths: projections that are thrown away stand between.
+    """
+
+    network: RetinaFace
+    input: InputSpec
+    anchors: AnchorSpec = field(default_factory=AnchorSpec)
+
+
+class TrainedDetector(nn.Module):
+    """The network with its inner maps on show, as losses want them.
+
+    Args:
+        network: What is trained and shipped.
+        projections: Per map, FPN first, a layer to the teacher's width; empty: the widths are the same.
+    """
+
+    def __init__(self, network: RetinaFace, projections: Sequence[nn.Module] = ()) -> None:
+        super().__init__()
+        self.network = network
+        self.projections = nn.ModuleList(projections)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
+        """Preprocessed images (batch, 3, h, w) to (projected) maps of FPN and SSH, and raw outputs."""
+        features = self.network.features(images)
+        maps = _maps(features)
+        if self.projections:
+            maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
+        return maps, self.network.heads(features)
+
+
+class DetectorTask:
+    """See `training.loop.Task`.
+
+    Args:
+        network: What is trained.
+        input_spec: Its preprocessing.
+        anchors: Its anchors.
+        data: At least one data set.
+        config: See `DetectorTaskConfig`.
+        batch_size: Samples a batch, in this process.
+        seed: Of crops and projections.
+        workers: Processes that prepare batches.
+        teacher: What to learn from besides labels.
+        validator: Figures of a network; "score" chooses the best checkpoint.
+        compile_teacher: With torch.compile.
+        device: Where it all runs.
+
+    Raises:
+        UsageError: The teacher has other anchors, or unlabelled data has no teacher.
+    """
+
+    def __init__(
+        self,
+        network: RetinaFace,
+        input_spec: InputSpec,
+        anchors: AnchorSpec,
+        data: list[WeightedPhotos],
+        config: DetectorTaskConfig,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int,
+        teacher: Teacher | None = None,
+        validator: Callable[[RetinaFace], dict[str, float]] | None = None,
+        compile_teacher: bool = False,
+        device: torch.device | None = None,
+    ) -> None:
+        _check_teacher(teacher, anchors, config.loss, data)
+        self._device = device or torch.device("cpu")
+        self._variances, self._config = anchors.variances, config
+        self._batch_size, self._workers = batch_size, workers
+        self._sampler = CropSampler(data, config.augment, seed)
+        self._validator = validator
+        self._input = _Normalisation(input_spec, self._device)
+        self._teacher = _RunningTeacher(teacher, self._device, compile_teacher) if teacher else None
+        projections = _projections(network, teacher.network) if teacher else []
+        self.module = _placed(TrainedDetector(network, projections), self._device)
+        self.samples_per_epoch = sum(len(d.photos.photos) for d in data)
+        side = config.augment.size_px
+        self._anchors = torch.from_numpy(make_anchors(side, side, anchors).copy()).to(self._device)
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The backbone."""
+        return [self.module.network.backbone]
+
+    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+        """Endless crops of this process; a resumed run sees what it would have seen."""
+        first = first_step * world_size() + rank()
+        return endless_batches(
+            self._sampler, self._batch_size, first_batch=first, every=world_size(), workers=self._workers
+        )
+
+    def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
+        """Weighted parts against the labels and, with a teacher, against its outputs and maps."""
+        config = self._config.loss
+        pixels = batch.pixels.to(self._device, non_blocking=True)
+        maps, output = module(self._input(pixels))
+        targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
+        parts = label_losses(output, targets, config)
+        if self._teacher is not None:
+            teacher_maps, teacher_output = self._teacher(pixels)
+            parts |= teacher_losses(output, teacher_output, targets, config)
+            weight = config.hints_first + (config.hints_last - config.hints_first) * progress
+            parts["hint"] = weight * hint_loss(maps, teacher_maps)
+        return parts
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """The validator's figures; nothing without one."""
+        assert isinstance(module, TrainedDetector)
+        return self._validator(module.network) if self._validator else {}
+
+    def describe(self, batch: DetectionBatch) -> str:
+        """The batch's photos."""
+        return ", ".join(batch.files)
+
+
+class _Normalisation:
+    """uint8 RGB (batch, h, w, 3) to float32 (batch, 3, h, w), channels last in memory, as a card says."""
+
+    def __init__(self, spec: InputSpec, device: torch.device) -> None:
+        self._mean, self._std = (torch.tensor(values, device=device) for values in (spec.mean, spec.std))
+        self._bgr = spec.channels == "bgr"
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        images = pixels.flip(-1) if self._bgr else pixels
+        return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+
+
+class _RunningTeacher:
+    """A teacher, frozen, on a device."""
+
+    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool) -> None:
+        module = _placed(TrainedDetector(teacher.network), device).eval().requires_grad_(False)
+        self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput]]
+        self._module = torch.compile(module) if compiled else module
+        self._input = _Normalisation(teacher.input, device)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
+        return self._module(self._input(pixels))
+
+
+def _placed(module: TrainedDetector, device: torch.device) -> TrainedDetector:
+    # Convolutions are fastest with channels last in memory, on CPUs and GPUs alike.
+    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _check_teacher(
+    teacher: Teacher | None, anchors: AnchorSpec, config: LossConfig, data: Sequence[WeightedPhotos]
+) -> None:
+    if teacher is None and not all(d.labelled for d in data):
+        raise UsageError("a data set without labels trains only with a teacher")
+    soft = config.distil_classes + config.distil_boxes + config.distil_landmarks
+    if teacher is not None and soft and teacher.anchors != anchors:
+        raise UsageError(
+            f"the teacher's anchors {teacher.anchors.sizes_px} differ from {anchors.sizes_px}: use the "
+            "teacher's anchors, or feature hints alone (loss.distil_classes, _boxes and _landmarks = 0)"
+        )
+
+
+def _maps(features: RetinaFaceFeatures) -> list[Tensor]:
+    return [*features.fpn, *features.ssh]
+
+
+def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:
+    """1x1 convolutions from the student's maps to the teacher's where their widths differ; else none."""
+    widths = zip(_map_widths(student), _map_widths(teacher), strict=True)
+    pairs = [(ours, theirs) for ours, theirs in widths]
+    if all(ours == theirs for ours, theirs in pairs):
+        return []
+    return [nn.Conv2d(ours, theirs, 1) for ours, theirs in pairs]
+
+
+def _map_widths(network: RetinaFace) -> list[int]:
+    """Channels of FPN's and SSH's maps, which SSH leaves as wide as FPN made them."""
+    width: int = network.box_heads[0].in_channels  # type: ignore[assignment]
+    return [width] * 2 * len(network.box_heads)

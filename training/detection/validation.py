@@ -1,0 +1,106 @@
+"""Average precision of the network in training, on the detector that will serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from facepipe.detector import DetectorOptions, FaceDetector
+from facepipe.faces import Faces, FloatArray
+from facepipe.images import read_image
+from facepipe.networks import serving_module
+from facepipe.retinaface.network import RetinaFace
+from training.detection.configuration import Architecture, ValidationConfig
+from training.detection.labels import LabelledPhoto, read_labels
+from training.evaluation.arrays import Float64Array
+from training.evaluation.detection import detection_ap
+from training.evaluation.wider import WiderGroundTruth, wider_ap, wider_key
+from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
+
+_SCORE_THRESHOLD, _NMS_IOU = 0.02, 0.4
+"""Of the figures that others publish."""
+
+
+class Validator:
+    """Measures a network on labelled photos; "score" is what the best checkpoint is chosen by.
+
+    With WIDER FACE's ground truth the figures are "easy", "medium" and "hard", and the score is their mean;
+    else there is one, "ap". All are 0..1.
+
+    Args:
+        config: See `ValidationConfig`.
+        architecture: Of the networks that will come.
+        input_spec: Their preprocessing.
+        anchors: Their anchors.
+
+    Raises:
+        DataError: Labels or ground truth are missing or damaged.
+    """
+
+    def __init__(
+        self, config: ValidationConfig, architecture: Architecture, input_spec: InputSpec, anchors: AnchorSpec
+    ) -> None:
+        self._config = config
+        self.photos = evenly(read_labels(config.photos), config.limit)
+        self._truth = WiderGroundTruth.load(config.ground_truth) if config.ground_truth else None
+        self._spec = (architecture, input_spec, anchors)
+
+    def __call__(self, network: RetinaFace) -> dict[str, float]:
+        """The figures of a network, which must be in evaluation mode."""
+        options = DetectorOptions(_SCORE_THRESHOLD, _NMS_IOU, self._config.max_side)
+        detector = network_detector(network, *self._spec, options)
+        found = [_rows(detector.detect(read_image(photo.path))) for photo in self.photos]
+        if self._truth is None:
+            return self._by_labels(found)
+        keys = [wider_key(photo.path) for photo in self.photos]
+        result = wider_ap(self._truth, dict(zip(keys, found, strict=True)))
+        figures = {"easy": result.easy.ap, "medium": result.medium.ap, "hard": result.hard.ap}
+        known = {name: ap for name, ap in figures.items() if ap is not None}
+        return {**known, "score": sum(known.values()) / max(1, len(known))}
+
+    def _by_labels(self, found: Sequence[Float64Array]) -> dict[str, float]:
+        keys = [str(photo.path) for photo in self.photos]
+        truth = {key: photo.boxes_xyxy for key, photo in zip(keys, self.photos, strict=True)}
+        ap = detection_ap(truth, dict(zip(keys, found, strict=True)), self._config.min_face_px)
+        return {} if ap is None else {"ap": ap, "score": ap}
+
+
+def network_detector(
+    network: RetinaFace,
+    architecture: Architecture,
+    input_spec: InputSpec,
+    anchors: AnchorSpec,
+    options: DetectorOptions,
+) -> FaceDetector:
+    """A detector around a network that is in memory only."""
+    card = WeightCard(
+        "training", "detector", architecture, input_spec, WeightFile("none", None), anchors=anchors
+    )
+    return FaceDetector(_InMemory(network), card, options)
+
+
+def evenly(photos: Sequence[LabelledPhoto], limit: int | None) -> list[LabelledPhoto]:
+    """At most `limit` of the photos, spread evenly."""
+    if limit is None or limit >= len(photos):
+        return list(photos)
+    return [photos[i * len(photos) // limit] for i in range(limit)]
+
+
+class _InMemory:
+    """See `facepipe.runtime.Network`."""
+
+    def __init__(self, network: RetinaFace) -> None:
+        self._module = serving_module(network)
+        self._device = next(network.parameters()).device
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        with torch.inference_mode():
+            images = torch.from_numpy(batch).to(self._device).contiguous(memory_format=torch.channels_last)
+            return [output.float().cpu().numpy() for output in self._module(images)]
+
+
+def _rows(faces: Faces) -> Float64Array:
+    rows: Float64Array = np.concatenate([faces.boxes_xyxy, faces.scores[:, None]], axis=1).astype(np.float64)
+    return rows
