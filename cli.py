@@ -386,7 +386,7 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
     """Make one person of two: INTO gets the photos of SOURCE."""
     with _opened(gallery_path) as opened:
         count = opened.merge(source, into)
-    click.echo(f"facepipe: {count} faces of {source!r} are now {into!r}'s", err=True)
+    click.echo(f"facepipe: {count} faces of {source!r} now belong to {into!r}", err=True)
 
 
 @gallery.command("export")

@@ -46,8 +46,8 @@ class DetectorOptions:
         max_side: A photo whose longer side is longer is scaled down to it, in pixels; None: original size.
         min_face_px: Least shorter side of a face, in pixels of the photo.
         top_k: At most this many faces, the most confident; None: all.
-        single_scale: Look at one scale only, as published evaluations do. Otherwise large faces are looked for
-            in a quarter of the size.
+        single_scale: Look at one scale only, as published evaluations do. Otherwise large faces are
+            looked for in a quarter of the size.
     """
 
     score_threshold: float = 0.6

@@ -8,14 +8,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.files import atomic_write_bytes
-from facepipe.pipeline import PhotoResult
+
+if TYPE_CHECKING:
+    from facepipe.pipeline import PhotoResult
 
 CSV_COLUMNS = (
     "photo",

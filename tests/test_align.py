@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.align import TEMPLATES, align_faces, similarity_matrix
+from facepipe.align import TEMPLATES, align_faces, similarity_matrix, template_misfit
 from facepipe.errors import LandmarkError, UsageError
 from facepipe.faces import FloatArray, UInt8Array
 
@@ -291,3 +291,26 @@ def test_photos_wider_than_opencv_can_warp() -> None:
 def test_importing_the_aligner_does_not_import_scikit_image() -> None:
     program = "import sys, facepipe.align; sys.exit('skimage' in sys.modules or 'scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_misfit_is_zero_for_the_template_itself_however_it_is_placed() -> None:
+    points = np.array(TEMPLATES["arcface_112"].points)
+    angle = np.deg2rad(30)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    placed = (2.5 * points @ turn.T + (400, 90)).astype(np.float32)
+    assert template_misfit(np.stack([points.astype(np.float32), placed])) == pytest.approx([0, 0], abs=1e-4)
+
+
+def test_misfit_grows_as_a_face_turns_away() -> None:
+    points = np.array(TEMPLATES["arcface_112"].points, np.float32)
+    centre = points[:, 0].mean()
+    turned = np.stack([points] * 3)
+    for face, width in zip(turned, (1.0, 0.6, 0.2), strict=True):
+        face[:, 0] = centre + width * (points[:, 0] - centre)
+    front, half, side = template_misfit(turned)
+    assert front < half < side
+    assert half < 0.08 < side
+
+
+def test_misfit_of_no_faces() -> None:
+    assert template_misfit(np.zeros((0, 5, 2), np.float32)).shape == (0,)

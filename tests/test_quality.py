@@ -93,6 +93,14 @@ def test_low_score(astronaut: UInt8Array) -> None:
     assert reasons(judgement) == [Reason.LOW_SCORE]
 
 
+def test_turned_away(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0))
+    narrow = faces.landmarks.copy()
+    centre = narrow[0, :, 0].mean()
+    narrow[0, :, 0] = centre + 0.2 * (narrow[0, :, 0] - centre)
+    assert Reason.TURNED_AWAY in reasons(judge(astronaut, replace(faces, landmarks=narrow)))
+
+
 def test_rules_are_the_callers(astronaut: UInt8Array) -> None:
     strict = EnrolRules(min_score=0.999, min_size_px=90, min_sharpness=0.9)
     assert reasons(judge(astronaut, faces_at((1, 0)), strict)) == [
@@ -118,6 +126,7 @@ def test_the_codes_are_stable() -> None:
         "low_score",
         "too_small",
         "too_blurred",
+        "turned_away",
     }
 
 

@@ -33,7 +33,7 @@ _HEADS = [
 
 
 def our_name(published: str) -> str:
-    """The name here of a parameter of a published checkpoint; a name that is not theirs comes back as it is."""
+    """The name here of a parameter of a published checkpoint; a name not theirs comes back as it is."""
     backbone = _MOBILENET if published.startswith("body.stage") else _RESNET
     for step in (backbone, _NECK, _FIELDS, _HEADS):
         published = _first_match(published, step)

@@ -1,0 +1,74 @@
+"""The command line as the tests use it: in this process, or in one of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+import cli
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNNING = "facepipe: running on "
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Of stdout."""
+        return self.out.splitlines()
+
+    @property
+    def complaints(self) -> list[str]:
+        """Lines of stderr beside the one that says what runs where."""
+        return [line for line in self.err.splitlines() if not line.startswith(RUNNING)]
+
+
+def facepipe(*arguments: str | Path) -> Said:
+    """Run a command in this process; an exception that the command line did not expect comes through."""
+    logger = logging.getLogger("facepipe")
+    handlers, level = logger.handlers, logger.level
+    try:
+        result = CliRunner().invoke(cli.main, [str(argument) for argument in arguments])
+    finally:
+        logger.handlers, logger.level = handlers, level
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Said(result.exit_code, result.stdout, result.stderr)
+
+
+def start(
+    *arguments: str | Path,
+    home: Path,
+    preexec: Callable[[], None] | None = None,
+    environment: dict[str, str] | None = None,
+    **options: Any,
+) -> subprocess.Popen[str]:
+    """Start a command in a process of its own, stdout and stderr piped unless told otherwise."""
+    settings = {"PYTHONPATH": str(ROOT), "FACEPIPE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "cli", *map(str, arguments)],
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": home} | options,
+        env={**os.environ, **settings, **(environment or {})},
+        preexec_fn=preexec,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> Said:
+    """Wait for it."""
+    out, err = process.communicate(timeout=120)
+    return Said(process.returncode, out or "", err or "")

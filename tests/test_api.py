@@ -1,0 +1,77 @@
+"""What `import facepipe` offers: all of it there, typed, documented, and nothing loaded before it is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import facepipe
+import gallery
+import training
+import weights
+
+
+def test_the_names_are_sorted_and_unique() -> None:
+    assert facepipe.__all__ == sorted(facepipe.__all__)
+    assert len(set(facepipe.__all__)) == len(facepipe.__all__)
+
+
+@pytest.mark.parametrize("name", facepipe.__all__)
+def test_every_name_is_there_and_documented(name: str) -> None:
+    thing: Any = getattr(facepipe, name)
+    assert thing.__name__ == name
+    assert inspect.getdoc(thing)
+
+
+def test_what_the_issue_asks_for_is_there() -> None:
+    wanted = {"FacePipeline", "FaceDetector", "FaceEncoder", "Gallery", "Faces", "read_image", "align_faces"}
+    assert wanted <= set(facepipe.__all__)
+
+
+def test_names_have_a_home_and_only_they() -> None:
+    assert sorted(facepipe._HOMES) == facepipe.__all__
+    assert dir(facepipe) == sorted([*facepipe.__all__, "__version__"])
+    with pytest.raises(AttributeError, match="module 'facepipe' has no attribute 'FaceNet'"):
+        _ = facepipe.FaceNet
+    with pytest.raises(ImportError):
+        exec("from facepipe import no_such_thing")
+
+
+def test_all_at_once() -> None:
+    names: dict[str, Any] = {}
+    exec("from facepipe import *", names)
+    assert set(facepipe.__all__) <= set(names)
+
+
+@pytest.mark.parametrize("package", [facepipe, gallery, weights, training], ids=lambda p: p.__name__)
+def test_packages_are_typed(package: Any) -> None:
+    assert (Path(package.__file__).parent / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", facepipe.__all__)
+def test_configuration_and_results_are_frozen_and_slotted(name: str) -> None:
+    thing: Any = getattr(facepipe, name)
+    if dataclasses.is_dataclass(thing):
+        assert thing.__dataclass_params__.frozen  # type: ignore[attr-defined]
+        assert "__slots__" in vars(thing)
+
+
+@pytest.mark.parametrize(
+    "method", ["load", "detect", "embed", "identify", "identify_files", "close"], ids=str
+)
+def test_the_pipelines_methods_say_what_they_do(method: str) -> None:
+    function = getattr(facepipe.FacePipeline, method)
+    assert inspect.getdoc(function)
+    parameters = list(inspect.signature(function).parameters.values())
+    assert all(p.annotation is not p.empty for p in parameters if p.name not in ("self", "cls"))
+
+
+def test_the_version_is_the_packages() -> None:
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert project["version"] == facepipe.__version__

@@ -1,0 +1,218 @@
+"""Training FaceNet: crops, augmentation, sampling, losses, and a few steps of the whole."""
+
+from __future__ import annotations
+
+import math
+import tarfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from facepipe.errors import DataError, UsageError
+from facepipe.faces import UInt8Array
+from facepipe.images import write_image
+from training.recognition.augment import DamageConfig, ShakeConfig, cut, damage, shake_matrix
+from training.recognition.crops import NOBODY, CropSource, FaceCrops, number_people, read_same_person
+from training.recognition.losses import (
+    LossConfig,
+    MarginHead,
+    cosine_loss,
+    hint_loss,
+    relation_loss,
+    triplet_loss,
+)
+from training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
+
+FACE = (slice(60, 200), slice(155, 295))
+"""The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""
+UNTOUCHED = DamageConfig(
+    light_share=0,
+    gray_share=0,
+    blur_share=0,
+    low_resolution_share=0,
+    jpeg_share=0,
+    mask_share=0,
+    glasses_share=0,
+)
+
+
+@pytest.fixture
+def face(astronaut: UInt8Array) -> UInt8Array:
+    return np.ascontiguousarray(astronaut[FACE])
+
+
+@pytest.fixture
+def crops(tmp_path: Path, face: UInt8Array) -> FaceCrops:
+    """Four people with three crops each, and five crops of nobody, told apart by a gray patch."""
+    for i in range(12):
+        path = tmp_path / "people" / f"person{i // 3}" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, _marked(face, i))
+    (tmp_path / "loose").mkdir()
+    for i in range(12, 17):
+        write_image(tmp_path / "loose" / f"{i}.png", _marked(face, i))
+    with tarfile.open(tmp_path / "loose.tar", "w") as archive:
+        archive.add(tmp_path / "loose", "loose")
+    sources = [CropSource(tmp_path / "people", labelled=True), CropSource(tmp_path / "loose.tar")]
+    return FaceCrops(sources, tmp_path / "cache")
+
+
+def _marked(face: UInt8Array, number: int) -> UInt8Array:
+    marked = face.copy()
+    marked[60:80, 60:80] = 10 * number
+    return marked
+
+
+def test_crops_are_cached_and_keep_pixels_and_people(crops: FaceCrops, tmp_path: Path) -> None:
+    assert len(crops) == 17
+    assert crops.people.tolist() == [i // 3 for i in range(12)] + [NOBODY] * 5
+    assert crops.pixels(7)[70, 70].tolist() == [70, 70, 70]
+    assert crops.pixels(16)[70, 70].tolist() == [160, 160, 160]
+    (tmp_path / "people" / "person0" / "0.png").stat()
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").iterdir())
+    FaceCrops([CropSource(tmp_path / "people", labelled=True)], tmp_path / "cache")
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "cache").iterdir()) == before
+
+
+def test_same_people_are_one_before_they_are_numbered(tmp_path: Path) -> None:
+    (tmp_path / "same.csv").write_text("person_a,person_b,cosine\nann,bea,0.8\nbea,cleo,0.7\ncleo,ann,0.7\n")
+    same = read_same_person(tmp_path / "same.csv")
+    numbers = number_people(["ann", "dora", "", "bea", "cleo", "dora"], same)
+    assert numbers.tolist() == [0, 1, NOBODY, 0, 0, 1]
+
+
+def test_an_unshaken_crop_is_the_inner_frame(face: UInt8Array) -> None:
+    np.testing.assert_array_equal(cut(face, 112), face[14:126, 14:126])
+    exact = face[14:126, 14:126].copy()
+    np.testing.assert_array_equal(cut(exact, 112), exact)
+    larger = cv2.resize(face, (160, 160), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
+    assert np.abs(cut(larger, 112).astype(int) - exact).mean() < 3
+
+
+def test_a_mirrored_cut_is_the_mirror_image(face: UInt8Array) -> None:
+    still = ShakeConfig(flip_share=1, rotation_rad=0, scale=0, shift=0)
+    mirrored = cut(face, 112, shake_matrix(112, still, np.random.default_rng(0)))
+    np.testing.assert_array_equal(mirrored, face[14:126, 14:126][:, ::-1])
+
+
+@pytest.mark.parametrize(
+    "kind", [name for name in DamageConfig.__dataclass_fields__ if name.endswith("_share")]
+)
+def test_each_damage_changes_pixels_and_leaves_the_original(face: UInt8Array, kind: str) -> None:
+    config = DamageConfig(**{f.name: 0.0 for f in _shares()} | {kind: 1.0})  # type: ignore[arg-type]
+    before = face.copy()
+    first = damage(face, config, np.random.default_rng(1))
+    np.testing.assert_array_equal(face, before)
+    assert first.shape == face.shape
+    assert np.abs(first.astype(int) - face).mean() > 0.3
+    np.testing.assert_array_equal(first, damage(face, config, np.random.default_rng(1)))
+
+
+def _shares() -> list[object]:
+    return [f for name, f in DamageConfig.__dataclass_fields__.items() if name.endswith("_share")]
+
+
+def test_teacher_and_student_see_the_same_shaken_face(crops: FaceCrops) -> None:
+    batch = _sampler(crops, BatchConfig(8), UNTOUCHED)[3]
+    assert torch.equal(batch.clean, batch.damaged)
+    worse = _sampler(crops, BatchConfig(8), DamageConfig(light_share=1.0))[3]
+    assert torch.equal(worse.clean, batch.clean)
+    assert not torch.equal(worse.damaged, batch.clean)
+
+
+def test_batches_depend_on_seed_and_number_alone(crops: FaceCrops) -> None:
+    first, again = (_sampler(crops, BatchConfig(8, people=2, photos_per_person=2)) for _ in range(2))
+    first[0], first[1]
+    assert torch.equal(first[5].damaged, again[5].damaged)
+    assert not torch.equal(first[5].damaged, first[6].damaged)
+
+
+def test_every_crop_comes_once_an_epoch(crops: FaceCrops) -> None:
+    plan = BatchPlan(crops.people, np.arange(17), BatchConfig(5), seed=0)
+    drawn = np.concatenate([plan[b] for b in range(7)])
+    assert sorted(drawn[:17]) == list(range(17))
+    assert sorted(drawn[17:34]) == list(range(17))
+    assert drawn[:17].tolist() != drawn[17:34].tolist()
+
+
+def test_a_batch_begins_with_people_who_have_several_photos(crops: FaceCrops) -> None:
+    trained = np.array([0, 3, 4, 6, 7, 8, 12, 13])  # person 0 has one crop left
+    plan = BatchPlan(crops.people, trained, BatchConfig(10, people=2, photos_per_person=4), seed=1)
+    for number in range(5):
+        people = crops.people[plan[number][:8]].reshape(2, 4)
+        assert (people == people[:, :1]).all()
+        assert sorted(people[:, 0]) == [1, 2]
+        assert set(plan[number]) <= set(trained)
+    with pytest.raises(DataError, match="3 people"):
+        BatchPlan(crops.people, trained, BatchConfig(12, people=3), seed=1)
+    with pytest.raises(UsageError, match="more than"):
+        BatchConfig(8, people=3, photos_per_person=4)
+
+
+def test_held_out_crops_are_never_trained_on(crops: FaceCrops) -> None:
+    trained, held_out = crops.split(0.3)
+    assert len(held_out)
+    assert sorted([*trained, *held_out]) == list(range(17))
+
+
+def test_teacher_losses_by_hand() -> None:
+    ours = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    theirs = torch.tensor([[0.0, 1.0], [0.0, 1.0], [0.6, 0.8]])
+    assert float(cosine_loss(ours, theirs)) == pytest.approx(1 - (0 + 1 + 1) / 3)
+    # Cosines of pairs 01, 02, 12: 0, 0.6, 0.8 against 1, 0.8, 0.8, each twice.
+    variance = np.var([1, 0.8, 0.8] * 2, ddof=1)
+    assert float(relation_loss(ours, theirs)) == pytest.approx((1 + 0.04) / 3 / variance)
+    taps, teacher = torch.zeros(1, 1, 1, 2), torch.tensor([[[[1.0, 3.0]]]])
+    assert float(hint_loss([taps, taps], [teacher, teacher])) == pytest.approx(2 * 5 / 2)
+
+
+def test_triplets_by_hand() -> None:
+    def at(*degrees: float) -> torch.Tensor:
+        radians = torch.tensor([math.radians(d) for d in degrees])
+        return torch.stack([radians.cos(), radians.sin()], dim=1)
+
+    def squared(degrees: float) -> float:
+        return 2 - 2 * math.cos(math.radians(degrees))
+
+    vectors, people = at(0, 20, 30, 90, 10), torch.tensor([0, 0, 1, 1, NOBODY])
+    expected = [
+        squared(20) - squared(30) + 0.2,  # 0 and 20: the next one farther is at 30
+        squared(20) - squared(70) + 0.2,  # 20 and 0: at 10 is nearer, so 90
+        squared(60) - squared(30) + 0.2,  # 30 and 90: none is farther, the farthest is 0
+        squared(60) - squared(70) + 0.2,  # 90 and 30
+    ]
+    semi_hard = np.mean([max(0.0, loss) for loss in expected])
+    assert float(triplet_loss(vectors, people, "semi_hard", 0.2)) == pytest.approx(semi_hard, abs=1e-5)
+    chord = {d: math.sqrt(squared(d)) for d in (10, 20, 30, 60, 70)}
+    hard = [chord[20] - chord[30], chord[20] - chord[10], chord[60] - chord[10], chord[60] - chord[70]]
+    batch_hard = np.mean([max(0.0, loss + 0.2) for loss in hard])
+    assert float(triplet_loss(vectors, people, "batch_hard", 0.2)) == pytest.approx(batch_hard, abs=1e-5)
+    assert float(triplet_loss(vectors, torch.full((5,), NOBODY), "semi_hard", 0.2)) == 0
+
+
+@pytest.mark.parametrize("margin", ["cosface", "arcface"])
+def test_margin_head_by_hand(margin: str) -> None:
+    head = MarginHead(2, 2, LossConfig(margin=margin, softmax_margin=0.3, softmax_scale=10))  # type: ignore[arg-type]
+    head.directions.data = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    angle = 0.4
+    vectors = torch.tensor([[math.cos(angle), math.sin(angle)], [1.0, 0.0]], requires_grad=True)
+    own = math.cos(angle) - 0.3 if margin == "cosface" else math.cos(angle + 0.3)
+    logits = torch.tensor([[10 * own, 10 * math.sin(angle)]])
+    loss = head(vectors, torch.tensor([0, NOBODY]))
+    assert float(loss) == pytest.approx(float(functional.cross_entropy(logits, torch.tensor([0]))), abs=1e-5)
+    loss.backward()
+    assert vectors.grad is not None
+    assert vectors.grad[1].abs().sum() == 0
+
+
+def _sampler(
+    crops: FaceCrops,
+    batch: BatchConfig,
+    damaged: DamageConfig = DamageConfig(),  # noqa: B008
+) -> FaceSampler:
+    plan = BatchPlan(crops.people, np.arange(len(crops)), batch, seed=0)
+    return FaceSampler(crops, plan, 112, ShakeConfig(), damaged, seed=0)

@@ -1,0 +1,174 @@
+"""What an encoder is asked for: a teacher's vectors, maps and similarities; people apart from each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facepipe.errors import UsageError
+from training.recognition.crops import NOBODY
+
+Mining = Literal["semi_hard", "batch_hard"]
+Margin = Literal["cosface", "arcface"]
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Weights of the parts; 0 leaves one out.
+
+    Attributes:
+        cosine: 1 - cosine to the teacher's vector.
+        hints_first, hints_last: Feature hints, at the start and at the end of the run, linear between.
+        relation: Similarities within the batch, against the teacher's.
+        triplet: People apart by `triplet_margin`.
+        mining: Which triplets: "semi_hard" (FaceNet, Schroff et al., arXiv:1503.03832) or "batch_hard"
+            (Hermans et al., arXiv:1703.07737).
+        triplet_margin: Of squared distances (semi_hard), of distances (batch_hard), on the unit sphere.
+        softmax: Cross-entropy of a margin head over the labelled people.
+        margin: "cosface" (Wang et al., arXiv:1801.09414) or "arcface" (Deng et al., arXiv:1801.07698).
+        softmax_margin: Off the cosine (cosface), or onto the angle in radians (arcface).
+        softmax_scale: The cosines are multiplied by this.
+    """
+
+    cosine: float = 3.0
+    hints_first: float = 1.0
+    hints_last: float = 0.05
+    relation: float = 0.0
+    triplet: float = 0.0
+    mining: Mining = "semi_hard"
+    triplet_margin: float = 0.2
+    softmax: float = 0.0
+    margin: Margin = "cosface"
+    softmax_margin: float = 0.35
+    softmax_scale: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "cosine",
+            "hints_first",
+            "hints_last",
+            "relation",
+            "triplet",
+            "softmax",
+            "triplet_margin",
+        ):
+            if getattr(self, name) < 0:
+                raise UsageError(f"loss.{name}: expected 0 or more, got {getattr(self, name)}")
+        if not (0 <= self.softmax_margin < 1 and self.softmax_scale > 0):
+            raise UsageError("loss: expected softmax_margin from 0, below 1, and a positive softmax_scale")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any part compares with a teacher."""
+        return max(self.cosine, self.hints_first, self.hints_last, self.relation) > 0
+
+    @property
+    def needs_people(self) -> bool:
+        """Whether any part compares people."""
+        return max(self.triplet, self.softmax) > 0
+
+
+def cosine_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
+    """Mean of 1 - cosine; unit vectors (batch, dimensions)."""
+    return 1 - (vectors * teacher).sum(dim=1).mean()
+
+
+def hint_loss(taps: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Sum over maps of the mean squared error, as a share of the variance of the teacher's map."""
+    return torch.stack(
+        [
+            functional.mse_loss(ours.float(), theirs) / theirs.var()
+            for ours, theirs in zip(taps, teacher, strict=True)
+        ]
+    ).sum()
+
+
+def relation_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
+    """Squared error of the cosines between different faces, as a share of the teacher's variance."""
+    apart = ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    theirs = (teacher @ teacher.T)[apart]
+    return functional.mse_loss((vectors @ vectors.T)[apart], theirs) / theirs.var()
+
+
+def triplet_loss(vectors: Tensor, people: Tensor, mining: Mining, margin: float) -> Tensor:
+    """Faces of one person nearer to each other than to others, by a margin; 0 where there are no triplets.
+
+    Args:
+        vectors: Unit vectors (batch, dimensions).
+        people: int64 (batch,); faces of `NOBODY` take no part, not as strangers either: they may be anyone.
+        mining: See `LossConfig`.
+        margin: See `LossConfig`.
+    """
+    known = people != NOBODY
+    vectors, people = vectors[known], people[known]
+    squared = (2 - 2 * vectors @ vectors.T).clamp(min=0)
+    same = people[:, None] == people[None]
+    pairs = same & ~torch.eye(len(people), dtype=torch.bool, device=people.device)
+    if not pairs.any() or same.all():
+        return vectors.sum() * 0
+    if mining == "batch_hard":
+        return _batch_hard(squared, same, pairs, margin)
+    return _semi_hard(squared, same, pairs, margin)
+
+
+def _batch_hard(squared: Tensor, same: Tensor, pairs: Tensor, margin: float) -> Tensor:
+    """For each face its farthest of the same person and its nearest of another."""
+    distances = (squared + 1e-12).sqrt()  # the root's slope at 0 is infinite
+    farthest = distances.masked_fill(~pairs, -math.inf).amax(dim=1)
+    nearest = distances.masked_fill(same, math.inf).amin(dim=1)
+    anchors = pairs.any(dim=1)
+    return functional.relu(farthest - nearest + margin)[anchors].mean()
+
+
+def _semi_hard(squared: Tensor, same: Tensor, pairs: Tensor, margin: float) -> Tensor:
+    """For each pair of a person the nearest other person that is farther than the pair, else the farthest."""
+    anchor, positive = pairs.nonzero(as_tuple=True)
+    distance = squared[anchor, positive]
+    others = squared[anchor]
+    candidates = ~same[anchor]
+    farther = candidates & (others > distance[:, None])
+    nearest_farther = others.masked_fill(~farther, math.inf).amin(dim=1)
+    farthest = others.masked_fill(~candidates, -math.inf).amax(dim=1)
+    negative = torch.where(farther.any(dim=1), nearest_farther, farthest)
+    return functional.relu(distance - negative + margin).mean()
+
+
+class MarginHead(nn.Module):
+    """One direction a person, for cross-entropy with a margin; thrown away after training.
+
+    Args:
+        dimensions: Length of a vector.
+        people: How many.
+        config: Kind, margin and scale.
+    """
+
+    def __init__(self, dimensions: int, people: int, config: LossConfig) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(functional.normalize(torch.randn(people, dimensions)))
+        self._kind, self._margin, self._scale = config.margin, config.softmax_margin, config.softmax_scale
+
+    def forward(self, vectors: Tensor, people: Tensor) -> Tensor:
+        """Mean cross-entropy of unit vectors (batch, dimensions); faces of `NOBODY` take no part."""
+        known = people != NOBODY
+        if not known.any():
+            return vectors.sum() * 0
+        cosines = vectors[known] @ functional.normalize(self.directions).T
+        target = people[known, None]
+        own = cosines.gather(1, target)
+        return functional.cross_entropy(
+            self._scale * cosines.scatter(1, target, self._with_margin(own)), target[:, 0]
+        )
+
+    def _with_margin(self, own: Tensor) -> Tensor:
+        if self._kind == "cosface":
+            return own - self._margin
+        # Past pi - margin the angle can't grow; there the cosine goes on falling, in a straight line.
+        angle = own.clamp(-1 + 1e-6, 1 - 1e-6).acos()
+        beyond = own - self._margin * math.sin(self._margin)
+        return torch.where(angle < math.pi - self._margin, (angle + self._margin).cos(), beyond)
