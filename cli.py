@@ -14,6 +14,7 @@ import click
 
 from facepipe import __version__
 from facepipe.cli_options import (
+    ANY_PATH,
     Setup,
     anchor_sizes,
     gallery_option,
@@ -97,9 +98,9 @@ def finish(failed: int, total: int) -> None:
 
 
 @main.command()
-@click.argument("photos", nargs=-1, type=click.Path())
+@click.argument("photos", nargs=-1, type=click.Path(readable=False))
 @click.option("--name", help="Who is in all these photos.")
-@click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="Photos from rows of path,name.")
+@click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name.")
 @click.option("--force", is_flag=True, help="Take the largest face of photos that the rules refuse.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @gallery_option
@@ -156,10 +157,8 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
-@click.option(
-    "--annotate", type=click.Path(path_type=Path), metavar="DIR", help="Write photos with names drawn."
-)
-@click.option("--crops", type=click.Path(path_type=Path), metavar="DIR", help="Write each face as a picture.")
+@click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with names drawn.")
+@click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
 @gallery_option
 @with_setup
 def identify(
@@ -193,10 +192,8 @@ def identify(
 @photos_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
-@click.option(
-    "--annotate", type=click.Path(path_type=Path), metavar="DIR", help="Write photos with boxes drawn."
-)
-@click.option("--crops", type=click.Path(path_type=Path), metavar="DIR", help="Write each face as a picture.")
+@click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with boxes drawn.")
+@click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
 @with_setup
 def detect(
     setup: Setup,
@@ -222,7 +219,7 @@ def detect(
 
 @main.command()
 @photos_argument
-@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE.npz", help="Where to.")
+@click.option("--out", type=ANY_PATH, required=True, metavar="FILE.npz", help="Where to.")
 @with_setup
 def embed(setup: Setup, photos: tuple[str, ...], out: Path) -> None:
     """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
@@ -285,9 +282,7 @@ class _Output:
 
 
 @main.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=Path("facepipe-demo"), show_default=True, metavar="DIR"
-)
+@click.option("--out", type=ANY_PATH, default=Path("facepipe-demo"), show_default=True, metavar="DIR")
 @with_setup
 def demo(setup: Setup, out: Path) -> None:
     """Enroll a portrait that ships with scikit-image and find her in altered photos; writes a picture."""
@@ -390,7 +385,7 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
 
 
 @gallery.command("export")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ANY_PATH)
 @gallery_option
 def gallery_export(gallery_path: Path, file: Path) -> None:
     """Write everybody to one open archive (JSON and safetensors in a zip)."""
@@ -399,7 +394,7 @@ def gallery_export(gallery_path: Path, file: Path) -> None:
 
 
 @gallery.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ANY_PATH)
 @click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, for a new gallery.")
 @gallery_option
 def gallery_import(gallery_path: Path, file: Path, encoder_weights: str | None) -> None:
@@ -468,7 +463,7 @@ def weights_verify(names: tuple[str, ...]) -> None:
 
 
 @weights_group.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=ANY_PATH)
 @click.option("--name", required=True, help="What to call the weight.")
 @click.option("--architecture", metavar="NAME", help="Recognised by the parameters' names where not given.")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order that the network was trained on.")

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Value = TypeVar("Value")
 
+ANY_PATH = click.Path(path_type=Path, readable=False)
+"""A path that click does not look at: whoever opens it says what is wrong, with the right exit code."""
+
 
 def three_numbers(text: str) -> tuple[float, float, float]:
     """`104,117,123` to floats."""
@@ -161,10 +164,10 @@ def default_gallery() -> Path:
 gallery_option = click.option(
     "--gallery",
     "gallery_path",
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     default=default_gallery,
     metavar="DIR",
     show_default="$FACEPIPE_HOME/gallery",
     help="Folder of the gallery.",
 )
-photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path())
+photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))

@@ -125,7 +125,7 @@ class FacePipeline:
             photo: RGB uint8 (h, w, 3).
             threshold_l2: Largest distance at which a face is named; None: the encoder's default.
             one_person_per_photo: Whether a person is given to one face at most.
-            rules: Which faces are compared at all.
+            rules: Which faces are compared at all, and how clear an answer must be.
 
         Raises:
             UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
@@ -134,9 +134,13 @@ class FacePipeline:
         threshold_l2 = self._threshold(threshold_l2)
         faces = self.embed(photo)
         assert faces.embeddings is not None
+        rules = rules or NamingRules()
         compared = np.flatnonzero(recognisable(photo, faces, rules))
         answers = gallery.match(
-            faces.embeddings[compared], threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo
+            faces.embeddings[compared],
+            threshold_l2=threshold_l2,
+            min_margin_l2=rules.min_margin_l2,
+            one_person_per_photo=one_person_per_photo,
         )
         matches = [Match(None, None, threshold_l2)] * len(faces)
         for row, answer in zip(compared, answers, strict=True):

@@ -57,7 +57,7 @@ class EnrolRules:
 
 @dataclass(frozen=True, slots=True)
 class NamingRules:
-    """What a face must have to be compared with a gallery; other faces are unknown.
+    """What a face must have to be compared with a gallery, and to be named; other faces are unknown.
 
     Attributes:
         min_score: Least detector confidence, 0..1.
@@ -65,12 +65,15 @@ class NamingRules:
         min_sharpness: Least `sharpness`; as for enrolment.
         max_misfit: Largest `template_misfit`. 0.08 passes 97% of the main faces of 240 press photos and
             halves wrong names (docs/experiments.md).
+        min_margin_l2: By how much farther than the nearest person the next must be: a face between two
+            people is nobody's.
     """
 
     min_score: float = 0.8
     min_size_px: float = 24.0
     min_sharpness: float = 0.20
     max_misfit: float = 0.08
+    min_margin_l2: float = 0.08
 
 
 @dataclass(frozen=True, slots=True)

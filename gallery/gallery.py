@@ -231,6 +231,7 @@ class Gallery:
         embeddings: FloatArray,
         *,
         threshold_l2: float | None = None,
+        min_margin_l2: float = 0.0,
         one_person_per_photo: bool = True,
     ) -> tuple[Match, ...]:
         """Name the faces of one photo.
@@ -242,6 +243,7 @@ class Gallery:
         Args:
             embeddings: float32 (n, d), unit length.
             threshold_l2: Largest Euclidean distance at which a face is named; None: the encoder's.
+            min_margin_l2: By how much the next nearest person must be farther.
             one_person_per_photo: False where the faces are of different photos.
 
         Returns:
@@ -254,12 +256,13 @@ class Gallery:
         self._require_encoder()
         threshold_l2 = self.encoder.threshold_l2 if threshold_l2 is None else threshold_l2
         require_threshold(threshold_l2)
+        require_threshold(min_margin_l2)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
         with self._store.reading():
             directory = self._current_directory()
             index = self._current_index(directory)
             nearest = nearest_people(index, directory, embeddings)
-        accepted = accepted_faces(nearest, threshold_l2, one_person_per_photo)
+        accepted = accepted_faces(nearest, threshold_l2, min_margin_l2, one_person_per_photo)
         return as_matches(nearest, accepted, threshold_l2, directory.names)
 
     # Archives

@@ -84,15 +84,19 @@ def _note_others(
 
 
 def accepted_faces(
-    nearest: NearestPeople, threshold_l2: float, one_person_per_photo: bool
+    nearest: NearestPeople, threshold_l2: float, min_margin_l2: float, one_person_per_photo: bool
 ) -> npt.NDArray[np.bool_]:
     """bool (n,): which faces get the name of their nearest person.
 
-    With `one_person_per_photo` each person goes to the nearest of the faces that want it (the first of
+    The next nearest person must be farther by the margin, or it could as well be them. With `one_person_per_photo` each person goes to the nearest of the faces that want it (the first of
     equals). The others stay unknown: a farther person is never a second choice. With that rule the best
     assignment over all faces and people is the best face of each person, so no solver is needed.
     """
-    accepted = nearest.first_l2 <= threshold_l2
+    # Without anybody there both distances are infinite; their difference is not asked for.
+    margins = np.subtract(
+        nearest.second_l2, nearest.first_l2, out=np.zeros(len(nearest.first)), where=nearest.first >= 0
+    )
+    accepted = (nearest.first_l2 <= threshold_l2) & (margins >= min_margin_l2)
     if one_person_per_photo:
         rising = np.argsort(nearest.first_l2, kind="stable")
         _, first_seen = np.unique(nearest.first[rising], return_index=True)

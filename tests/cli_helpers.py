@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from click.testing import CliRunner
 
@@ -38,7 +38,7 @@ class Said:
         return [line for line in self.err.splitlines() if not line.startswith(RUNNING)]
 
 
-def facepipe(*arguments: str | Path) -> Said:
+def facepipe(*arguments: str | float | Path) -> Said:
     """Run a command in this process; an exception that the command line did not expect comes through."""
     logger = logging.getLogger("facepipe")
     handlers, level = logger.handlers, logger.level
@@ -52,17 +52,21 @@ def facepipe(*arguments: str | Path) -> Said:
 
 
 def start(
-    *arguments: str | Path,
+    *arguments: str | float | Path,
     home: Path,
     preexec: Callable[[], None] | None = None,
     environment: dict[str, str] | None = None,
-    **options: Any,
+    stdout: IO[str] | int = subprocess.PIPE,
+    stderr: IO[str] | int = subprocess.PIPE,
 ) -> subprocess.Popen[str]:
-    """Start a command in a process of its own, stdout and stderr piped unless told otherwise."""
+    """Start a command in a process of its own, in the folder `home`."""
     settings = {"PYTHONPATH": str(ROOT), "FACEPIPE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "cli", *map(str, arguments)],
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": home} | options,
+        stdout=stdout,
+        stderr=stderr,
+        text=True,
+        cwd=home,
         env={**os.environ, **settings, **(environment or {})},
         preexec_fn=preexec,
     )

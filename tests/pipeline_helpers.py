@@ -16,6 +16,9 @@ from facepipe.images import write_image
 FACE_XYXY = np.array([180, 60, 270, 176], np.float32)
 """The astronaut's face, roughly."""
 
+SURE = 0.8
+"""Score of what is surely a face: tests that count faces don't depend on a weight's rare false alarms below."""
+
 
 def iou(first: FloatArray, second: FloatArray) -> FloatArray:
     """(n, m): how far boxes (n, 4) and (m, 4) overlap."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import RUNNING, facepipe
-from pipeline_helpers import noise, shifted, side_by_side
+from pipeline_helpers import SURE, noise, shifted, side_by_side
 
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image, write_image
@@ -123,7 +123,7 @@ def test_enroll_that_takes_nothing_is_a_failure(photos: Path) -> None:
 
 
 def test_identify_says_it_in_a_table(known: Path, photos: Path) -> None:
-    said = facepipe("identify", photos, "--gallery", known)
+    said = facepipe("identify", photos, "--score-threshold", SURE, "--gallery", known)
     assert said.code == 3
     assert said.lines[0] == f"{photos / '1 her.png'}: 1 face"
     assert said.lines[1].split("distance")[0].strip() == HER
@@ -138,7 +138,7 @@ def test_identify_says_it_in_a_table(known: Path, photos: Path) -> None:
 
 
 def test_identify_in_json(known: Path, photos: Path) -> None:
-    said = facepipe("identify", "--json", photos, "--gallery", known)
+    said = facepipe("identify", "--json", photos, "--score-threshold", SURE, "--gallery", known)
     assert said.code == 3
     records = [json.loads(line) for line in said.lines]
     assert [Path(record["photo"]).name[0] for record in records] == list("1234")
@@ -167,7 +167,7 @@ def test_identify_in_json(known: Path, photos: Path) -> None:
 
 
 def test_identify_in_csv(known: Path, photos: Path) -> None:
-    said = facepipe("identify", "--csv", photos, "--gallery", known)
+    said = facepipe("identify", "--csv", photos, "--score-threshold", SURE, "--gallery", known)
     rows = list(csv.DictReader(io.StringIO(said.out)))
     assert [(Path(row["photo"]).name, row["face"]) for row in rows] == [
         ("1 her.png", "0"),
@@ -181,7 +181,18 @@ def test_identify_in_csv(known: Path, photos: Path) -> None:
 
 
 def test_identify_writes_pictures(known: Path, photos: Path) -> None:
-    said = facepipe("identify", photos, "--annotate", "out", "--crops", "faces", "--gallery", known)
+    said = facepipe(
+        "identify",
+        photos,
+        "--score-threshold",
+        SURE,
+        "--annotate",
+        "out",
+        "--crops",
+        "faces",
+        "--gallery",
+        known,
+    )
     assert said.code == 3
     annotated = sorted(str(path.relative_to("out")) for path in Path("out").rglob("*.*"))
     assert annotated == ["1 her.png", "more/2 twins.jpg", "more/3 nobody.webp"]
@@ -193,7 +204,7 @@ def test_identify_writes_pictures(known: Path, photos: Path) -> None:
 
 
 def names(*options: str | Path) -> list[str | None]:
-    said = facepipe("identify", "--json", *options)
+    said = facepipe("identify", "--json", "--score-threshold", SURE, *options)
     assert said.code == 0, said.err
     return [face["name"] for line in said.lines for face in json.loads(line)["faces"]]
 
@@ -231,7 +242,9 @@ def test_an_empty_gallery_knows_nobody(photos: Path) -> None:
 
 
 def test_detect_names_nobody(photos: Path) -> None:
-    said = facepipe("detect", "--json", photos, "--annotate", "out", "--crops", "faces")
+    said = facepipe(
+        "detect", "--json", photos, "--score-threshold", SURE, "--annotate", "out", "--crops", "faces"
+    )
     assert said.code == 3
     faces = [face for line in said.lines for face in json.loads(line)["faces"]]
     assert len(faces) == 3
@@ -244,7 +257,7 @@ def test_detect_names_nobody(photos: Path) -> None:
 
 
 def test_embed_writes_arrays(photos: Path) -> None:
-    said = facepipe("embed", photos, "--out", "new/vectors.npz")
+    said = facepipe("embed", photos, "--score-threshold", SURE, "--out", "new/vectors.npz")
     assert said.code == 3
     assert said.out == ""
     assert said.complaints[-1] == "facepipe: 3 faces of 3 photos in new/vectors.npz"
@@ -346,7 +359,10 @@ def test_demo() -> None:
 @pytest.mark.parametrize(
     "command",
     ["", "enroll", "identify", "detect", "embed", "demo", "doctor"]
-    + [f"gallery {name}" for name in ("list", "show", "rename", "remove", "merge", "export", "import", "info")]
+    + [
+        f"gallery {name}"
+        for name in ("list", "show", "rename", "remove", "merge", "export", "import", "info")
+    ]
     + [f"weights {name}" for name in ("list", "show", "verify", "import", "fetch")],
 )
 def test_help(command: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from pipeline_helpers import FACE_XYXY, iou, noise
+from pipeline_helpers import FACE_XYXY, SURE, iou, noise
 
 from facepipe import networks
 from facepipe.detector import DetectorOptions, FaceDetector
@@ -27,11 +28,12 @@ SMALL_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
 
 @pytest.fixture(scope="module")
 def detector() -> FaceDetector:
-    return FaceDetector.load(runtime=choose_runtime(threads=1))
+    options = DetectorOptions(score_threshold=SURE)
+    return FaceDetector.load(options=options, runtime=choose_runtime(threads=1))
 
 
 def with_options(detector: FaceDetector, **options: Any) -> FaceDetector:
-    return FaceDetector(detector._network, detector.card, DetectorOptions(**options))
+    return FaceDetector(detector._network, detector.card, replace(detector.options, **options))
 
 
 # Published detectors, imported, against their own outputs
@@ -160,7 +162,7 @@ def test_a_crowd_in_twelve_megapixels(detector: FaceDetector, shared_data: Path)
     photo, expected = reference(shared_data, "group", "bgr")
     mosaic = np.tile(photo, (5, 5, 1))[:, :4000]
     places = [
-        expected.boxes_xyxy + np.float32([x * 800, y * 534] * 2) for y in range(5) for x in range(5)
+        expected.boxes_xyxy + np.array([x * 800, y * 534] * 2, np.float32) for y in range(5) for x in range(5)
     ]
     found = detector.detect(mosaic)
     overlaps = iou(np.concatenate(places), found.boxes_xyxy)
@@ -170,7 +172,18 @@ def test_a_crowd_in_twelve_megapixels(detector: FaceDetector, shared_data: Path)
 
 @pytest.mark.parametrize(
     ("width", "height"),
-    [(1, 1), (2, 1), (31, 33), (32, 32), (33, 31), (3000, 20), (20, 3000), (449, 448), (1281, 7), (40_000, 3)],
+    [
+        (1, 1),
+        (2, 1),
+        (31, 33),
+        (32, 32),
+        (33, 31),
+        (3000, 20),
+        (20, 3000),
+        (449, 448),
+        (1281, 7),
+        (40_000, 3),
+    ],
 )
 def test_any_size_without_faces(detector: FaceDetector, width: int, height: int) -> None:
     for photo in (noise(1, height, width), np.zeros((height, width, 3), np.uint8)):
@@ -324,9 +337,7 @@ class _Scripted:
         return [boxes, scores, np.zeros((n, len(anchors), 10), np.float32)]
 
 
-@pytest.mark.parametrize(
-    ("single_scale", "expected"), [(False, [20, 100, 400, 920]), (True, [20, 100, 230])]
-)
+@pytest.mark.parametrize(("single_scale", "expected"), [(False, [20, 100, 400, 920]), (True, [20, 100, 230])])
 def test_each_scale_finds_the_faces_of_its_size(single_scale: bool, expected: list[float]) -> None:
     """A 1000 px photo is looked at in full size for small faces and in quarter size for large ones."""
     card = load_card(DEFAULT_DETECTOR).card

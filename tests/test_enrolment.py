@@ -48,7 +48,12 @@ def stored(pipeline: FacePipeline) -> dict[str, int]:
 
 
 def enrol_one(
-    pipeline: FacePipeline, path: Path, name: str = HER, *, force: bool = False, rules: EnrolRules | None = None
+    pipeline: FacePipeline,
+    path: Path,
+    name: str = HER,
+    *,
+    force: bool = False,
+    rules: EnrolRules | None = None,
 ) -> EnrolReport:
     (report,) = enrol(pipeline, [PersonPhoto(name, path)], force=force, rules=rules)
     return report
@@ -140,7 +145,16 @@ def test_rows_of_path_and_name(tmp_path: Path, text: str, expected: list[tuple[s
         (b'"a\nb.jpg",Ada\nc.jpg\n', "line 3: expected path,name, got 'c.jpg'"),
         (b"\xff\xfe\x00", "can't read this CSV"),
     ],
-    ids=["empty", "header only", "one cell", "three cells", "no name", "semicolons", "after a break", "binary"],
+    ids=[
+        "empty",
+        "header only",
+        "one cell",
+        "three cells",
+        "no name",
+        "semicolons",
+        "after a break",
+        "binary",
+    ],
 )
 def test_a_csv_of_another_form_is_wrong_usage(tmp_path: Path, data: bytes, told: str) -> None:
     file = tmp_path / "people.csv"

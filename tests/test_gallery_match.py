@@ -11,7 +11,7 @@ from gallery_helpers import ENCODER, person_vectors, templates, unit
 
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, Match
-from gallery import Gallery
+from gallery import Gallery, NewTemplate
 
 
 def brute_force(
@@ -174,3 +174,19 @@ def test_what_was_removed_is_not_matched(tmp_path: Path) -> None:
         assert match.name is None
         assert {match.runner_up_name} <= {"Ada", "Eve"}
         assert gallery.match(people["Eve"][:1])[0].name == "Eve"
+
+
+@pytest.mark.parametrize(("margin", "name"), [(0.0, "Ada"), (0.05, "Ada"), (0.2, None)])
+def test_a_face_between_two_people_is_nobodys(tmp_path: Path, margin: float, name: str | None) -> None:
+    def on_circle(angle: float) -> FloatArray:
+        vector = np.zeros(ENCODER.dimensions, np.float32)
+        vector[:2] = np.cos(angle), np.sin(angle)
+        return vector
+
+    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+        gallery.add("Ada", [NewTemplate(on_circle(0.0))])
+        gallery.add("Bob", [NewTemplate(on_circle(1.0))])
+        match = gallery.match(on_circle(0.45)[None], threshold_l2=1.0, min_margin_l2=margin)[0]
+    assert match.name == name
+    assert match.distance_l2 == pytest.approx(2 * np.sin(0.225), abs=1e-5)
+    assert match.runner_up_name == "Bob"

@@ -14,7 +14,7 @@ from facepipe.align import align_faces
 from facepipe.errors import LandmarkError
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.images import find_photos, read_image
-from facepipe.quality import EnrolRules, Judgement, Reason, judge, sharpness
+from facepipe.quality import EnrolRules, Judgement, NamingRules, Reason, judge, recognisable, sharpness
 
 LANDMARKS = np.array(
     [[203.1, 102.8], [247.4, 104.3], [224.2, 127.7], [203.9, 143.2], [241.9, 143.4]], np.float32
@@ -128,6 +128,91 @@ def test_the_codes_are_stable() -> None:
         "too_blurred",
         "turned_away",
     }
+
+
+# The face that a photo is of
+
+
+@pytest.mark.parametrize(
+    ("scores", "face", "refused"),
+    [
+        ((0.99, 0.99), 1, [Reason.SEVERAL_FACES]),
+        ((0.99, 0.5), 0, []),
+        ((0.5, 0.99), 1, []),
+        ((0.6, 0.5), 1, [Reason.LOW_SCORE]),
+    ],
+    ids=[
+        "the larger",
+        "not what is hardly a face",
+        "the larger, which is sure",
+        "the larger of the doubtful",
+    ],
+)
+def test_the_largest_face_that_is_surely_one_is_meant(
+    astronaut: UInt8Array, scores: tuple[float, float], face: int, refused: list[Reason]
+) -> None:
+    faces = faces_at((0.9, 20), (1, 0), scores=scores)
+    judgement = judge(astronaut, faces)
+    assert judgement.face == face
+    assert judgement.score == pytest.approx(scores[face])
+    assert judgement.size_px == pytest.approx(float(faces.sizes_px[face]))
+    assert [reason for reason in reasons(judgement) if reason is not Reason.TOO_BLURRED] == refused
+
+
+def test_who_is_sure_depends_on_the_rules(astronaut: UInt8Array) -> None:
+    faces = faces_at((0.9, 20), (1, 0), scores=(0.99, 0.7))
+    assert judge(astronaut, faces).face == 0
+    assert judge(astronaut, faces, EnrolRules(min_score=0.6)).face == 1
+
+
+# Good enough to be named
+
+
+def test_good_faces_are_recognisable_row_by_row(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0), (1, 0), (0.2, 150), (1, 0), scores=(0.99, 0.79, 0.99, 0.81))
+    compared = recognisable(astronaut, faces)
+    assert compared.dtype == np.bool_
+    assert compared.tolist() == [True, False, False, True]
+    assert recognisable(astronaut, Faces.empty()).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("rules", "passes"),
+    [
+        (NamingRules(), True),
+        (NamingRules(min_score=0.995), False),
+        (NamingRules(min_size_px=90), False),
+        (NamingRules(min_sharpness=0.6), False),
+        (NamingRules(min_score=0, min_size_px=0, min_sharpness=0), True),
+    ],
+    ids=["default", "score", "size", "sharpness", "none"],
+)
+def test_naming_rules_are_the_callers(astronaut: UInt8Array, rules: NamingRules, passes: bool) -> None:
+    assert recognisable(astronaut, faces_at((1, 0)), rules).tolist() == [passes]
+
+
+def test_a_blurred_face_is_not_compared(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0))
+    assert recognisable(astronaut, faces).tolist() == [True]
+    assert recognisable(blurred(astronaut, 3), faces).tolist() == [False]
+
+
+def test_less_is_asked_for_naming_than_for_enrolment() -> None:
+    """A face that may be learned may also be named."""
+    naming, enrolling = NamingRules(), EnrolRules()
+    assert naming.min_score <= enrolling.min_score
+    assert naming.min_size_px <= enrolling.min_size_px
+    assert naming.min_sharpness <= enrolling.min_sharpness
+    assert naming.max_misfit >= enrolling.max_misfit
+
+
+def test_only_faces_that_may_count_need_an_alignment(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0), (1, 0), scores=(0.99, 0.1))
+    broken = faces.landmarks.copy()
+    broken[1] = np.nan
+    assert recognisable(astronaut, replace(faces, landmarks=broken)).tolist() == [True, False]
+    with pytest.raises(LandmarkError):
+        recognisable(astronaut, replace(faces, landmarks=broken[::-1].copy()))
 
 
 # Sharpness

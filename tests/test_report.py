@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from pipeline_helpers import faces_at
 
+from facepipe.enrolment import Outcome
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.pipeline import PhotoResult
+from facepipe.quality import Reason
 from facepipe.report import (
     CSV_COLUMNS,
     csv_rows,
@@ -24,7 +26,7 @@ from facepipe.report import (
     table_lines,
     to_json,
 )
-from gallery import Person
+from gallery import Person, Template
 
 FACE_KEYS = ["box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"]
 NAMED = Match("Zoë, the 1st", 0.71239, 1.05, 'Bob "B"', 1.40001)
@@ -111,6 +113,16 @@ def test_records_of_other_kinds() -> None:
     assert strictly(record_to_json({"photo": Path("a/b.jpg")})) == {"photo": "a/b.jpg"}
     with pytest.raises(ValueError, match="JSON"):
         record_to_json({"value": float("nan")})
+
+
+def test_the_documented_forms_are_these() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    words = [*FACE_KEYS, "photo", "error", *(r.value for r in Reason), *(o.value for o in Outcome)]
+    assert [word for word in words if f"`{word}`" not in text] == []
+    assert ",".join(CSV_COLUMNS) in text
+    for kind, keys in ((Person, Person.__slots__), (Template, Template.__slots__)):
+        listed = ", ".join(f'"{key}"' for key in keys)
+        assert f"`{{{listed}}}`" in text, kind
 
 
 # CSV

@@ -135,7 +135,7 @@ def test_encoder_outputs_agree(astronaut: UInt8Array) -> None:
 def test_the_whole_way_agrees(astronaut: UInt8Array) -> None:
     results = []
     for runtime in ("onnx", "torch"):
-        choice = choose_runtime(runtime, threads=1)  # type: ignore[arg-type]
+        choice = choose_runtime(runtime, threads=1)
         faces = FaceDetector.load(runtime=choice).detect(astronaut)
         crops = align_faces(astronaut, faces.landmarks, "arcface_112")
         results.append((faces, FaceEncoder.load(runtime=choice).encode(crops)))

@@ -28,15 +28,14 @@ DETECTOR = WeightCard(
     measured={"dev": [1, 2.5, None]},
     limits="profiles — and the dark",
 )
+FIVE_POINTS = EmbeddingSpec(128, "five_points_112", threshold_l2=1.05, threshold_source="photos of 20 people")
 ENCODER = WeightCard(
     name="some_encoder",
     kind="encoder",
     architecture="facenet_dense",
     input=InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), size_px=112),
     parameters=WeightFile("some_encoder.safetensors", None),
-    embedding=EmbeddingSpec(
-        128, "five_points_112", threshold_l2=1.05, threshold_source="photos of 20 people"
-    ),
+    embedding=FIVE_POINTS,
 )
 
 Raw = dict[str, Any]
@@ -125,6 +124,10 @@ ENCODER_MISTAKES = {
     "no alignment": (_without("embedding", "alignment"), "alignment"),
     "no dimension at all": (_with(0, "embedding", "dimensions"), "dimensions"),
     "dimensions in words": (_with("128", "embedding", "dimensions"), "dimensions"),
+    "flip average in words": (_with("yes", "embedding", "flip_average"), "embedding.flip_average"),
+    "flip average is null": (_with(None, "embedding", "flip_average"), "embedding.flip_average"),
+    "flip average is a number": (_with(2, "embedding", "flip_average"), "embedding.flip_average"),
+    "flip average is one": (_with(1, "embedding", "flip_average"), "embedding.flip_average"),
     "threshold in words": (_with("1.05", "embedding", "threshold_l2"), "threshold_l2"),
     "threshold beyond unit vectors": (_with(2.5, "embedding", "threshold_l2"), "threshold_l2"),
     "threshold is not a number": (_with(float("nan"), "embedding", "threshold_l2"), "threshold_l2"),
@@ -152,6 +155,21 @@ def test_fields_with_a_default_may_be_left_out(field: str) -> None:
     assert WeightCard.from_json(json.dumps(raw)) == replace(
         DETECTOR, **{field: getattr(_bare_detector(), field)}
     )
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_flip_average_is_read_as_written(averaged: bool) -> None:
+    card = replace(ENCODER, embedding=replace(FIVE_POINTS, flip_average=averaged))
+    again = WeightCard.from_json(card.to_json())
+    assert again.embedding is not None
+    assert again.embedding.flip_average is averaged
+
+
+def test_flip_average_is_off_unless_the_card_says_so() -> None:
+    raw = json.loads(ENCODER.to_json())
+    del raw["embedding"]["flip_average"]
+    assert WeightCard.from_json(json.dumps(raw)) == ENCODER
+    assert not FIVE_POINTS.flip_average
 
 
 def _bare_detector() -> WeightCard:
@@ -201,8 +219,9 @@ def test_what_is_no_card_is_refused_and_named(content: bytes, tmp_path: Path) ->
         replace(ENCODER, input=replace(ENCODER.input, channels="bgr")),
         replace(ENCODER, input=replace(ENCODER.input, mean=(0.0, 0.0, 0.0))),
         replace(ENCODER, embedding=EmbeddingSpec(128, "another_template")),
+        replace(ENCODER, embedding=replace(FIVE_POINTS, flip_average=True)),
     ],
-    ids=["parameters", "channels", "mean", "alignment"],
+    ids=["parameters", "channels", "mean", "alignment", "flip average"],
 )
 def test_the_fingerprint_changes_with_the_numbers(changed: WeightCard) -> None:
     assert changed.fingerprint != ENCODER.fingerprint

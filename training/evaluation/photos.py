@@ -16,7 +16,7 @@ from facepipe.faces import Faces, FloatArray
 from facepipe.detector import FaceDetector
 from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, read_image
 from facepipe.pipeline import FacePipeline, card_identity
-from facepipe.quality import recognisable
+from facepipe.quality import NamingRules, recognisable
 from gallery import Gallery
 from training.evaluation.arrays import Float64Array, IntArray
 from training.evaluation.distances import threshold_for_far
@@ -186,4 +186,6 @@ def _count(
 
 
 def _names(gallery: Gallery, vectors: FloatArray, threshold_l2: float) -> set[str]:
-    return {match.name for match in gallery.match(vectors, threshold_l2=threshold_l2) if match.name}
+    margin = NamingRules().min_margin_l2
+    matches = gallery.match(vectors, threshold_l2=threshold_l2, min_margin_l2=margin)
+    return {match.name for match in matches if match.name}
