@@ -1,4 +1,4 @@
-"""How closely should the detector look? AP and time for several `max_side`, on photos as they are and on 12 MP.
+"""How closely should the detector look? AP and time for several `max_side`, as they are and at 12 MP.
 
     python benchmarks/scales.py DATASET [--mosaics N]
 

@@ -88,9 +88,10 @@ def accepted_faces(
 ) -> npt.NDArray[np.bool_]:
     """bool (n,): which faces get the name of their nearest person.
 
-    The next nearest person must be farther by the margin, or it could as well be them. With `one_person_per_photo` each person goes to the nearest of the faces that want it (the first of
-    equals). The others stay unknown: a farther person is never a second choice. With that rule the best
-    assignment over all faces and people is the best face of each person, so no solver is needed.
+    The next nearest person must be farther by the margin, or it could as well be them. With
+    `one_person_per_photo` each person goes to the nearest of the faces that want it (the first of equals).
+    The others stay unknown: a farther person is never a second choice. With that rule the best assignment
+    over all faces and people is the best face of each person, so no solver is needed.
     """
     # Without anybody there both distances are infinite; their difference is not asked for.
     margins = np.subtract(

@@ -17,7 +17,7 @@ FACE_XYXY = np.array([180, 60, 270, 176], np.float32)
 """The astronaut's face, roughly."""
 
 SURE = 0.8
-"""Score of what is surely a face: tests that count faces don't depend on a weight's rare false alarms below."""
+"""Score of what is surely a face: who counts faces must not depend on a weight's rare false alarms."""
 
 
 def iou(first: FloatArray, second: FloatArray) -> FloatArray:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from facepipe.detector import FaceDetector
 from facepipe.enrolment import Outcome, enrol, photos_in_folders
 from facepipe.errors import DataError
 from facepipe.faces import Faces, FloatArray
-from facepipe.detector import FaceDetector
 from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import NamingRules, recognisable
@@ -23,7 +23,6 @@ from training.evaluation.distances import threshold_for_far
 from training.evaluation.verification import find_photos as find_pair_photos
 from training.evaluation.verification import pair_distances, pair_photos, read_pairs, verification
 from training.evaluation.wider import WiderGroundTruth, WiderResult, wider_ap, wider_key
-
 
 _FALSE_ACCEPT_RATES = (1e-3, 1e-4, 1e-5)
 
@@ -123,7 +122,7 @@ def embed_principal_faces(pipeline: FacePipeline, photos: Mapping[str, Path]) ->
 
 
 def principal_face(faces: Faces, width_px: int, height_px: int) -> Faces:
-    """The one face that the photo is of: large and near the centre (its size less its distance from there)."""
+    """The one face that the photo is of: large and near the centre (size less distance)."""
     if not len(faces):
         return faces
     centres = (faces.boxes_xyxy[:, :2] + faces.boxes_xyxy[:, 2:]) / 2
