@@ -465,7 +465,7 @@ def weights_verify(names: tuple[str, ...]) -> None:
 @weights_group.command("import")
 @click.argument("file", type=ANY_PATH)
 @click.option("--name", required=True, help="What to call the weight.")
-@click.option("--architecture", metavar="NAME", help="Recognised by the parameters' names where not given.")
+@click.option("--architecture", metavar="NAME", help="Recognised by names, but for plain ReLUs (README).")
 @click.option("--channels", type=click.Choice(["rgb", "bgr"]), help="Order that the network was trained on.")
 @click.option(
     "--mean", type=three_numbers, metavar="M,M,M", help="Subtracted from each channel, in that order, 0..255."

@@ -57,6 +57,9 @@ class _Layout:
 
 _LAYOUTS = (
     _Layout("retinaface_mobilenet025", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name),
+    _Layout(
+        "retinaface_mobilenet025_relu", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name
+    ),
     _Layout("retinaface_resnet50", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name),
     _Layout(
         "facenet_mobilenet",

@@ -262,7 +262,10 @@ def _decode(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> UIn
 
 
 def _open_photo(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image:
-    too_large = f"{name}: more than {max_pixels:,} pixels; shrink it, or raise max_pixels if you trust it"
+    too_large = (
+        f"{name}: more than {max_pixels:,} pixels; shrink it or, if you trust it, "
+        "raise the limit (max_pixels, --max-megapixels)"
+    )
     try:
         with _own_rules(max_pixels):
             photo: Image.Image = Image.open(stream, formats=_PILLOW_FORMATS)

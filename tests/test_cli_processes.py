@@ -100,7 +100,8 @@ def test_a_reader_that_has_seen_enough(album: Path, tmp_path: Path) -> None:
     assert "1 face" in process.stdout.readline()
     process.stdout.close()
     assert process.stderr is not None
-    complaints = process.stderr.read()
+    with process.stderr:
+        complaints = process.stderr.read()
     assert process.wait(timeout=60) == 1
     assert complaints.count("\n") == 1  # what runs where, and nothing else
 

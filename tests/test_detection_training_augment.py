@@ -9,7 +9,16 @@ from training_helpers import labelled, write_dataset
 
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, UInt8Array
-from training.detection.augment import PADDING_RGB, AugmentConfig, Framing, TrainingCrop, augment
+from training.detection.augment import (
+    PADDING_RGB,
+    AugmentConfig,
+    Framing,
+    TrainingCrop,
+    augment,
+    turn_boxes,
+    turn_crop,
+    turn_points,
+)
 from training.detection.compose import mosaic, paste_faces
 from training.detection.crops import CropSampler, WeightedPhotos, endless_batches
 from training.detection.data import PhotoFiles
@@ -241,3 +250,16 @@ def test_the_preview_shows_boxes_and_ignored_faces(tmp_path: Path, astronaut: UI
     assert sheet.shape == (2 * 106, 3 * 106, 3)
     for colour in ((0, 230, 80), (255, 160, 0), (255, 0, 0), (0, 120, 255)):
         assert (sheet == colour).all(axis=2).sum() > 10
+
+
+def test_turning_moves_pixels_points_and_boxes_together() -> None:
+    crop = np.zeros((64, 64, 3), np.uint8)
+    crop[12:17, 40:45] = 255
+    spot = np.array([[42.0, 14.0]], np.float32)
+    for degrees in (-40.0, 25.0, 90.0):
+        bright = np.argwhere(turn_crop(crop, degrees)[..., 0] > 128)[:, ::-1].mean(axis=0)
+        assert turn_points(spot, 64, degrees)[0] == pytest.approx(bright, abs=0.6)
+    box = np.array([[30.0, 20.0, 40.0, 44.0]], np.float32)
+    quarter = turn_boxes(box, 64, 90.0)[0]
+    assert quarter[2:] - quarter[:2] == pytest.approx([24, 10], abs=1e-4)
+    assert turn_boxes(box, 64, 0.0) == pytest.approx(box, abs=1e-5)

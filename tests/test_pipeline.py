@@ -131,6 +131,19 @@ def test_the_threshold_decides(knows_her: FacePipeline, astronaut: UInt8Array) -
     assert names(knows_her.identify(mirrored, threshold_l2=2)) == [HER]
 
 
+def test_a_face_between_two_people_is_nobodys(astronaut: UInt8Array, tmp_path: Path) -> None:
+    """The same face was learned under two names: who is it?"""
+    write_image(tmp_path / "her.png", astronaut)
+    with FacePipeline.load(tmp_path / "g", create_gallery=True, runtime=ONE_THREAD) as pipeline:
+        list(enrol(pipeline, [PersonPhoto(name, tmp_path / "her.png") for name in (HER, "Her twin")]))
+        unsure = pipeline.identify(astronaut)
+        assert not any(names(unsure))
+        assert unsure.matches is not None
+        assert {unsure.matches[0].runner_up_name} <= {HER, "Her twin"}
+        assert unsure.matches[0].distance_l2 == pytest.approx(0, abs=1e-3)
+        assert any(names(pipeline.identify(astronaut, rules=NamingRules(min_margin_l2=0))))
+
+
 @pytest.mark.parametrize("threshold", [-0.1, 2.01, 100, float("nan"), float("inf")])
 def test_a_threshold_that_unit_vectors_cant_have_is_refused(
     knows_her: FacePipeline, astronaut: UInt8Array, threshold: float

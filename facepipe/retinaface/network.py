@@ -141,11 +141,11 @@ class RetinaFace(nn.Module):
     Args:
         backbone: Maps images to three maps at strides 8, 16, 32; has `widths`.
         width: Channels of the FPN: 64 beside MobileNetV1-0.25, 256 beside ResNet-50.
+        slope: Of the LeakyReLUs in FPN and SSH; 0: plain ReLU.
     """
 
-    def __init__(self, backbone: MobileNetV1Stages | ResNet50Stages, width: int) -> None:
+    def __init__(self, backbone: MobileNetV1Stages | ResNet50Stages, width: int, slope: float) -> None:
         super().__init__()
-        slope = 0.1 if width <= 64 else 0.0
         self.backbone = backbone
         self.fpn = FeaturePyramid(backbone.widths, width, slope)
         self.contexts = nn.ModuleList(ContextModule(width, slope) for _ in range(3))
@@ -194,9 +194,14 @@ class RetinaFaceServing(nn.Module):
 
 def retinaface_mobilenet025() -> RetinaFace:
     """RetinaFace with MobileNetV1-0.25: 0.427 M parameters, input RGB or BGR as its card says."""
-    return RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=64)
+    return RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=64, slope=0.1)
+
+
+def retinaface_mobilenet025_relu() -> RetinaFace:
+    """The same parameters with plain ReLUs, as some published checkpoints of this layout were trained."""
+    return RetinaFace(MobileNetV1Stages(stem=8, slope=0.0), width=64, slope=0.0)
 
 
 def retinaface_resnet50() -> RetinaFace:
     """RetinaFace with ResNet-50: 27.29 M parameters."""
-    return RetinaFace(ResNet50Stages(), width=256)
+    return RetinaFace(ResNet50Stages(), width=256, slope=0.0)

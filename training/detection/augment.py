@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, UInt8Array
@@ -34,6 +35,8 @@ class AugmentConfig:
         scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
         whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
             of it, instead of a window of drawn scale: big faces are seen whole.
+        turn_share: Share of crops that are turned in their plane: landmarks learn to follow tilted heads.
+        turn_degrees: Largest turn to either side, drawn evenly.
         mosaic_share: Share of crops made of four crops of half the size.
         paste_share: Share of crops that get small faces of another photo pasted in.
         paste_faces: At most this many.
@@ -47,6 +50,8 @@ class AugmentConfig:
     framing: Framing = "crop"
     scale_range: tuple[float, float] = (0.4, 2.0)
     whole_photo_share: float = 0.25
+    turn_share: float = 0.0
+    turn_degrees: float = 40.0
     mosaic_share: float = 0.0
     paste_share: float = 0.0
     paste_faces: int = 4
@@ -62,7 +67,16 @@ class AugmentConfig:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise UsageError(f"augment.{name}: expected two positive rising numbers, got {low}, {high}")
-        for name in ("whole_photo_share", "mosaic_share", "paste_share", "colour_share", "gray_share"):
+        if not 0 <= self.turn_degrees <= 90:
+            raise UsageError(f"augment.turn_degrees: expected 0..90, got {self.turn_degrees}")
+        for name in (
+            "whole_photo_share",
+            "turn_share",
+            "mosaic_share",
+            "paste_share",
+            "colour_share",
+            "gray_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"augment.{name}: expected 0..1, got {getattr(self, name)}")
         if self.min_face_px < 0 or self.paste_faces < 1:
@@ -110,6 +124,10 @@ def augment(
         crop = np.ascontiguousarray(crop[:, ::-1])
         boxes, ignored = mirror_boxes(boxes, size_px), mirror_boxes(ignored, size_px)
         points = mirror_landmarks(points, size_px)
+    if config.turn_share and rng.random() < config.turn_share:
+        degrees = float(rng.uniform(-config.turn_degrees, config.turn_degrees))
+        crop, points = turn_crop(crop, degrees), turn_points(points, size_px, degrees)
+        boxes, ignored = turn_boxes(boxes, size_px, degrees), turn_boxes(ignored, size_px, degrees)
     return _sort_out_faces(crop, boxes, points, ignored, config.min_face_px)
 
 
@@ -125,6 +143,34 @@ def mirror_landmarks(landmarks: FloatArray, width: float) -> FloatArray:
     mirrored = landmarks[:, _MIRRORED_LANDMARKS].copy()
     mirrored[..., 0] = width - mirrored[..., 0]
     return mirrored
+
+
+def turn_crop(crop: UInt8Array, degrees: float) -> UInt8Array:
+    """The square picture turned about its centre, counter-clockwise; what was outside is padding."""
+    size = crop.shape[0]
+    turned = cv2.warpAffine(crop, _turn(size, degrees), (size, size), borderValue=PADDING_RGB)
+    return np.asarray(turned, np.uint8)
+
+
+def turn_points(points: FloatArray, size_px: int, degrees: float) -> FloatArray:
+    """Points (..., 2) as they are in the turned picture."""
+    matrix = _turn(size_px, degrees).astype(np.float32)
+    turned: FloatArray = points @ matrix[:, :2].T + matrix[:, 2]
+    return turned
+
+
+def turn_boxes(boxes_xyxy: FloatArray, size_px: int, degrees: float) -> FloatArray:
+    """The boxes (n, 4) around turned faces, taken for ellipses: corners would make them too large."""
+    half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
+    centres = turn_points((boxes_xyxy[:, :2] + half).astype(np.float32), size_px, degrees)
+    cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    turned = np.hypot(half * np.float32(cos), half[:, ::-1] * np.float32(sin))
+    return np.concatenate([centres - turned, centres + turned], axis=1).astype(np.float32)
+
+
+def _turn(size_px: int, degrees: float) -> npt.NDArray[np.float64]:
+    centre = (size_px / 2, size_px / 2)
+    return np.asarray(cv2.getRotationMatrix2D(centre, degrees, 1.0), np.float64)
 
 
 def recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
