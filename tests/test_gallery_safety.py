@@ -217,24 +217,6 @@ AS_ANYBODY = f"""
         os.setgid({NOBODY_ID}), os.setuid({NOBODY_ID})
     folder = Path(sys.argv[1])
 """
-
-
-@pytest.fixture
-def public_python() -> None:
-    """Root's tests of others' rights need an interpreter that others may run."""
-    if os.getuid() == 0:
-        tried = subprocess.run(
-            [sys.executable, "-c", "import numpy"],
-            user=NOBODY_ID,
-            group=NOBODY_ID,
-            extra_groups=[],
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if tried.returncode:
-            pytest.skip(f"other users can't run {sys.executable}")
-
-
 READER = """
     with Gallery.open(folder, ENCODER) as gallery:
         print(gallery.read_only, gallery.info().read_only)
@@ -270,7 +252,6 @@ def read_as_anybody(folder: Path, public_folder: Path) -> list[str]:
     return said.splitlines()
 
 
-@pytest.mark.usefixtures("public_python")
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 @pytest.mark.parametrize("writable", ["nothing", "the folder", "the file"])
 @pytest.mark.parametrize("with_index", [True, False])
@@ -295,7 +276,6 @@ def test_a_read_only_gallery_is_read_and_refuses_changes(
     assert (folder / "gallery.sqlite3").read_bytes() == before
 
 
-@pytest.mark.usefixtures("public_python")
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 def test_a_reader_without_rights_sees_what_a_writer_adds(public_folder: Path) -> None:
     folder = public_folder / "g"
