@@ -78,7 +78,7 @@ class EnrolReport:
         )
 
 
-def photos_in_folders(folder: Path) -> list[PersonPhoto]:
+def photos_in_folders(folder: str | Path) -> list[PersonPhoto]:
     """One sub-folder a person, named after the person; photos at any depth below it.
 
     Photos beside the sub-folders are nobody's: they are passed over, with a warning.
@@ -87,6 +87,7 @@ def photos_in_folders(folder: Path) -> list[PersonPhoto]:
         UsageError: Not a readable folder, no sub-folders, or a sub-folder without photos.
         GalleryError: A sub-folder's name can't be a person's.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; expected one with a sub-folder per person, or use --name")
     try:
@@ -101,12 +102,13 @@ def photos_in_folders(folder: Path) -> list[PersonPhoto]:
     return [PersonPhoto(person.name, photo) for person in people for photo in find_photos([person])]
 
 
-def photos_in_csv(file: Path) -> list[PersonPhoto]:
+def photos_in_csv(file: str | Path) -> list[PersonPhoto]:
     """Rows of `path,name`, with or without that header; relative paths start at the file's folder.
 
     Raises:
         UsageError: Not readable, empty, or a row without exactly a path and a name; names the line.
     """
+    file = Path(file)
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.reader(stream)
