@@ -291,7 +291,7 @@ def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, dataset
 
 
 def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Path, dataset: Path) -> None:
-    wide = RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=96)
+    wide = RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=96, slope=0.0)
     data = [
         WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0),
         WeightedPhotos(PhotoFiles(unlabelled_photos(dataset / "images")), 1.0, labelled=False),
