@@ -1,7 +1,7 @@
 """The gallery: names for vectors. It knows people and numbers, never photos or networks."""
 
 from gallery.gallery import Gallery
-from gallery.records import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template
+from gallery.records import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template, UnknownFace
 
 __all__ = [
     "EncoderIdentity",
@@ -10,4 +10,5 @@ __all__ = [
     "NewTemplate",
     "Person",
     "Template",
+    "UnknownFace",
 ]

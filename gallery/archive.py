@@ -1,21 +1,26 @@
 """A gallery in one open file: a zip of `people.json` and `vectors.safetensors`, nothing executable.
 
 `people.json`:
-    {"format": "facepipe gallery", "version": 1,
+    {"format": "facepipe gallery", "version": 2,
      "encoder": {"name", "fingerprint", "dimensions", "threshold_l2"},
-     "people": [{"name", "templates": [
-         {"row", "source", "box_xyxy", "quality", "photo_sha256", "added_at"}]}]}
+     "threshold_l2",
+     "people": [{"name", "threshold_l2", "templates": [FACE, ...]}, ...],
+     "unknown": [FACE, ...]}
+    FACE: {"row", "source", "box_xyxy", "quality", "photo_sha256", "added_at", "crop"}
 `vectors.safetensors`: one tensor "embeddings", float32 (n, dimensions); "row" counts from 0.
+`crops/ROW`: the encoded picture of a face (PNG, WebP or JPEG, as it was given) whose "crop" is true.
+
+Version 1 knew no thresholds but the encoder's, no unknown faces and no crops; it is still read.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,19 @@ import numpy as np
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from gallery.files import replaced
-from gallery.records import EncoderIdentity, NewTemplate, Template, clean_name, require_vectors
+from gallery.records import (
+    CROP_BYTES_MAX,
+    Contents,
+    EncoderIdentity,
+    NewTemplate,
+    PersonContents,
+    clean_name,
+    require_threshold,
+    require_vectors,
+)
 
 FORMAT_NAME = "facepipe gallery"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PEOPLE_BYTES_MAX = 512 << 20
 """Of `people.json`, unpacked: some two million templates."""
 
@@ -44,45 +58,63 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
 )
+_CROP_MEMBER = re.compile(r"crops/(0|[1-9][0-9]{0,9})")
 _FIELDS = ("source", "box_xyxy", "quality", "photo_sha256", "added_at")
+_ENCODER_FIELDS = ("name", "fingerprint", "dimensions", "threshold_l2")
 
 
-def write_archive(
-    file: Path, encoder: EncoderIdentity, people: Iterable[tuple[str, Sequence[Template], FloatArray]]
-) -> None:
-    """Write names, templates and their vectors float32 (n, d), atomically.
+def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> None:
+    """Write all that a gallery holds, atomically.
 
     Raises:
         GalleryError: The file can't be written.
     """
     from safetensors.numpy import save
 
-    entries: list[dict[str, Any]] = []
-    blocks = [np.zeros((0, encoder.dimensions), np.float32)]
-    row = 0
-    for name, templates, vectors in people:
-        rows = [_template_to_json(row + i, template) for i, template in enumerate(templates)]
-        entries.append({"name": name, "templates": rows})
-        blocks.append(vectors)
-        row += len(vectors)
+    faces: list[NewTemplate] = []
     document = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
-        "encoder": asdict(encoder),
-        "people": entries,
+        "encoder": {name: getattr(encoder, name) for name in _ENCODER_FIELDS},
+        "threshold_l2": contents.threshold_l2,
+        "people": [
+            {
+                "name": name,
+                "threshold_l2": person.threshold_l2,
+                "templates": _faces_to_json(person.templates, faces),
+            }
+            for name, person in contents.people.items()
+        ],
+        "unknown": _faces_to_json(contents.unknown, faces),
     }
     text = json.dumps(document, ensure_ascii=False, allow_nan=False, indent=1)
+    vectors = np.zeros((len(faces), encoder.dimensions), np.float32)
+    for row, face in enumerate(faces):
+        vectors[row] = face.embedding
     try:
         temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
         with replaced(file, temporary) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_PEOPLE, text)
-            archive.writestr(_VECTORS, save({_TENSOR: np.concatenate(blocks)}), zipfile.ZIP_STORED)
+            archive.writestr(_VECTORS, save({_TENSOR: vectors}), zipfile.ZIP_STORED)
+            for row, face in enumerate(faces):
+                if face.crop is not None:
+                    archive.writestr(_crop_member(row), face.crop, zipfile.ZIP_STORED)
     except OSError as error:
         raise GalleryError(f"{file}: the archive can't be written ({error.strerror or error})") from error
 
 
-def read_archive(file: Path, encoder: EncoderIdentity) -> Mapping[str, Sequence[NewTemplate]]:
-    """Read what `write_archive` wrote, trusting nothing in it: each name's templates.
+def _faces_to_json(faces: Sequence[NewTemplate], written: list[NewTemplate]) -> list[dict[str, Any]]:
+    """The faces' entries; the faces are appended to `written`, whose order is that of the rows."""
+    first = len(written)
+    written.extend(faces)
+    return [
+        {"row": row, **{name: getattr(face, name) for name in _FIELDS}, "crop": face.crop is not None}
+        for row, face in enumerate(faces, start=first)
+    ]
+
+
+def read_archive(file: Path, encoder: EncoderIdentity) -> Contents:
+    """Read what `write_archive` wrote, trusting nothing in it.
 
     Raises:
         GalleryError: It can't be read, breaks the format or holds vectors of another encoder than `encoder`;
@@ -90,13 +122,7 @@ def read_archive(file: Path, encoder: EncoderIdentity) -> Mapping[str, Sequence[
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            _require_members(archive)
-            document = json.loads(_read_member(archive, _PEOPLE, PEOPLE_BYTES_MAX))
-            people = _parse_people(document, encoder)
-            count = sum(len(templates) for templates in people.values())
-            size_max = count * encoder.dimensions * 4 + _SAFETENSORS_HEADER_BYTES_MAX
-            vectors = _parse_vectors(_read_member(archive, _VECTORS, size_max), count, encoder.dimensions)
-        return _with_vectors(people, vectors)
+            return _read_contents(archive, encoder)
     except FacepipeError as error:
         raise GalleryError(f"{file}: archive refused: {error}") from error
     except OSError as error:
@@ -107,16 +133,51 @@ def read_archive(file: Path, encoder: EncoderIdentity) -> Mapping[str, Sequence[
         raise GalleryError(f"{file}: not a gallery archive, or damaged ({error})") from error
 
 
-def _template_to_json(row: int, template: Template) -> dict[str, Any]:
-    return {"row": row, **{name: getattr(template, name) for name in _FIELDS}}
+def _read_contents(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> Contents:
+    crop_members = _require_members(archive)
+    document = json.loads(_read_member(archive, _PEOPLE, PEOPLE_BYTES_MAX))
+    _require_ours(document, encoder)
+    people = _parse_people(document)
+    unknown = _list_of(dict, document.get("unknown", []), "unknown")
+    raw_faces = [*(face for person in people.values() for face in person["templates"]), *unknown]
+    size_max = len(raw_faces) * encoder.dimensions * 4 + _SAFETENSORS_HEADER_BYTES_MAX
+    vectors = _parse_vectors(_read_member(archive, _VECTORS, size_max), len(raw_faces), encoder.dimensions)
+    rows = [_typed(int, raw["row"], "row") for raw in raw_faces]
+    _require(sorted(rows) == list(range(len(rows))), "rows of vectors are missing or there twice")
+    cropped = {_crop_member(raw["row"]) for raw in raw_faces if _typed(bool, raw.get("crop", False), "crop")}
+    _require(cropped == crop_members, "the crops are not those that the faces tell of")
+
+    def parsed(raw_faces: Iterable[Mapping[str, Any]]) -> list[NewTemplate]:
+        return [_parse_face(archive, raw, vectors) for raw in raw_faces]
+
+    contents = {
+        name: PersonContents(parsed(person["templates"]), _threshold(person))
+        for name, person in people.items()
+    }
+    return Contents(contents, parsed(unknown), _threshold(document))
 
 
-def _require_members(archive: zipfile.ZipFile) -> None:
-    """Nothing is ever unpacked to disk; strange names still tell of an archive made to harm."""
-    names = sorted(info.filename for info in archive.infolist())
-    if names != sorted((_PEOPLE, _VECTORS)):
-        found = ", ".join(names[:5]) or "nothing"
+def _require_members(archive: zipfile.ZipFile) -> set[str]:
+    """Nothing is ever unpacked to disk; strange names still tell of an archive made to harm.
+
+    Returns:
+        The names of the crops.
+    """
+    crops = [info for info in archive.infolist() if _CROP_MEMBER.fullmatch(info.filename)]
+    names = {info.filename for info in crops}
+    others = [info.filename for info in archive.infolist() if info.filename not in names]
+    if sorted(others) != [_PEOPLE, _VECTORS]:
+        found = ", ".join(others[:5]) or "nothing"
         raise GalleryError(f"expected {_PEOPLE} and {_VECTORS} in it, got {found}")
+    _require(len(names) == len(crops), "a crop is there twice")
+    # They are stored as they are, so only members that share their bytes can be larger.
+    size_bytes = archive.fp.seek(0, os.SEEK_END) if archive.fp else 0
+    _require(sum(info.file_size for info in crops) <= size_bytes, "the crops are larger than the archive")
+    return names
+
+
+def _crop_member(row: int) -> str:
+    return f"crops/{row}"
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> bytes:
@@ -127,20 +188,36 @@ def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> by
     return data
 
 
-def _parse_people(document: Any, encoder: EncoderIdentity) -> dict[str, list[dict[str, Any]]]:
-    """Each name's raw templates."""
+def _require_ours(document: Any, encoder: EncoderIdentity) -> None:
     _require(isinstance(document, dict) and document.get("format") == FORMAT_NAME, "not a facepipe gallery")
-    version = document["version"]
-    _require(version == FORMAT_VERSION, f"version {version!r}, expected {FORMAT_VERSION}: upgrade facepipe")
+    version = _typed(int, document["version"], "version")
+    _require(
+        1 <= version <= FORMAT_VERSION,
+        f"version {version}, expected 1 to {FORMAT_VERSION}: upgrade facepipe",
+    )
     theirs = _parse_encoder(_typed(dict, document["encoder"], "encoder"))
     _require(theirs.makes_same_vectors_as(encoder), f"it holds vectors of {theirs}, the gallery of {encoder}")
-    people: dict[str, list[dict[str, Any]]] = {}
+
+
+def _parse_people(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each name's raw entry, whose "templates" are dicts."""
+    people: dict[str, dict[str, Any]] = {}
     for person in _list_of(dict, document["people"], "people"):
         name = clean_name(_typed(str, person["name"], "name"))
         _require(name not in people, f"{name!r} is there twice")
-        people[name] = _list_of(dict, person["templates"], f"templates of {name!r}")
-        _require(bool(people[name]), f"{name!r} has no templates")
+        _require(
+            bool(_list_of(dict, person["templates"], f"templates of {name!r}")), f"{name!r} has no templates"
+        )
+        people[name] = person
     return people
+
+
+def _threshold(raw: Mapping[str, Any]) -> float | None:
+    if raw.get("threshold_l2") is None:
+        return None
+    threshold_l2 = float(_typed((int, float), raw["threshold_l2"], "threshold_l2"))
+    require_threshold(threshold_l2)
+    return threshold_l2
 
 
 def _parse_encoder(raw: Mapping[str, Any]) -> EncoderIdentity:
@@ -169,29 +246,20 @@ def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
     return vectors
 
 
-def _with_vectors(
-    people: Mapping[str, list[dict[str, Any]]], vectors: FloatArray
-) -> dict[str, list[NewTemplate]]:
-    rows = [_typed(int, raw["row"], "row") for templates in people.values() for raw in templates]
-    _require(sorted(rows) == list(range(len(vectors))), "rows of vectors are missing or there twice")
-    return {
-        name: [_parse_template(raw, vectors[raw["row"]]) for raw in templates]
-        for name, templates in people.items()
-    }
-
-
-def _parse_template(raw: Mapping[str, Any], vector: FloatArray) -> NewTemplate:
+def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: FloatArray) -> NewTemplate:
     source, box, quality, photo_sha256, added_at = (raw[name] for name in _FIELDS)
     if box is not None:
         left, top, right, bottom = (float(side) for side in _list_of((int, float), box, "box_xyxy"))
         box = (left, top, right, bottom)
+    member = _crop_member(raw["row"])
     return NewTemplate(
-        embedding=vector,
+        embedding=vectors[raw["row"]],
         source=None if source is None else _typed(str, source, "source"),
         box_xyxy=box,
         quality=None if quality is None else float(_typed((int, float), quality, "quality")),
         photo_sha256=None if photo_sha256 is None else _typed(str, photo_sha256, "photo_sha256"),
         added_at=_typed(str, added_at, "added_at"),
+        crop=_read_member(archive, member, CROP_BYTES_MAX) if raw.get("crop") else None,
     )
 
 
@@ -201,7 +269,7 @@ def _list_of(kind: type | tuple[type, ...], value: Any, what: str) -> list[Any]:
 
 def _typed(kind: type | tuple[type, ...], value: Any, what: str) -> Any:
     # JSON's true is no number, though Python's True is.
-    fits = isinstance(value, kind) and not isinstance(value, bool)
+    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     _require(fits, f"{what} is of a wrong type: {value!r:.80}")
     return value
 

@@ -9,17 +9,22 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from facepipe.errors import GalleryError
 from facepipe.files import sync_folder
+from gallery.schema import row_checksum
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 _RETRY_S = 0.02
 
 logger = logging.getLogger("facepipe")
+
+
+class DamagedDatabaseError(GalleryError):
+    """The file is no SQLite file, or a torn one."""
 
 
 class Database:
@@ -34,25 +39,33 @@ class Database:
         self.file = file
         self.read_only = not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
         self._lock = threading.RLock()
-        with _errors_of(file):
+        self._found_logs = [log for log in logs_of(file) if log.exists()]
+        with errors_of(file):
             if not file.stat().st_size:
                 raise GalleryError(f"{file} is empty, so its gallery is lost: restore it or delete the file")
-            self._connection = _connect_read_only(file) if self.read_only else _connect_for_writing(file)
+            self._inode = file.stat().st_ino
+            self._connection = _connect_read_only(file) if self.read_only else _connect(file, "mode=rw")
+            try:
+                _prepare(self._connection)
+            except sqlite3.Error:
+                self.discard()
+                raise
 
     def close(self) -> None:
         """Close; the last process to do so folds the write-ahead log into the file."""
-        with self._lock, _errors_of(self.file):
+        with self._lock, errors_of(self.file):
             self._connection.close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """One consistent state, however long it takes and whoever writes meanwhile."""
-        with self._lock, _errors_of(self.file):
+        with self._lock, errors_of(self.file):
             if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
                 self._connection.close()
                 self._connection = _connect_read_only(self.file)
             self._connection.execute("BEGIN")
             try:
+                self._require_same_file()
                 yield self._connection
             finally:
                 self._connection.rollback()
@@ -65,13 +78,35 @@ class Database:
                 f"{self.file.parent}: the gallery is read-only (its file or folder may not be written), "
                 "so nothing can be changed: change the permissions, or work on a copy"
             )
-        with self._lock, _errors_of(self.file):
+        with self._lock, errors_of(self.file):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._require_same_file()
                 yield self._connection
                 self._connection.commit()
             finally:
                 self._connection.rollback()  # Nothing, after a commit.
+
+    def _require_same_file(self) -> None:
+        """What is written to a file that was replaced by a repaired or restored one would be lost."""
+        if self.file.stat().st_ino != self._inode:
+            raise GalleryError(
+                f"{self.file}: the file was replaced while it was open: open the gallery again"
+            )
+
+    def discard(self) -> None:
+        """Close a file that turned out to be damaged, and leave nothing beside it that was not there."""
+        with self._lock:
+            self._connection.close()
+            log, shared = logs_of(self.file)
+            if not self._found_logs and log.exists() and not log.stat().st_size:
+                log.unlink(missing_ok=True)
+                shared.unlink(missing_ok=True)
+
+    def backup(self, target: Path) -> None:
+        """Copy the present state to a new file, atomically, while other processes read and write."""
+        with self._lock, _new_file(target) as temporary, closing(_connect(temporary, "mode=rw")) as copy:
+            self._connection.backup(copy)
 
     def wipe_deleted(self) -> bool:
         """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
@@ -79,7 +114,7 @@ class Database:
         Returns:
             Whether it was done; if not, why is logged: another process was reading, the disk is full.
         """
-        with self._lock:
+        with self._lock, errors_of(self.file):
             try:
                 self._connection.execute("VACUUM")
                 busy = not self._empty_log()
@@ -112,17 +147,60 @@ def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ..
     Raises:
         GalleryError: The folder may not be written, or the disk is full.
     """
-    with _errors_of(file):
+    with _new_file(file) as temporary, closing(_connect(temporary, "mode=rw")) as connection:
+        _prepare(connection)
+        connection.execute("PRAGMA journal_mode = WAL")  # Remembered by the file.
+        connection.execute("BEGIN")
+        for statement, values in statements:
+            connection.execute(statement, values)
+        connection.commit()
+
+
+@contextmanager
+def open_alone(file: Path) -> Iterator[sqlite3.Connection]:
+    """A file that may be damaged, with no other process at it: what can be read of it is read.
+
+    Raises:
+        GalleryError: Another process has it open.
+    """
+    with errors_of(file), closing(_connect(file, "mode=rw")) as connection:
+        connection.text_factory = _any_text
+        connection.execute("PRAGMA busy_timeout = 1000")
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA writable_schema = ON")  # SQLite then reads a file that was cut off too.
+        try:
+            connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError as error:
+            if not _name(error).startswith("SQLITE_BUSY"):
+                raise
+            raise GalleryError(f"{file}: another process has the gallery open: close it first") from error
+        yield connection
+
+
+def replace_database(alone: sqlite3.Connection, file: Path, new: Path) -> None:
+    """Put the file `new` in place of `file`, which `alone` has open, with nothing left of its log."""
+    with errors_of(file):
+        with suppress(sqlite3.DatabaseError):  # Too damaged: no process can use the log.
+            alone.execute("PRAGMA journal_mode = DELETE").fetchone()
+        for log in logs_of(file):
+            log.unlink(missing_ok=True)
+        new.replace(file)
+        sync_folder(file.parent)
+
+
+def _any_text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+@contextmanager
+def _new_file(file: Path) -> Iterator[Path]:
+    """A private temporary file that gets the name `file` when the block ends well and none has it yet."""
+    with errors_of(file):
         descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.new-", dir=file.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
-            with closing(_connect_for_writing(temporary)) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")  # Remembered by the file.
-                connection.execute("BEGIN")
-                for statement, values in statements:
-                    connection.execute(statement, values)
-                connection.commit()
+            yield temporary
             _publish(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
@@ -141,21 +219,26 @@ def _publish(temporary: Path, file: Path) -> None:
 
 
 def _connect(file: Path, options: str) -> sqlite3.Connection:
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         f"{file.absolute().as_uri()}?{options}",
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
     )
+    connection.create_function("row_checksum", -1, row_checksum, deterministic=True)
+    return connection
 
 
-def _connect_for_writing(file: Path) -> sqlite3.Connection:
-    connection = _connect(file, "mode=rw")
+def logs_of(file: Path) -> list[Path]:
+    """The write-ahead log and its index, whether they are there or not."""
+    return [file.with_name(f"{file.name}{ending}") for ending in ("-wal", "-shm")]
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = FULL")
-    return connection
 
 
 def _connect_read_only(file: Path) -> sqlite3.Connection:
@@ -178,18 +261,21 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
 
 
 @contextmanager
-def _errors_of(file: Path) -> Iterator[None]:
+def errors_of(file: Path) -> Iterator[None]:
+    """What SQLite and the system complain about, as one error that names the file."""
     try:
         yield
     except sqlite3.Error as error:
-        raise GalleryError(f"{file}: {_explain(error)}") from error
+        kind = DamagedDatabaseError if _name(error).startswith(_DAMAGE) else GalleryError
+        raise kind(f"{file}: {_explain(error)}") from error
     except OSError as error:
         raise GalleryError(f"{error.filename or file}: {error.strerror or error}") from error
 
 
+_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _EXPLANATIONS = (
     ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
-    ("SQLITE_CORRUPT", "the gallery is damaged: restore the file from a copy, or import an exported archive"),
+    ("SQLITE_CORRUPT", "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"),
     ("SQLITE_BUSY", f"another process has kept the gallery busy for {BUSY_TIMEOUT_S:.0f} s: try again"),
     ("SQLITE_FULL", "the disk is full; nothing was changed"),
     ("SQLITE_CANTOPEN", "can't be opened: check the permissions of the file and its folder"),
@@ -198,5 +284,12 @@ _EXPLANATIONS = (
 
 
 def _explain(error: sqlite3.Error) -> str:
-    name = getattr(error, "sqlite_errorname", None) or ""  # Python's own errors have none.
+    name = _name(error)
     return next((text for prefix, text in _EXPLANATIONS if name.startswith(prefix)), str(error))
+
+
+def _name(error: sqlite3.Error) -> str:
+    """Python's own errors have none, but text that is no Unicode is told by one of them."""
+    if str(error).startswith("Could not decode"):
+        return "SQLITE_CORRUPT"
+    return getattr(error, "sqlite_errorname", None) or ""

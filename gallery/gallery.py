@@ -10,23 +10,37 @@ from typing import Self
 
 import numpy as np
 
-from facepipe.errors import GalleryError
+from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray, Match
 from gallery.archive import read_archive, write_archive
+from gallery.calibration import DEFAULT_FPIR
+from gallery.codec import KEY_VARIABLE, secret_of_environment
 from gallery.files import PRIVATE_FOLDER_MODE
-from gallery.index import DamagedIndexError, VectorIndex, VectorState, saved_state
-from gallery.matching import Directory, accepted_faces, as_matches, nearest_people
+from gallery.index import VectorIndex, is_far_behind
+from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
+from gallery.matching import (
+    PersonAt,
+    PersonDistance,
+    as_matches,
+    doubts,
+    nearest_people,
+    others_than,
+    rank_people,
+)
 from gallery.records import (
+    Contents,
     EncoderIdentity,
     GalleryInfo,
     NewTemplate,
     Person,
     Template,
+    UnknownFace,
     clean_name,
     require_threshold,
     require_vectors,
 )
-from gallery.store import SCHEMA_VERSION, Store
+from gallery.schema import SCHEMA_VERSION
+from gallery.store import Store
 
 STORE_FILE = "gallery.sqlite3"
 INDEX_FILE = "index.faiss"
@@ -57,13 +71,18 @@ class Gallery:
         self._index: VectorIndex | None = None
         self._index_is_due = False
         self._index_file_is_damaged = False
-        self._directory: Directory | None = None
+        self._index_file_was_behind = False
         # An index file that is missing, or older than this, is news; 0: there need not be one.
         self._expected_generation = store.opened_state.generation
 
     @classmethod
     def open(
-        cls, path: str | Path, encoder: EncoderIdentity | None = None, *, create: bool = False
+        cls,
+        path: str | Path,
+        encoder: EncoderIdentity | None = None,
+        *,
+        create: bool = False,
+        secret: bytes | None = None,
     ) -> Gallery:
         """Open the gallery in folder `path`.
 
@@ -71,25 +90,40 @@ class Gallery:
             path: The folder.
             encoder: Whose vectors will be added or matched. None: to manage people only.
             create: Make an empty gallery, in a private folder, where there is none; needs `encoder`.
+            secret: The key of an encrypted gallery; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
+                A gallery made with a key is encrypted.
 
         Raises:
-            GalleryError: There is no gallery, it can't be opened, it is damaged, or of another encoder.
+            GalleryError: There is no gallery, it can't be opened, it is damaged, of another encoder, or the
+                key is not its own.
         """
         path = Path(path)
         file = path / STORE_FILE
+        secret = secret or secret_of_environment()
         try:
             if not file.exists():
-                _create(path, file, encoder if create else None)
+                _create(path, file, encoder if create else None, secret)
         except OSError as error:
             raise GalleryError(f"{path}: no gallery can be opened there ({error.strerror})") from error
-        store = Store(file)
+        store = Store(file, secret)
+        if secret is not None and not store.is_encrypted:
+            logger.warning("%s: a key is given, but the gallery is not encrypted (`gallery encrypt`)", path)
         if encoder is not None and not encoder.makes_same_vectors_as(store.encoder):
             store.close()
             raise GalleryError(
                 f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
                 f"of {encoder}: use the gallery's encoder, or enroll the photos again into another gallery"
             )
-        return cls(path, store, encoder)
+        gallery = cls(path, store, encoder)
+        try:
+            if store.was_older:
+                with store.changing():
+                    gallery._forget_index_file()  # Of an older format.
+            gallery._look_at_index_file()
+        except BaseException:
+            store.close()
+            raise
+        return gallery
 
     def __enter__(self) -> Self:
         return self
@@ -140,6 +174,11 @@ class Gallery:
             people = self._store.people()
         return sorted(people, key=lambda person: (person.name.casefold(), person.name))
 
+    def knows(self, name: str) -> bool:
+        """Whether somebody has this name."""
+        with self._store.reading():
+            return self._store.has_person(clean_name(name))
+
     def templates(self, name: str) -> list[Template]:
         """A person's templates, oldest first.
 
@@ -182,11 +221,14 @@ class Gallery:
         with self._store.changing():
             self._index_is_due = True
             count = self._store.merge(source, into)
+        self._erase_from_index()
         self._store.wipe_deleted()
         return count
 
     def remove(self, name: str) -> int:
-        """Forget a person: name, vectors and paths leave every file of the gallery.
+        """Forget a person: name, vectors, crops and paths leave every file of the gallery.
+
+        So do the unknown faces that would now get this name by their distance alone.
 
         Returns:
             How many templates were erased.
@@ -197,20 +239,143 @@ class Gallery:
         name = clean_name(name)
         with self._store.changing():
             self._index_is_due = True
-            count = self._store.remove(name)
-            # Inside the transaction: index files are saved under the same lock, so no other process can
-            # bring the erased vectors back.
-            for derived in (INDEX_FILE, INDEX_TEMPORARY_FILE):
-                (self.path / derived).unlink(missing_ok=True)
-        self._expected_generation = 0
+            count = self._store.remove(name, self._default_threshold(self._store.counts()[1]))
+        self._erase_from_index()
         self._store.wipe_deleted()
         return count
+
+    def forget_photo(self, photo: str | Path, photo_sha256: str | None = None) -> int:
+        """Forget every face of a photo, named or unknown: vectors, crops and paths leave every file.
+
+        People of whom no other photo is known are forgotten with it.
+
+        Args:
+            photo: Its path, as enrolled or as found from here; the file need not exist any more.
+            photo_sha256: Its content hash, where it is known: finds copies under other paths too.
+
+        Returns:
+            How many templates and unknown faces were erased.
+        """
+        sources = list(dict.fromkeys([str(photo), str(Path(photo).resolve())]))
+        with self._store.changing():
+            self._index_is_due = True
+            count = self._store.remove_photo(sources, photo_sha256)
+        self._erase_from_index()
+        self._store.wipe_deleted()
+        return count
+
+    def crop(self, template_id: int) -> bytes | None:
+        """The encoded picture of a template's face; None: it was not kept.
+
+        Raises:
+            GalleryError: There is no such template.
+        """
+        with self._store.reading():
+            return self._store.crop("templates", template_id)
+
+    # Thresholds
+
+    @property
+    def threshold_l2(self) -> float | None:
+        """The gallery's own largest distance at which a face is named; None: the encoder's applies."""
+        with self._store.reading():
+            return self._store.threshold()
+
+    def set_threshold(self, threshold_l2: float | None) -> None:
+        """Give the gallery its own threshold; None: take it away.
+
+        Raises:
+            UsageError: It is negative or not finite.
+        """
+        if threshold_l2 is not None:
+            require_threshold(threshold_l2)
+        with self._store.changing():
+            self._store.set_threshold(threshold_l2)
+
+    def set_person_threshold(self, name: str, threshold_l2: float | None) -> None:
+        """Give a person their own threshold, which goes before the gallery's; None: take it away.
+
+        Raises:
+            GalleryError: Nobody has this name.
+            UsageError: The threshold is negative or not finite.
+        """
+        if threshold_l2 is not None:
+            require_threshold(threshold_l2)
+        with self._store.changing():
+            self._store.set_person_threshold(clean_name(name), threshold_l2)
+
+    # Unknown faces
+
+    def remember_unknown(self, faces: Sequence[NewTemplate]) -> list[int]:
+        """Remember faces without a name, to be grouped and named later; they never name anybody.
+
+        The same face of the same photo is stored once.
+
+        Returns:
+            Ids of the newly stored faces, in order; fewer than `faces` where some were stored before.
+
+        Raises:
+            GalleryError: As for `add`.
+        """
+        self._require_encoder()
+        for face in faces:
+            require_vectors(face.embedding[None], self.encoder.dimensions, "embedding of an unknown face")
+        with self._store.changing():
+            return self._store.add_unknown(faces)
+
+    def unknown_faces(self) -> list[UnknownFace]:
+        """All faces remembered without a name, oldest first, with their vectors."""
+        with self._store.reading():
+            return self._store.unknown_faces()
+
+    def unknown_crop(self, unknown_id: int) -> bytes | None:
+        """The encoded picture of an unknown face; None: it was not kept.
+
+        Raises:
+            GalleryError: There is no such unknown face.
+        """
+        with self._store.reading():
+            return self._store.crop("unknown_faces", unknown_id)
+
+    def forget_unknown(self, ids: Sequence[int]) -> None:
+        """Erase unknown faces: all of `ids` or, where one is not there, none.
+
+        Raises:
+            GalleryError: There is no unknown face of one of these ids.
+        """
+        with self._store.changing():
+            self._store.remove_unknown(ids)
+        self._store.wipe_deleted()
+
+    def enroll_unknown(self, ids: Sequence[int], name: str) -> list[int]:
+        """Make unknown faces templates of a person, who need not be known yet, in one transaction.
+
+        Returns:
+            Ids of the new templates; fewer than `ids` where the person had some of the faces already.
+
+        Raises:
+            GalleryError: There is no unknown face of one of these ids (nothing is changed), or the name is
+                not to be used.
+        """
+        name = clean_name(name)
+        if not ids:
+            raise GalleryError(f"no faces given to remember of {name!r}")
+        with self._store.changing():
+            self._index_is_due = True
+            return self._store.enroll_unknown(ids, name)
+
+    @property
+    def state(self) -> str:
+        """Names what the gallery holds now: another after every change of people, vectors or thresholds."""
+        with self._store.reading():
+            return f"{self._store.generation()}-{self._store.vector_state().token.hex()}"
 
     def info(self) -> GalleryInfo:
         """The gallery in figures."""
         with self._store.reading():
-            generation, state = self._store.generation(), self._store.vector_state()
-            people, templates = self._store.counts()
+            generation, index_is_behind = self._store.generation(), self._index_file_is_behind()
+            people, templates, unknown_faces = self._store.counts()
+            threshold_l2 = self._store.threshold()
         files = [*self.path.glob(f"{STORE_FILE}*"), *self.path.glob(f"{INDEX_FILE}*")]
         return GalleryInfo(
             path=self.path,
@@ -219,9 +384,12 @@ class Gallery:
             generation=generation,
             people=people,
             templates=templates,
+            unknown_faces=unknown_faces,
+            threshold_l2=threshold_l2,
             size_bytes=sum(file.stat().st_size for file in files),
             read_only=self.read_only,
-            index_is_current=not templates or saved_state(self.path / INDEX_FILE) == state,
+            encrypted=self._store.is_encrypted,
+            index_is_current=not templates or not index_is_behind,
         )
 
     # Names for faces
@@ -233,18 +401,26 @@ class Gallery:
         threshold_l2: float | None = None,
         min_margin_l2: float = 0.0,
         one_person_per_photo: bool = True,
+        person_distance: PersonDistance = PersonDistance.NEAREST,
     ) -> tuple[Match, ...]:
         """Name the faces of one photo.
 
-        The distance to a person is that to the nearest template. A face is only ever named its nearest
-        person. With `one_person_per_photo`, a person wanted by several faces goes to the nearest of them
-        and the others are unknown, although their distance is within the threshold.
+        A face is only ever named its nearest person. With `one_person_per_photo`, a person wanted by several
+        faces goes to the nearest of them and the others are unknown, although their distance is within the
+        threshold. A face to which the next person is hardly farther is unsure and takes nobody's place.
+
+        A person's own threshold goes before all others; then come `threshold_l2`, the gallery's, that at
+        which 1% of strangers are named from a gallery of this size, where the encoder knows it (see
+        `gallery.calibration`), and the encoder's fixed one.
 
         Args:
             embeddings: float32 (n, d), unit length.
-            threshold_l2: Largest Euclidean distance at which a face is named; None: the encoder's.
+            threshold_l2: Largest Euclidean distance at which a face is named; None: the gallery's, or else
+                the encoder's.
             min_margin_l2: By how much the next nearest person must be farther.
             one_person_per_photo: False where the faces are of different photos.
+            person_distance: What the distance to a person is. Thresholds are measured for the nearest
+                template; other distances are larger.
 
         Returns:
             One answer a face.
@@ -254,16 +430,46 @@ class Gallery:
             UsageError: The threshold is negative or not finite.
         """
         self._require_encoder()
-        threshold_l2 = self.encoder.threshold_l2 if threshold_l2 is None else threshold_l2
-        require_threshold(threshold_l2)
+        if threshold_l2 is not None:
+            require_threshold(threshold_l2)
         require_threshold(min_margin_l2)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
         with self._store.reading():
-            directory = self._current_directory()
-            index = self._current_index(directory)
-            nearest = nearest_people(index, directory, embeddings)
-        accepted = accepted_faces(nearest, threshold_l2, min_margin_l2, one_person_per_photo)
-        return as_matches(nearest, accepted, threshold_l2, directory.names)
+            index = self._current_index()
+            nearest = rank_people(index, self._store, embeddings, person_distance, self._vectors_of_person)
+            standard_l2 = self._default_threshold(len(index)) if threshold_l2 is None else threshold_l2
+            own_l2 = self._store.thresholds_of(nearest.people)
+            names = self._store.names_of(nearest.people)
+        thresholds_l2 = np.array([own_l2.get(int(person), standard_l2) for person in nearest.first])
+        reasons = doubts(nearest, thresholds_l2, min_margin_l2, one_person_per_photo)
+        return as_matches(nearest, reasons, thresholds_l2, names)
+
+    def nearest_others(self, name: str, embeddings: FloatArray) -> list[PersonAt | None]:
+        """Of each vector, float32 (n, d), the nearest person who is not `name`, by the nearest template."""
+        require_vectors(embeddings, self.encoder.dimensions, "embeddings to compare")
+        with self._store.reading():
+            nearest = nearest_people(self._current_index(), self._store, embeddings)
+            names = self._store.names_of(nearest.people)
+        return others_than(clean_name(name), nearest, names)
+
+    @property
+    def default_threshold_l2(self) -> float:
+        """What `match` takes for people without a threshold of their own; 0: none was measured."""
+        with self._store.reading():
+            return self._default_threshold(len(self._current_index()))  # SQLite counts row by row.
+
+    def _default_threshold(self, templates: int) -> float:
+        """Inside a transaction."""
+        own_l2, impostors = self._store.threshold(), self.encoder.impostors
+        if own_l2 is not None:
+            return own_l2
+        if impostors is None:
+            return self.encoder.threshold_l2
+        return impostors.threshold_l2(DEFAULT_FPIR, templates)
+
+    def _vectors_of_person(self, person_id: int) -> FloatArray:
+        """float32 (n, d); inside a transaction."""
+        return self._store.templates(self._store.names_of([person_id])[person_id])[1]
 
     # Archives
 
@@ -274,34 +480,118 @@ class Gallery:
             GalleryError: The file can't be written, or lies inside the gallery's folder.
         """
         file = Path(file)
-        if file.resolve().is_relative_to(self.path.resolve()):
-            raise GalleryError(f"{file}: an archive can't be kept inside the gallery's own folder")
+        self._require_outside(file)
         with self._store.reading():
-            people = [(person.name, *self._store.templates(person.name)) for person in self._store.people()]
-        write_archive(file, self.encoder, people)
+            contents = self._store.contents()
+        write_archive(file, self.encoder, contents)
 
     def import_archive(self, file: str | Path) -> int:
         """Add everybody in an archive, in one transaction; answers how many templates were new.
 
-        People of the same name are taken as the same person.
+        People of the same name are taken as the same person. Thresholds are taken over for new people, and
+        for the gallery where it was empty.
 
         Raises:
             GalleryError: The archive is not to be trusted, or of another encoder; nothing is changed.
         """
-        people = read_archive(Path(file), self.encoder)
+        return self.add_contents(read_archive(Path(file), self.encoder))
+
+    def add_contents(self, contents: Contents) -> int:
+        """Add what an archive or another gallery holds, in one transaction; answers how many were new."""
         with self._store.changing():
             self._index_is_due = True
-            return sum(len(self._store.add(name, templates)) for name, templates in people.items())
+            return self._store.add_contents(contents)
+
+    def merge_from(self, other: str | Path, secret: bytes | None = None) -> int:
+        """Add everybody of another gallery, as `import_archive` does; answers how many templates were new.
+
+        Args:
+            other: Its folder; it is not changed.
+            secret: Its key, where it is encrypted; None: that of the environment.
+
+        Raises:
+            GalleryError: It can't be read or holds vectors of another encoder; nothing is changed.
+        """
+        with Gallery.open(other, self.encoder, secret=secret) as source, source._store.reading():
+            contents = source._store.contents()
+        return self.add_contents(contents)
+
+    def backup(self, folder: str | Path) -> None:
+        """Copy the present state to a gallery of its own, while other processes read and write.
+
+        Args:
+            folder: Where there is no gallery yet; made private where it does not exist.
+
+        Raises:
+            GalleryError: It can't be written, holds a gallery, or lies inside this one.
+        """
+        folder = Path(folder)
+        self._require_outside(folder)
+        if (folder / STORE_FILE).exists():
+            raise GalleryError(f"{folder}: holds a gallery already: give the backup a folder of its own")
+        _make_folder(folder)
+        self._store.backup(folder / STORE_FILE)
+
+    # Encryption
+
+    def encrypt(self, secret: bytes) -> None:
+        """Encrypt names, paths, vectors and crops with a key from `secret`; no plain byte is left in a file.
+
+        All of it in one transaction: whoever kills it leaves the gallery as it was, or encrypted. Other
+        processes that have it open must open it again.
+
+        Raises:
+            GalleryError: It is encrypted already, or may not be written.
+            MissingExtraError: The library for it is not installed.
+        """
+        if self._store.is_encrypted:
+            raise GalleryError(f"{self.path}: the gallery is encrypted already: decrypt it to change the key")
+        self._convert(secret)
+
+    def decrypt(self) -> None:
+        """Undo `encrypt`.
+
+        Raises:
+            GalleryError: It is not encrypted, or may not be written.
+        """
+        if not self._store.is_encrypted:
+            raise GalleryError(f"{self.path}: the gallery is not encrypted")
+        self._convert(None)
+
+    def _convert(self, secret: bytes | None) -> None:
+        with self._store.changing():
+            self._store.convert(secret)
+            self._forget_index_file()
+        self._store.wipe_deleted()
+
+    def rebuild_index(self) -> None:
+        """Throw the index away and make it again."""
+        with self._store.changing():
+            self._forget_index_file()
+        self._index, self._index_is_due = None, True
+        self._save_index()
+
+    def _forget_index_file(self) -> None:
+        """Inside a transaction: index files are saved under the same lock, so none comes back."""
+        for derived in (INDEX_FILE, INDEX_TEMPORARY_FILE):
+            (self.path / derived).unlink(missing_ok=True)
+        self._expected_generation = 0
+
+    def _require_outside(self, target: Path) -> None:
+        if target.resolve().is_relative_to(self.path.resolve()):
+            raise GalleryError(f"{target}: archives and backups can't be kept in the gallery's own folder")
 
     # The index, kept in step with the truth; all inside a transaction
 
-    def _current_index(self, directory: Directory) -> VectorIndex:
+    def _current_index(self) -> VectorIndex:
         state = self._store.vector_state()
         self._index_is_due = True
         if self._index is None:
             self._index = self._load_index()
-        if self._index.state != state:
-            self._catch_up(self._index, directory, state)
+            # Whatever its state: a file that rows were erased from need not hold the newest.
+            self._catch_up(self._index, state)
+        elif self._index.state != state:
+            self._catch_up(self._index, state)
         return self._index
 
     def _load_index(self) -> VectorIndex:
@@ -320,47 +610,117 @@ class Gallery:
         if not self._store.went_through(index.state):
             self._say("belongs to another gallery; it is made again")
             return VectorIndex(dimensions)
-        if index.state.generation < self._expected_generation:
+        if self._expected_generation and self._index_file_was_behind:
             self._say("is out of date; it is brought up to date")
         return index
 
     def _say(self, what: str) -> None:
         logger.warning("%s: the index %s; nothing is lost", self.path / INDEX_FILE, what)
 
-    def _catch_up(self, index: VectorIndex, directory: Directory, state: VectorState) -> None:
-        """Add and remove what differs: an id means the same vector for ever."""
-        wanted, held = directory.template_ids, index.ids
-        index.remove(np.setdiff1d(held, wanted))
-        for ids, vectors in self._store.vectors(np.setdiff1d(wanted, held)):
+    def _catch_up(self, index: VectorIndex, state: VectorState) -> None:
+        """Read what was added and removed since: an id means the same vector for ever, and new ones rise."""
+        index.remove(self._store.removed_after(index.state.generation))
+        for ids, vectors in self._store.vectors_after(index.last_id):
             index.add(ids, vectors)
         index.state = state
 
-    def _current_directory(self) -> Directory:
-        generation = self._store.generation()
-        if self._directory is None or self._directory.generation != generation:
-            self._directory = Directory(generation, *self._store.template_people(), self._store.names())
-        return self._directory
+    def _index_file_is_behind(self) -> bool:
+        """Whether the file can't be used, or so much is missing from it that opening it takes long."""
+        saved = saved_extent(self.path / INDEX_FILE)
+        if saved is None or self._index_file_is_damaged or not self._store.went_through(saved.state):
+            return True
+        added = self._store.count_after(saved.last_id)
+        return is_far_behind(saved, added, len(self._store.removed_after(saved.state.generation)))
 
     def _save_index(self) -> None:
-        if self.read_only or not self._index_is_due:
+        if self.read_only or self._store.is_encrypted or not self._index_is_due:
             return
-        file = self.path / INDEX_FILE
         with self._store.reading():
-            if saved_state(file) == self._store.vector_state() and not self._index_file_is_damaged:
+            if not self._index_file_is_behind():
                 return
+            self._current_index().settle()  # Takes seconds where it is large, and nobody need wait for that.
         with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
-            index = self._current_index(self._current_directory())
-            index.save(file, self.path / INDEX_TEMPORARY_FILE)
+            self._current_index().save(self.path / INDEX_FILE, self.path / INDEX_TEMPORARY_FILE)
+
+    def _erase_from_index(self) -> None:
+        """Overwrite in the index file what was removed; where that can't be done, the file is deleted.
+
+        In a transaction of its own: index files are saved under the same lock, so none brings vectors back.
+        """
+        file = self.path / INDEX_FILE
+        with self._store.changing():
+            (self.path / INDEX_TEMPORARY_FILE).unlink(missing_ok=True)
+            saved = saved_extent(file)
+            try:
+                if saved is None or not self._store.went_through(saved.state):
+                    raise DamagedIndexError("is not of this gallery")
+                removed = self._store.removed_after(saved.state.generation)
+                erase_rows(file, removed, self._store.vector_state())
+            except (DamagedIndexError, OSError):
+                file.unlink(missing_ok=True)
+                self._expected_generation = 0
+
+    def _look_at_index_file(self) -> None:
+        """On opening: is it behind; and do what a process killed while removing could not any more."""
+        with self._store.reading():
+            self._index_file_was_behind = self._index_file_is_behind()
+            saved = saved_extent(self.path / INDEX_FILE)
+            is_erasing_due = (
+                saved is not None
+                and self._store.went_through(saved.state)
+                and bool(len(self._store.removed_after(saved.state.generation)))
+            )
+        if is_erasing_due and not self.read_only:
+            self._erase_from_index()
 
     def _require_encoder(self) -> None:
         if not self._takes_vectors:
             raise GalleryError(f"{self.path}: open the gallery with an encoder to add or match faces")
 
 
-def _create(path: Path, file: Path, encoder: EncoderIdentity | None) -> None:
+def import_archive(path: str | Path, file: str | Path, encoder: EncoderIdentity) -> int:
+    """Add everybody in an archive to the gallery in `path`, which is made where there is none.
+
+    Returns:
+        How many templates were new.
+
+    Raises:
+        GalleryError: As for `Gallery.import_archive`; then no gallery is made.
+    """
+    contents = read_archive(Path(file), encoder)
+    with Gallery.open(path, encoder, create=True) as gallery:
+        return gallery.add_contents(contents)
+
+
+def encrypt(path: str | Path, secret: bytes | None) -> None:
+    """Encrypt the gallery in `path`, as `Gallery.encrypt` does.
+
+    Raises:
+        UsageError: There is no secret.
+    """
+    if not secret:
+        raise UsageError(f"encrypting needs a key: --key-file FILE, or ${KEY_VARIABLE}")
+    path = Path(path)
+    if not (path / STORE_FILE).exists():
+        raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
+    store = Store(path / STORE_FILE)
+    try:
+        Gallery(path, store, None).encrypt(secret)
+    finally:
+        store.close()
+
+
+def _create(path: Path, file: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> None:
     if path.exists() and not path.is_dir():
         raise GalleryError(f"{path}: a gallery is a folder, this is a file")
     if encoder is None:
         raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
-    path.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
-    Store.create(file, encoder)
+    _make_folder(path)
+    Store.create(file, encoder, secret)
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise GalleryError(f"{path}: the folder can't be made ({error.strerror})") from error

@@ -1,38 +1,60 @@
-"""Who a face is: the nearest person and the next nearest other one, exactly."""
+"""Who a face is: the nearest person and the next nearest other one, and whether that is clear enough."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from facepipe.faces import FloatArray, Match
-from gallery.index import IdArray, VectorIndex
+from gallery.index import VectorIndex
+from gallery.index_file import IdArray
 
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
 
+_CANDIDATE_NEIGHBOURS = 64
+"""Owners of so many nearest templates are measured again by the distances that look at several templates."""
 
-@dataclass(frozen=True, slots=True)
-class Directory:
-    """Whose templates are whose, at one generation.
+MEAN_OF_NEAREST = 3
+"""Templates of a person that `PersonDistance.K_NEAREST_MEAN` looks at."""
 
-    Attributes:
-        generation: Of the gallery.
-        template_ids: int64 (n,), rising.
-        person_ids: int64 (n,), the person of each template.
-        names: Person id to name.
-    """
 
-    generation: int
-    template_ids: IdArray
-    person_ids: IdArray
-    names: dict[int, str]
+class PersonDistance(Enum):
+    """What the distance of a face to a person is. The values are stable codes for options."""
+
+    NEAREST = "nearest"
+    """To the nearest template: one photo that looks like the face is enough."""
+    K_NEAREST_MEAN = "k-nearest-mean"
+    """Mean of those to the three nearest templates, or to all where there are fewer."""
+    CENTROID = "centroid"
+    """To the mean of the person's templates, brought to unit length."""
+
+
+class Doubt(Enum):
+    """Why a face that was compared is not named. The values are stable codes for reports."""
+
+    NOBODY_NEAR = "nobody_near"
+    """The nearest person is farther than the threshold, or there is nobody."""
+    BETWEEN_PEOPLE = "between_people"
+    """The next person is hardly farther: it could be either."""
+    TAKEN = "taken"
+    """Another face of the photo is nearer to that person, who can be there once only."""
+
+
+class Directory(Protocol):
+    """Whose templates are whose. It is asked about the neighbours of a face only, however many there are."""
 
     def people_of(self, template_ids: IdArray) -> IdArray:
         """The person ids of templates, in the same shape."""
-        return self.person_ids[np.searchsorted(self.template_ids, template_ids)]
+
+    def templates_of(self, person_id: int) -> IdArray:
+        """The ids of a person's templates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,62 @@ class NearestPeople:
     second: IdArray
     second_l2: npt.NDArray[np.float64]
 
+    @property
+    def people(self) -> list[int]:
+        """Everybody among them, each once."""
+        return [int(person) for person in np.unique(np.concatenate([self.first, self.second]))]
+
+
+def rank_people(
+    index: VectorIndex,
+    directory: Directory,
+    queries: FloatArray,
+    measure: PersonDistance,
+    vectors_of: Callable[[int], FloatArray],
+) -> NearestPeople:
+    """The two nearest people of each query float32 (n, d).
+
+    By `NEAREST` they are exact. The other measures are taken of the people who own the 64 nearest templates.
+
+    Args:
+        index: Of the templates.
+        directory: Whose they are.
+        queries: Unit vectors.
+        measure: What the distance to a person is.
+        vectors_of: The templates float32 (m, d) of a person id.
+    """
+    found = nearest_people(index, directory, queries)
+    if measure is PersonDistance.NEAREST or not len(index):
+        return found
+    remembered = cache(vectors_of)
+    _, template_ids = index.search(queries, _CANDIDATE_NEIGHBOURS)
+    for row, query in enumerate(queries):
+        # The runner-up may own none of so many templates, where one person has as many.
+        own = {
+            *directory.people_of(template_ids[row]).tolist(),
+            int(found.first[row]),
+            int(found.second[row]),
+        }
+        people = sorted(own - {-1})
+        distances = np.array([distance_to_person(query, remembered(person), measure) for person in people])
+        first, *others = np.argsort(distances, kind="stable")[:2]
+        found.first[row], found.first_l2[row] = people[first], distances[first]
+        for second in others:
+            found.second[row], found.second_l2[row] = people[second], distances[second]
+    return found
+
+
+def distance_to_person(query: FloatArray, templates: FloatArray, measure: PersonDistance) -> float:
+    """Euclidean distance of a unit vector (d,) to a person with templates float32 (m, d)."""
+    exact = templates.astype(np.float64)
+    if measure is PersonDistance.CENTROID:
+        mean = exact.mean(axis=0)
+        # Templates that cancel out have no direction; as far as can be then.
+        exact = (mean / max(float(np.linalg.norm(mean)), 1e-12))[None]
+    distances = np.sort(np.linalg.norm(exact - query.astype(np.float64), axis=1))
+    count = MEAN_OF_NEAREST if measure is PersonDistance.K_NEAREST_MEAN else 1
+    return float(distances[:count].mean())
+
 
 def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
     """The two nearest people of each query float32 (n, d), by their nearest templates."""
@@ -64,7 +142,7 @@ def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray
     _note_others(found, np.arange(n), people, distances)
     for person in np.unique(found.first[found.second < 0]):
         rows = np.flatnonzero((found.first == person) & (found.second < 0))
-        own = directory.template_ids[directory.person_ids == person]
+        own = directory.templates_of(int(person))
         distances, template_ids = index.search(queries[rows], _FIRST_NEIGHBOURS, exclude_ids=own)
         _note_others(found, rows, directory.people_of(template_ids), distances)
     return found
@@ -83,43 +161,83 @@ def _note_others(
     found.second_l2[rows[hit]] = distances[hit, column[hit]]
 
 
-def accepted_faces(
-    nearest: NearestPeople, threshold_l2: float, min_margin_l2: float, one_person_per_photo: bool
-) -> npt.NDArray[np.bool_]:
-    """bool (n,): which faces get the name of their nearest person.
+@dataclass(frozen=True, slots=True)
+class PersonAt:
+    """A person at a Euclidean distance."""
 
-    The next nearest person must be farther by the margin, or it could as well be them. With
-    `one_person_per_photo` each person goes to the nearest of the faces that want it (the first of equals).
-    The others stay unknown: a farther person is never a second choice. With that rule the best assignment
-    over all faces and people is the best face of each person, so no solver is needed.
+    name: str
+    distance_l2: float
+
+
+def others_than(name: str, nearest: NearestPeople, names: dict[int, str]) -> list[PersonAt | None]:
+    """The nearest people who are not `name`; None where there is nobody else."""
+    found: list[PersonAt | None] = []
+    for row in range(len(nearest.first)):
+        first, second = names.get(int(nearest.first[row])), names.get(int(nearest.second[row]))
+        if first is not None and first != name:
+            found.append(PersonAt(first, float(nearest.first_l2[row])))
+        elif second is not None:
+            found.append(PersonAt(second, float(nearest.second_l2[row])))
+        else:
+            found.append(None)
+    return found
+
+
+def doubts(
+    nearest: NearestPeople,
+    thresholds_l2: npt.NDArray[np.float64],
+    min_margin_l2: float,
+    one_person_per_photo: bool,
+) -> list[Doubt | None]:
+    """Why each of n faces does not get the name of its nearest person; None where it does.
+
+    `thresholds_l2` float64 (n,) are those of the nearest people. The next nearest person must be farther by
+    the margin, or it could as well be them. With `one_person_per_photo` each person goes to the nearest (the
+    first of equals) of the faces that are clearly this person. A farther person is never a second choice.
+    With that rule the best assignment over all faces and people is the best face of each person, so no solver
+    is needed; docs/experiments.md has the figures of the rules that need one.
     """
     # Without anybody there both distances are infinite; their difference is not asked for.
     margins = np.subtract(
         nearest.second_l2, nearest.first_l2, out=np.zeros(len(nearest.first)), where=nearest.first >= 0
     )
-    accepted = (nearest.first_l2 <= threshold_l2) & (margins >= min_margin_l2)
-    if one_person_per_photo:
-        rising = np.argsort(nearest.first_l2, kind="stable")
-        _, first_seen = np.unique(nearest.first[rising], return_index=True)
-        best = np.zeros(len(accepted), np.bool_)
-        best[rising[first_seen]] = True
-        accepted &= best
-    return accepted
+    near = nearest.first_l2 <= thresholds_l2
+    clear = near & (margins >= min_margin_l2)
+    best = _best_faces(nearest, clear) if one_person_per_photo else clear
+    return [
+        None if given else Doubt.TAKEN if wanted else Doubt.BETWEEN_PEOPLE if close else Doubt.NOBODY_NEAR
+        for given, wanted, close in zip(best, clear, near, strict=True)
+    ]
+
+
+def _best_faces(nearest: NearestPeople, wanting: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """bool (n,): of the faces that want the same person, the nearest."""
+    rising = np.flatnonzero(wanting)[np.argsort(nearest.first_l2[wanting], kind="stable")]
+    _, first_seen = np.unique(nearest.first[rising], return_index=True)
+    best = np.zeros(len(wanting), np.bool_)
+    best[rising[first_seen]] = True
+    return best
 
 
 def as_matches(
-    nearest: NearestPeople, accepted: npt.NDArray[np.bool_], threshold_l2: float, names: dict[int, str]
+    nearest: NearestPeople,
+    reasons: list[Doubt | None],
+    thresholds_l2: npt.NDArray[np.float64],
+    names: dict[int, str],
 ) -> tuple[Match, ...]:
     """One answer a face."""
+    people = [names.get(int(person)) for person in nearest.first]
     return tuple(
         Match(
-            name=names[int(nearest.first[row])] if accepted[row] else None,
+            name=person if doubt is None else None,
             distance_l2=_finite(nearest.first_l2[row]),
-            threshold_l2=threshold_l2,
+            threshold_l2=float(thresholds_l2[row]),
             runner_up_name=names.get(int(nearest.second[row])),
             runner_up_distance_l2=_finite(nearest.second_l2[row]),
+            candidate_name=person if doubt is Doubt.BETWEEN_PEOPLE else None,
+            reason=None if doubt is None else doubt.value,
         )
-        for row in range(len(accepted))
+        for row, (person, doubt) in enumerate(zip(people, reasons, strict=True))
     )
 
 

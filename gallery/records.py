@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,12 +14,19 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray
+from gallery.calibration import ImpostorModel
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 """Largest | |v| - 1 | of a stored or queried vector: float32 rounding is 1e-6, half precision 5e-4."""
 
 NAME_LENGTH_MAX = 200
 """Characters of a person's name."""
+
+SOURCE_LENGTH_MAX = 4096
+"""Characters of a photo's path: Linux allows as many bytes."""
+
+CROP_BYTES_MAX = 1 << 20
+"""Of the encoded picture of one face: a crop of 112 x 112 pixels has some 20 KB as PNG."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -31,13 +39,16 @@ class EncoderIdentity:
         name: Of the weight, for people to read.
         fingerprint: Changes whenever the vectors would.
         dimensions: Length of a vector.
-        threshold_l2: Default largest Euclidean distance at which a face is named.
+        threshold_l2: Default largest Euclidean distance at which a face is named; 0: not measured.
+        impostors: How near strangers come, so that the default can depend on the gallery's size; None: not
+            measured. Galleries don't store it: what the encoder's card says today goes.
     """
 
     name: str
     fingerprint: str
     dimensions: int
     threshold_l2: float
+    impostors: ImpostorModel | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.fingerprint or self.dimensions < 1:
@@ -63,6 +74,7 @@ class NewTemplate:
         quality: Any finite number, larger is better.
         photo_sha256: Content hash of the photo file, 64 lower-case hex digits.
         added_at: ISO 8601 time; None: the time of adding, in UTC.
+        crop: The face as an encoded picture (PNG, WebP or JPEG), stored as it is; None: not to be kept.
 
     Raises:
         GalleryError: A field is of another form.
@@ -74,6 +86,7 @@ class NewTemplate:
     quality: float | None = None
     photo_sha256: str | None = None
     added_at: str | None = None
+    crop: bytes | None = None
 
     def __post_init__(self) -> None:
         if self.box_xyxy is not None and not (len(self.box_xyxy) == 4 and np.isfinite(self.box_xyxy).all()):
@@ -84,6 +97,15 @@ class NewTemplate:
             raise GalleryError(f"expected photo_sha256 of 64 hex digits, got {self.photo_sha256!r}")
         if self.added_at is not None:
             _require_time(self.added_at)
+        if self.source is not None and not (
+            len(self.source) <= SOURCE_LENGTH_MAX and "\0" not in self.source
+        ):
+            raise GalleryError(
+                f"expected a source of at most {SOURCE_LENGTH_MAX} characters without a zero byte, "
+                f"got {len(self.source)} of them"
+            )
+        if self.crop is not None and not 0 < len(self.crop) <= CROP_BYTES_MAX:
+            raise GalleryError(f"expected a crop of at most {CROP_BYTES_MAX} bytes, got {len(self.crop)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +130,95 @@ class Template:
     photo_sha256: str | None
     added_at: str
 
+    def as_new_template(self, embedding: FloatArray, crop: bytes | None) -> NewTemplate:
+        """The same face with its vector and picture, to be remembered elsewhere."""
+        return NewTemplate(
+            embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UnknownFace:
+    """A face remembered without a name, until it is given one or forgotten.
+
+    Attributes:
+        id: Explicit, never used again after removal; not to be confused with a template's.
+        embedding: float32 (d,), unit length.
+        source: Path of the photo.
+        box_xyxy: The face in pixels of the upright photo.
+        quality: As given when it was added.
+        photo_sha256: Content hash of the photo file.
+        added_at: ISO 8601, UTC.
+    """
+
+    id: int
+    embedding: FloatArray
+    source: str | None
+    box_xyxy: tuple[float, float, float, float] | None
+    quality: float | None
+    photo_sha256: str | None
+    added_at: str
+
+    def as_new_template(self, crop: bytes | None) -> NewTemplate:
+        """The same face, to be remembered of somebody."""
+        return NewTemplate(
+            self.embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody the gallery knows; the times are ISO 8601, UTC."""
+    """Somebody the gallery knows.
+
+    Attributes:
+        name: Unique in the gallery.
+        template_count: At least 1.
+        first_added_at: ISO 8601, UTC.
+        last_added_at: ISO 8601, UTC.
+        threshold_l2: Largest distance at which a face gets this name; None: the gallery's.
+    """
 
     name: str
     template_count: int
     first_added_at: str
     last_added_at: str
+    threshold_l2: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PersonContents:
+    """What is known of one person, without ids."""
+
+    templates: Sequence[NewTemplate]
+    threshold_l2: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Contents:
+    """Everything that one gallery may give to another, without ids.
+
+    Attributes:
+        people: By name.
+        unknown: Faces without a name.
+        threshold_l2: The gallery's own.
+    """
+
+    people: Mapping[str, PersonContents]
+    unknown: Sequence[NewTemplate] = ()
+    threshold_l2: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong with a gallery.
+
+    Attributes:
+        code: Stable, for programs: database, checksum, reference, vector, name, duplicate, encoder or index.
+        message: For people.
+    """
+
+    code: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +232,11 @@ class GalleryInfo:
         generation: Number of changes so far.
         people: How many.
         templates: How many, of all people.
+        unknown_faces: How many remembered without a name.
+        threshold_l2: The gallery's own; None: the encoder's applies.
         size_bytes: Of all the gallery's files.
         read_only: The file or its folder may not be written.
+        encrypted: Names, paths, vectors and pictures are ciphertext.
         index_is_current: The index file fits the truth; where it doesn't, the next use brings it up to date.
     """
 
@@ -141,8 +246,11 @@ class GalleryInfo:
     generation: int
     people: int
     templates: int
+    unknown_faces: int
+    threshold_l2: float | None
     size_bytes: int
     read_only: bool
+    encrypted: bool
     index_is_current: bool
 
 

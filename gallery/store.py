@@ -1,65 +1,61 @@
-"""The gallery's truth: people and face templates in SQLite.
+"""The gallery's truth: people and faces in SQLite.
 
 Reading methods are called inside `Store.reading()`, changing ones inside `Store.changing()`.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from facepipe.errors import GalleryError
 from facepipe.faces import FloatArray
-from gallery.database import Database, create_database
-from gallery.index import EMPTY_STATE, IdArray, VectorState
-from gallery.records import EncoderIdentity, NewTemplate, Person, Template, require_vectors
-
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x46504731
-"""In the SQLite header, so that any other program's file is recognised ("FPG1")."""
+from gallery.checks import RowCheck, database_findings
+from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
+from gallery.database import DamagedDatabaseError, Database, create_database
+from gallery.index_file import EMPTY_STATE, IdArray, VectorState
+from gallery.records import (
+    Contents,
+    EncoderIdentity,
+    Finding,
+    NewTemplate,
+    Person,
+    PersonContents,
+    Template,
+    UnknownFace,
+    require_vectors,
+)
+from gallery.schema import (
+    APPLICATION_ID,
+    CHECKED_COLUMNS,
+    FACE_COLUMNS,
+    SCHEMA_VERSION,
+    SEALED_COLUMNS,
+    creating_statements,
+    migrating_statements,
+    row_checksum,
+    shadowing_statements,
+)
 
 SAME_VECTOR_L2 = 0.02
 """Vectors of one face in one photo are this near each other whatever runtime or batch size made them."""
 
-_READ_ROWS = 4096
-_VECTOR_DTYPE = np.dtype("<f4")
+FaceTable = Literal["templates", "unknown_faces"]
 
-_SCHEMA = (
-    """CREATE TABLE meta (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        generation INTEGER NOT NULL,
-        encoder_name TEXT NOT NULL,
-        encoder_fingerprint TEXT NOT NULL,
-        dimensions INTEGER NOT NULL,
-        threshold_l2 REAL NOT NULL,
-        wipe_due INTEGER NOT NULL)""",  # Generation of the last change that left remains, or 0.
-    # AUTOINCREMENT: the id of a removed row is never given again, so an index can't confuse the two.
-    """CREATE TABLE people (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        name TEXT NOT NULL UNIQUE)""",
-    """CREATE TABLE templates (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        person_id INTEGER NOT NULL REFERENCES people (id) ON DELETE CASCADE,
-        vector BLOB NOT NULL,
-        source TEXT,
-        box_left REAL, box_top REAL, box_right REAL, box_bottom REAL,
-        quality REAL,
-        photo_sha256 TEXT,
-        added_at TEXT NOT NULL)""",
-    "CREATE INDEX templates_by_person ON templates (person_id)",
-    "CREATE INDEX templates_by_photo ON templates (photo_sha256)",
-    # Every state that the vectors went through: tells an index that is merely behind from a foreign one.
-    """CREATE TABLE vector_states (
-        generation INTEGER PRIMARY KEY,
-        token BLOB NOT NULL)""",
-)
+_READ_ROWS = 4096
+_IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
+_VECTOR_DTYPE = np.dtype("<f4")
+_THRESHOLD, _SALT, _KEY_CHECK = "threshold_l2", "key_salt", "key_check"  # Keys of settings.
+
+logger = logging.getLogger("facepipe")
 
 
 class Store:
@@ -69,28 +65,45 @@ class Store:
         read_only: Changing raises an error.
         encoder: Whose vectors these are, as written when the gallery was made.
         opened_state: The state of the vectors when the gallery was opened.
+        was_older: It was of an older schema until then.
     """
 
     _sql: sqlite3.Connection  # Inside a transaction only.
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, secret: bytes | None = None) -> None:
+        self._file = file
         self._database = Database(file)
+        self._version = SCHEMA_VERSION
+        self._codec: Codec = PlainCodec()
         self.read_only = self._database.read_only
         try:
+            with self._database.reading() as self._sql:
+                self._version = self._known_version()
+            self.was_older = self._version < SCHEMA_VERSION and not self.read_only
+            if not self.read_only:
+                self._migrate()
+            self._unlock(secret)
             with self.reading():
-                self._require_our_schema(file)
                 self.encoder = self._read_encoder()
                 self.opened_state = self.vector_state()
             if not self.read_only:
                 self.wipe_deleted()
+        except DamagedDatabaseError:
+            self._database.discard()
+            raise
         except BaseException:
             self.close()
             raise
 
     @staticmethod
-    def create(file: Path, encoder: EncoderIdentity) -> None:
+    def create(file: Path, encoder: EncoderIdentity, secret: bytes | None = None) -> None:
         """Make an empty gallery for the vectors of `encoder`, unless another process makes one first."""
-        create_database(file, _creating_statements(encoder))
+        statements = list(creating_statements(encoder))
+        if secret is not None:
+            codec = SealingCodec(secret, secrets.token_bytes(SALT_BYTES))
+            for key, value in ((_SALT, codec.salt), (_KEY_CHECK, codec.check())):
+                statements.append(_setting_statement(key, value))
+        create_database(file, iter(statements))
 
     def close(self) -> None:
         """Close the file."""
@@ -100,16 +113,25 @@ class Store:
     def reading(self) -> Iterator[None]:
         """One consistent state for all reads inside."""
         with self._database.reading() as self._sql:
+            for statement in shadowing_statements(self._version):
+                self._sql.execute(statement)
+            self._require_same_key()
             yield
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         """One transaction, alone among all processes; raises the generation if it changed any row."""
-        with self._database.writing() as self._sql:
-            before = self._sql.total_changes
-            yield
-            if self._sql.total_changes != before:
-                self._sql.execute("UPDATE meta SET generation = generation + 1")
+        codec = self._codec
+        try:
+            with self._database.writing() as self._sql:
+                self._require_same_key()
+                before = self._sql.total_changes
+                yield
+                if self._sql.total_changes != before:
+                    self._sql.execute("UPDATE meta SET generation = generation + 1")
+        except BaseException:
+            self._codec = codec  # What was encrypted or decrypted is not.
+            raise
 
     def wipe_deleted(self) -> None:
         """Leave no byte of forgotten names and vectors in the SQLite file and its log, where that is due.
@@ -122,23 +144,87 @@ class Store:
             with self._database.writing() as sql:  # Unless more was forgotten meanwhile.
                 sql.execute("UPDATE meta SET wipe_due = 0 WHERE wipe_due = ?", (due,))
 
-    def _require_our_schema(self, file: Path) -> None:
+    def backup(self, file: Path) -> None:
+        """Copy the present state to a new file, while other processes read and write."""
+        self._database.backup(file)
+
+    # Opening
+
+    def _known_version(self) -> int:
         if self._value("PRAGMA application_id") != APPLICATION_ID:
-            raise GalleryError(f"{file}: not a facepipe gallery (another program's SQLite file)")
+            raise GalleryError(f"{self._file}: not a facepipe gallery (another program's SQLite file)")
         version = self._value("PRAGMA user_version")
         if version > SCHEMA_VERSION:
             raise GalleryError(
-                f"{file}: made by a newer facepipe (schema {version}, this one knows {SCHEMA_VERSION}): "
-                "upgrade facepipe"
+                f"{self._file}: made by a newer facepipe (schema {version}, this one knows {SCHEMA_VERSION}):"
+                " upgrade facepipe"
             )
+        return int(version)
+
+    def _migrate(self) -> None:
+        """Bring the schema up to date in one transaction, unless another process is first."""
+        if self._version == SCHEMA_VERSION:
+            return
+        with self._database.writing() as self._sql:
+            for statement in migrating_statements(self._known_version()):
+                self._sql.execute(statement)
+        logger.info("%s: brought from schema %d to %d", self._file, self._version, SCHEMA_VERSION)
+        self._version = SCHEMA_VERSION
 
     def _read_encoder(self) -> EncoderIdentity:
         row = self._sql.execute(
             "SELECT encoder_name, encoder_fingerprint, dimensions, threshold_l2 FROM meta"
         ).fetchone()
         if row is None:
-            raise GalleryError("the gallery is damaged: restore it from a copy or an exported archive")
+            raise DamagedDatabaseError(
+                f"{self._file}: the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
+            )
         return EncoderIdentity(*row)
+
+    # Encryption
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether names, paths, vectors and pictures stand in the file as ciphertext."""
+        return self._salt is not None
+
+    @property
+    def _salt(self) -> bytes | None:
+        return self._codec.salt if isinstance(self._codec, SealingCodec) else None
+
+    def _unlock(self, secret: bytes | None) -> None:
+        with self._database.reading() as self._sql:
+            for statement in shadowing_statements(self._version):
+                self._sql.execute(statement)
+            settings = dict(self._sql.execute("SELECT key, value FROM settings"))
+        self._codec = codec_of_settings(self._file, settings, secret)
+
+    def _require_same_key(self) -> None:
+        if self._setting(_SALT) != self._salt:
+            raise GalleryError(
+                f"{self._file}: another process has encrypted or decrypted the gallery: open it again"
+            )
+
+    def convert(self, secret: bytes | None) -> None:
+        """Encrypt everything with a key from `secret`; None: decrypt. `wipe_deleted` is due afterwards."""
+        old = self._codec
+        new = PlainCodec() if secret is None else SealingCodec(secret, secrets.token_bytes(SALT_BYTES))
+        for table, columns in SEALED_COLUMNS.items():
+            self._reseal(table, columns, old, new)
+        self._set(_SALT, new.salt if isinstance(new, SealingCodec) else None)
+        self._set(_KEY_CHECK, new.check() if isinstance(new, SealingCodec) else None)
+        self._note_wipe_due()
+        self._codec = new
+
+    def _reseal(self, table: str, columns: tuple[str, ...], old: Codec, new: Codec) -> None:
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        for id in self._ids(table):
+            row = self._sql.execute(
+                f"SELECT {', '.join(columns)} FROM {table} WHERE id = ?", (id,)
+            ).fetchone()
+            values = [new.seal(c, old.open(c, stored)) for c, stored in zip(columns, row, strict=True)]
+            self._sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*values, id))
+        self._sql.execute(f"UPDATE {table} SET checksum = row_checksum({CHECKED_COLUMNS[table]})")
 
     # Reading
 
@@ -160,91 +246,201 @@ class Store:
         )
 
     def people(self) -> list[Person]:
-        """Everybody, by name."""
+        """Everybody, in no order."""
         rows = self._sql.execute(
-            "SELECT name, COUNT(*), MIN(added_at), MAX(added_at) FROM people"
-            " JOIN templates ON person_id = people.id GROUP BY people.id ORDER BY name"
+            "SELECT name, COUNT(*), MIN(added_at), MAX(added_at), threshold_l2 FROM people"
+            " JOIN templates ON person_id = people.id GROUP BY people.id"
         )
-        return [Person(*row) for row in rows]
+        return [Person(self._codec.open("name", name), *rest) for name, *rest in rows]
 
-    def counts(self) -> tuple[int, int]:
-        """Number of people and of templates."""
-        people = self._value("SELECT COUNT(*) FROM people")
-        return int(people), int(self._value("SELECT COUNT(*) FROM templates"))
+    def counts(self) -> tuple[int, int, int]:
+        """Number of people, of templates and of unknown faces."""
+        people, templates, unknown = (
+            int(self._value(f"SELECT COUNT(*) FROM {table}"))
+            for table in ("people", "templates", "unknown_faces")
+        )
+        return people, templates, unknown
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
         """Whether a template of this photo is stored, of anybody or of one person."""
         return self._exists(
             "SELECT 1 FROM templates JOIN people ON people.id = person_id"
             " WHERE photo_sha256 = ?1 AND (?2 IS NULL OR name = ?2)",
-            photo_sha256,
-            person,
+            self._codec.seal("photo_sha256", photo_sha256),
+            self._codec.seal("name", person),
         )
 
     def templates(self, person: str) -> tuple[list[Template], FloatArray]:
         """A person's templates, oldest first, and their vectors float32 (n, d)."""
         rows = self._sql.execute(
-            "SELECT vector, id, source, box_left, box_top, box_right, box_bottom, quality, photo_sha256,"
-            " added_at FROM templates WHERE person_id = ? ORDER BY id",
+            f"SELECT vector, id, {FACE_COLUMNS} FROM templates WHERE person_id = ? ORDER BY id",
             (self._person_id(person),),
         ).fetchall()
-        templates = [_template(person, *row[1:]) for row in rows]
+        templates = [Template(row[1], person, *self._face(row[2:])) for row in rows]
         return templates, self._as_vectors([row[0] for row in rows], f"templates of {person}")
 
-    def template_people(self) -> tuple[IdArray, IdArray]:
-        """Template ids, rising, and the id of each one's person; int64 (n,) both."""
-        pairs = self._sql.execute("SELECT id, person_id FROM templates ORDER BY id").fetchall()
-        columns = np.array(pairs, np.int64).reshape(-1, 2)
-        return columns[:, 0].copy(), columns[:, 1].copy()
+    def unknown_faces(self) -> list[UnknownFace]:
+        """All faces remembered without a name, oldest first."""
+        rows = self._sql.execute(
+            f"SELECT vector, id, {FACE_COLUMNS} FROM unknown_faces ORDER BY id"
+        ).fetchall()
+        vectors = self._as_vectors([row[0] for row in rows], "unknown faces")
+        return [
+            UnknownFace(row[1], vector, *self._face(row[2:]))
+            for row, vector in zip(rows, vectors, strict=True)
+        ]
 
-    def names(self) -> dict[int, str]:
+    def crop(self, table: FaceTable, id: int) -> bytes | None:
+        """The encoded picture of a face; None: it was not kept."""
+        row = self._sql.execute(f"SELECT crop FROM {table} WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise GalleryError(f"{self._file.parent}: there is no face {id} (any more) among its {table}")
+        crop: bytes | None = self._codec.open("crop", row[0])
+        return crop
+
+    def has_person(self, name: str) -> bool:
+        """Whether somebody has this name."""
+        return self._exists("SELECT 1 FROM people WHERE name = ?", self._codec.seal("name", name))
+
+    def people_of(self, template_ids: IdArray) -> IdArray:
+        """The person ids of templates, in the same shape; -1 where there is no such template."""
+        wanted, places = np.unique(template_ids, return_inverse=True)
+        people = dict(self._of_ids("SELECT id, person_id FROM templates WHERE id IN", wanted.tolist()))
+        found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
+        return found[places].reshape(template_ids.shape)
+
+    def templates_of(self, person_id: int) -> IdArray:
+        """The ids of a person's templates, rising."""
+        rows = self._sql.execute("SELECT id FROM templates WHERE person_id = ? ORDER BY id", (person_id,))
+        return np.array(rows.fetchall(), np.int64).reshape(-1)
+
+    def names_of(self, person_ids: Iterable[int]) -> dict[int, str]:
         """Person id to name."""
-        return dict(self._sql.execute("SELECT id, name FROM people"))
+        rows = self._of_ids("SELECT id, name FROM people WHERE id IN", person_ids)
+        return {id: self._codec.open("name", name) for id, name in rows}
 
-    def vectors(self, ids: IdArray) -> Iterator[tuple[IdArray, FloatArray]]:
-        """The vectors of templates `ids` (rising), in batches of ids and float32 (n, d)."""
-        for start in range(0, len(ids), _READ_ROWS):
-            wanted = ids[start : start + _READ_ROWS]
+    def thresholds_of(self, person_ids: Iterable[int]) -> dict[int, float]:
+        """Person id to threshold, of those people who have their own."""
+        rows = self._of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", person_ids)
+        return {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+
+    def threshold(self) -> float | None:
+        """The gallery's own threshold; None: it has none."""
+        threshold: float | None = self._setting(_THRESHOLD)
+        return threshold
+
+    def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
+        """The vectors of all templates with larger ids, rising, in batches of ids and float32 (n, d)."""
+        while True:
             rows = self._sql.execute(
-                "SELECT id, vector FROM templates WHERE id BETWEEN ? AND ? ORDER BY id",
-                (int(wanted[0]), int(wanted[-1])),
+                "SELECT id, vector FROM templates WHERE id > ? ORDER BY id LIMIT ?", (template_id, _READ_ROWS)
             ).fetchall()
-            found = np.array([row[0] for row in rows], np.int64)
-            keep = np.isin(found, wanted)
-            yield found[keep], self._as_vectors([row[1] for row in rows], "the gallery")[keep]
+            if not rows:
+                return
+            ids = np.array([row[0] for row in rows], np.int64)
+            yield ids, self._as_vectors([row[1] for row in rows], "the gallery")
+            template_id = int(ids[-1])
+
+    def count_after(self, template_id: int) -> int:
+        """How many templates have larger ids."""
+        return int(self._value("SELECT COUNT(*) FROM templates WHERE id > ?", template_id))
+
+    def removed_after(self, generation: int) -> IdArray:
+        """The ids of the templates that later changes than that one removed."""
+        rows = self._sql.execute(
+            "SELECT template_id FROM removed_templates WHERE generation > ?", (generation,)
+        ).fetchall()
+        return np.array(rows, np.int64).reshape(-1)
+
+    def contents(self) -> Contents:
+        """Everything, without its ids."""
+        people = {}
+        for person in sorted(self.people(), key=lambda person: person.name):
+            templates, vectors = self.templates(person.name)
+            people[person.name] = PersonContents(
+                [
+                    template.as_new_template(vector, self.crop("templates", template.id))
+                    for template, vector in zip(templates, vectors, strict=True)
+                ],
+                person.threshold_l2,
+            )
+        unknown = [face.as_new_template(self.crop("unknown_faces", face.id)) for face in self.unknown_faces()]
+        return Contents(people, unknown, self.threshold())
 
     def _as_vectors(self, blobs: list[bytes], what: str) -> FloatArray:
         dimensions = self.encoder.dimensions
+        if self.is_encrypted:
+            blobs = [self._codec.open("vector", blob) for blob in blobs]
         if any(len(blob) != dimensions * _VECTOR_DTYPE.itemsize for blob in blobs):
-            raise GalleryError(f"{what}: a stored vector is cut (damaged: restore it)")
+            raise GalleryError(f"{what}: a stored vector is cut (damaged: run `facepipe gallery repair`)")
         vectors = np.frombuffer(b"".join(blobs), _VECTOR_DTYPE).reshape(-1, dimensions).astype(np.float32)
-        require_vectors(vectors, dimensions, f"{what} (damaged: restore it)")
+        require_vectors(vectors, dimensions, f"{what} (damaged: run `facepipe gallery repair`)")
         return vectors
+
+    def _face(self, columns: Sequence[Any]) -> tuple[Any, ...]:
+        """`FACE_COLUMNS` as the fields that templates and unknown faces end with."""
+        source, left, top, right, bottom, quality, photo_sha256, added_at = columns
+        box = None if None in (left, top, right, bottom) else (left, top, right, bottom)
+        source = self._codec.open("source", source)
+        return source, box, quality, self._codec.open("photo_sha256", photo_sha256), added_at
+
+    def findings(self) -> Iterator[Finding]:
+        """What is wrong with the database."""
+        yield from database_findings(
+            self._sql, RowCheck(self.encoder.dimensions, self._codec, self._version > 1)
+        )
 
     # Changing
 
-    def add(self, person: str, templates: Sequence[NewTemplate]) -> list[int]:
+    def add(self, person: str, templates: Iterable[NewTemplate]) -> list[int]:
         """Store templates, making the person if need be; answers the ids of those not stored before."""
-        self._sql.execute("INSERT OR IGNORE INTO people (name) VALUES (?)", (person,))
+        name = self._codec.seal("name", person)
+        self._sql.execute(
+            "INSERT OR IGNORE INTO people (name, checksum) VALUES (?, ?)", (name, row_checksum(name, None))
+        )
         person_id = self._person_id(person)
         ids = [
-            self._insert(person_id, new)
+            self._insert("templates", {"person_id": person_id}, new)
             for new in templates
-            if not self._is_stored(person_id, new.embedding, new.photo_sha256)
+            if not self._holds("templates", {"person_id": person_id}, new.embedding, new.photo_sha256)
         ]
         if ids:
             self._note_vectors_changed()
         return ids
 
+    def add_contents(self, contents: Contents) -> int:
+        """Store what is not stored yet, and the thresholds of new people; answers how many templates."""
+        is_new = not any(self.counts())
+        known = set(self._names())
+        count = 0
+        for name, person in contents.people.items():
+            count += len(self.add(name, person.templates))
+            if name not in known and person.threshold_l2 is not None:
+                self.set_person_threshold(name, person.threshold_l2)
+        self.add_unknown(contents.unknown)
+        if is_new and contents.threshold_l2 is not None:
+            self.set_threshold(contents.threshold_l2)
+        return count
+
     def rename(self, old: str, new: str) -> None:
         """Give a person another name that nobody has. `wipe_deleted` is due afterwards."""
         person_id = self._person_id(old)
-        if self._exists("SELECT 1 FROM people WHERE name = ?", new):
+        name = self._codec.seal("name", new)
+        if self._exists("SELECT 1 FROM people WHERE name = ?", name):
             raise GalleryError(
                 f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
             )
-        self._sql.execute("UPDATE people SET name = ? WHERE id = ?", (new, person_id))
+        self._update("people", person_id, name=name)
         self._note_wipe_due()
+
+    def set_threshold(self, threshold_l2: float | None) -> None:
+        """Give the gallery its own threshold; None: take it away."""
+        self._set(_THRESHOLD, None if threshold_l2 is None else float(threshold_l2))
+
+    def set_person_threshold(self, person: str, threshold_l2: float | None) -> None:
+        """Give a person their own threshold; None: take it away."""
+        threshold_l2 = None if threshold_l2 is None else float(threshold_l2)
+        self._update("people", self._person_id(person), threshold_l2=threshold_l2)
 
     def merge(self, source: str, into: str) -> int:
         """Hand the templates of one person to another, who may hold some already, and forget the first.
@@ -259,18 +455,78 @@ class Store:
         moved = [
             template.id
             for template, vector in zip(templates, vectors, strict=True)
-            if not self._is_stored(into_id, vector, template.photo_sha256)
+            if not self._holds("templates", {"person_id": into_id}, vector, template.photo_sha256)
         ]
-        self._sql.executemany(
-            "UPDATE templates SET person_id = ? WHERE id = ?",
-            [(into_id, template_id) for template_id in moved],
-        )
+        for template_id in moved:
+            self._update("templates", template_id, person_id=into_id)
         self._delete_person(source)
         return len(moved)
 
-    def remove(self, person: str) -> int:
-        """Delete a person and all templates; answers how many. `wipe_deleted` is due afterwards."""
+    def remove(self, person: str, unknown_within_l2: float) -> int:
+        """Delete a person, all templates, and the unknown faces that are as near to one of them.
+
+        `wipe_deleted` is due afterwards.
+
+        Returns:
+            How many templates were deleted.
+        """
+        unknown = self.unknown_faces()
+        if unknown:
+            _, vectors = self.templates(person)
+            for face in unknown:
+                if (np.linalg.norm(vectors - face.embedding, axis=1) <= unknown_within_l2).any():
+                    self._sql.execute("DELETE FROM unknown_faces WHERE id = ?", (face.id,))
         return self._delete_person(person)
+
+    def remove_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
+        """Delete all faces of a photo, by its paths or content, and people of whom nothing is left.
+
+        `wipe_deleted` is due afterwards.
+
+        Returns:
+            How many templates and unknown faces were deleted.
+        """
+        where = "source = ?" + " OR source = ?" * (len(sources) - 1) + " OR photo_sha256 = ?"
+        values = [self._codec.seal("source", _storable(source)) for source in sources]
+        values.append(self._codec.seal("photo_sha256", photo_sha256))
+        templates, unknown = (
+            self._sql.execute(f"DELETE FROM {table} WHERE {where}", values).rowcount
+            for table in ("templates", "unknown_faces")
+        )
+        self._sql.execute("DELETE FROM people WHERE id NOT IN (SELECT person_id FROM templates)")
+        if templates:
+            self._note_vectors_changed()
+        if templates or unknown:
+            self._note_wipe_due()
+        return templates + unknown
+
+    def add_unknown(self, faces: Sequence[NewTemplate]) -> list[int]:
+        """Store faces without a name; answers the ids of those not stored before."""
+        return [
+            self._insert("unknown_faces", {}, new)
+            for new in faces
+            if not self._holds("unknown_faces", {}, new.embedding, new.photo_sha256)
+        ]
+
+    def remove_unknown(self, ids: Sequence[int]) -> None:
+        """Delete unknown faces. `wipe_deleted` is due afterwards."""
+        for id in dict.fromkeys(ids):
+            if not self._sql.execute("DELETE FROM unknown_faces WHERE id = ?", (id,)).rowcount:
+                raise GalleryError(
+                    f"{self._file.parent}: there is no unknown face {id} (any more); nothing was changed"
+                )
+        self._note_wipe_due()
+
+    def enroll_unknown(self, ids: Sequence[int], person: str) -> list[int]:
+        """Hand unknown faces to a person, making the person if need be; answers their ids as templates."""
+        wanted = set(ids)
+        templates = [
+            face.as_new_template(self.crop("unknown_faces", face.id))
+            for face in self.unknown_faces()
+            if face.id in wanted
+        ]
+        self.remove_unknown(ids)
+        return self.add(person, templates)
 
     def _delete_person(self, name: str) -> int:
         person_id = self._person_id(name)
@@ -281,38 +537,50 @@ class Store:
         self._note_wipe_due()
         return removed
 
-    def _is_stored(self, person_id: int, vector: FloatArray, photo_sha256: str | None) -> bool:
+    def _holds(
+        self, table: FaceTable, owner: dict[str, int], vector: FloatArray, photo_sha256: str | None
+    ) -> bool:
         """The same face of the same photo; where the photo is not known, only the very same vector counts."""
+        of_owner = "".join(f" AND {column} = ?" for column in owner)
         if photo_sha256 is None:
             return self._exists(
-                "SELECT 1 FROM templates WHERE person_id = ? AND photo_sha256 IS NULL AND vector = ?",
-                person_id,
-                _blob(vector),
+                f"SELECT 1 FROM {table} WHERE photo_sha256 IS NULL AND vector = ?{of_owner}",
+                self._codec.seal("vector", _blob(vector)),
+                *owner.values(),
             )
         rows = self._sql.execute(
-            "SELECT vector FROM templates WHERE person_id = ? AND photo_sha256 = ?", (person_id, photo_sha256)
+            f"SELECT vector FROM {table} WHERE photo_sha256 = ?{of_owner}",
+            (self._codec.seal("photo_sha256", photo_sha256), *owner.values()),
         ).fetchall()
         stored = self._as_vectors([row[0] for row in rows], "the gallery")
         return bool((np.linalg.norm(stored - vector, axis=1) <= SAME_VECTOR_L2).any())
 
-    def _insert(self, person_id: int, new: NewTemplate) -> int:
-        box = (None,) * 4 if new.box_xyxy is None else tuple(float(side) for side in new.box_xyxy)
-        quality = None if new.quality is None else float(new.quality)
-        added_at = new.added_at or datetime.now(UTC).isoformat(timespec="seconds")
+    def _insert(self, table: FaceTable, owner: dict[str, int], new: NewTemplate) -> int:
+        # Adding 0.0 makes zero of minus zero, as SQLite does, whose checksum would be another.
+        box = (None,) * 4 if new.box_xyxy is None else tuple(float(side) + 0.0 for side in new.box_xyxy)
+        values = (
+            *owner.values(),
+            self._codec.seal("vector", _blob(new.embedding)),
+            self._codec.seal("source", _storable(new.source)),
+            *box,
+            None if new.quality is None else float(new.quality) + 0.0,
+            self._codec.seal("photo_sha256", new.photo_sha256),
+            new.added_at or datetime.now(UTC).isoformat(timespec="seconds"),
+            self._codec.seal("crop", new.crop),
+        )
         cursor = self._sql.execute(
-            "INSERT INTO templates (person_id, vector, source, box_left, box_top, box_right, box_bottom,"
-            " quality, photo_sha256, added_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                person_id,
-                _blob(new.embedding),
-                _storable(new.source),
-                *box,
-                quality,
-                new.photo_sha256,
-                added_at,
-            ),
+            f"INSERT INTO {table} ({CHECKED_COLUMNS[table]}, checksum) VALUES ({'?, ' * len(values)}?)",
+            (*values, row_checksum(*values)),
         )
         return int(cursor.lastrowid or 0)
+
+    def _update(self, table: str, id: int, **value_by_column: Any) -> None:
+        """Change some columns of a row, and its checksum accordingly."""
+        assignments = ", ".join(f"{column} = ?" for column in value_by_column)
+        self._sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*value_by_column.values(), id))
+        self._sql.execute(
+            f"UPDATE {table} SET checksum = row_checksum({CHECKED_COLUMNS[table]}) WHERE id = ?", (id,)
+        )
 
     def _note_vectors_changed(self) -> None:
         """The same change may note it several times; the generation is raised at its end."""
@@ -325,45 +593,64 @@ class Store:
     # Small things
 
     def _person_id(self, name: str) -> int:
-        row = self._sql.execute("SELECT id FROM people WHERE name = ?", (name,)).fetchone()
+        sealed = self._codec.seal("name", name)
+        row = self._sql.execute("SELECT id FROM people WHERE name = ?", (sealed,)).fetchone()
         if row is None:
             raise GalleryError(f"nobody is named {name!r}: see `facepipe gallery list`")
         return int(row[0])
 
+    def _setting(self, key: str) -> Any:
+        row = self._sql.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def _set(self, key: str, value: Any) -> None:
+        self._sql.execute("DELETE FROM settings WHERE key = ?", (key,))
+        if value is not None:
+            self._sql.execute(*_setting_statement(key, value))
+
+    def _names(self) -> list[str]:
+        return [self._codec.open("name", name) for (name,) in self._sql.execute("SELECT name FROM people")]
+
+    def _of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query that ends with IN, for any number of ids."""
+        every = list(ids)
+        for at in range(0, len(every), _IDS_AT_ONCE):
+            some = every[at : at + _IDS_AT_ONCE]
+            yield from self._sql.execute(f"{query} ({', '.join('?' * len(some))})", some)
+
+    def _ids(self, table: str) -> list[int]:
+        return [row[0] for row in self._sql.execute(f"SELECT id FROM {table} ORDER BY id")]
+
     def _exists(self, query: str, *values: object) -> bool:
         return self._sql.execute(query, values).fetchone() is not None
 
-    def _value(self, query: str) -> Any:
-        return self._sql.execute(query).fetchone()[0]
+    def _value(self, query: str, *values: object) -> Any:
+        return self._sql.execute(query, values).fetchone()[0]
 
 
-def _creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[object, ...]]]:
-    yield f"PRAGMA application_id = {APPLICATION_ID}", ()
-    yield f"PRAGMA user_version = {SCHEMA_VERSION}", ()
-    for statement in _SCHEMA:
-        yield statement, ()
-    yield (
-        "INSERT INTO meta VALUES (1, 0, ?, ?, ?, ?, 0)",
-        (encoder.name, encoder.fingerprint, encoder.dimensions, encoder.threshold_l2),
+def codec_of_settings(file: Path, settings: Mapping[str, Any], secret: bytes | None) -> Codec:
+    """The codec of a gallery with these settings.
+
+    Raises:
+        GalleryError: It is encrypted, and `secret` is not its key.
+    """
+    if _SALT not in settings:
+        return PlainCodec()
+    if secret is None:
+        raise GalleryError(
+            f"{file}: the gallery is encrypted: give its key with --key-file FILE, or in ${KEY_VARIABLE}"
+        )
+    codec = SealingCodec(secret, settings[_SALT])
+    if codec.check() != settings.get(_KEY_CHECK):
+        raise GalleryError(f"{file}: this is not the gallery's key: give the one it was encrypted with")
+    return codec
+
+
+def _setting_statement(key: str, value: Any) -> tuple[str, tuple[object, ...]]:
+    return (
+        "INSERT INTO settings (key, value, checksum) VALUES (?, ?, ?)",
+        (key, value, row_checksum(key, value)),
     )
-
-
-def _template(
-    person: str,
-    id: int,
-    source: str | None,
-    left: float | None,
-    top: float | None,
-    right: float | None,
-    bottom: float | None,
-    quality: float | None,
-    photo_sha256: str | None,
-    added_at: str,
-) -> Template:
-    box = None
-    if left is not None and top is not None and right is not None and bottom is not None:
-        box = (left, top, right, bottom)
-    return Template(id, person, source, box, quality, photo_sha256, added_at)
 
 
 def _blob(vector: FloatArray) -> bytes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -33,19 +36,37 @@ def photo_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def template(vector: FloatArray, photo: str | None = None) -> NewTemplate:
+def template(vector: FloatArray, photo: str | None = None, crop: bytes | None = None) -> NewTemplate:
     """A template of `vector`, from a photo named `photo` where given."""
     if photo is None:
-        return NewTemplate(vector)
+        return NewTemplate(vector, crop=crop)
     return NewTemplate(
         vector,
         source=f"photos/{photo}.jpg",
         box_xyxy=(1.5, 2.25, 101.0, 1 / 3),
         quality=0.1,
         photo_sha256=photo_hash(photo),
+        crop=crop,
     )
 
 
 def templates(vectors: FloatArray) -> list[NewTemplate]:
     """One template a vector, without a photo."""
     return [NewTemplate(vector) for vector in vectors]
+
+
+def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:
+    """Where any of the secrets occurs in any file of the folder."""
+    return [
+        f"{file.name}: {secret[:20]!r}"
+        for file in folder.rglob("*")
+        if file.is_file()
+        for secret in secrets
+        if secret in file.read_bytes()
+    ]
+
+
+def wipe_due(folder: Path) -> int:
+    """Whether remains of removed rows are yet to be wiped."""
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as connection:
+        return int(connection.execute("SELECT wipe_due FROM meta").fetchone()[0])

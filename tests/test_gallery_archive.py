@@ -6,6 +6,7 @@ import json
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import load, save
 
 from facepipe.errors import GalleryError
 from gallery import EncoderIdentity, Gallery
+from gallery.gallery import import_archive
 
 
 @pytest.fixture
@@ -25,6 +27,19 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
         gallery.add("Ada", [template(v, f"ada{i}") for i, v in enumerate(person_vectors(1, 3))])
         gallery.add("李雷", templates(person_vectors(2, 2)))
         yield gallery
+
+
+@pytest.fixture
+def rich_archive(gallery: Gallery, tmp_path: Path) -> Path:
+    """The same with thresholds, crops and unknown faces."""
+    crops = (b"\x89PNG a picture", b"RIFF another")
+    gallery.add("Ada", [template(person_vectors(8, 1)[0], "cropped", crops[0])])
+    gallery.remember_unknown([template(person_vectors(9, 1)[0], "stranger", crops[1])])
+    gallery.remember_unknown(templates(person_vectors(10, 1)))
+    gallery.set_threshold(0.91)
+    gallery.set_person_threshold("Ada", 0.83)
+    gallery.export_archive(tmp_path / "rich.zip")
+    return tmp_path / "rich.zip"
 
 
 @pytest.fixture
@@ -41,16 +56,17 @@ def empty(tmp_path: Path) -> Iterator[Gallery]:
 
 def contents(gallery: Gallery) -> list[object]:
     """All that a gallery knows, except for its own ids."""
+    people = gallery.people()
+    unknown = gallery.unknown_faces()
     return [
-        (
-            person,
-            [
-                (t.source, t.box_xyxy, t.quality, t.photo_sha256, t.added_at)
-                for t in gallery.templates(person.name)
-            ],
-        )
-        for person in gallery.people()
-    ] + [gallery.vectors(person.name).tobytes() for person in gallery.people()]
+        people,
+        gallery.threshold_l2,
+        [replace(t, id=0) for person in people for t in gallery.templates(person.name)],
+        [gallery.vectors(person.name).tobytes() for person in people],
+        [gallery.crop(t.id) for person in people for t in gallery.templates(person.name)],
+        [(f.source, f.box_xyxy, f.quality, f.photo_sha256, f.added_at) for f in unknown],
+        [(f.embedding.tobytes(), gallery.unknown_crop(f.id)) for f in unknown],
+    ]
 
 
 def test_round_trip_is_exact(gallery: Gallery, archive: Path, empty: Gallery, tmp_path: Path) -> None:
@@ -61,6 +77,51 @@ def test_round_trip_is_exact(gallery: Gallery, archive: Path, empty: Gallery, tm
         assert first.namelist() == second.namelist() == ["people.json", "vectors.safetensors"]
         for name in first.namelist():
             assert first.read(name) == second.read(name)
+
+
+def test_the_round_trip_keeps_thresholds_crops_and_unknown_faces(
+    gallery: Gallery, rich_archive: Path, empty: Gallery, tmp_path: Path
+) -> None:
+    assert empty.import_archive(rich_archive) == 6
+    assert contents(empty) == contents(gallery)
+    empty.export_archive(tmp_path / "again.zip")
+    with zipfile.ZipFile(rich_archive) as first, zipfile.ZipFile(tmp_path / "again.zip") as second:
+        assert first.namelist() == second.namelist()
+        assert sorted(first.namelist())[:2] == ["crops/3", "crops/6"]
+        assert first.read("crops/3") == b"\x89PNG a picture"
+        for name in first.namelist():
+            assert first.read(name) == second.read(name)
+
+
+def test_thresholds_that_somebody_has_are_not_replaced(rich_archive: Path, empty: Gallery) -> None:
+    empty.add("Ada", templates(person_vectors(30, 1)))
+    empty.set_person_threshold("Ada", 0.5)
+    empty.import_archive(rich_archive)
+    assert empty.threshold_l2 is None
+    assert [p.threshold_l2 for p in empty.people()] == [0.5, None]
+
+
+def test_merging_from_another_gallery_is_like_importing_it(
+    gallery: Gallery, rich_archive: Path, empty: Gallery, tmp_path: Path
+) -> None:
+    assert empty.merge_from(gallery.path) == 6
+    assert contents(empty) == contents(gallery)
+    assert empty.merge_from(gallery.path) == 0
+    with pytest.raises(GalleryError, match="no gallery"):
+        empty.merge_from(tmp_path / "none")
+    with (
+        Gallery.open(tmp_path / "other", OTHER_ENCODER, create=True) as other,
+        pytest.raises(GalleryError, match="square"),
+    ):
+        other.merge_from(gallery.path)
+
+
+def test_a_bad_archive_makes_no_gallery(rich_archive: Path, tmp_path: Path) -> None:
+    assert import_archive(tmp_path / "new", rich_archive, ENCODER) == 6
+    rich_archive.write_bytes(b"no archive")
+    with pytest.raises(GalleryError, match=r"rich\.zip"):
+        import_archive(tmp_path / "newer", rich_archive, ENCODER)
+    assert not (tmp_path / "newer").exists()
 
 
 def test_the_format_is_open(archive: Path) -> None:
@@ -162,7 +223,7 @@ def _first(document: Document) -> Document:
     ("change", "reason"),
     [
         (lambda d: d.update(format="zoo"), "not a facepipe gallery"),
-        (lambda d: d.update(version=2), "version 2"),
+        (lambda d: d.update(version=3), "version 3"),
         (lambda d: d.pop("encoder"), "lacks 'encoder'"),
         (lambda d: d["encoder"].update(threshold_l2=float("nan")), "threshold"),
         (lambda d: d["encoder"].update(dimensions="128"), "dimensions"),
@@ -187,6 +248,18 @@ def _first(document: Document) -> Document:
         (lambda d: _first(d).update(added_at="soon"), "time"),
         (lambda d: _first(d).update(added_at=None), "added_at"),
         (lambda d: _first(d).pop("quality"), "quality"),
+        (lambda d: _first(d).update(crop=True), "crops"),
+        (lambda d: _first(d).update(crop="crops/1"), "crop"),
+        (lambda d: _first(d).update(source="nul\0"), "source"),
+        (lambda d: _first(d).update(source="x" * 5000), "source"),
+        (lambda d: d.update(threshold_l2=-1), "threshold"),
+        (lambda d: d.update(threshold_l2="1"), "threshold"),
+        (lambda d: _ada(d).update(threshold_l2=float("inf")), "threshold"),
+        (lambda d: d.update(unknown=[{"row": 0}]), "vectors|rows"),
+        (lambda d: d.update(unknown=7), "unknown"),
+        (lambda d: d.update(version=0), "version 0"),
+        (lambda d: d.update(version="2"), "version"),
+        (lambda d: _ada(d).update(name="x" * 300), "name"),
     ],
 )
 def test_bad_json_is_refused_with_a_reason(
@@ -202,6 +275,27 @@ def _with_nan(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.copy()
     vectors[4, 0] = np.nan
     return vectors
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda z: z.writestr("crops/4", b"nobody's"), "not those"),
+        (lambda z: z.writestr("crops/03", b"odd"), "expected people"),
+        (lambda z: z.writestr("crops/../../../etc/passwd", b"root"), "expected people"),
+        (lambda z: z.writestr("crops/6", b"again"), "twice"),
+        (lambda z: z.writestr("crops/4", bytes(10 << 20), zipfile.ZIP_DEFLATED), "larger than the archive"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_strange_crops_are_refused(
+    rich_archive: Path, empty: Gallery, change: Callable[[zipfile.ZipFile], None], reason: str
+) -> None:
+    with zipfile.ZipFile(rich_archive, "a") as z:
+        change(z)
+    with pytest.raises(GalleryError, match=reason):
+        empty.import_archive(rich_archive)
+    assert empty.info().generation == 0
 
 
 @pytest.mark.parametrize(

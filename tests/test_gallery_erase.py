@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import random
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
-from gallery_helpers import ENCODER, person_vectors, template, templates
+from gallery_helpers import ENCODER, bytes_in, person_vectors, photo_hash, template, templates, wipe_due
 
-from gallery import Gallery
-
-
-def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:
-    """Where any of the secrets occurs in any file of the folder."""
-    return [
-        f"{file.name}: {secret[:20]!r}"
-        for file in folder.rglob("*")
-        if file.is_file()
-        for secret in secrets
-        if secret in file.read_bytes()
-    ]
+from facepipe.faces import FloatArray
+from gallery import Gallery, NewTemplate
 
 
 @pytest.mark.parametrize("others", [0, 200])
@@ -72,11 +60,6 @@ def test_names_leave_split_pages_too(tmp_path: Path) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         removed = add_and_remove(gallery)
     assert bytes_in(tmp_path, removed) == []
-
-
-def wipe_due(folder: Path) -> int:
-    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as connection:
-        return int(connection.execute("SELECT wipe_due FROM meta").fetchone()[0])
 
 
 def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
@@ -131,3 +114,74 @@ def test_a_reader_in_the_way_delays_wiping_and_that_is_said(
             assert gallery.people() == []
     Gallery.open(tmp_path).close()
     assert bytes_in(tmp_path, [b"Mata Hari", *(v.tobytes() for v in vectors)]) == []
+
+
+# Crops, unknown faces and photos
+
+
+def traces(photo: str, crop: bytes, vector: FloatArray) -> list[bytes]:
+    """What a face leaves in a gallery: pieces, as pages cut long values."""
+    return [f"photos/{photo}.jpg".encode(), photo_hash(photo).encode(), crop[:15], vector.tobytes()[:32]]
+
+
+def test_a_removed_person_takes_crops_and_likely_unknown_faces_along(tmp_path: Path) -> None:
+    vectors = person_vectors(1, 6, spread=0.02)
+    crops = [f"picture {i} of her ".encode() * 400 for i in range(6)]
+    stranger, other = person_vectors(2, 1)[0], person_vectors(3, 1)[0]
+    secrets = [s for i in range(6) for s in traces(f"mata{i}", crops[i], vectors[i])]
+    kept = traces("stranger", b"picture of a stranger", stranger)
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Mata Hari", [template(vectors[i], f"mata{i}", crops[i]) for i in range(3)])
+        gallery.add("Ada", [template(other, "ada")])
+        gallery.remember_unknown([template(vectors[i], f"mata{i}", crops[i]) for i in range(3, 6)])
+        gallery.remember_unknown([template(stranger, "stranger", b"picture of a stranger")])
+        gallery.match(vectors[:1])
+    assert len(bytes_in(tmp_path, [*secrets, *kept])) >= len(secrets) + len(kept)
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        assert gallery.remove("Mata Hari") == 3
+        assert bytes_in(tmp_path, [b"Mata Hari", *secrets]) == []
+        assert [face.source for face in gallery.unknown_faces()] == ["photos/stranger.jpg"]
+    assert bytes_in(tmp_path, [b"Mata Hari", *secrets]) == []
+    assert len(bytes_in(tmp_path, kept)) == len(kept)
+
+
+@pytest.mark.parametrize("by", ["path", "content"])
+def test_a_forgotten_photo_is_in_no_byte_of_the_folder(tmp_path: Path, by: str) -> None:
+    ada, bob, stranger = (person_vectors(seed, 2) for seed in (1, 2, 3))
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", [template(ada[0], "party", b"Ada's crop"), template(ada[1], "beach")])
+        gallery.add("Bob Only Here", [template(bob[0], "party", b"Bob's crop")])
+        gallery.remember_unknown([template(stranger[0], "party"), template(stranger[1], "hills")])
+        gallery.match(ada[:1])
+    secrets = [s for v in (ada[0], bob[0], stranger[0]) for s in traces("party", b"Bob's crop", v)]
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        if by == "path":
+            assert gallery.forget_photo("photos/party.jpg") == 3
+        else:
+            assert gallery.forget_photo("renamed.jpg", photo_hash("party")) == 3
+        assert bytes_in(tmp_path, [*secrets, b"Bob Only Here"]) == []
+        assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 1)]
+        assert [face.source for face in gallery.unknown_faces()] == ["photos/hills.jpg"]
+        assert gallery.match(ada[1:])[0].distance_l2 == 0.0
+        assert gallery.forget_photo("photos/party.jpg") == 0
+    assert bytes_in(tmp_path, [*secrets, b"Bob Only Here"]) == []
+
+
+def test_forgotten_unknown_faces_are_in_no_byte_of_the_folder(tmp_path: Path) -> None:
+    vectors = person_vectors(1, 30)
+    faces = [template(v, f"stranger{i}", f"crop {i} ".encode() * 99) for i, v in enumerate(vectors)]
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        ids = gallery.remember_unknown(faces)
+        gallery.forget_unknown(ids[1:])
+        secrets = [face.embedding.tobytes() for face in faces[1:]]
+        secrets += [f"crop {i} ".encode() for i in range(1, 30)]
+        assert bytes_in(tmp_path, secrets) == []
+        assert [face.id for face in gallery.unknown_faces()] == ids[:1]
+
+
+def test_a_path_is_found_relative_to_here_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    new = NewTemplate(person_vectors(1, 1)[0], source=str((tmp_path / "party.jpg").resolve()))
+    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+        gallery.add("Ada", [new])
+        assert gallery.forget_photo(Path("party.jpg")) == 1

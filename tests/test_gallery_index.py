@@ -1,106 +1,202 @@
-"""The derived index: exact, incremental, and never trusted blindly."""
+"""The derived index: exact where small, nearly so where large, incremental, and never trusted blindly."""
 
 from __future__ import annotations
 
 import logging
 import os
 import shutil
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, person_vectors, templates
+from gallery_helpers import ENCODER, person_vectors, templates, unit
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from facepipe.faces import FloatArray
 from gallery import Gallery
-from gallery.index import DamagedIndexError, VectorIndex, VectorState, saved_state
-
-STATE = VectorState(7, b"0123456789abcdef")
+from gallery.index import IdArray, VectorIndex
+from gallery.index_file import saved_extent
+from gallery.store import Store
 
 
 @pytest.fixture
 def index() -> VectorIndex:
-    index = VectorIndex(128)
-    index.add(np.array([10, 3, 99]), person_vectors(1, 3))
+    return index_of(np.array([3, 10, 99]), person_vectors(1, 3))
+
+
+def index_of(ids: IdArray, vectors: FloatArray) -> VectorIndex:
+    index = VectorIndex(vectors.shape[1])
+    index.add(ids, vectors)
     return index
+
+
+def nearest_by_brute_force(
+    queries: FloatArray, ids: IdArray, vectors: FloatArray, count: int
+) -> tuple[FloatArray, IdArray]:
+    distances = np.linalg.norm(queries[:, None].astype(float) - vectors.astype(float), axis=2)
+    order = np.argsort(distances, axis=1, kind="stable")[:, :count]
+    return np.take_along_axis(distances, order, axis=1), ids[order]
 
 
 def test_search_gives_exact_distances_and_ids(index: VectorIndex) -> None:
     vectors = person_vectors(1, 3)
     distances, ids = index.search(vectors, 2)
-    assert ids[:, 0].tolist() == [10, 3, 99]
+    assert ids[:, 0].tolist() == [3, 10, 99]
     assert distances[:, 0].tolist() == [0, 0, 0]
     assert distances[0, 1] == pytest.approx(np.linalg.norm(vectors[1:] - vectors[0], axis=1).min(), abs=1e-6)
-
-
-def test_search_is_exact_in_large_batches_too(index: VectorIndex) -> None:
-    queries = np.repeat(person_vectors(1, 1), 50, axis=0)
-    assert (index.search(queries, 1)[0] == 0).all()
 
 
 def test_search_asks_for_no_more_than_there_is(index: VectorIndex) -> None:
     query = person_vectors(1, 1)
     assert index.search(query, 50)[1].shape == (1, 3)
-    assert sorted(index.search(query, 50, exclude_ids=np.array([10]))[1][0].tolist()) == [3, 99]
+    assert sorted(index.search(query, 50, exclude_ids=np.array([10, 77]))[1][0].tolist()) == [3, 99]
     assert index.search(query, 50, exclude_ids=np.array([10, 3, 99]))[1].shape == (1, 0)
+    assert index.search(query[:0], 2)[1].shape == (0, 2)
     assert VectorIndex(128).search(query, 5)[0].shape == (1, 0)
 
 
-def test_removal_keeps_the_other_ids(index: VectorIndex) -> None:
-    index.remove(np.array([10]))
-    assert sorted(index.ids.tolist()) == [3, 99]
-    assert index.search(person_vectors(1, 3)[1:], 1)[1].tolist() == [[3], [99]]
+@pytest.mark.parametrize("ids", [[99, 100], [101, 101], [102, 101]])
+def test_ids_must_rise(index: VectorIndex, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match="rising"):
+        index.add(np.array(ids), person_vectors(2, 2))
+    assert index.ids.tolist() == [3, 10, 99]
 
 
-def test_what_is_saved_is_loaded(index: VectorIndex, tmp_path: Path) -> None:
-    file = tmp_path / "i"
-    index.state = STATE
-    index.save(file, tmp_path / "i.tmp")
-    assert saved_state(file) == STATE
-    again = VectorIndex.load(file, 128)
-    assert again.state == STATE
-    assert again.ids.tolist() == index.ids.tolist()
-    np.testing.assert_array_equal(
-        again.search(person_vectors(1, 3), 3)[0], index.search(person_vectors(1, 3), 3)[0]
-    )
-    assert [f.name for f in tmp_path.iterdir()] == ["i"]
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_changes_leave_what_brute_force_finds(data: st.DataObject) -> None:
+    """Vectors of all the lengths that count as unit length, ties among them."""
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    index, held = VectorIndex(8), {}
+    next_id = 1
+    for _ in range(data.draw(st.integers(1, 5))):
+        count = data.draw(st.integers(0, 40))
+        vectors = unit(rng.integers(-2, 3, (count, 8)) + 0.5) * rng.uniform(0.9991, 1.0009, (count, 1))
+        ids = next_id + np.arange(count) * data.draw(st.integers(1, 3))
+        index.add(ids, vectors.astype(np.float32))
+        held |= dict(zip(ids.tolist(), vectors.astype(np.float32), strict=True))
+        next_id = int(max([next_id, *ids])) + 1
+        gone = rng.integers(0, next_id + 2, data.draw(st.integers(0, 20)))
+        index.remove(gone)
+        held = {id: vector for id, vector in held.items() if id not in gone}
+    excluded = rng.integers(0, next_id + 2, data.draw(st.integers(0, 20)))
+    allowed = {id: vector for id, vector in held.items() if id not in excluded}
+    assert index.ids.tolist() == sorted(held)
+    queries = unit(rng.normal(size=(3, 8)))
+    distances, found = index.search(queries, 7, excluded)
+    vectors = np.array(list(allowed.values()), np.float32).reshape(-1, 8)
+    expected, _ = nearest_by_brute_force(queries, np.array(list(allowed), np.int64), vectors, 7)
+    np.testing.assert_allclose(distances, expected, atol=1e-12)
+    for query, row, ids in zip(queries, distances, found, strict=True):
+        assert len(set(ids.tolist())) == len(ids)
+        own = [np.linalg.norm(query.astype(float) - allowed[int(id)].astype(float)) for id in ids]
+        np.testing.assert_allclose(row, own, atol=1e-12)
 
 
-def test_a_failed_save_leaves_the_old_file(index: VectorIndex, tmp_path: Path) -> None:
-    file = tmp_path / "i"
-    index.save(file, tmp_path / "i.tmp")
-    before = file.read_bytes()
-    with pytest.raises(OSError, match="nowhere"):
-        index.save(file, tmp_path / "nowhere" / "i.tmp")
-    assert file.read_bytes() == before
+def test_many_queries_are_answered_as_few_are() -> None:
+    index = index_of(np.arange(1, 3001), person_vectors(1, 3000, spread=0.2))
+    queries = person_vectors(2, 700, spread=0.2)
+    distances, ids = index.search(queries, 3)
+    some_distances, some_ids = index.search(queries[650:655], 3)
+    np.testing.assert_array_equal(ids[650:655], some_ids)
+    np.testing.assert_allclose(distances[650:655], some_distances, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        pytest.param(lambda data: b"", id="empty"),
-        pytest.param(lambda data: data[:20], id="start only"),
-        pytest.param(lambda data: data[:-1], id="last byte lost"),
-        pytest.param(lambda data: data[: len(data) // 2], id="half"),
-        pytest.param(lambda data: data + b"x", id="a byte too many"),
-        pytest.param(lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:], id="a bit flipped"),
-        pytest.param(lambda data: b"text " * 400, id="text"),
-    ],
-)
-def test_damage_is_noticed_before_faiss_reads(
-    index: VectorIndex, tmp_path: Path, harm: Callable[[bytes], bytes]
-) -> None:
-    file = tmp_path / "i"
-    index.save(file, tmp_path / "i.tmp")
-    file.write_bytes(harm(file.read_bytes()))
-    with pytest.raises(DamagedIndexError):
-        VectorIndex.load(file, 128)
+# Large
 
 
-def test_an_index_of_other_dimensions_is_refused(index: VectorIndex, tmp_path: Path) -> None:
+@pytest.fixture
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """From 3,000 vectors on the index changes over to the sketch, which brings 100 candidates."""
+    monkeypatch.setattr("gallery.index.EXACT_ROWS_MAX", 3000)
+    monkeypatch.setattr("gallery.index.CANDIDATES", 100)
+    return 3000
+
+
+def crowd(count: int) -> FloatArray:
+    """(count, 128) vectors of many people, ten each."""
+    rng = np.random.default_rng(5)
+    people = np.repeat(rng.normal(size=(-(-count // 10), 128)), 10, axis=0)[:count]
+    return unit(people + 0.7 * rng.normal(size=(count, 128)))
+
+
+def sketched(vectors: FloatArray) -> VectorIndex:
+    index = index_of(np.arange(1, len(vectors) + 1), vectors)
+    index.settle()
+    assert index._sketch is not None
+    return index
+
+
+def test_the_changeover_happens_beside_searches_that_stay_exact(small_limit: int) -> None:
+    vectors = crowd(4000)
+    index = index_of(np.arange(1, 3001), vectors[:3000])
+    index.search(vectors[:1], 1)
+    assert index._sketching is None
+    index.add(np.arange(3001, 4001), vectors[3000:])
+    expected = nearest_by_brute_force(vectors[::100], np.arange(1, 4001), vectors, 5)
+    searches = 0
+    while index._sketch is None:
+        np.testing.assert_array_equal(index.search(vectors[::100], 5)[1], expected[1])
+        searches += 1
+        assert searches < 10_000
+    distances, ids = index.search(vectors[::100], 5)
+    assert ids[:, 0].tolist() == list(range(1, 4001, 100))
+    assert (ids == expected[1]).mean() > 0.98
+    np.testing.assert_allclose(distances[ids == expected[1]], expected[0][ids == expected[1]], atol=1e-12)
+
+
+def test_the_sketch_learns_of_additions_and_removals(small_limit: int) -> None:
+    vectors = crowd(4000)
+    index = sketched(vectors[:3500])
+    index.add(np.arange(3501, 4001), vectors[3500:])
+    index.remove(np.arange(1, 4001, 2))
+    ids = index.search(vectors, 1)[1]
+    assert (ids[1::2, 0] == np.arange(2, 4001, 2)).all()
+    assert (ids % 2 == 0).all()
+    assert len(index) == 2000
+
+
+def test_where_candidates_run_short_all_are_looked_at(small_limit: int) -> None:
+    """More photos of one person than there are candidates, all of them passed over or removed."""
+    vectors = np.concatenate([person_vectors(1, 500, spread=0.001), crowd(3000)])
+    own, others = np.arange(1, 501), np.arange(501, 3501)
+    index = sketched(vectors)
+    query = person_vectors(1, 1)
+    expected = nearest_by_brute_force(query, others, vectors[500:], 5)
+    np.testing.assert_array_equal(index.search(query, 5, exclude_ids=own)[1], expected[1])
+    index.remove(own)
+    np.testing.assert_array_equal(index.search(query, 5)[1], expected[1])
+    np.testing.assert_allclose(index.search(query, 5)[0], expected[0], atol=1e-12)
+
+
+def test_a_sketch_is_saved_and_goes_on(small_limit: int, tmp_path: Path) -> None:
+    vectors = crowd(4000)
+    index = index_of(np.arange(1, 3501), vectors[:3500])
+    index.remove(np.array([7, 8]))
+    index.save(tmp_path / "i", tmp_path / "i.tmp")  # Waits for the sketch.
+    extent = saved_extent(tmp_path / "i")
+    assert extent is not None
+    assert (extent.rows, extent.last_id, extent.has_sketch) == (3498, 3500, True)
+    again = VectorIndex.load(tmp_path / "i", 128)
+    index.add(np.arange(3501, 4001), vectors[3500:])
+    again.add(np.arange(3501, 4001), vectors[3500:])
+    again.save(tmp_path / "j", tmp_path / "j.tmp")  # Of codes from the file and codes made since.
+    third = VectorIndex.load(tmp_path / "j", 128)
+    expected = index.search(vectors[::50], 4)
+    for other in (again, third):
+        np.testing.assert_array_equal(other.search(vectors[::50], 4)[1], expected[1])
+
+
+def test_dimensions_that_can_not_be_sketched_stay_exact(small_limit: int, tmp_path: Path) -> None:
+    vectors = unit(np.random.default_rng(1).normal(size=(3100, 6)))
+    index = index_of(np.arange(1, 3101), vectors)
+    assert index.search(vectors[:20], 1)[1][:, 0].tolist() == list(range(1, 21))
     index.save(tmp_path / "i", tmp_path / "i.tmp")
-    with pytest.raises(DamagedIndexError, match="another kind"):
-        VectorIndex.load(tmp_path / "i", 64)
+    assert VectorIndex.load(tmp_path / "i", 6).search(vectors[:20], 1)[0].max() == 0
 
 
 # In the gallery
@@ -215,24 +311,130 @@ def test_a_copy_restored_by_hand_does_not_fool_the_index(
     assert "another gallery" in caplog.messages[0]
 
 
-def test_adding_is_incremental(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    added: list[int] = []
-    add = VectorIndex.add
+def test_catching_up_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    as_vectors = Store._as_vectors
 
-    def counting(self: VectorIndex, ids: np.ndarray, vectors: np.ndarray) -> None:
-        added.append(len(ids))
-        add(self, ids, vectors)
+    def counting(self: Store, blobs: list[bytes], what: str) -> FloatArray:
+        read.append(len(blobs))
+        return as_vectors(self, blobs, what)
 
-    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
-        gallery.add("Ada", templates(person_vectors(1, 50)))
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Crowd", templates(crowd(600)))
+    with Gallery.open(folder, ENCODER) as gallery:
+        monkeypatch.setattr(Store, "_as_vectors", counting)
         gallery.match(person_vectors(1, 1))
-        monkeypatch.setattr(VectorIndex, "add", counting)
-        gallery.add("Bob", templates(person_vectors(2, 3)))
-        gallery.match(person_vectors(2, 1))
-        gallery.remove("Ada")
+        assert sum(read) == 0  # The file holds all of them.
+        with Gallery.open(folder, ENCODER) as other:
+            other.add("Eve", templates(person_vectors(3, 3)))
+            other.remove("Ada")
+            read.clear()  # Of what adding compares with.
         gallery.rename("Bob", "Rob")
-        assert gallery.match(person_vectors(2, 1))[0].name == "Rob"
-    assert added == [3]
+        matches = gallery.match(np.stack([person_vectors(i, 1)[0] for i in (1, 2, 3)]))
+        assert [match.name for match in matches] == [None, "Rob", "Eve"]
+        assert sum(read) == 3
+
+
+def test_little_news_is_not_worth_a_new_file(folder: Path) -> None:
+    file = folder / "index.faiss"
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Crowd", templates(crowd(600)))
+    before = file.read_bytes()
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Eve", templates(person_vectors(3, 3)))
+        assert gallery.info().index_is_current
+    assert file.read_bytes() == before
+    assert names_found(folder) == ["Ada", "Bob"]
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert gallery.match(person_vectors(3, 1))[0].name == "Eve"
+        gallery.add("Zoe", templates(person_vectors(4, 30)))
+        assert not gallery.info().index_is_current
+    assert file.read_bytes() != before
+
+
+def test_erasing_in_a_file_that_lacks_the_newest_loses_none(folder: Path) -> None:
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Crowd", templates(crowd(600)))
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Eve", templates(person_vectors(3, 3)))  # Too few for a new file.
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.remove("Bob")
+    with Gallery.open(folder, ENCODER) as gallery:
+        matches = gallery.match(np.stack([person_vectors(i, 1)[0] for i in (1, 2, 3)]))
+    assert [match.name for match in matches] == ["Ada", None, "Eve"]
+
+
+def test_removing_overwrites_rows_of_the_file_in_place(folder: Path) -> None:
+    file = folder / "index.faiss"
+    inode, size = file.stat().st_ino, file.stat().st_size
+    with Gallery.open(folder, ENCODER) as reader:
+        assert reader.match(person_vectors(2, 1))[0].name == "Bob"
+        with Gallery.open(folder, ENCODER) as gallery:
+            gallery.remove("Bob")
+            assert (file.stat().st_ino, file.stat().st_size) == (inode, size)
+            assert person_vectors(2, 3)[1].tobytes() not in file.read_bytes()
+            assert person_vectors(1, 5)[1].tobytes() in file.read_bytes()
+        assert reader.match(person_vectors(2, 1))[0].name is None
+    assert names_found(folder) == ["Ada", None]
+
+
+def test_what_a_killed_remover_left_is_erased_by_the_next_opening(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vector = person_vectors(2, 3)[1].tobytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Gallery, "_erase_from_index", lambda self: None)
+        patch.setattr(Gallery, "_save_index", lambda self: None)
+        with Gallery.open(folder, ENCODER) as gallery:
+            gallery.remove("Bob")
+    assert vector in (folder / "index.faiss").read_bytes()
+    Gallery.open(folder).close()
+    assert vector not in (folder / "index.faiss").read_bytes()
+    assert names_found(folder) == ["Ada", None]
+
+
+def test_an_index_that_can_not_be_erased_in_place_is_deleted(folder: Path) -> None:
+    file = folder / "index.faiss"
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.match(person_vectors(1, 1))
+        data = bytearray(file.read_bytes())
+        data[-40] ^= 1
+        file.write_bytes(data)
+        gallery.remove("Bob")
+        assert not file.exists()
+    assert names_found(folder) == ["Ada", None]
+
+
+@pytest.mark.parametrize("limit", [1, 1 << 40])
+def test_a_file_replaced_while_in_use_disturbs_nobody(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Mapped or read, another process' file takes its place, and more is removed from that."""
+    monkeypatch.setattr("gallery.index_file.MAPPED_BYTES_MIN", limit)
+    queries = np.stack([person_vectors(i, 1)[0] for i in (1, 2, 3)])
+    with Gallery.open(folder, ENCODER) as reader:
+        assert [m.name for m in reader.match(queries)] == ["Ada", "Bob", None]
+        with Gallery.open(folder, ENCODER) as writer:
+            writer.add("Eve", templates(person_vectors(3, 50)))
+        assert [m.name for m in reader.match(queries)] == ["Ada", "Bob", "Eve"]
+        with Gallery.open(folder, ENCODER) as writer:
+            writer.remove("Ada")
+        assert [m.name for m in reader.match(queries)] == [None, "Bob", "Eve"]
+        with Gallery.open(folder, ENCODER) as late:
+            assert [m.name for m in late.match(queries)] == [None, "Bob", "Eve"]
+
+
+def test_every_way_of_removing_a_template_is_known_to_the_index(folder: Path) -> None:
+    """Whoever deletes rows, the database itself keeps the log that indexes catch up by."""
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.match(person_vectors(1, 1))
+        gallery.add("Twin", templates(person_vectors(1, 5)))
+        gallery.merge("Twin", "Ada")  # Has all five: these are dropped.
+        with closing(sqlite3.connect(folder / "gallery.sqlite3")) as sql:
+            logged = sql.execute("SELECT generation, template_id FROM removed_templates").fetchall()
+        assert [id for _, id in logged] == [9, 10, 11, 12, 13]
+        assert {generation for generation, _ in logged} == {gallery.info().generation}
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
 
 
 def test_a_fresh_gallery_says_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, templates, unit
+from scipy.optimize import linear_sum_assignment
 
 from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, Match
+from facepipe.faces import FloatArray, Match, MatchStatus
 from gallery import Gallery, NewTemplate
+from gallery.calibration import ImpostorModel
+from gallery.matching import MEAN_OF_NEAREST, Doubt, NearestPeople, PersonDistance, doubts
 
 
 def brute_force(
@@ -133,7 +137,9 @@ def test_one_person_has_no_runner_up(ada: KnowsAda) -> None:
 
 def test_an_empty_gallery_knows_nobody(tmp_path: Path) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
-        assert gallery.match(person_vectors(1, 2)) == (Match(None, None, 1.0), Match(None, None, 1.0))
+        nobody = Match(None, None, 1.0, reason=Doubt.NOBODY_NEAR.value)
+        assert gallery.match(person_vectors(1, 2)) == (nobody, nobody)
+        assert nobody.status is MatchStatus.UNKNOWN
 
 
 def test_no_faces_no_answers(ada: KnowsAda) -> None:
@@ -176,17 +182,197 @@ def test_what_was_removed_is_not_matched(tmp_path: Path) -> None:
         assert gallery.match(people["Eve"][:1])[0].name == "Eve"
 
 
-@pytest.mark.parametrize(("margin", "name"), [(0.0, "Ada"), (0.05, "Ada"), (0.2, None)])
-def test_a_face_between_two_people_is_nobodys(tmp_path: Path, margin: float, name: str | None) -> None:
-    def on_circle(angle: float) -> FloatArray:
-        vector = np.zeros(ENCODER.dimensions, np.float32)
-        vector[:2] = np.cos(angle), np.sin(angle)
-        return vector
+# Named, unsure, unknown
 
-    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+
+def on_circle(angle: float) -> FloatArray:
+    """A unit vector in one plane, so that distances are known."""
+    vector = np.zeros(ENCODER.dimensions, np.float32)
+    vector[:2] = np.cos(angle), np.sin(angle)
+    return vector
+
+
+@pytest.fixture
+def couple(tmp_path: Path) -> Iterator[Gallery]:
+    """Ada at angle 0 and Bob at angle 1, who are 0.96 apart."""
+    with Gallery.open(tmp_path / "couple", ENCODER, create=True) as gallery:
         gallery.add("Ada", [NewTemplate(on_circle(0.0))])
         gallery.add("Bob", [NewTemplate(on_circle(1.0))])
-        match = gallery.match(on_circle(0.45)[None], threshold_l2=1.0, min_margin_l2=margin)[0]
-    assert match.name == name
+        yield gallery
+
+
+@pytest.mark.parametrize(
+    ("margin", "name", "status", "reason"),
+    [
+        (0.0, "Ada", MatchStatus.NAMED, None),
+        (0.05, "Ada", MatchStatus.NAMED, None),
+        (0.2, None, MatchStatus.UNSURE, "between_people"),
+    ],
+)
+def test_a_face_between_two_people_is_unsure(
+    couple: Gallery, margin: float, name: str | None, status: MatchStatus, reason: str | None
+) -> None:
+    match = couple.match(on_circle(0.45)[None], threshold_l2=1.0, min_margin_l2=margin)[0]
+    assert (match.name, match.status, match.reason) == (name, status, reason)
+    assert match.candidate_name == ("Ada" if status is MatchStatus.UNSURE else None)
     assert match.distance_l2 == pytest.approx(2 * np.sin(0.225), abs=1e-5)
     assert match.runner_up_name == "Bob"
+
+
+def test_beyond_the_threshold_a_face_is_unknown_however_clear(couple: Gallery) -> None:
+    match = couple.match(on_circle(-0.9)[None], threshold_l2=0.8, min_margin_l2=0.1)[0]
+    assert (match.status, match.reason, match.candidate_name) == (MatchStatus.UNKNOWN, "nobody_near", None)
+
+
+def test_of_two_faces_of_a_person_the_farther_is_unknown_because_the_person_is_taken(
+    couple: Gallery,
+) -> None:
+    near, far = couple.match(np.stack([on_circle(-0.1), on_circle(-0.2)]))
+    assert (near.name, near.reason) == ("Ada", None)
+    assert (far.status, far.reason) == (MatchStatus.UNKNOWN, "taken")
+
+
+def test_an_unsure_face_does_not_take_the_place_of_a_clear_one(couple: Gallery) -> None:
+    """The unsure face is nearer to Ada (0.40) than the clear one (0.68)."""
+    unsure, clear = couple.match(np.stack([on_circle(0.4), on_circle(-0.7)]), min_margin_l2=0.25)
+    assert (unsure.status, unsure.candidate_name) == (MatchStatus.UNSURE, "Ada")
+    assert (clear.status, clear.name) == (MatchStatus.NAMED, "Ada")
+
+
+def test_the_codes_are_stable() -> None:
+    assert {doubt.value for doubt in Doubt} == {"nobody_near", "between_people", "taken"}
+    assert {status.value for status in MatchStatus} == {"named", "unsure", "unknown"}
+    assert {measure.value for measure in PersonDistance} == {"nearest", "k-nearest-mean", "centroid"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_one_face_a_person_is_the_best_assignment(seed: int) -> None:
+    """Against SciPy's solver, where a face may only get its nearest person: most names, least distances."""
+    rng = np.random.default_rng(seed)
+    faces, people = rng.integers(1, 9, 2)
+    distances = rng.uniform(0.3, 1.5, (faces, people + 2))
+    order = np.argsort(distances, axis=1)
+    nearest_l2 = np.take_along_axis(distances, order[:, :2], axis=1)
+    nearest = NearestPeople(order[:, 0], nearest_l2[:, 0], order[:, 1], nearest_l2[:, 1])
+    thresholds = np.full(faces, 1.0)
+    named = [doubt is None for doubt in doubts(nearest, thresholds, 0.05, True)]
+
+    gain = np.zeros_like(distances)  # More than any distance for a name, less the distance.
+    wanting = (nearest.first_l2 <= 1.0) & (nearest.second_l2 - nearest.first_l2 >= 0.05)
+    rows = np.flatnonzero(wanting)
+    gain[rows, nearest.first[rows]] = 100 - nearest.first_l2[rows]
+    chosen_rows, chosen_people = linear_sum_assignment(gain, maximize=True)
+    expected = np.zeros(faces, np.bool_)
+    expected[chosen_rows] = gain[chosen_rows, chosen_people] > 0
+    assert named == expected.tolist()
+
+
+# Whose threshold
+
+
+def thresholds(gallery: Gallery, **asked: float) -> list[float]:
+    """Those at which a face near Ada and one near Bob are judged."""
+    return [match.threshold_l2 for match in gallery.match(np.stack([on_circle(0), on_circle(1)]), **asked)]
+
+
+def test_a_persons_threshold_goes_before_the_callers_the_gallerys_and_the_encoders(couple: Gallery) -> None:
+    assert thresholds(couple) == [1.0, 1.0]
+    couple.set_threshold(0.9)
+    assert thresholds(couple) == [0.9, 0.9]
+    assert thresholds(couple, threshold_l2=0.7) == [0.7, 0.7]
+    couple.set_person_threshold("Bob", 0.3)
+    assert thresholds(couple) == [0.9, 0.3]
+    assert thresholds(couple, threshold_l2=0.7) == [0.7, 0.3]
+    couple.set_person_threshold("Bob", None)
+    couple.set_threshold(None)
+    assert thresholds(couple) == [1.0, 1.0]
+
+
+def test_a_persons_threshold_decides(couple: Gallery) -> None:
+    query = on_circle(1.4)[None]  # 0.40 from Bob
+    assert couple.match(query)[0].name == "Bob"
+    couple.set_person_threshold("Bob", 0.3)
+    strict = couple.match(query)[0]
+    assert (strict.name, strict.reason, strict.threshold_l2) == (None, "nobody_near", 0.3)
+    couple.set_person_threshold("Bob", 0.5)
+    assert couple.match(query, threshold_l2=0.1)[0].name == "Bob"
+
+
+def test_the_encoders_threshold_falls_as_the_gallery_grows(tmp_path: Path) -> None:
+    """Where the encoder knows how near strangers come, unless somebody has set a threshold."""
+    strangers = ImpostorModel(
+        far=(0.1, 1e-3, 1e-5),
+        distances_l2=(1.2, 1.0, 0.8),
+        low_l2=(1.1, 0.9, 0.7),
+        high_l2=(1.3, 1.1, 0.9),
+        people=100,
+        couples=10_000,
+    )
+    encoder = replace(ENCODER, impostors=strangers)
+    found = []
+    with Gallery.open(tmp_path, encoder, create=True) as gallery:
+        for seed in range(4):
+            gallery.add(f"person {seed}", templates(person_vectors(seed, 10**seed)))
+            found.append(gallery.match(person_vectors(0, 1))[0].threshold_l2)
+            count = sum(person.template_count for person in gallery.people())
+            assert found[-1] == gallery.default_threshold_l2 == strangers.threshold_l2(0.01, count)
+        assert found == sorted(set(found), reverse=True)
+        gallery.set_threshold(0.95)
+        assert gallery.match(person_vectors(0, 1))[0].threshold_l2 == 0.95
+    with Gallery.open(tmp_path, ENCODER) as gallery:  # Without knowledge of strangers.
+        gallery.set_threshold(None)
+        assert gallery.default_threshold_l2 == ENCODER.threshold_l2
+
+
+# What the distance to a person is
+
+
+def slow_distance(query: FloatArray, vectors: FloatArray, measure: PersonDistance) -> float:
+    exact = [np.linalg.norm(query.astype(np.float64) - vector.astype(np.float64)) for vector in vectors]
+    match measure:
+        case PersonDistance.NEAREST:
+            return float(min(exact))
+        case PersonDistance.K_NEAREST_MEAN:
+            nearest = sorted(exact)[:MEAN_OF_NEAREST]
+            return float(sum(nearest) / len(nearest))
+        case PersonDistance.CENTROID:
+            total = vectors.astype(np.float64).sum(axis=0)
+            return float(np.linalg.norm(query - total / np.sqrt((total**2).sum())))
+
+
+@pytest.mark.parametrize("measure", PersonDistance)
+def test_distances_to_people(tmp_path: Path, measure: PersonDistance) -> None:
+    people = {f"person {i}": person_vectors(i, 1 + i, spread=0.07) for i in range(6)}
+    queries = np.stack([person_vectors(i, 9, spread=0.07)[8] for i in range(6)])
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        for name, vectors in people.items():
+            gallery.add(name, templates(vectors))
+        matches = gallery.match(queries, threshold_l2=2.0, person_distance=measure)
+    for query, match in zip(queries, matches, strict=True):
+        ranking = sorted((slow_distance(query, vectors, measure), name) for name, vectors in people.items())
+        (first_l2, first), (second_l2, second) = ranking[:2]
+        assert (match.name, match.runner_up_name) == (first, second)
+        assert match.distance_l2 == pytest.approx(first_l2, abs=1e-6)
+        assert match.runner_up_distance_l2 == pytest.approx(second_l2, abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", PersonDistance)
+def test_a_person_with_very_many_photos_leaves_room_for_a_runner_up(
+    tmp_path: Path, measure: PersonDistance
+) -> None:
+    many = person_vectors(1, 200)
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(many))
+        gallery.add("Bob", templates(person_vectors(2, 1)))
+        (match,) = gallery.match(many[:1], person_distance=measure)
+    assert (match.name, match.runner_up_name) == ("Ada", "Bob")
+
+
+@pytest.mark.parametrize("measure", PersonDistance)
+def test_nobody_and_templates_that_cancel_out(tmp_path: Path, measure: PersonDistance) -> None:
+    vector = person_vectors(1, 1)
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        assert gallery.match(vector, person_distance=measure)[0].distance_l2 is None
+        gallery.add("Ada", templates(np.concatenate([vector, -vector])))
+        distance = gallery.match(vector, person_distance=measure)[0].distance_l2
+    assert distance == pytest.approx({"nearest": 0, "centroid": 1}.get(measure.value, 1), abs=1e-6)

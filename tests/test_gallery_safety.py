@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from gallery_helpers import ENCODER, person_vectors, templates
 
 from facepipe.errors import GalleryError
 from gallery import Gallery, NewTemplate
+from gallery.repair import verify
+from gallery.store import FaceTable
 
 TESTS = Path(__file__).parent
 NOBODY_ID = 65534
@@ -38,54 +39,41 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     )
 
 
-# Killed
-
-BUSY_WRITER = """
-    folder, life = sys.argv[1], int(sys.argv[2])
-    for step in range(10_000):
-        name = f"life {life} step {step}"
-        with Gallery.open(folder, ENCODER, create=True) as gallery:
-            gallery.add(name, templates(person_vectors(1000 * life + step, 3)))
-            print("added", name, flush=True)
-            if step % 3 == 2:
-                print("removing", name, flush=True)
-                gallery.remove(name)
-                print("removed", name, flush=True)
-"""
+# Killed and crowded, by tests/crash_gallery.py
 
 
-def test_killed_writers_lose_nothing_acknowledged(tmp_path: Path) -> None:
-    added: set[str] = set()
-    removed: set[str] = set()
-    unsure: set[str] = set()
-    for life in range(6):
-        writer = start(BUSY_WRITER, tmp_path / "g", life)
-        assert writer.stdout is not None
-        first = writer.stdout.readline()
-        time.sleep(random.Random(life).uniform(0, 0.3))
-        writer.send_signal(signal.SIGKILL)
-        words = [line.rstrip("\n").split(" ", 1) for line in [first, *writer.communicate()[0].splitlines()]]
-        added |= {name for word, name in words if word == "added"}
-        removed |= {name for word, name in words if word == "removed"}
-        unsure |= {name for word, name in words if word == "removing"}
-        with Gallery.open(tmp_path / "g", ENCODER) as gallery:
-            people = gallery.people()
-            names = {person.name for person in people}
-            assert added - unsure <= names
-            assert not names & removed
-            assert len(names - added) <= life + 1  # At most one a life was stored but not yet acknowledged.
-            assert all(person.template_count == 3 for person in people)
-            queries = np.concatenate([gallery.vectors(person.name) for person in people])
-            matches = gallery.match(queries, one_person_per_photo=False)
-            assert [m.name for m in matches] == [person.name for person in people for _ in range(3)]
-        assert sorted(f.name for f in (tmp_path / "g").iterdir() if ".new-" not in f.name) == [
-            "gallery.sqlite3",
-            "index.faiss",
-        ]
-    assert len(added) >= 6
+def test_two_hundred_killed_processes_lose_nothing_acknowledged(memory_folder: Path) -> None:
+    """SIGKILL while enrolling, removing, merging, matching and saving the index."""
+    done = crash_script("--count", "200", "--seed", "7", "--folder", memory_folder)
+    tally = dict(re.findall(r"(\w+)=(\d+)", done))
+    assert tally["kills"] == "200"
+    # The moments are within changes indeed: some were kept whole, others left no trace.
+    assert min(int(tally[which]) for which in ("acknowledged", "halfway_done", "halfway_undone")) >= 10
 
 
-# Crowded
+def test_four_writers_and_four_readers_at_once(memory_folder: Path) -> None:
+    done = crash_script("--count", "0", "--crowd", "3", "--folder", memory_folder)
+    changes, looks = re.findall(r"(\d+) (?:changes|looks)", done)
+    assert int(changes) >= 8
+    assert int(looks) >= 4
+
+
+@pytest.fixture
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
+    """In memory where possible: what a killed process wrote is there without a disk, and much sooner."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else tmp_path
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)
+
+
+def crash_script(*arguments: object) -> str:
+    """What it printed; it fails by itself where anything is lost."""
+    command = [sys.executable, TESTS / "crash_gallery.py", *arguments]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
 
 CROWD_WRITER = """
     folder, writer, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -166,10 +154,10 @@ def test_a_change_that_fails_half_way_changes_nothing(
         gallery.add("Ada", templates(person_vectors(1, 2)))
         insert = gallery._store._insert
 
-        def failing_insert(person_id: int, new: NewTemplate) -> int:
+        def failing_insert(table: FaceTable, owner: dict[str, int], new: NewTemplate) -> int:
             if np.array_equal(new.embedding, person_vectors(2, 5)[3]):
                 raise KeyboardInterrupt
-            return insert(person_id, new)
+            return insert(table, owner, new)
 
         monkeypatch.setattr(gallery._store, "_insert", failing_insert)
         with pytest.raises(KeyboardInterrupt):
@@ -180,29 +168,55 @@ def test_a_change_that_fails_half_way_changes_nothing(
         assert len(gallery.add("Bob", templates(person_vectors(2, 5)))) == 5
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
-def test_a_full_disk_changes_nothing(tmp_path: Path) -> None:
-    """A limit on the size of files stands for the full disk."""
-    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
-        gallery.add("Ada", templates(person_vectors(1, 20)))
-    code = """
+# Full
+
+ADD_TOO_MUCH = """
+    from facepipe.errors import GalleryError
+    gallery = Gallery.open(sys.argv[1], ENCODER)
+    if sys.argv[2] == "limit":
         import resource, signal
-        from facepipe.errors import GalleryError
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        gallery = Gallery.open(sys.argv[1], ENCODER)
         resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, 150_000))
-        try:
-            gallery.add("Bob", templates(person_vectors(2, 1000)))
-        except GalleryError as error:
-            print(error)
-        gallery.close()
-    """
-    child = start(code, tmp_path / "g")
+    try:
+        gallery.add("Bob", templates(person_vectors(2, 1000)))
+    except GalleryError as error:
+        print(error)
+    gallery.close()
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 KB; only root may make one, and not in every container."""
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True).returncode:
+        pytest.skip("no file system of a chosen size can be made here")
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
+def test_a_full_quota_changes_nothing(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the quota."""
+    require_nothing_changes_on_a_full_disk(tmp_path / "g", "limit")
+
+
+def test_a_full_disk_changes_nothing(small_disk: Path) -> None:
+    require_nothing_changes_on_a_full_disk(small_disk / "g", "disk")
+
+
+def require_nothing_changes_on_a_full_disk(folder: Path, kind: str) -> None:
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 20)))
+    child = start(ADD_TOO_MUCH, folder, kind)
     said, _ = child.communicate()
     assert child.returncode == 0
     assert "gallery.sqlite3" in said
     assert said.count("\n") == 1
-    with Gallery.open(tmp_path / "g", ENCODER) as gallery:
+    assert verify(folder, ENCODER) == ()
+    with Gallery.open(folder, ENCODER) as gallery:
         assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 20)]
         assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
 
@@ -273,6 +287,29 @@ def test_a_read_only_gallery_is_read_and_refuses_changes(
     finally:
         folder.chmod(0o700)
     assert said == ["True True", "['Ada', 'Zoe']", "Ada", *["refused"] * 5]
+    assert (folder / "gallery.sqlite3").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root gives files away")
+def test_a_gallery_of_another_owner_is_one_clear_error(public_folder: Path) -> None:
+    """Private galleries are closed to everybody else."""
+    folder = public_folder / "g"
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 3)))
+    before = (folder / "gallery.sqlite3").read_bytes()
+    code = """
+    from gallery.repair import verify, repair
+    for act in (lambda: Gallery.open(folder), lambda: Gallery.open(folder, ENCODER, create=True),
+                lambda: verify(folder), lambda: repair(folder)):
+        try:
+            act()
+        except GalleryError as error:
+            print(error)
+    """
+    said, _ = start(AS_ANYBODY + code, folder).communicate()
+    assert [("Permission denied" in line, str(folder) in line) for line in said.splitlines()] == [
+        (True, True)
+    ] * 4
     assert (folder / "gallery.sqlite3").read_bytes() == before
 
 

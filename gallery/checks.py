@@ -1,0 +1,122 @@
+"""Is a gallery whole? Every row against its checksum, every vector, every reference."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from facepipe.errors import GalleryError
+from gallery.codec import Codec
+from gallery.records import UNIT_LENGTH_TOLERANCE, Finding, clean_name
+from gallery.schema import CHECKED_COLUMNS, row_checksum
+
+_VECTOR_DTYPE = np.dtype("<f4")
+
+Row = Mapping[str, Any]
+"""A row as stored, by column."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowCheck:
+    """Judges rows by themselves.
+
+    Attributes:
+        dimensions: Length of a vector.
+        codec: Between row and meaning.
+        checksums: False where the schema had none yet.
+    """
+
+    dimensions: int
+    codec: Codec
+    checksums: bool = True
+
+    def fault(self, table: str, row: Row) -> tuple[str, str] | None:
+        """Code and reason why a row is not to be trusted; None: it is."""
+        checked = CHECKED_COLUMNS[table].split(", ")
+        if self.checksums and row["checksum"] != row_checksum(*(row[column] for column in checked)):
+            return "checksum", "its checksum is not that of its bytes"
+        try:
+            if table == "people":
+                return self._fault_of_name(row["name"])
+            if "vector" in checked:
+                return self._fault_of_vector(row["vector"])
+        except GalleryError as error:
+            return "vector" if "vector" in checked else "name", str(error)
+        return None
+
+    def _fault_of_name(self, stored: Any) -> tuple[str, str] | None:
+        name = self.codec.open("name", stored)
+        if not isinstance(name, str) or clean_name(name) != name:
+            return "name", f"the name {name!r} is not as names are stored"
+        return None
+
+    def _fault_of_vector(self, stored: Any) -> tuple[str, str] | None:
+        data = self.codec.open("vector", stored)
+        expected_bytes = self.dimensions * _VECTOR_DTYPE.itemsize
+        if not isinstance(data, bytes) or len(data) != expected_bytes:
+            return "vector", f"its vector is not of {self.dimensions} numbers"
+        length = float(np.linalg.norm(np.frombuffer(data, _VECTOR_DTYPE).astype(np.float64)))
+        if not abs(length - 1) <= UNIT_LENGTH_TOLERANCE:  # So that NaN and infinity count as bad too.
+            return "vector", f"its vector has length {length:.4g}, expected 1"
+        return None
+
+
+def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Finding]:
+    """What is wrong with the database, inside a transaction on it."""
+    for row in _rows(sql, "PRAGMA integrity_check"):
+        if row["integrity_check"] != "ok":
+            yield Finding("database", row["integrity_check"])
+    for table in CHECKED_COLUMNS:
+        for row in _rows(sql, f"SELECT * FROM {table}"):
+            fault = check.fault(table, row)
+            if fault:
+                id = row["key" if table == "settings" else "id"]
+                yield Finding(fault[0], f"{table} {id}: {fault[1]}")
+    for query, code, message in _REFERENCES:
+        for row in _rows(sql, query):
+            yield Finding(code, message.format(id=row["id"]))
+
+
+_REFERENCES = (
+    (
+        "SELECT id FROM templates WHERE person_id NOT IN (SELECT id FROM people)",
+        "reference",
+        "templates {id}: its person is not there",
+    ),
+    (
+        "SELECT id FROM people WHERE id NOT IN (SELECT person_id FROM templates)",
+        "reference",
+        "people {id}: no template is there",
+    ),
+    (
+        "SELECT id FROM templates WHERE id NOT IN"
+        " (SELECT MIN(id) FROM templates GROUP BY person_id, photo_sha256, vector)",
+        "duplicate",
+        "templates {id}: the same face of the same photo and person is there before",
+    ),
+)
+
+
+def _rows(sql: sqlite3.Connection, query: str) -> Iterator[Row]:
+    # Closed where the file is damaged too: an open cursor would keep the file open.
+    with closing(sql.execute(query)) as cursor:
+        columns = [column[0] for column in cursor.description]
+        for values in cursor:
+            yield dict(zip(columns, values, strict=True))
+
+
+def summarised(findings: Iterator[Finding], limit: int) -> Iterator[Finding]:
+    """The first `limit` findings of each code, and how many more there are."""
+    counts: dict[str, int] = {}
+    for finding in findings:
+        counts[finding.code] = counts.get(finding.code, 0) + 1
+        if counts[finding.code] <= limit:
+            yield finding
+    for code, count in counts.items():
+        if count > limit:
+            yield Finding(code, f"{count - limit} more of this kind")

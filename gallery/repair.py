@@ -1,0 +1,336 @@
+"""A damaged gallery made whole again from all that can be read and trusted; the rest is put aside."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from facepipe.errors import GalleryError
+from facepipe.files import atomic_write_bytes
+from gallery.checks import Row, RowCheck, summarised
+from gallery.codec import PlainCodec, secret_of_environment
+from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
+from gallery.gallery import INDEX_FILE, STORE_FILE, Gallery
+from gallery.index import VectorIndex
+from gallery.index_file import DamagedIndexError
+from gallery.records import EncoderIdentity, Finding
+from gallery.schema import CHECKED_COLUMNS, creating_statements
+from gallery.store import Store, codec_of_settings
+
+FINDINGS_MAX = 10
+"""Of each kind that are told; further ones are counted."""
+_INDEX_LOOKS = 3
+_BETWEEN_LOOKS_S = 0.05
+QUARANTINE_FILE = "quarantine.jsonl"
+"""One JSON object a row: table, reason, columns; bytes as {"base64": ...}."""
+_REPAIRED_FILE = "repaired.sqlite3"
+_PROBED_IDS_MAX = 10_000_000
+_OWN_IDS = ("people", "templates", "unknown_faces")
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """What was mended.
+
+    Attributes:
+        findings: What was wrong before; empty: nothing, and nothing was done.
+        templates: How many are in the gallery now.
+        quarantined: Number of rows that could be read but not trusted.
+        aside: The folder with the damaged file as it was and the rows in quarantine; None: only the index
+            was made again. It holds personal data: delete it when it is not needed any more.
+    """
+
+    findings: tuple[Finding, ...]
+    templates: int
+    quarantined: int
+    aside: Path | None
+
+
+def verify(
+    path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None
+) -> tuple[Finding, ...]:
+    """Check a gallery from its database's pages to its index; empty: it is whole.
+
+    Raises:
+        GalleryError: There is no gallery, it is of another encoder than `encoder`, of a newer facepipe, or
+            the key is not its own.
+    """
+    try:
+        with Gallery.open(path, encoder, secret=secret) as gallery:
+            with gallery._store.reading():
+                found = tuple(summarised(gallery._store.findings(), FINDINGS_MAX))
+            return found or _lasting_index_findings(gallery.path / INDEX_FILE, gallery._store)
+    except DamagedDatabaseError as error:
+        return (Finding("database", str(error)),)
+
+
+def _lasting_index_findings(file: Path, store: Store) -> tuple[Finding, ...]:
+    """Other processes save the index and erase from it meanwhile: a second look tells that from a fault."""
+    for _ in range(_INDEX_LOOKS):
+        found = tuple(_index_findings(file, store))
+        if not found:
+            break
+        time.sleep(_BETWEEN_LOOKS_S)
+    return found
+
+
+def _index_findings(file: Path, store: Store) -> Iterator[Finding]:
+    """An index file that is missing or behind is no fault: the next use catches it up."""
+    try:
+        index = VectorIndex.load(file, store.encoder.dimensions)
+    except FileNotFoundError:
+        return
+    except DamagedIndexError as error:
+        yield Finding("index", f"{file}: damaged: {error}")
+        return
+    with store.reading():
+        yield from _differences(file, index, store)
+
+
+def _differences(file: Path, index: VectorIndex, store: Store) -> Iterator[Finding]:
+    if not store.went_through(index.state):
+        yield Finding("index", f"{file}: belongs to another gallery")
+        return
+    index.remove(store.removed_after(index.state.generation))
+    compared = 0
+    for ids, vectors in store.vectors_after(0):
+        held = np.intersect1d(ids, index.ids[compared : compared + len(ids)])
+        compared += len(held)
+        if len(held) != np.count_nonzero(ids <= index.last_id):
+            yield Finding("index", f"{file}: does not hold the templates of the database")
+            return
+        if not np.array_equal(index.vectors_of(held), vectors[: len(held)]):
+            yield Finding("index", f"{file}: holds other vectors than the database")
+            return
+    if compared != len(index):
+        yield Finding("index", f"{file}: holds templates that are not in the database")
+
+
+def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None) -> Repair:
+    """Make a gallery whole. No other process may have it open.
+
+    A bad index is made again. Where the database is damaged, it is built anew from all rows that can be read
+    and that agree with their checksums; the damaged file and the rows that are not to be trusted are put
+    into a folder beside the gallery first.
+
+    Args:
+        path: The gallery's folder.
+        encoder: Whose vectors it holds; needed only where the gallery can't say so itself any more.
+        secret: The key of an encrypted gallery; None: that of the environment.
+
+    Raises:
+        GalleryError: Not even the encoder can be read, or another process has the gallery open.
+    """
+    path = Path(path).resolve()
+    findings = verify(path, secret=secret)
+    aside, quarantined = None, 0
+    if any(finding.code != "index" for finding in findings):
+        aside, quarantined = _rebuild(path, encoder, secret or secret_of_environment())
+    with Gallery.open(path, secret=secret) as gallery:
+        if findings:
+            gallery.rebuild_index()
+        return Repair(findings, gallery.info().templates, quarantined, aside)
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """What could be read of a table.
+
+    Attributes:
+        name: Of the table.
+        columns: Names, as the file has them.
+        rows: Values by rowid.
+        refused: Rows that are not to be trusted, with the reason.
+    """
+
+    name: str
+    columns: list[str]
+    rows: dict[int, tuple[Any, ...]]
+    refused: list[tuple[Row, str]] = field(default_factory=list)
+
+    def row(self, rowid: int) -> Row:
+        return dict(zip(self.columns, self.rows[rowid], strict=True))
+
+    def value(self, rowid: int, column: str) -> Any:
+        return self.rows[rowid][self.columns.index(column)]
+
+    def refuse(self, rowid: int, reason: str) -> None:
+        self.refused.append((self.row(rowid), reason))
+        del self.rows[rowid]
+
+    def refuse_faulty(self, check: RowCheck) -> None:
+        for rowid in list(self.rows):
+            fault = check.fault(self.name, self.row(rowid))
+            if fault:
+                self.refuse(rowid, fault[1])
+
+
+def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> tuple[Path, int]:
+    """Answers the folder with what was put aside, and the number of rows in quarantine."""
+    file = path / STORE_FILE
+    with open_alone(file) as sql:
+        tables = {name: _readable(sql, name) for name in CHECKED_COLUMNS}
+        last_ids = {name: max([*tables[name].rows, _last_id(sql, name)]) for name in _OWN_IDS}
+        _refuse(file, tables, encoder, secret)
+        aside = _put_aside(path, tables)
+        generation = max(_largest(sql, "generation", "meta"), _largest(sql, "generation", "vector_states"))
+        create_database(aside / _REPAIRED_FILE, _statements(tables, last_ids, generation + 1))
+        replace_database(sql, file, aside / _REPAIRED_FILE)
+    return aside, sum(len(table.refused) for table in tables.values())
+
+
+# Reading what can be read
+
+
+def _readable(sql: sqlite3.Connection, name: str) -> _Table:
+    """All rows up to the damage, from the end down to it, and those between that can be read singly."""
+    columns: list[tuple[str]] = []
+    _read(sql, f"SELECT name FROM pragma_table_info('{name}')", columns)
+    table = _Table(name, [column for (column,) in columns], {})
+    query = f"SELECT rowid, {', '.join(table.columns)} FROM {name} NOT INDEXED"
+    found: list[tuple[Any, ...]] = []
+    if columns and not _read(sql, f"{query} ORDER BY rowid", found):
+        gap = max((rowid for rowid, *_ in found), default=0) + 1
+        _read(sql, f"{query} ORDER BY rowid DESC", found)
+        last = min((rowid for rowid, *_ in found if rowid >= gap), default=_last_id(sql, name))
+        for rowid in range(gap, min(last + 1, gap + _PROBED_IDS_MAX)):
+            _read(sql, f"{query} WHERE rowid = {rowid}", found)
+    table.rows.update((rowid, tuple(values)) for rowid, *values in found)
+    return table
+
+
+def _read(sql: sqlite3.Connection, query: str, into: list[tuple[Any, ...]]) -> bool:
+    """Append the rows; answers whether it went well to the end."""
+    try:
+        for row in sql.execute(query):
+            into.append(row)
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
+def _last_id(sql: sqlite3.Connection, name: str) -> int:
+    """The last id that was given; 0: it can't be read, or none was."""
+    return _largest(sql, "seq", f"sqlite_sequence WHERE name = '{name}'")
+
+
+def _largest(sql: sqlite3.Connection, column: str, source: str) -> int:
+    found: list[tuple[Any, ...]] = []
+    _read(sql, f"SELECT {column} FROM {source}", found)
+    return max((value for (value,) in found if isinstance(value, int)), default=0)
+
+
+# Judging it
+
+
+def _refuse(
+    file: Path, tables: dict[str, _Table], encoder: EncoderIdentity | None, secret: bytes | None
+) -> None:
+    """Take out what is not to be trusted."""
+    meta, settings, people, templates = (tables[n] for n in ("meta", "settings", "people", "templates"))
+    has_checksums = "checksum" in meta.columns
+    for table in (meta, settings):
+        table.refuse_faulty(RowCheck(0, PlainCodec(), has_checksums))
+    if not meta.rows:
+        meta.rows[1] = _meta_row(file, meta, encoder)
+    known = {row["key"]: row["value"] for row in map(settings.row, settings.rows)}
+    dimensions = meta.value(1, "dimensions")
+    check = RowCheck(dimensions, codec_of_settings(file, known, secret), has_checksums)
+    for name in _OWN_IDS:
+        tables[name].refuse_faulty(check)
+    _refuse_twins(people, ("name",))
+    for rowid in list(templates.rows):
+        if templates.value(rowid, "person_id") not in people.rows:
+            templates.refuse(rowid, "its person is not there")
+    _refuse_twins(templates, ("person_id", "photo_sha256", "vector"))
+    inhabited = {templates.value(rowid, "person_id") for rowid in templates.rows}
+    for rowid in list(people.rows):
+        if rowid not in inhabited:
+            people.refuse(rowid, "no template is there")
+
+
+def _meta_row(file: Path, meta: _Table, encoder: EncoderIdentity | None) -> tuple[Any, ...]:
+    if encoder is None:
+        raise GalleryError(
+            f"{file}: not even the encoder can be read: say which it was with --encoder-weights NAME, or "
+            "restore a backup"
+        )
+    known = {
+        "encoder_name": encoder.name,
+        "encoder_fingerprint": encoder.fingerprint,
+        "dimensions": encoder.dimensions,
+        "threshold_l2": encoder.threshold_l2,
+    }
+    return tuple(known.get(column) for column in meta.columns)
+
+
+def _refuse_twins(table: _Table, columns: tuple[str, ...]) -> None:
+    """Keep the first of rows that should differ in `columns`."""
+    seen = set()
+    for rowid in sorted(table.rows):
+        key = tuple(table.value(rowid, column) for column in columns)
+        if key in seen:
+            table.refuse(rowid, "it is there before")
+        seen.add(key)
+
+
+# Writing
+
+
+def _put_aside(path: Path, tables: dict[str, _Table]) -> Path:
+    """Copy the damaged files and write the refused rows into a private folder beside the gallery."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.damaged-{stamp}-", dir=path.parent))
+    file = path / STORE_FILE
+    for part in (file, *logs_of(file)):
+        if part.exists() and not part.name.endswith("-shm"):
+            atomic_write_bytes(aside / part.name, part.read_bytes())
+    lines = [
+        json.dumps({"table": table.name, "reason": reason, "columns": _as_json(row)})
+        for table in tables.values()
+        for row, reason in table.refused
+    ]
+    atomic_write_bytes(aside / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines).encode())
+    return aside
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    return {
+        column: {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value
+        for column, value in row.items()
+    }
+
+
+def _statements(
+    tables: dict[str, _Table], last_ids: dict[str, int], generation: int
+) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """What makes the gallery anew; ids stay as they are, and none is ever given again."""
+    meta = tables["meta"].row(1)
+    encoder = EncoderIdentity(
+        meta["encoder_name"], meta["encoder_fingerprint"], meta["dimensions"], meta["threshold_l2"]
+    )
+    yield from creating_statements(encoder)
+    yield "UPDATE meta SET generation = ?", (generation,)
+    yield "INSERT INTO vector_states VALUES (?, ?)", (generation, secrets.token_bytes(16))
+    for name in ("settings", *_OWN_IDS):
+        table = tables[name]
+        columns = [column for column in table.columns if column != "checksum"]
+        marks = ", ".join("?" * len(columns))
+        for rowid in sorted(table.rows):
+            values = [table.value(rowid, column) for column in columns]
+            yield f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", tuple(values)
+        yield f"UPDATE {name} SET checksum = row_checksum({CHECKED_COLUMNS[name]})", ()
+    for name, last_id in last_ids.items():
+        yield "DELETE FROM sqlite_sequence WHERE name = ?", (name,)
+        yield "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, last_id)

@@ -1,0 +1,149 @@
+"""The commands that care for a gallery: verify, repair, backup, forget, encrypt."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from cli_helpers import facepipe
+from gallery_helpers import bytes_in, person_vectors, template
+
+from facepipe.images import photo_sha256
+from facepipe.pipeline import card_identity
+from gallery import EncoderIdentity, Gallery
+from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
+from weights.registry import DEFAULT_ENCODER, load_card
+
+
+@pytest.fixture(scope="module")
+def encoder() -> EncoderIdentity:
+    """The default encoder, so that commands open the gallery without more words."""
+    return card_identity(load_card(DEFAULT_ENCODER).card)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, encoder: EncoderIdentity, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gallery of Ada and Bob, in the folder the commands run in."""
+    for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with Gallery.open(tmp_path / "g", encoder, create=True) as gallery:
+        gallery.add("Ada", [template(v, f"ada{i}") for i, v in enumerate(person_vectors(1, 3))])
+        gallery.add("Bob", [template(v, f"bob{i}") for i, v in enumerate(person_vectors(2, 2))])
+    return tmp_path / "g"
+
+
+def names(folder: Path) -> list[str]:
+    return [line.split()[1] for line in facepipe("gallery", "list", "--gallery", folder).lines]
+
+
+def spoil(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as connection:
+        connection.execute("UPDATE templates SET source = 'elsewhere' WHERE id = 2")
+        connection.commit()
+
+
+def test_verify_and_repair(folder: Path) -> None:
+    here = ("--gallery", folder)
+    whole = facepipe("gallery", "verify", *here)
+    assert (whole.code, whole.out, whole.err) == (0, "", f"facepipe: {folder} is whole\n")
+    assert "nothing was done" in facepipe("gallery", "repair", *here).err
+    spoil(folder)
+    bad = facepipe("gallery", "verify", "--json", *here)
+    assert bad.code == 1
+    assert [json.loads(line)["code"] for line in bad.lines] == ["checksum"]
+    assert "gallery repair" in bad.err
+    mended = facepipe("gallery", "repair", *here)
+    assert mended.code == 0
+    assert mended.lines == ["checksum: templates 2: its checksum is not that of its bytes"]
+    assert "with 4 faces" in mended.err
+    assert "delete it" in mended.err
+    (aside,) = folder.parent.glob("g.damaged-*")
+    assert str(aside) in mended.err
+    assert facepipe("gallery", "verify", *here).code == 0
+
+
+def test_verify_says_when_there_is_no_gallery(folder: Path) -> None:
+    said = facepipe("gallery", "verify", "--gallery", folder / "none")
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert not (folder / "none").exists()
+
+
+def test_verify_may_require_an_encoder(folder: Path) -> None:
+    assert facepipe("gallery", "verify", "--encoder-weights", DEFAULT_ENCODER, "--gallery", folder).code == 0
+
+
+def test_backup_and_merge_from(folder: Path) -> None:
+    assert facepipe("gallery", "backup", "copy", "--gallery", folder).code == 0
+    again = facepipe("gallery", "backup", "copy", "--gallery", folder)
+    assert (again.code, "holds a gallery already" in again.err) == (1, True)
+    facepipe("gallery", "remove", "Ada", "--gallery", folder)
+    assert names(folder) == ["Bob"]
+    said = facepipe("gallery", "merge-from", "copy", "--gallery", folder)
+    assert said.err == f"facepipe: 3 new faces in {folder}\n"
+    assert names(folder) == names(Path("copy")) == ["Ada", "Bob"]
+
+
+def test_a_bad_archive_makes_no_gallery(folder: Path) -> None:
+    Path("bad.zip").write_bytes(b"no archive")
+    said = facepipe("gallery", "import", "bad.zip", "--gallery", "new")
+    assert (said.code, "bad.zip" in said.err) == (1, True)
+    assert not Path("new").exists()
+    assert facepipe("gallery", "export", "good.zip", "--gallery", folder).code == 0
+    assert facepipe("gallery", "import", "good.zip", "--gallery", "new").code == 0
+    assert names(Path("new")) == ["Ada", "Bob"]
+
+
+def test_forget_a_photo_by_its_path_or_its_bytes(folder: Path, encoder: EncoderIdentity) -> None:
+    Path("copy of ada0.jpg").write_text("ada0")  # Whose hash is that of the photo enrolled as ada0.
+    assert photo_sha256("copy of ada0.jpg") == template(person_vectors(1, 1)[0], "ada0").photo_sha256
+    said = facepipe("gallery", "forget", "--photo", "copy of ada0.jpg", "--gallery", folder)
+    assert said.err == "facepipe: erased 1 faces of copy of ada0.jpg\n"
+    assert "1 faces" in facepipe("gallery", "forget", "--photo", "photos/ada1.jpg", "--gallery", folder).err
+    assert bytes_in(folder, [b"photos/ada0.jpg", b"photos/ada1.jpg"]) == []
+    with Gallery.open(folder, encoder) as gallery:
+        assert [t.source for t in gallery.templates("Ada")] == ["photos/ada2.jpg"]
+
+
+def test_thresholds(folder: Path) -> None:
+    def thresholds() -> list[float | None]:
+        with Gallery.open(folder) as gallery:
+            return [gallery.threshold_l2, *(person.threshold_l2 for person in gallery.people())]
+
+    here = ("--gallery", folder)
+    assert facepipe("gallery", "threshold", "0.75", *here).code == 0
+    assert facepipe("gallery", "threshold", "0.5", "--person", "Bob", *here).code == 0
+    assert thresholds() == [0.75, None, 0.5]
+    assert facepipe("gallery", "threshold", "--reset", *here).code == 0
+    assert thresholds() == [None, None, 0.5]
+    for wrong in ([], ["0.5", "--reset"], ["-1"], ["nan"]):
+        assert facepipe("gallery", "threshold", *wrong, *here).code == 2
+    assert facepipe("gallery", "threshold", "0.5", "--person", "Eve", *here).code == 1
+    assert thresholds() == [None, None, 0.5]
+
+
+def test_encrypt_and_decrypt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography", reason="needs the [encryption] extra")
+    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+    here = ("--gallery", folder)
+    assert facepipe("gallery", "encrypt", *here).code == 2
+    Path("key").write_text("correct horse\n")
+    Path("wrong").write_text("incorrect horse\n")
+    assert facepipe("gallery", "encrypt", "--key-file", "key", *here).code == 0
+    assert bytes_in(folder, [b"Ada", b"photos/"]) == []
+    for arguments, complaint in (([], "give its key"), (["--key-file", "wrong"], "not the gallery's key")):
+        said = facepipe("gallery", "list", *arguments, *here)
+        assert (said.code, said.out, complaint in said.err, said.err.count("\n")) == (1, "", True, 1)
+    listed = facepipe("gallery", "list", "--key-file", "key", *here)
+    assert [line.split()[1] for line in listed.lines] == ["Ada", "Bob"]
+    assert facepipe("gallery", "list", *here).code == 1  # The key of one command is not that of the next.
+    monkeypatch.setenv(KEY_VARIABLE, "incorrect horse")
+    assert facepipe("gallery", "list", "--key-file", "key", *here).code == 0
+    monkeypatch.setenv(KEY_VARIABLE, "correct horse")
+    assert facepipe("gallery", "verify", *here).code == 0
+    assert facepipe("gallery", "decrypt", *here).code == 0
+    monkeypatch.delenv(KEY_VARIABLE)
+    assert names(folder) == ["Ada", "Bob"]
