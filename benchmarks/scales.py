@@ -16,7 +16,7 @@ import click
 import cv2
 import numpy as np
 
-from facepipe.cli_options import Setup, with_setup
+from facepipe.commands.options import Setup, with_setup
 from facepipe.detector import FaceDetector
 from facepipe.faces import FloatArray, UInt8Array
 from facepipe.images import read_image

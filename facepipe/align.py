@@ -137,6 +137,31 @@ def similarity_matrix(
     return matrix
 
 
+def crop_scales(
+    landmarks: FloatArray, template: str = "arcface_112", size_px: int | None = None
+) -> FloatArray:
+    """float32 (n,): crop pixels per photo pixel of faces' landmarks (n, 5, 2); above 1 a face is enlarged.
+
+    Raises:
+        LandmarkError: As `similarity_matrix`.
+    """
+    scales = [_scale(similarity_matrix(points, template, size_px)) for points in landmarks]
+    return np.array(scales, np.float32)
+
+
+def alignable(landmarks: FloatArray, template: str = "arcface_112") -> npt.NDArray[np.bool_]:
+    """bool (n,): which faces' landmarks (n, 5, 2) determine an alignment; others are a `LandmarkError`."""
+    return np.array([_is_alignable(points, template) for points in landmarks], np.bool_)
+
+
+def _is_alignable(points: FloatArray, template: str) -> bool:
+    try:
+        similarity_matrix(points, template)
+    except LandmarkError:
+        return False
+    return True
+
+
 def template_misfit(landmarks: FloatArray, template: str = "arcface_112") -> FloatArray:
     """How badly faces fit a template after the best alignment: turned away, or with landmarks gone astray.
 

@@ -21,7 +21,7 @@ from facepipe.networks import (
     COUNTER_SUFFIX,
     build_network,
     layout_difference,
-    load_parameters,
+    network_of_card,
     serving_module,
 )
 from facepipe.retinaface import published as retinaface_names
@@ -128,9 +128,7 @@ def import_checkpoint(
         embedding=embedding,
         **_provenance(file),
     )
-    network = build_network(layout.architecture, embedding.dimensions if embedding else None)
-    load_parameters(network, parameters, str(file))
-    return write_pair(network, card, folder or user_folder())
+    return write_pair(network_of_card(card, parameters, str(file)), card, folder or user_folder())
 
 
 def write_pair(
@@ -159,9 +157,7 @@ def write_pair(
     _require_train_extra()
     parameters = _stored(network, half_storage)
     _require_finite(parameters, card.name)
-    written = build_network(card.architecture, card.embedding.dimensions if card.embedding else None)
-    load_parameters(written, parameters, card.name)
-    serving = serving_module(written)
+    serving = serving_module(network_of_card(card, parameters, card.name))
     onnx = export_onnx(serving, card, half_storage=half_storage)
     _require_agreement(serving, onnx, card)
     arrays = {name: tensor.numpy() for name, tensor in parameters.items()}

@@ -106,9 +106,22 @@ class FaceDetector:
         """The faces of one RGB uint8 photo (h, w, 3), most confident first, in its pixels."""
         return self.detect_batch([photo])[0]
 
-    def detect_batch(self, photos: Sequence[UInt8Array]) -> list[Faces]:
-        """The faces of several photos of any sizes; levels of equal size go through the network together."""
-        levels = [level for i, photo in enumerate(photos) for level in self._levels(i, photo)]
+    def detect_batch(
+        self, photos: Sequence[UInt8Array], sizes_wh: Sequence[tuple[int, int]] | None = None
+    ) -> list[Faces]:
+        """The faces of several photos of any sizes; levels of equal size go through the network together.
+
+        Args:
+            photos: RGB uint8 (h, w, 3) each.
+            sizes_wh: Width and height of the frames that the faces are told in, where the photos are reduced
+                copies of larger ones; None: the photos' own.
+        """
+        sizes_wh = sizes_wh or [photo.shape[1::-1] for photo in photos]
+        levels = [
+            level
+            for i, (photo, size_wh) in enumerate(zip(photos, sizes_wh, strict=True))
+            for level in self._levels(i, photo, size_wh)
+        ]
         found: dict[int, list[Faces]] = defaultdict(list)
         by_size: dict[tuple[int, int], list[_Level]] = defaultdict(list)
         for level in levels:
@@ -116,23 +129,32 @@ class FaceDetector:
         for size, group in by_size.items():
             for level, faces in zip(group, self._run(group, size), strict=True):
                 found[level.photo].append(level.to_photo(faces))
-        return [self._merge(found[i], photo) for i, photo in enumerate(photos)]
+        return [self._merge(found[i], size_wh) for i, size_wh in enumerate(sizes_wh)]
 
-    def _levels(self, index: int, photo: UInt8Array) -> list[_Level]:
+    def _levels(self, index: int, photo: UInt8Array, size_wh: tuple[int, int]) -> list[_Level]:
         """The photo at every scale it needs, finest first."""
         _check_photo(photo)
         height, width = photo.shape[:2]
         long_side = max(width, height)
-        scale = min(1.0, (self.options.max_side or long_side) / long_side)
+        scale = self._finest_scale(long_side)
         image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
-        levels = [_Level(index, image, (width, height))]
+        levels = [_Level(index, image, size_wh)]
         while not self.options.single_scale and long_side * scale > _COARSEST_LONG_SIDE:
             scale /= _COARSER_BY
             image = _resized(image, width * scale, height * scale)
             levels[-1] = replace(levels[-1], largest_face_px=_LARGEST_FACE_PX)
             least = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
-            levels.append(_Level(index, image, (width, height), least_face_px=least))
+            levels.append(_Level(index, image, size_wh, least_face_px=least))
         return levels
+
+    def _finest_scale(self, long_side: int) -> float:
+        return min(1.0, (self.options.max_side or long_side) / long_side)
+
+    def input_size_wh(self, photo: UInt8Array) -> tuple[int, int]:
+        """Width and height of the largest input that the network sees of a photo (h, w, 3)."""
+        height, width = photo.shape[:2]
+        scale = self._finest_scale(max(width, height))
+        return _padded(round(width * scale)), _padded(round(height * scale))
 
     def _run(self, group: list[_Level], size_wh: tuple[int, int]) -> list[Faces]:
         width, height = size_wh
@@ -156,15 +178,14 @@ class FaceDetector:
             decode_landmarks(landmarks[likely], anchors[likely], variances),
         )
 
-    def _merge(self, levels: list[Faces], photo: UInt8Array) -> Faces:
-        height, width = photo.shape[:2]
+    def _merge(self, levels: list[Faces], size_wh: tuple[int, int]) -> Faces:
         faces = Faces(
             np.concatenate([faces.boxes_xyxy for faces in levels]),
             np.concatenate([faces.scores for faces in levels]),
             np.concatenate([faces.landmarks for faces in levels]),
         )
         faces = faces.select(non_maximum_suppression(faces.boxes_xyxy, faces.scores, self.options.nms_iou))
-        inside = np.clip(faces.boxes_xyxy, 0, np.array([width, height, width, height], np.float32))
+        inside = np.clip(faces.boxes_xyxy, 0, np.tile(np.array(size_wh, np.float32), 2))
         faces = Faces(inside, faces.scores, faces.landmarks)
         faces = faces.select(faces.sizes_px >= max(self.options.min_face_px, 1.0))
         return faces.select(range(len(faces))[: self.options.top_k])
@@ -184,7 +205,7 @@ class _Level:
     def padded_size(self) -> tuple[int, int]:
         """Width and height of the network's input."""
         height, width = self.image.shape[:2]
-        return -(-width // _PAD_TO) * _PAD_TO, -(-height // _PAD_TO) * _PAD_TO
+        return _padded(width), _padded(height)
 
     def to_photo(self, faces: Faces) -> Faces:
         """The faces that are this level's to find, in pixels of the photo."""
@@ -199,6 +220,10 @@ class _Level:
 def _check_photo(photo: UInt8Array) -> None:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or 0 in photo.shape:
         raise ValueError(f"expected an RGB uint8 photo (h, w, 3), got {photo.dtype} {photo.shape}")
+
+
+def _padded(side: int) -> int:
+    return max(1, -(-side // _PAD_TO)) * _PAD_TO
 
 
 def _resized(image: UInt8Array, width: float, height: float) -> UInt8Array:

@@ -25,10 +25,21 @@ _NEEDED = {
     "pillow": "PIL",
     "safetensors": "safetensors",
     "scikit-image": "skimage",
+    "scipy": "scipy",
     "tqdm": "tqdm",
 }
 """Package to the module that it is imported as."""
-_OPTIONAL = ("pillow-heif", "torch", "torchvision", "facenet-pytorch", "onnx")
+_OPTIONAL = (
+    "pillow-heif",
+    "cryptography",
+    "lxml",
+    "watchdog",
+    "openvino",
+    "torch",
+    "torchvision",
+    "facenet-pytorch",
+    "onnx",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,20 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.faces import Faces, FloatArray, Match, MatchStatus, UInt8Array
 
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 _KNOWN_RGB = (0, 214, 90)
+_UNSURE_RGB = (255, 230, 80)
 _UNKNOWN_RGB = (255, 160, 0)
 _NOT_ASKED_RGB = (200, 200, 200)
+_RGB = {
+    MatchStatus.NAMED: _KNOWN_RGB,
+    MatchStatus.UNSURE: _UNSURE_RGB,
+    MatchStatus.UNKNOWN: _UNKNOWN_RGB,
+}
 _INK_RGB = (0, 0, 0)
 
 _TEXT_OF_FACE = 0.22  # letter height as a share of the face's size
@@ -42,10 +48,11 @@ _NO_CHARACTER = "\U0010ffff"
 def draw_faces(image: UInt8Array, faces: Faces) -> UInt8Array:
     """An annotated copy of a photo.
 
-    Each face gets its box, its landmarks and a label: green with the name where a gallery knows it, orange
-    where it does not, gray with the detector's score where no gallery was asked. Numbers after names are
-    Euclidean distances. Lines and letters grow with photo and face. Labels stay inside the photo, are
-    shortened where they don't fit, and keep off each other where there is room.
+    Each face gets its box, its landmarks and a label: green with the name where a gallery knows it, yellow
+    with a question mark where it is unsure, orange where it knows nobody, gray with the detector's score
+    where no gallery was asked. Numbers after names are Euclidean distances. Lines and letters grow with photo
+    and face. Labels stay inside the photo, are shortened where they don't fit, and keep off each other where
+    there is room.
 
     Names are written in any script that a common font on this system has; accents that no font has are left
     off, other letters show as boxes. Names longer than 24 letters are shortened.
@@ -90,14 +97,14 @@ def _style(image: UInt8Array, faces: Faces, row: int) -> _Style:
         return _Style("", f"{faces.scores[row]:.2f}", _NOT_ASKED_RGB, text_px)
     match = faces.matches[row]
     number = "" if match.distance_l2 is None else f"{match.distance_l2:.2f}"
-    if match.name is None:
-        return _Style("unknown", number, _UNKNOWN_RGB, text_px)
-    return _Style(_printable(match.name), number, _KNOWN_RGB, text_px)
+    return _Style(_label(match), number, _RGB[match.status], text_px)
 
 
-def _printable(name: str) -> str:
-    letters = "".join(letter if letter.isprintable() else " " for letter in name)
-    return letters if len(letters) <= _MAX_LETTERS else f"{letters[: _MAX_LETTERS - 3]}..."
+def _label(match: Match) -> str:
+    """The label without what can't be printed, and shortened where it is long."""
+    letters = "".join(letter if letter.isprintable() else " " for letter in match.label)
+    mark = "?" if match.status is MatchStatus.UNSURE else ""
+    return letters if len(letters) <= _MAX_LETTERS else f"{letters[: _MAX_LETTERS - 3]}...{mark}"
 
 
 def _draw_outline(pen: ImageDraw.ImageDraw, style: _Style, box: FloatArray, points: FloatArray) -> None:

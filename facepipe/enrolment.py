@@ -9,13 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from facepipe.errors import LandmarkError, PhotoError, UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, find_photos, photo_sha256, read_image
+from facepipe.crops import box_of, encode_crop
+from facepipe.errors import PhotoError, UsageError
+from facepipe.images import (
+    DEFAULT_MAX_PIXELS,
+    PHOTO_SUFFIXES,
+    find_photos,
+    photo_sha256,
+    read_image,
+)
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import EnrolRules, Judgement, judge
+from facepipe.quality import EnrolRules, judge
 from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate
+from gallery.audit import FaceRemark, remarks_on_new
 from gallery.records import clean_name
 
 _log = logging.getLogger("facepipe")
@@ -54,19 +61,22 @@ class EnrolReport:
         outcome: Stored, stored before, refused by the rules, or not readable.
         reasons: Codes of `facepipe.quality.Reason` that speak against the photo, also where it was forced.
         sentence: The same for people to read; empty where there is nothing to say.
+        warnings: What is odd about the face beside the gallery's others; it was stored all the same.
     """
 
     photo: PersonPhoto
     outcome: Outcome
     reasons: tuple[str, ...] = ()
     sentence: str = ""
+    warnings: tuple[FaceRemark, ...] = ()
 
     def __str__(self) -> str:
-        remark = f": {self.sentence.removeprefix(f'{self.photo.path}: ')}" if self.sentence else ""
-        return f"{self.outcome.value:<9} {self.photo.name}  {self.photo.path}{remark}"
+        said = [self.sentence.removeprefix(f"{self.photo.path}: "), *(f"warning: {w}" for w in self.warnings)]
+        remark = "; ".join(words for words in said if words)
+        return f"{self.outcome.value:<9} {self.photo.name}  {self.photo.path}{remark and f': {remark}'}"
 
     def to_json(self) -> str:
-        """One line of JSON: `{"photo", "name", "outcome", "reasons", "sentence"}`."""
+        """One line of JSON: `{"photo", "name", "outcome", "reasons", "sentence", "warnings"}`."""
         return record_to_json(
             {
                 "photo": self.photo.path,
@@ -74,6 +84,7 @@ class EnrolReport:
                 "outcome": self.outcome.value,
                 "reasons": self.reasons,
                 "sentence": self.sentence,
+                "warnings": [warning.to_dict() for warning in self.warnings],
             }
         )
 
@@ -134,17 +145,20 @@ def enrol(
     *,
     rules: EnrolRules | None = None,
     force: bool = False,
+    keep_crops: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Iterator[EnrolReport]:
     """Store the face of each photo as a template of its person, one transaction a photo.
 
-    Enrolling the same photo again changes nothing. What was reported as stored is on disk.
+    Enrolling the same photo again changes nothing. What was reported as stored is on disk. A face that looks
+    like another person's, or unlike the person's others, is stored with a warning.
 
     Args:
         pipeline: With a gallery.
         photos: Whom to learn from what.
         rules: What a face must have.
         force: Take the largest face of a photo that breaks the rules, if it has any face.
+        keep_crops: Store the pictures of the faces too.
         max_pixels: Largest photo read.
 
     Raises:
@@ -156,8 +170,8 @@ def enrol(
         raise UsageError("enrolling needs a gallery")
     for photo in photos:
         try:
-            report = _enrol_photo(pipeline, gallery, photo, rules, force, max_pixels)
-        except (PhotoError, LandmarkError) as error:
+            report = _enrol_photo(pipeline, gallery, photo, rules, force, keep_crops, max_pixels)
+        except PhotoError as error:
             report = EnrolReport(photo, Outcome.FAILED, sentence=str(error))
         yield report
 
@@ -168,6 +182,7 @@ def _enrol_photo(
     photo: PersonPhoto,
     rules: EnrolRules | None,
     force: bool,
+    keep_crops: bool,
     max_pixels: int,
 ) -> EnrolReport:
     digest = photo_sha256(photo.path)
@@ -178,23 +193,19 @@ def _enrol_photo(
     judgement = judge(image, faces, rules)
     reasons = tuple(refusal.reason.value for refusal in judgement.refusals)
     sentence = "; ".join(refusal.sentence for refusal in judgement.refusals)
-    if judgement.face is None or (reasons and not force):
+    if judgement.face is None or judgement.measures is None or (reasons and not force):
         return EnrolReport(photo, Outcome.REFUSED, reasons, sentence)
-    gallery.add(photo.name, [_template(pipeline, image, faces, judgement, photo.path, digest)])
-    return EnrolReport(photo, Outcome.ENROLLED, reasons, sentence)
-
-
-def _template(
-    pipeline: FacePipeline, image: UInt8Array, faces: Faces, judgement: Judgement, path: Path, digest: str
-) -> NewTemplate:
-    assert judgement.face is not None
-    face = pipeline.encoder.embed(image, faces.select([judgement.face]))
-    assert face.embeddings is not None
-    left, top, right, bottom = (float(v) for v in face.boxes_xyxy[0])
-    return NewTemplate(
-        embedding=face.embeddings[0],
-        source=str(path.resolve()),
-        box_xyxy=(left, top, right, bottom),
-        quality=judgement.sharpness,
+    face = faces.select([judgement.face])
+    crops = pipeline.encoder.align(image, face)
+    embedding = pipeline.encoder.encode(crops)[0]
+    warnings = remarks_on_new(gallery, photo.name, embedding)
+    template = NewTemplate(
+        embedding=embedding,
+        source=str(photo.path.resolve()),
+        box_xyxy=box_of(face, 0),
+        quality=judgement.measures.sharpness,
         photo_sha256=digest,
+        crop=encode_crop(crops[0]) if keep_crops else None,
     )
+    gallery.add(photo.name, [template])
+    return EnrolReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)

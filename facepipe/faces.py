@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Self
 
 import numpy as np
@@ -16,17 +17,28 @@ LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Order of the five landmarks; left and right as the viewer of the photo sees them."""
 
 
+class MatchStatus(Enum):
+    """How sure a gallery is of a face. The values are stable codes for reports."""
+
+    NAMED = "named"
+    UNSURE = "unsure"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True, slots=True)
 class Match:
     """What a gallery says of one face.
 
     Attributes:
-        name: The person, or None where nobody is near enough (unknown).
+        name: The person, or None where the face is not named.
         distance_l2: Euclidean distance to the nearest person, accepted or not; None where the face was not
             compared (empty gallery, or a face not good enough).
         threshold_l2: Largest distance at which the face would have been named.
         runner_up_name: The next nearest *other* person, or None where there is none.
         runner_up_distance_l2: Euclidean distance to the runner-up.
+        candidate_name: Who an unsure face may be: near enough, but not clearly this person and no other.
+        reason: Why the face is not named, a stable code: of `gallery.matching.Doubt`, or of
+            `facepipe.quality.Reason` for a face that was not compared. None where it is named.
     """
 
     name: str | None
@@ -34,6 +46,22 @@ class Match:
     threshold_l2: float
     runner_up_name: str | None = None
     runner_up_distance_l2: float | None = None
+    candidate_name: str | None = None
+    reason: str | None = None
+
+    @property
+    def status(self) -> MatchStatus:
+        """Named, unsure (see `candidate_name`) or unknown."""
+        if self.name is not None:
+            return MatchStatus.NAMED
+        return MatchStatus.UNKNOWN if self.candidate_name is None else MatchStatus.UNSURE
+
+    @property
+    def label(self) -> str:
+        """Whose face it is, for people to read: `Ada`, `Ada?` where that is unsure, or `unknown`."""
+        if self.candidate_name is not None:
+            return f"{self.candidate_name}?"
+        return self.name or "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +74,8 @@ class Faces:
         boxes_xyxy: float32 (n, 4), left, top, right, bottom.
         scores: float32 (n,), detector confidence in 0..1, falling.
         landmarks: float32 (n, 5, 2), x and y in the order of `LANDMARK_NAMES`.
-        embeddings: float32 (n, d), unit length, or None before encoding.
+        embeddings: float32 (n, d), unit length, or None before encoding. A row of NaN is a face that was not
+            encoded: its landmarks determine no alignment, or it is not good enough to be compared.
         matches: n answers of a gallery, or None before matching.
 
     Raises:
@@ -100,7 +129,7 @@ class Faces:
         """These faces with their vectors, float32 (n, d)."""
         return replace(self, embeddings=embeddings)
 
-    def with_matches(self, matches: Sequence[Match]) -> Self:
+    def with_matches(self, matches: Iterable[Match]) -> Self:
         """These faces with what a gallery said of them, one answer a face."""
         return replace(self, matches=tuple(matches))
 

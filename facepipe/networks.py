@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from facepipe.errors import MissingExtraError, WeightsError
+from weights.card import WeightCard
 from weights.registry import Weight
 from weights.storage import read_parameters
 
@@ -16,12 +17,16 @@ COUNTER_SUFFIX = ".num_batches_tracked"
 """BatchNorm's count of training batches: no part of what a weight computes, so weight files go without it."""
 
 
-def build_network(architecture: str, dimensions: int | None = None) -> nn.Module:
+def build_network(
+    architecture: str, dimensions: int | None = None, parameters: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """The network of this name, with random weights, in training mode.
 
     Args:
         architecture: As on a card, such as "facenet_dense".
         dimensions: Length of an encoder's vectors; None for a detector.
+        parameters: Of such a network, which say how wide and deep it is where the name leaves that open
+            ("facenet_dense"); they are not loaded. None: the usual size.
 
     Raises:
         WeightsError: The name is unknown, or an encoder's `dimensions` are missing.
@@ -35,6 +40,8 @@ def build_network(architecture: str, dimensions: int | None = None) -> nn.Module
         raise WeightsError(f"unknown architecture {architecture!r}; known are {known}")
     if dimensions is None:
         raise WeightsError(f"{architecture} is an encoder: say how many dimensions its vectors have")
+    if parameters is not None and architecture in builders.sized_by_parameters:
+        return builders.sized_by_parameters[architecture](dimensions, parameters)
     return builders.encoders[architecture](dimensions)
 
 
@@ -57,13 +64,23 @@ def load_network(weight: Weight) -> nn.Module:
         WeightsError: A file is missing or damaged, or holds other parameters than the architecture's.
         MissingExtraError: torch is not installed.
     """
-    card = weight.card
-    network = build_network(card.architecture, card.embedding.dimensions if card.embedding else None)
+    _builders()  # without torch, say so before files are read
     import torch
 
     parameters = {name: torch.from_numpy(array) for name, array in read_parameters(weight).items()}
-    load_parameters(network, parameters, str(weight.parameters_path))
-    return network.eval()
+    return network_of_card(weight.card, parameters, str(weight.parameters_path)).eval()
+
+
+def network_of_card(card: WeightCard, parameters: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network that a card describes, with these parameters.
+
+    Raises:
+        WeightsError: They are not those of the card's architecture; names `source`.
+    """
+    dimensions = card.embedding.dimensions if card.embedding else None
+    network = build_network(card.architecture, dimensions, parameters)
+    load_parameters(network, parameters, source)
+    return network
 
 
 def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
@@ -111,6 +128,7 @@ def _some(names: tuple[str, ...]) -> str:
 class _Builders(NamedTuple):
     detectors: dict[str, Callable[[], nn.Module]]
     encoders: dict[str, Callable[[int], nn.Module]]
+    sized_by_parameters: dict[str, Callable[[int, Mapping[str, Tensor]], nn.Module]]
 
 
 def _builders() -> _Builders:
@@ -130,4 +148,5 @@ def _builders() -> _Builders:
             "facenet_mobilenet": facenet.facenet_mobilenet,
             "facenet_inception_resnet_v1": facenet.facenet_inception_resnet_v1,
         },
+        {"facenet_dense": facenet.facenet_dense_like},
     )

@@ -7,15 +7,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
+from facepipe.crops import cut_face
 from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, UsageError
-from facepipe.faces import FloatArray, UInt8Array
+from facepipe.faces import UInt8Array
+from facepipe.files import atomic_write_bytes
 from facepipe.images import write_image
 from facepipe.pipeline import PhotoResult
 
-_CROP_MARGIN = 0.25
 _NAME_IN_FILE = 40
 """Letters of a person's name in a file's: a name may have 200, which no file system takes."""
 _WRITABLE = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -60,9 +59,9 @@ class PictureFolder:
         assert result.photo is not None
         assert result.faces is not None
         matches = result.faces.matches or [None] * len(result.faces)
-        names = [match.name if match and match.name else "unknown" for match in matches]
+        names = [match.name or match.status.value if match else "unknown" for match in matches]
         return [
-            self._write(self._crop_target(result.path, i, name), _cut(result.photo, box))
+            self._write(self._crop_target(result.path, i, name), cut_face(result.photo, box))
             for i, (name, box) in enumerate(zip(names, result.faces.boxes_xyxy, strict=True))
         ]
 
@@ -82,6 +81,18 @@ class PictureFolder:
         make_folder(target.parent)
         write_image(target, picture)
         return target
+
+
+def write_page(file: Path, html: str) -> None:
+    """Write a page, whole or not at all.
+
+    Raises:
+        OutputError: The file can't be written.
+    """
+    try:
+        atomic_write_bytes(file, html.encode("utf-8"))
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written ({error.strerror}); choose another place") from error
 
 
 def make_folder(folder: Path) -> None:
@@ -107,13 +118,3 @@ def require_place(file: Path) -> None:
         raise OutputError(f"{file}: is a folder; name a file")
     if not os.access(file.parent, os.W_OK):
         raise OutputError(f"{file}: its folder may not be written; choose another")
-
-
-def _cut(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
-    """The box with a margin, inside the photo, at least one pixel."""
-    height, width = photo.shape[:2]
-    margin = _CROP_MARGIN * (box_xyxy[2:] - box_xyxy[:2])
-    left, top = np.floor(np.maximum(box_xyxy[:2] - margin, 0)).astype(int)
-    right, bottom = np.ceil(np.minimum(box_xyxy[2:] + margin, (width, height))).astype(int)
-    left, top = min(left, width - 1), min(top, height - 1)
-    return np.ascontiguousarray(photo[top : max(bottom, top + 1), left : max(right, left + 1)])

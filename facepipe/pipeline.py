@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
+from facepipe.align import align_faces, alignable
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import LandmarkError, PhotoError, UsageError, WeightsError
-from facepipe.faces import Faces, Match, UInt8Array
+from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError
+from facepipe.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
-from facepipe.quality import NamingRules, recognisable
+from facepipe.quality import (
+    MEASURED_PX,
+    MEASURED_TEMPLATE,
+    NamingRules,
+    Reason,
+    reasons_by_place,
+    sharpness,
+)
 from facepipe.runtime import RuntimeChoice, choose_runtime
 from gallery import EncoderIdentity, Gallery
+from gallery.calibration import ImpostorModel
+from gallery.matching import PersonDistance
 from weights.card import WeightCard
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
@@ -106,8 +117,10 @@ class FacePipeline:
         return self.detector.detect(photo)
 
     def embed(self, photo: UInt8Array) -> Faces:
-        """The faces with their vectors."""
-        return self.encoder.embed(photo, self.detector.detect(photo))
+        """The faces with their vectors; a row of NaN where the landmarks determine no alignment."""
+        faces = self.detector.detect(photo)
+        rows = np.flatnonzero(alignable(faces.landmarks))
+        return self._with_vectors(faces, rows, self.encoder.align(photo, faces.select(rows)))
 
     def identify(
         self,
@@ -116,36 +129,105 @@ class FacePipeline:
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
         rules: NamingRules | None = None,
+        person_distance: PersonDistance = PersonDistance.NEAREST,
     ) -> Faces:
-        """The faces with their vectors and what the gallery says of them.
+        """The faces with what the gallery says of them, and the vectors of those it was asked about.
 
-        Faces that are not good enough to be compared (see `NamingRules`) are unknown, without a distance.
+        Faces that are not good enough to be compared (see `NamingRules`) are unknown, without a distance,
+        and their vectors are rows of NaN.
 
         Args:
             photo: RGB uint8 (h, w, 3).
-            threshold_l2: Largest distance at which a face is named; None: the encoder's default.
+            threshold_l2: Largest distance at which a face is named; None: as `Gallery.match` has it.
             one_person_per_photo: Whether a person is given to one face at most.
             rules: Which faces are compared at all, and how clear an answer must be.
+            person_distance: What the distance to a person is.
 
         Raises:
             UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
         """
-        gallery = self._require_gallery()
-        threshold_l2 = self._threshold(threshold_l2)
-        faces = self.embed(photo)
-        assert faces.embeddings is not None
         rules = rules or NamingRules()
-        compared = np.flatnonzero(recognisable(photo, faces, rules))
-        answers = gallery.match(
-            faces.embeddings[compared],
-            threshold_l2=threshold_l2,
-            min_margin_l2=rules.min_margin_l2,
-            one_person_per_photo=one_person_per_photo,
+        self.threshold_l2(threshold_l2)
+        faces = self.detector.detect(photo)
+        reasons, crops = self.crops_to_compare(photo, faces, rules)
+        faces = self._with_vectors(faces, rows_to_compare(reasons), crops)
+        return faces.with_matches(
+            self.name(
+                faces,
+                reasons,
+                threshold_l2=threshold_l2,
+                min_margin_l2=rules.min_margin_l2,
+                one_person_per_photo=one_person_per_photo,
+                person_distance=person_distance,
+            )
         )
-        matches = [Match(None, None, threshold_l2)] * len(faces)
-        for row, answer in zip(compared, answers, strict=True):
-            matches[row] = answer
-        return faces.with_matches(matches)
+
+    def crops_to_compare(
+        self, photo: UInt8Array, faces: Faces, rules: NamingRules, reduction: float = 1.0
+    ) -> tuple[list[Reason | None], UInt8Array]:
+        """Which faces are to be compared, as the encoder wants them.
+
+        Args:
+            photo: RGB uint8 (h, w, 3), or a reduced copy of it.
+            faces: In pixels of the photo itself.
+            rules: Which faces are compared at all.
+            reduction: Pixels of the photo per pixel of the copy.
+
+        Returns:
+            Why each face is not compared, None where it is; and the crops of those that are, in their order.
+        """
+        reasons = reasons_by_place(faces, rules)
+        rows = rows_to_compare(reasons)
+        seen = faces.select(rows)
+        seen = replace(seen, landmarks=in_reduced_copy(seen.landmarks, reduction))
+        crops = self.encoder.align(photo, seen)
+        sharp = sharpness(self._measured_crops(photo, seen, crops)) >= rules.min_sharpness
+        for row in rows[~sharp]:
+            reasons[row] = Reason.TOO_BLURRED
+        return reasons, crops[sharp]
+
+    def name(
+        self,
+        faces: Faces,
+        reasons: Sequence[Reason | None],
+        *,
+        threshold_l2: float | None = None,
+        min_margin_l2: float = NamingRules().min_margin_l2,
+        one_person_per_photo: bool = True,
+        person_distance: PersonDistance = PersonDistance.NEAREST,
+    ) -> list[Match]:
+        """What the gallery says of faces with vectors; those with a reason against it are not compared.
+
+        Raises:
+            UsageError: As `identify`.
+        """
+        threshold_l2 = self.threshold_l2(threshold_l2)
+        assert faces.embeddings is not None
+        answers = iter(
+            self._require_gallery().match(
+                faces.embeddings[rows_to_compare(reasons)],
+                threshold_l2=threshold_l2,
+                min_margin_l2=min_margin_l2,
+                one_person_per_photo=one_person_per_photo,
+                person_distance=person_distance,
+            )
+        )
+        return [
+            next(answers) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
+            for reason in reasons
+        ]
+
+    def _measured_crops(self, photo: UInt8Array, faces: Faces, crops: UInt8Array) -> UInt8Array:
+        """The faces as `sharpness` wants them: the encoder's own crops, where they are so."""
+        encoder = self.encoder
+        if (encoder.embedding.alignment, encoder.input_size_px) == (MEASURED_TEMPLATE, MEASURED_PX):
+            return crops
+        return align_faces(photo, faces.landmarks, MEASURED_TEMPLATE)
+
+    def _with_vectors(self, faces: Faces, rows: npt.NDArray[np.intp], crops: UInt8Array) -> Faces:
+        vectors = np.full((len(faces), self.encoder.embedding.dimensions), np.nan, np.float32)
+        vectors[rows] = self.encoder.encode(crops)
+        return faces.with_embeddings(vectors)
 
     def identify_files(
         self,
@@ -153,6 +235,7 @@ class FacePipeline:
         *,
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
+        person_distance: PersonDistance = PersonDistance.NEAREST,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Iterator[PhotoResult]:
         """`identify` for files, one after the other; a photo that fails is reported and passed over.
@@ -160,26 +243,48 @@ class FacePipeline:
         Raises:
             UsageError: As `identify`, before the first photo.
         """
-        self._require_gallery()
-        threshold_l2 = self._threshold(threshold_l2)
+        threshold_l2 = self.threshold_l2(threshold_l2)
 
         def named(photo: UInt8Array) -> Faces:
-            return self.identify(photo, threshold_l2=threshold_l2, one_person_per_photo=one_person_per_photo)
+            return self.identify(
+                photo,
+                threshold_l2=threshold_l2,
+                one_person_per_photo=one_person_per_photo,
+                person_distance=person_distance,
+            )
 
         return process_files(paths, named, max_pixels)
+
+    def threshold_l2(self, asked_l2: float | None = None) -> float:
+        """Largest distance at which a face is named, for people without a threshold of their own.
+
+        Raises:
+            UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
+        """
+        threshold_l2 = self._require_gallery().default_threshold_l2 if asked_l2 is None else asked_l2
+        if asked_l2 is None and not threshold_l2:
+            raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
+        if not 0 <= threshold_l2 <= 2:
+            raise UsageError(f"threshold: expected 0..2, the distances of unit vectors, got {threshold_l2}")
+        return threshold_l2
 
     def _require_gallery(self) -> Gallery:
         if self.gallery is None:
             raise UsageError("this pipeline was opened without a gallery: give its folder to name faces")
         return self.gallery
 
-    def _threshold(self, asked_l2: float | None) -> float:
-        threshold_l2 = self.encoder.embedding.threshold_l2 if asked_l2 is None else asked_l2
-        if threshold_l2 is None:
-            raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
-        if not 0 <= threshold_l2 <= 2:
-            raise UsageError(f"threshold: expected 0..2, the distances of unit vectors, got {threshold_l2}")
-        return threshold_l2
+
+def in_reduced_copy(points: FloatArray, reduction: float) -> FloatArray:
+    """Points of a photo in pixels of a copy with `reduction` times fewer of them a side.
+
+    Whole numbers are the middles of pixels in both, as warps have it.
+    """
+    return (points - np.float32((reduction - 1) / 2)) / np.float32(reduction)
+
+
+def rows_to_compare(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
+    """The rows without a reason against it."""
+    return np.array([row for row, reason in enumerate(reasons) if reason is None], np.intp)
 
 
 def process_files(
@@ -201,9 +306,14 @@ def card_identity(card: WeightCard) -> EncoderIdentity:
     """What binds a gallery to an encoder. Without a measured threshold nobody is named by default.
 
     Raises:
-        WeightsError: The card is not an encoder's.
+        WeightsError: The card is not an encoder's, or its numbers on strangers are damaged.
     """
     if card.embedding is None:
         raise WeightsError(f"{card.name} is a {card.kind}, not an encoder")
     embedding = card.embedding
-    return EncoderIdentity(card.name, card.fingerprint, embedding.dimensions, embedding.threshold_l2 or 0.0)
+    try:
+        impostors = ImpostorModel.from_dict(embedding.impostors) if embedding.impostors else None
+    except DataError as error:
+        raise WeightsError(f"card of {card.name}: {error}: install the weight again") from error
+    threshold_l2 = embedding.threshold_l2 or 0.0
+    return EncoderIdentity(card.name, card.fingerprint, embedding.dimensions, threshold_l2, impostors)

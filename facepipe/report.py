@@ -33,6 +33,9 @@ CSV_COLUMNS = (
     "threshold_l2",
     "runner_up",
     "runner_up_distance_l2",
+    "status",
+    "candidate",
+    "reason",
 )
 
 
@@ -87,14 +90,14 @@ def csv_rows(result: PhotoResult) -> list[list[Any]]:
 
 
 def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
-    """Write the vectors of all faces to an .npz of `paths`, `boxes` (n, 4), `embeddings` (n, d).
+    """Write the vectors of all encoded faces to an .npz of `paths`, `boxes` (n, 4), `embeddings` (n, d).
 
     Arrays only, no pickle. Returns the number of faces.
 
     Raises:
         OutputError: The file can't be written.
     """
-    found = [(result.path, result.faces) for result in results if result.faces is not None]
+    found = [(result.path, _encoded(result.faces)) for result in results if result.faces is not None]
     paths = [_text(path) for path, faces in found for _ in range(len(faces))]
     vectors = [faces.embeddings for _, faces in found if faces.embeddings is not None]
     buffer = io.BytesIO()
@@ -111,6 +114,12 @@ def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
     return len(paths)
 
 
+def _encoded(faces: Faces) -> Faces:
+    if faces.embeddings is None:
+        return faces
+    return faces.select(np.flatnonzero(np.isfinite(faces.embeddings).all(axis=1)))
+
+
 def _in_words(faces: Faces, i: int) -> str:
     left, top, right, bottom = (round(float(v)) for v in faces.boxes_xyxy[i])
     place = f"at {left},{top} {right - left}x{bottom - top} px, score {faces.scores[i]:.2f}"
@@ -121,7 +130,8 @@ def _in_words(faces: Faces, i: int) -> str:
     runner_up = ""
     if match.runner_up_name is not None and match.runner_up_distance_l2 is not None:
         runner_up = f", next {match.runner_up_name} {match.runner_up_distance_l2:.2f}"
-    return f"{match.name or 'unknown':<24} {distance}{runner_up}  ({place})"
+    doubt = "" if match.reason is None else f", {match.reason.replace('_', ' ')}"
+    return f"{match.label:<24} {distance}{runner_up}  ({place}{doubt})"
 
 
 def _csv_line(cells: Sequence[Any]) -> str:
@@ -140,6 +150,9 @@ def _face(faces: Faces, i: int) -> dict[str, Any]:
         "distance_l2": _distance(match.distance_l2) if match else None,
         "threshold_l2": _distance(match.threshold_l2) if match else None,
         "runner_up": _runner_up(match) if match else None,
+        "status": match.status.value if match else None,
+        "candidate": match.candidate_name if match else None,
+        "reason": match.reason if match else None,
     }
 
 
@@ -153,7 +166,8 @@ def _csv_face(faces: Faces, i: int) -> list[Any]:
     face = _face(faces, i)
     runner_up = face["runner_up"] or {"name": None, "distance_l2": None}
     values = [*face["box_xyxy"], face["score"], face["name"], face["distance_l2"], face["threshold_l2"]]
-    return ["" if v is None else v for v in [*values, runner_up["name"], runner_up["distance_l2"]]]
+    values += [runner_up["name"], runner_up["distance_l2"], face["status"], face["candidate"], face["reason"]]
+    return ["" if value is None else value for value in values]
 
 
 def _rounded(value: Any, digits: int) -> float:

@@ -1,10 +1,13 @@
-"""Where networks run: ONNX Runtime on the CPU by default, torch for CUDA or on request."""
+"""Where networks run: ONNX Runtime on the CPU by default, OpenVINO or torch on request, torch for CUDA."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 import cv2
@@ -17,10 +20,13 @@ from weights.registry import Weight
 
 if TYPE_CHECKING:
     import onnxruntime
+    import openvino
     import torch
 
-RuntimeName = Literal["auto", "onnx", "torch"]
+Engine = Literal["onnx", "openvino", "torch"]
+RuntimeName = Literal["auto", "onnx", "openvino", "torch"]
 RUNTIME_NAMES: tuple[str, ...] = get_args(RuntimeName)
+_ENGINES: dict[Engine, str] = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "torch": "torch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,48 +34,65 @@ class RuntimeChoice:
     """What runs where; made by `choose_runtime`, which checks that it exists here.
 
     Attributes:
-        runtime: "onnx" or "torch".
+        runtime: "onnx", "openvino" or "torch".
         device: "cpu", "cuda" or "cuda:N".
         threads: Threads within one operation on the CPU.
+        calls: How many calls of a network are to run side by side on the CPU, each on `threads` threads.
     """
 
-    runtime: Literal["onnx", "torch"]
+    runtime: Engine
     device: str
     threads: int
+    calls: int = 1
 
     def __str__(self) -> str:
-        engine = "ONNX Runtime" if self.runtime == "onnx" else "torch"
-        return f"{engine} on {self.device}" + (f", {self.threads} threads" if self.device == "cpu" else "")
+        threads = f", {self.threads * self.calls} threads" if self.device == "cpu" else ""
+        return f"{_ENGINES[self.runtime]} on {self.device}{threads}"
 
 
 class Network(Protocol):
-    """A loaded network: one float32 batch (n, 3, h, w) in, its outputs as float32 arrays out."""
+    """A loaded network: one float32 batch (n, 3, h, w) in, its outputs as float32 arrays out.
+
+    Threads may share it.
+    """
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """The outputs in the network's own order."""
 
 
 def choose_runtime(
-    runtime: RuntimeName = "auto", device: str = "auto", threads: int | None = None
+    runtime: RuntimeName = "auto", device: str = "auto", threads: int | None = None, calls: int = 1
 ) -> RuntimeChoice:
     """Decide what to use. "auto" is ONNX Runtime on the CPU; a CUDA device asks for torch.
+
+    In 32-bit floats OpenVINO takes 0.89 to 1.04 of ONNX Runtime's processor time on our networks
+    (docs/batch.md): too little to choose it unasked.
+
+    Args:
+        runtime: One of `RUNTIME_NAMES`.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        threads: Within one operation; None: a share of the usable cores for each of `calls`.
+        calls: How many calls of a network are to run side by side.
 
     Raises:
         UsageError: An unknown runtime or device, or a device that the asked-for runtime can't use.
         DeviceError: The device is missing here.
-        MissingExtraError: torch is asked for and not installed.
+        MissingExtraError: torch or OpenVINO is asked for and not installed.
     """
     if runtime not in RUNTIME_NAMES:
         raise UsageError(f"unknown runtime {runtime!r}: expected one of {', '.join(RUNTIME_NAMES)}")
     on_cpu = device in ("auto", "cpu")
     if not on_cpu and device != "cuda" and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise UsageError(f"unknown device {device!r}: expected cpu, cuda or cuda:N")
-    if runtime == "onnx" and not on_cpu:
-        raise UsageError(f"runtime onnx runs on the CPU only; for {device} use --runtime torch")
-    engine: Literal["onnx", "torch"] = "torch" if runtime == "torch" or not on_cpu else "onnx"
+    if runtime in ("onnx", "openvino") and not on_cpu:
+        raise UsageError(f"runtime {runtime} runs on the CPU only; for {device} use --runtime torch")
+    engine: Engine = runtime if runtime != "auto" else "onnx" if on_cpu else "torch"
     if engine == "torch":
         _require_torch(device)
-    return RuntimeChoice(engine, "cpu" if on_cpu else device, threads or _usable_cores())
+    if engine == "openvino" and find_spec("openvino") is None:
+        raise MissingExtraError("the OpenVINO runtime", "openvino")
+    threads = threads or max(1, usable_cores() // calls)
+    return RuntimeChoice(engine, "cpu" if on_cpu else device, threads, calls)
 
 
 def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
@@ -80,6 +103,8 @@ def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
     """
     if choice.runtime == "onnx":
         return OnnxNetwork(weight, choice.threads)
+    if choice.runtime == "openvino":
+        return OpenVinoNetwork(weight, choice)
     return TorchNetwork(weight, choice)
 
 
@@ -106,6 +131,41 @@ class OnnxNetwork:
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`."""
         return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
+
+
+class OpenVinoNetwork:
+    """A network on OpenVINO, CPU, in 32-bit floats.
+
+    Left to itself OpenVINO computes in bfloat16 where the processor can. That takes a quarter to a half of
+    the time, but moves vectors by 0.01 (docs/batch.md), where 32-bit floats agree with ONNX Runtime to 1e-6:
+    accuracy goes first.
+    """
+
+    def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
+        import openvino
+
+        from weights.storage import read_onnx
+
+        settings = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "NUM_STREAMS": str(choice.calls),
+            "INFERENCE_NUM_THREADS": str(choice.calls * choice.threads),
+        }
+        model = read_onnx(weight)
+        try:
+            core = openvino.Core()
+            self._compiled = core.compile_model(core.read_model(BytesIO(model)), "CPU", settings)
+        except RuntimeError as error:
+            raise WeightsError(f"{weight.onnx_path}: OpenVINO can't load it: {error}") from error
+        self._own = threading.local()  # a request serves one call at a time
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """See `Network.run`."""
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        request: openvino.InferRequest = self._own.request
+        results = request.infer([batch], share_inputs=True, share_outputs=False)
+        return [results[output] for output in self._compiled.outputs]
 
 
 class TorchNetwork:
@@ -158,7 +218,8 @@ def _require_torch(device: str) -> None:
         raise DeviceError(f"{device} is not available: torch sees {count} CUDA devices; use --device cpu")
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """How many processor cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

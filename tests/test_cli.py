@@ -67,11 +67,13 @@ def test_enroll_a_folder_of_people_twice(here: Path, astronaut: UInt8Array) -> N
         write_image(here / "people" / name / f"{i}.png", shifted(astronaut, 10 * i))
     first = facepipe("enroll", "people", "--gallery", "g")
     assert first.code == 0
-    assert first.lines == [
+    assert [line.partition(": warning")[0] for line in first.lines] == [
         "enrolled  Eileen Collins  people/Eileen Collins/0.png",
         "enrolled  Eileen Collins  people/Eileen Collins/1.png",
         "enrolled  Zoë 李  people/Zoë 李/2.png",
     ]
+    assert "nearly the same as an enrolled photo" in first.lines[1]
+    assert "looks like Eileen Collins" in first.lines[2]
     assert first.err.count(RUNNING) == 1
     assert first.complaints == ["facepipe: 3 enrolled; 2 people asked for; gallery g"]
     second = facepipe("enroll", "people", "--gallery", "g")
@@ -98,7 +100,8 @@ def test_enroll_reports_refusals_and_failures(photos: Path) -> None:
     said = facepipe("enroll", "--name", HER, photos, "--json", "--gallery", "g")
     assert said.code == 3
     records = [json.loads(line) for line in said.lines]
-    assert [list(record) for record in records] == [["photo", "name", "outcome", "reasons", "sentence"]] * 4
+    keys = ["photo", "name", "outcome", "reasons", "sentence", "warnings"]
+    assert [list(record) for record in records] == [keys] * 4
     assert [(record["outcome"], record["reasons"]) for record in records] == [
         ("enrolled", []),
         ("refused", ["several_faces"]),
@@ -152,6 +155,9 @@ def test_identify_in_json(known: Path, photos: Path) -> None:
         "distance_l2",
         "threshold_l2",
         "runner_up",
+        "status",
+        "candidate",
+        "reason",
     ]
     assert face["name"] == HER
     assert 0 <= face["distance_l2"] <= face["threshold_l2"] <= 2

@@ -136,7 +136,7 @@ CASES: dict[str, tuple[str, int, str]] = {
     "missing CSV": ("enroll --csv none.csv", USAGE, "none.csv: can't read this CSV"),
     "gallery missing": ("identify whole.jpg --gallery none", FAILURE, "none: there is no gallery: make one"),
     "gallery is a file": ("identify whole.jpg --gallery file", FAILURE, "file: a gallery is a folder"),
-    "gallery below a file": ("enroll people --gallery file/g", FAILURE, "no gallery can be opened there"),
+    "gallery below a file": ("enroll people --gallery file/g", FAILURE, "the folder can't be made"),
     "gallery of another encoder": (
         "identify whole.jpg --gallery other",
         FAILURE,
@@ -151,7 +151,7 @@ CASES: dict[str, tuple[str, int, str]] = {
     "merge with oneself": ("gallery merge Her Her --gallery g", FAILURE, "into the same person"),
     "export into a file": ("gallery export file/x.zip --gallery g", FAILURE, "file/x.zip"),
     "export onto a folder": ("gallery export people --gallery g", FAILURE, "people"),
-    "export into itself": ("gallery export g/x.zip --gallery g", FAILURE, "inside the gallery's own folder"),
+    "export into itself": ("gallery export g/x.zip --gallery g", FAILURE, "the gallery's own folder"),
     "import what is no archive": ("gallery import file --gallery g", FAILURE, "not a gallery archive"),
     "import nothing": ("gallery import none.zip --gallery g", FAILURE, "none.zip: can't be read"),
     "annotate into a file": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +55,8 @@ def test_a_person_who_is_not_named_is_told(tmp_path: Path, monkeypatch: pytest.M
 
     def strict(gallery: Path, *, create: bool) -> FacePipeline:
         pipeline = opener(gallery, create=create)
-        pipeline.encoder.embedding = replace(pipeline.encoder.embedding, threshold_l2=1e-6)
+        assert pipeline.gallery is not None
+        pipeline.gallery.set_threshold(1e-6)
         return pipeline
 
     result = run_demo(tmp_path, strict)

@@ -20,10 +20,11 @@ from training.detection.augment import (
     turn_points,
 )
 from training.detection.compose import mosaic, paste_faces
-from training.detection.crops import CropSampler, WeightedPhotos, endless_batches
+from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
 from training.detection.data import PhotoFiles
 from training.detection.labels import LabelledPhoto, read_labels
 from training.detection.pictures import preview
+from training.stream import endless_batches
 
 _PLAIN = AugmentConfig(size_px=160, colour_share=0, gray_share=0)
 _DOT_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]])
@@ -226,7 +227,7 @@ def test_data_sets_come_by_their_weights(sampler: CropSampler) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_are_the_samples_in_order_whatever_the_workers(sampler: CropSampler, workers: int) -> None:
-    batches = endless_batches(sampler, 2, first_batch=3, every=1, workers=workers)
+    batches = endless_batches(CropBatches(sampler, 2), first_batch=3, every=1, workers=workers)
     for number in range(3, 7):
         batch = next(batches)
         for i, pixels in enumerate(batch.pixels):
@@ -235,8 +236,10 @@ def test_batches_are_the_samples_in_order_whatever_the_workers(sampler: CropSamp
 
 
 def test_processes_take_turns(sampler: CropSampler) -> None:
-    ranks = [endless_batches(sampler, 1, first_batch=rank, every=2, workers=0) for rank in range(2)]
-    alone = endless_batches(sampler, 1, first_batch=0, every=1, workers=0)
+    ranks = [
+        endless_batches(CropBatches(sampler, 1), first_batch=rank, every=2, workers=0) for rank in range(2)
+    ]
+    alone = endless_batches(CropBatches(sampler, 1), first_batch=0, every=1, workers=0)
     for _ in range(3):
         for rank in ranks:
             assert np.array_equal(next(rank).pixels.numpy(), next(alone).pixels.numpy())

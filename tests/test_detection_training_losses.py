@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from facepipe.retinaface.network import RetinaFaceOutput
-from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
-from training.detection.targets import BACKGROUND, FACE, IGNORED, Targets
+from training.detection.losses import LossConfig, diou_loss, hint_loss, label_losses, teacher_losses
+from training.detection.targets import BACKGROUND, FACE, IGNORED, Targets, encode_boxes
+from weights.card import AnchorSpec
 
+_VARIANCES = AnchorSpec().variances
 _PLAIN = LossConfig(classes=1, boxes=1, landmarks=1, distil_classes=1, distil_boxes=1, distil_landmarks=1)
 
 
@@ -37,7 +39,7 @@ def test_classes_by_hand() -> None:
     # One positive, ratio 2: of three backgrounds the two worst; the ignored one never.
     logits = [[[0.0, 2.0], [1.0, 0.0], [0.0, 3.0], [0.0, 0.5], [0.0, 9.0]]]
     targets = _targets([[FACE, BACKGROUND, BACKGROUND, BACKGROUND, IGNORED]])
-    losses = label_losses(_output(logits), targets, LossConfig(negatives_per_positive=2))
+    losses = label_losses(_output(logits), targets, LossConfig(negatives_per_positive=2), _VARIANCES)
     expected = _entropy(2, 0) + _entropy(0, 3) + _entropy(0, 0.5)
     assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -45,7 +47,7 @@ def test_classes_by_hand() -> None:
 def test_positives_of_the_whole_batch_normalise() -> None:
     logits = [[[0.0, 2.0], [0.0, 1.0]], [[0.0, 4.0], [0.0, 0.0]]]
     targets = _targets([[FACE, FACE], [FACE, IGNORED]])
-    losses = label_losses(_output(logits), targets, LossConfig())
+    losses = label_losses(_output(logits), targets, LossConfig(), _VARIANCES)
     expected = (_entropy(2, 0) + _entropy(1, 0) + _entropy(4, 0)) / 3
     assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -56,15 +58,51 @@ def test_positives_of_the_whole_batch_normalise() -> None:
 def test_boxes_and_landmarks_by_hand(error: float, each: float) -> None:
     logits = [[[0.0, 0.0]] * 3]
     targets = _targets([[FACE, BACKGROUND, FACE]])
-    losses = label_losses(_output(logits, fill=error), targets, LossConfig())
+    losses = label_losses(_output(logits, fill=error), targets, LossConfig(), _VARIANCES)
     assert losses["box"].item() == pytest.approx(2 * 4 * each)  # weighted 2, four values, mean over positives
     assert losses["landmark"].item() == pytest.approx(10 * each)
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"),
+    [
+        ((10, 10, 30, 30), 0.0),
+        ((20, 10, 40, 30), 1 - 1 / 3 + 100 / (30**2 + 20**2)),  # half of it, centres 10 px apart
+        ((10, 10, 20, 30), 1 - 1 / 2 + 25 / (20**2 + 20**2)),
+        ((40, 10, 60, 30), 1 + 900 / (50**2 + 20**2)),  # no overlap, and still a way to go
+    ],
+)
+def test_diou_by_hand_whatever_the_anchor(box: tuple[float, ...], expected: float) -> None:
+    anchors = torch.tensor([[24.0, 20.0, 16.0, 16.0], [12.0, 28.0, 64.0, 64.0]])
+    found, true = (
+        encode_boxes(torch.tensor([b] * 2, dtype=torch.float32), anchors, _VARIANCES)
+        for b in (box, (10, 10, 30, 30))
+    )
+    assert diou_loss(found, true, _VARIANCES).tolist() == pytest.approx([expected] * 2, abs=1e-5)
+
+
+def test_diou_leads_a_box_to_its_face() -> None:
+    anchors = torch.tensor([[24.0, 20.0, 16.0, 16.0]] * 2)
+    true = encode_boxes(torch.tensor([[4.0, 6.0, 16.0, 20.0], [30.0, 24.0, 42.0, 40.0]]), anchors, _VARIANCES)
+    found = torch.zeros(2, 4, requires_grad=True)
+    optimiser = torch.optim.Adam([found], lr=0.1)
+    for _ in range(400):
+        optimiser.zero_grad()
+        diou_loss(found, true, _VARIANCES).sum().backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+    assert diou_loss(found, true, _VARIANCES).max().item() < 0.1
+
+
+def test_the_box_error_is_chosen_and_bounded() -> None:
+    logits, wild = [[[0.0, 0.0]]], 1e4  # as regressions are before anything is learned in bfloat16
+    losses = label_losses(_output(logits, wild), _targets([[FACE]]), LossConfig(box_error="diou"), _VARIANCES)
+    assert 0 < losses["box"].item() <= 2 * 2
 
 
 def test_faces_without_landmarks_train_class_and_box_only() -> None:
     output = _output([[[0.0, 0.0]] * 2], fill=1.0)
     output = RetinaFaceOutput(*(part.requires_grad_() for part in output))
-    losses = label_losses(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig())
+    losses = label_losses(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig(), _VARIANCES)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert losses["landmark"].item() == 0
     assert output.landmarks.grad is not None
@@ -87,7 +125,7 @@ def test_faces_without_landmarks_train_class_and_box_only() -> None:
 def test_how_many_anchors_train(labels: list[int], ratio: int, trained: int) -> None:
     classes = torch.arange(10.0).reshape(1, 5, 2).square().requires_grad_()
     output = RetinaFaceOutput(torch.zeros(1, 5, 4), classes, torch.zeros(1, 5, 10))
-    losses = label_losses(output, _targets([labels]), LossConfig(negatives_per_positive=ratio))
+    losses = label_losses(output, _targets([labels]), LossConfig(negatives_per_positive=ratio), _VARIANCES)
     losses["class"].backward()  # type: ignore[no-untyped-call]
     assert classes.grad is not None
     assert int((classes.grad.abs().sum(dim=-1) > 0).sum()) == trained
@@ -99,7 +137,7 @@ def test_hard_negatives_are_chosen_crop_by_crop() -> None:
         torch.zeros(2, 3, 4), torch.tensor(logits, requires_grad=True), torch.zeros(2, 3, 10)
     )
     targets = _targets([[FACE, BACKGROUND, BACKGROUND]] * 2)
-    label_losses(output, targets, LossConfig(negatives_per_positive=1))["class"].backward()  # type: ignore[no-untyped-call]
+    label_losses(output, targets, LossConfig(negatives_per_positive=1), _VARIANCES)["class"].backward()  # type: ignore[no-untyped-call]
     assert output.classes.grad is not None
     assert (output.classes.grad.abs().sum(dim=-1) > 0).tolist() == [[True, False, True], [True, False, True]]
 
@@ -134,7 +172,9 @@ def test_a_teacher_that_contradicts_the_labels_is_not_heard(label: int, belief: 
 
 def test_an_unlabelled_crop_learns_from_the_teacher_alone() -> None:
     output, targets = _output([[_logit(0.5)] * 2], fill=1.0), _targets([[IGNORED, IGNORED]])
-    assert all(value.item() == 0 for value in label_losses(output, targets, LossConfig()).values())
+    assert all(
+        value.item() == 0 for value in label_losses(output, targets, LossConfig(), _VARIANCES).values()
+    )
     losses = teacher_losses(output, _output([[_logit(0.9), _logit(0.1)]]), targets, LossConfig())
     assert all(value.item() > 0 for value in losses.values())
 
@@ -156,8 +196,8 @@ def test_low_precision_outputs_are_compared_in_float32(dtype: torch.dtype) -> No
     targets = _targets([[FACE, BACKGROUND]])
     half_student = RetinaFaceOutput(*map(low, student))
     half_teacher = RetinaFaceOutput(*map(low, teacher))
-    losses = label_losses(half_student, targets, LossConfig())
+    losses = label_losses(half_student, targets, LossConfig(), _VARIANCES)
     losses |= teacher_losses(half_student, half_teacher, targets, LossConfig())
     assert all(value.dtype == torch.float32 for value in losses.values())
-    whole = label_losses(student, targets, LossConfig())
+    whole = label_losses(student, targets, LossConfig(), _VARIANCES)
     assert losses["class"].item() == pytest.approx(whole["class"].item(), rel=0.01)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -13,8 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from training_helpers import write_dataset
+from training_helpers import (
+    TORCHRUN,
+    assert_same_run,
+    environment,
+    remove_batch_norm,
+    run_python,
+    to_toml,
+    write_dataset,
+)
 
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import DataError, DeviceError, UsageError, WeightsError
@@ -27,16 +33,13 @@ from training.detection.configuration import DetectorConfig, NetworkConfig, Teac
 from training.detection.crops import WeightedPhotos
 from training.detection.data import PhotoFiles
 from training.detection.labels import read_labels, unlabelled_photos
-from training.detection.run import (
-    configuration_of_run,
-    export_checkpoint,
-    train_detector,
-    write_preview,
-)
-from training.detection.start import IMAGENET_INPUT, initial_detector, load_teacher
+from training.detection.run import train_detector, write_preview
+from training.detection.start import initial_detector, load_teacher
 from training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
+from training.export import export_checkpoint
 from training.logs import read_log
-from training.loop import Progress
+from training.pixels import IMAGENET_INPUT
+from training.runs import configuration_of_run
 from weights.card import AnchorSpec, InputSpec
 
 _ROOT = Path(__file__).resolve().parents[1]
@@ -63,24 +66,6 @@ def _config(dataset: Path, *overrides: str) -> DetectorConfig:
             "loop.checkpoint_every=2",
             *overrides,
         ],
-    )
-
-
-def _environment() -> dict[str, str]:
-    paths = os.pathsep.join(map(str, (_ROOT, _ROOT / "tests")))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-
-
-def _run_python(
-    code: str, *arguments: str, launcher: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *launcher, code, *arguments],
-        capture_output=True,
-        text=True,
-        env=_environment(),
-        timeout=300,
-        check=False,
     )
 
 
@@ -156,31 +141,19 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
         )
         recipe = tmp_path / "recipe.py"
         recipe.write_text(_KILLED)
-        plain = [f"{key}={_toml(value)}" for key, value in to_plain(config).items()]
-        killed = _run_python(str(recipe), str(tmp_path / "killed"), *plain)
+        plain = [f"{key}={to_toml(value)}" for key, value in to_plain(config).items()]
+        killed = run_python(recipe, str(tmp_path / "killed"), *plain)
         assert killed.returncode == -9, killed.stderr
         assert load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == 4
-        resumed_config = configuration_of_run(tmp_path / "killed")
+        resumed_config = configuration_of_run(DetectorConfig, tmp_path / "killed")
         train_detector(resumed_config, tmp_path / "killed", resume=True)
         train_detector(config, tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)
     killed_state, whole_state = (load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole"))
-    assert killed_state["step"] == whole_state["step"] == 8
-    for part in ("module", "average"):
-        for name, value in whole_state[part].items():
-            assert torch.equal(value, killed_state[part][name]), name
-    assert killed_state["record"] == whole_state["record"]
+    assert_same_run(killed_state, whole_state)
     steps = [step for step, _ in read_log(tmp_path / "killed" / "log.csv")["class"]]
     assert steps == list(range(1, 9))
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
 
 
 _STOPPED = """
@@ -203,13 +176,13 @@ def test_a_signal_to_the_whole_group_saves_though_it_reaches_the_loading_workers
     script = tmp_path / "stopped.py"
     script.write_text(_STOPPED)
     config = _config(dataset, "loop.steps=100000", "loop.workers=1", "loop.checkpoint_every=99999")
-    plain = [f"{key}={_toml(value)}" for key, value in to_plain(config).items()]
+    plain = [f"{key}={to_toml(value)}" for key, value in to_plain(config).items()]
     process = subprocess.Popen(
         [sys.executable, str(script), str(tmp_path / "run"), *plain],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
     )
     assert process.stdout is not None
@@ -244,10 +217,10 @@ with process_group("cpu"):
 
 
 def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
-    """A task whose network sees each photo alone: BatchNorm would see another batch in each process."""
+    """A task whose network sees each photo alone."""
     torch.manual_seed(3)
     network = retinaface_mobilenet025()
-    _without_batch_norm(network)
+    remove_batch_norm(network)
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0)]
     config = read_configuration(DetectorConfig, None, ["augment.size_px=64"])
     return DetectorTask(
@@ -262,21 +235,12 @@ def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
     )
 
 
-def _without_batch_norm(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, nn.GroupNorm(1, child.num_features))
-        else:
-            _without_batch_norm(child)
-
-
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, dataset: Path) -> None:
     script = tmp_path / "together.py"
     script.write_text(_TOGETHER)
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    runs = {"one": (), "two": torchrun}
+    runs: dict[str, tuple[str, ...]] = {"one": (), "two": TORCHRUN}
     for name, launcher in runs.items():
-        done = _run_python(str(script), str(dataset), str(tmp_path / name), "1.0", launcher=launcher)
+        done = run_python(script, str(dataset), str(tmp_path / name), "1.0", launcher=launcher)
         assert done.returncode == 0, done.stderr
     one, two = (load_checkpoint(tmp_path / name / "last.pt") for name in runs)
     assert one["step"] == two["step"] == 3
@@ -396,37 +360,16 @@ def test_torchvision_has_no_mobilenet_v1() -> None:
         initial_detector(NetworkConfig(initial="imagenet"))
 
 
-def test_resnet50_trains_from_a_torchvision_file(tmp_path: Path, dataset: Path) -> None:
-    from torchvision.models import resnet50
-
-    trunk = resnet50(weights=None)
-    torch.save(trunk.state_dict(), tmp_path / "resnet50.pth")
-    steps: list[Progress] = []
-    config = _config(
-        dataset,
-        "network.architecture=retinaface_resnet50",
-        f"network.initial={tmp_path / 'resnet50.pth'}",
-        "augment.size_px=32",
-        "loop.steps=2",
-        "loop.checkpoint_every=9",
-        "loop.freeze_steps=1",
-    )
-    start = initial_detector(config.network)
-    assert torch.equal(start.network.state_dict()["backbone.trunk.conv1.weight"], trunk.conv1.weight)
-    outcome = train_detector(config, tmp_path / "run", on_step=steps.append)
-    assert outcome.step == len(steps) == 2
-
-
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
     config = _config(dataset, "loop.steps=1")
     with pytest.raises(UsageError, match="no run to continue"):
         train_detector(config, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to continue"):
-        configuration_of_run(tmp_path / "run")
+        configuration_of_run(DetectorConfig, tmp_path / "run")
     train_detector(config, tmp_path / "run")
     with pytest.raises(UsageError, match="--resume"):
         train_detector(config, tmp_path / "run")
-    longer = configuration_of_run(tmp_path / "run", ["loop.steps=2"])
+    longer = configuration_of_run(DetectorConfig, tmp_path / "run", ["loop.steps=2"])
     assert longer.data == config.data
     assert train_detector(longer, tmp_path / "run", resume=True).step == 2
 

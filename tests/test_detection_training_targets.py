@@ -37,8 +37,8 @@ def _faces(
     return CropFaces(array, points.astype(np.float32), ignored_array, labelled)
 
 
-def _match(*crops: CropFaces) -> Targets:
-    return match_batch(crops, torch.from_numpy(_ANCHORS.copy()), _SPEC.variances, _CONFIG)
+def _match(*crops: CropFaces, config: MatchConfig = _CONFIG) -> Targets:
+    return match_batch(crops, torch.from_numpy(_ANCHORS.copy()), _SPEC.variances, config)
 
 
 def _slow_iou(box: FloatArray, anchor: FloatArray) -> float:
@@ -163,3 +163,20 @@ def test_unknown_landmarks_stay_unknown() -> None:
     crop = _faces([[20.0, 20, 50, 50]])
     crop = replace(crop, landmarks=np.full_like(crop.landmarks, math.nan))
     assert _match(crop).landmarks.isnan().all()
+
+
+def test_a_small_face_keeps_several_anchors_and_takes_no_neighbours_only_one() -> None:
+    small, neighbour = [30.0, 30.0, 41.0, 42.0], [38.0, 30.0, 49.0, 42.0]
+    config = MatchConfig(best_anchor_iou=0.1, anchors_per_face=4)
+    one, several = (_match(_faces([small]), config=c).labels[0] for c in (_CONFIG, config))
+    overlaps = np.array([_slow_iou(np.array(small, np.float32), anchor) for anchor in _ANCHORS])
+    assert int((one == FACE).sum()) < 4
+    assert set(np.flatnonzero(several == FACE)) >= set(np.argsort(-overlaps, kind="stable")[:4])
+    assert overlaps[several.numpy() == FACE].min() >= 0.1
+
+    crowd = _match(_faces([small, neighbour]), config=config)
+    for face in (small, neighbour):
+        own = max(range(len(_ANCHORS)), key=lambda a: _slow_iou(np.array(face, np.float32), _ANCHORS[a]))
+        box = decode_boxes(crowd.boxes[0].numpy(), _ANCHORS, _SPEC.variances)[own]
+        np.testing.assert_allclose(box, face, atol=1e-3)
+        assert crowd.labels[0, own] == FACE

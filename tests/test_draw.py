@@ -12,6 +12,7 @@ from facepipe.draw import draw_faces
 from facepipe.faces import Faces, Match, UInt8Array
 
 GREEN, ORANGE, GRAY = (0, 214, 90), (255, 160, 0), (200, 200, 200)
+YELLOW = (255, 230, 80)
 POINTS = np.array([[0.25, 0.35], [0.75, 0.35], [0.5, 0.6], [0.3, 0.8], [0.7, 0.8]], np.float32)
 
 
@@ -41,8 +42,13 @@ PORTRAIT = faces_in((180, 66, 269, 176))
 
 @pytest.mark.parametrize(
     ("faces", "rgb"),
-    [(named(PORTRAIT, "Eileen Collins"), GREEN), (named(PORTRAIT, None), ORANGE), (PORTRAIT, GRAY)],
-    ids=["known", "unknown", "no gallery asked"],
+    [
+        (named(PORTRAIT, "Eileen Collins"), GREEN),
+        (PORTRAIT.with_matches([Match(None, 0.9, 1.1, candidate_name="Eileen Collins")]), YELLOW),
+        (named(PORTRAIT, None), ORANGE),
+        (PORTRAIT, GRAY),
+    ],
+    ids=["known", "unsure", "unknown", "no gallery asked"],
 )
 def test_the_colour_says_what_is_known(
     astronaut: UInt8Array, faces: Faces, rgb: tuple[int, int, int]
@@ -52,7 +58,7 @@ def test_the_colour_says_what_is_known(
     assert np.array_equal(astronaut, before)
     assert drawn.shape == astronaut.shape
     assert drawn.dtype == np.uint8
-    for other in (GREEN, ORANGE, GRAY):
+    for other in (GREEN, YELLOW, ORANGE, GRAY):
         assert (share(drawn, other) > 0.002) == (other == rgb)
     left, top, _, bottom = where(drawn, rgb)
     assert abs(left - 180) <= 1

@@ -16,11 +16,12 @@ from pipeline_helpers import noise, shifted, side_by_side, write_broken_photos
 from facepipe.enrolment import EnrolReport, Outcome, PersonPhoto, enrol, photos_in_csv, photos_in_folders
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.images import write_image
+from facepipe.images import find_photos, write_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules
 from facepipe.runtime import RuntimeChoice
 from gallery import Gallery
+from gallery.audit import Remark, audit
 
 HER = "Eileen Collins"
 ONE_THREAD = RuntimeChoice("onnx", "cpu", 1)
@@ -252,7 +253,7 @@ def test_files_that_are_no_photos_fail_and_the_rest_goes_on(
     assert stored(pipeline) == {HER: 1}
 
 
-def test_a_face_that_cant_be_aligned_fails_alone(
+def test_a_face_that_cant_be_aligned_is_refused_even_by_force(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_image(tmp_path / "her.png", astronaut)
@@ -262,9 +263,10 @@ def test_a_face_that_cant_be_aligned_fails_alone(
         return replace(found, landmarks=np.full_like(found.landmarks, 7))
 
     monkeypatch.setattr(pipeline, "detect", flat)
-    report = enrol_one(pipeline, tmp_path / "her.png")
-    assert report.outcome is Outcome.FAILED
-    assert "one point" in report.sentence
+    for force in (False, True):
+        report = enrol_one(pipeline, tmp_path / "her.png", force=force)
+        assert (report.outcome, report.reasons) == (Outcome.REFUSED, ("no_alignment",))
+    assert stored(pipeline) == {}
 
 
 def test_what_was_reported_is_stored_before_the_next_photo(
@@ -303,9 +305,79 @@ def test_reports_for_people_and_programs() -> None:
         "outcome": "refused",
         "reasons": ["too_small", "too_blurred"],
         "sentence": "too small; too blurred",
+        "warnings": [],
     }
     assert "\n" not in refused.to_json()
 
 
 def test_the_codes_are_stable() -> None:
     assert {outcome.value for outcome in Outcome} == {"enrolled", "known", "refused", "failed"}
+
+
+# What is odd about a face beside the others
+
+
+def test_a_face_like_another_persons_is_stored_with_a_warning(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, path in enumerate(paths):
+        write_image(path, shifted(astronaut, 12 * i))
+    first, second = enrol(pipeline, [PersonPhoto(HER, path) for path in paths[:2]])
+    assert first.warnings == ()
+    assert [warning.remark for warning in second.warnings] == [Remark.NEAR_DUPLICATE]
+    (other,) = enrol(pipeline, [PersonPhoto("Somebody else", paths[2])])
+    assert (other.outcome, other.reasons) == (Outcome.ENROLLED, ())
+    (warning,) = other.warnings
+    assert (warning.remark, warning.name) == (Remark.LOOKS_LIKE_OTHER, HER)
+    assert f"warning: looks like {HER} (0." in str(other)
+    (record,) = json.loads(other.to_json())["warnings"]
+    assert (record["code"], record["name"]) == ("looks_like_other", HER)
+    assert record["distance_l2"] == pytest.approx(warning.distance_l2, abs=1e-4)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_pictures_are_kept_only_when_asked(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path, keep: bool
+) -> None:
+    write_image(tmp_path / "her.png", astronaut)
+    list(enrol(pipeline, [PersonPhoto(HER, tmp_path / "her.png")], keep_crops=keep))
+    assert pipeline.gallery is not None
+    (template,) = pipeline.gallery.templates(HER)
+    assert (pipeline.gallery.crop(template.id) is not None) == keep
+
+
+def test_a_photo_under_a_wrong_name_is_noticed(pipeline: FacePipeline, shared_data: Path) -> None:
+    """Real people: the warning when it is enrolled, and the audit afterwards."""
+    folder = shared_data / "photos" / "people"
+    people = sorted(path.name for path in (folder / "enroll").iterdir())[:5]
+    right = [PersonPhoto(n, photo) for n in people for photo in find_photos([folder / "enroll" / n])]
+    reports = [report for report in enrol(pipeline, right) if report.outcome is Outcome.ENROLLED]
+    assert sum(report.warnings != () for report in reports) <= 0.2 * len(reports)
+    wrong = [
+        PersonPhoto(people[(i + 1) % 5], photo)
+        for i, name in enumerate(people)
+        for photo in find_photos([folder / "probe" / "known" / name])[:2]
+    ]
+    planted = [report for report in enrol(pipeline, wrong) if report.outcome is Outcome.ENROLLED]
+    noticed = [report for report in planted if report.warnings]
+    assert len(noticed) >= 0.6 * len(planted)
+    for report in noticed:
+        named = {warning.name for warning in report.warnings} - {None}
+        assert named <= {report.photo.path.parent.name}
+
+
+def test_the_audit_finds_who_was_enrolled_under_two_names(pipeline: FacePipeline, shared_data: Path) -> None:
+    folder = shared_data / "photos" / "people"
+    people = sorted(path.name for path in (folder / "enroll").iterdir())[:4]
+    photos = [PersonPhoto(n, photo) for n in people for photo in find_photos([folder / "enroll" / n])]
+    photos += [
+        PersonPhoto(f"{n} again", photo)
+        for n in people
+        for photo in find_photos([folder / "probe" / "known" / n])[:4]
+    ]
+    list(enrol(pipeline, photos))
+    assert pipeline.gallery is not None
+    found = [(couple.first, couple.second) for couple in audit(pipeline.gallery).same_people]
+    assert {(n, f"{n} again") for n in people} >= set(found)
+    assert len(found) >= 2

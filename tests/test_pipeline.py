@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 from pipeline_helpers import SURE, noise, side_by_side, write_broken_photos
 
+import facepipe.align
 from facepipe.detector import DetectorOptions
 from facepipe.enrolment import PersonPhoto, enrol
 from facepipe.errors import GalleryError, LandmarkError, UsageError, WeightsError
-from facepipe.faces import Faces, UInt8Array
+from facepipe.faces import Faces, MatchStatus, UInt8Array
 from facepipe.images import find_photos, read_image, write_image
 from facepipe.pipeline import FacePipeline, card_identity, process_files
 from facepipe.quality import NamingRules
 from facepipe.runtime import RuntimeChoice
 from gallery import Gallery
+from gallery.matching import PersonDistance
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 HER = "Eileen Collins"
@@ -56,7 +58,8 @@ def test_a_face_goes_all_the_way(knows_her: FacePipeline, astronaut: UInt8Array)
     assert faces.matches is not None
     assert faces.embeddings is not None
     assert faces.matches[0].distance_l2 == pytest.approx(0, abs=1e-3)
-    assert faces.matches[0].threshold_l2 == knows_her.encoder.embedding.threshold_l2
+    assert knows_her.gallery is not None
+    assert faces.matches[0].threshold_l2 == knows_her.gallery.default_threshold_l2
     assert faces.matches[0].runner_up_name is None
     np.testing.assert_allclose(np.linalg.norm(faces.embeddings, axis=1), 1, atol=1e-5)
 
@@ -116,7 +119,11 @@ def test_a_face_that_is_not_good_enough_is_not_compared(
     assert faces.matches is not None
     match = faces.matches[0]
     assert (match.name, match.distance_l2, match.runner_up_name) == (None, None, None)
-    assert match.threshold_l2 == knows_her.encoder.embedding.threshold_l2
+    assert match.reason == ("too_blurred" if how == "blurred" else "too_small")
+    assert knows_her.gallery is not None
+    assert match.threshold_l2 == knows_her.gallery.default_threshold_l2
+    assert faces.embeddings is not None
+    assert np.isnan(faces.embeddings).all()
 
 
 def test_the_threshold_decides(knows_her: FacePipeline, astronaut: UInt8Array) -> None:
@@ -139,7 +146,9 @@ def test_a_face_between_two_people_is_nobodys(astronaut: UInt8Array, tmp_path: P
         unsure = pipeline.identify(astronaut)
         assert not any(names(unsure))
         assert unsure.matches is not None
-        assert {unsure.matches[0].runner_up_name} <= {HER, "Her twin"}
+        assert unsure.matches[0].status is MatchStatus.UNSURE
+        both = {unsure.matches[0].candidate_name, unsure.matches[0].runner_up_name}
+        assert both == {HER, "Her twin"}
         assert unsure.matches[0].distance_l2 == pytest.approx(0, abs=1e-3)
         assert any(names(pipeline.identify(astronaut, rules=NamingRules(min_margin_l2=0))))
 
@@ -157,12 +166,45 @@ def test_a_threshold_that_unit_vectors_cant_have_is_refused(
 def test_without_a_measured_threshold_one_must_be_given(
     knows_her: FacePipeline, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        knows_her.encoder, "embedding", replace(knows_her.encoder.embedding, threshold_l2=None)
-    )
+    assert knows_her.gallery is not None
+    unmeasured = replace(knows_her.gallery.encoder, threshold_l2=0.0, impostors=None)
+    monkeypatch.setattr(knows_her.gallery, "encoder", unmeasured)
     with pytest.raises(UsageError, match="has no measured threshold: give one"):
         knows_her.identify(astronaut)
     assert names(knows_her.identify(astronaut, threshold_l2=1.0)) == [HER]
+
+
+def test_one_face_that_cant_be_aligned_spoils_no_photo(
+    knows_her: FacePipeline, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = knows_her.detect(astronaut)
+    twice = found.select([0, 0])
+    landmarks = twice.landmarks.copy()
+    landmarks[1] = 7
+    monkeypatch.setattr(knows_her.detector, "detect", lambda photo: replace(twice, landmarks=landmarks))
+    faces = knows_her.identify(astronaut)
+    assert faces.matches is not None
+    assert [(match.name, match.reason) for match in faces.matches] == [(HER, None), (None, "no_alignment")]
+    embedded = knows_her.embed(astronaut).embeddings
+    assert embedded is not None
+    assert np.isnan(embedded).all(axis=1).tolist() == [False, True]
+
+
+def test_a_face_is_warped_once(
+    knows_her: FacePipeline, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warped = []
+    warp = facepipe.align._warp
+    monkeypatch.setattr(facepipe.align, "_warp", lambda *given: warped.append(1) or warp(*given))
+    assert names(knows_her.identify(astronaut)) == [HER]
+    assert len(warped) == 1
+
+
+@pytest.mark.parametrize("measure", PersonDistance)
+def test_any_distance_to_a_person_may_be_asked_for(
+    knows_her: FacePipeline, astronaut: UInt8Array, measure: PersonDistance
+) -> None:
+    assert names(knows_her.identify(altered(astronaut, "mirrored"), person_distance=measure)) == [HER]
 
 
 # Opening

@@ -11,10 +11,18 @@ import numpy.typing as npt
 import pytest
 
 from facepipe.align import align_faces
-from facepipe.errors import LandmarkError
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.images import find_photos, read_image
-from facepipe.quality import EnrolRules, Judgement, NamingRules, Reason, judge, recognisable, sharpness
+from facepipe.quality import (
+    EnrolRules,
+    Judgement,
+    NamingRules,
+    Reason,
+    judge,
+    reasons_by_place,
+    recognisable,
+    sharpness,
+)
 
 LANDMARKS = np.array(
     [[203.1, 102.8], [247.4, 104.3], [224.2, 127.7], [203.9, 143.2], [241.9, 143.4]], np.float32
@@ -40,9 +48,13 @@ def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
     judgement = judge(astronaut, faces_at((1, 0)))
     assert judgement.refusals == ()
     assert judgement.face == 0
-    assert judgement.size_px == pytest.approx(89)
-    assert judgement.score == pytest.approx(0.99)
-    assert 0.25 < judgement.sharpness < 0.6
+    measures = judgement.measures
+    assert measures is not None
+    assert measures.size_px == pytest.approx(89)
+    assert measures.score == pytest.approx(0.99)
+    assert 0.25 < measures.sharpness < 0.6
+    assert 100 < measures.brightness < 200
+    assert 20 < measures.contrast < 80
 
 
 def test_no_face(astronaut: UInt8Array) -> None:
@@ -113,10 +125,62 @@ def test_rules_are_the_callers(astronaut: UInt8Array) -> None:
     assert judge(blurred(astronaut, 9), tiny, lax).refusals == ()
 
 
-def test_broken_landmarks_are_an_error(astronaut: UInt8Array) -> None:
-    faces = faces_at((1, 0))
-    with pytest.raises(LandmarkError):
-        judge(astronaut, replace(faces, landmarks=faces.landmarks * np.float32(np.nan)))
+@pytest.mark.parametrize("broken", [np.nan, np.inf, 0], ids=["not a number", "infinite", "one point"])
+def test_landmarks_that_determine_no_alignment(astronaut: UInt8Array, broken: float) -> None:
+    landmarks = np.full((1, 5, 2), broken, np.float32)
+    judgement = judge(astronaut, replace(faces_at((1, 0)), landmarks=landmarks))
+    assert reasons(judgement) == [Reason.NO_ALIGNMENT]
+    assert judgement.face is None
+
+
+def turned(
+    landmarks: FloatArray, yaw_deg: float = 0, pitch_deg: float = 0, roll_deg: float = 0
+) -> FloatArray:
+    """Landmarks of a head of the usual depths, turned and seen from afar; (5, 2), of about the same size."""
+    depths = np.array([0, 0, -0.41, -0.03, -0.03]) * 44
+    (yaw, pitch, roll), centre = np.deg2rad([yaw_deg, pitch_deg, roll_deg]), landmarks.mean(axis=0)
+    x, y, z = np.column_stack([landmarks - centre, depths]).T
+    y, z = y * np.cos(pitch) - z * np.sin(pitch), y * np.sin(pitch) + z * np.cos(pitch)
+    x = x * np.cos(yaw) + z * np.sin(yaw)
+    x, y = x * np.cos(roll) - y * np.sin(roll), x * np.sin(roll) + y * np.cos(roll)
+    return (np.column_stack([x, y]) + centre).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason", "said"),
+    [
+        ({"yaw_deg": 62.0}, Reason.TURNED_AWAY, "at most 50 degrees wanted"),
+        ({"yaw_deg": -62.0}, Reason.TURNED_AWAY, "at most 50 degrees wanted"),
+        ({"pitch_deg": 40.0}, Reason.LOOKING_UP_OR_DOWN, "looking down"),
+        ({"pitch_deg": -55.0}, Reason.LOOKING_UP_OR_DOWN, "looking up"),
+        ({"roll_deg": 55.0}, Reason.TILTED, "head tilted: 5"),
+        ({"roll_deg": -55.0}, Reason.TILTED, "head tilted: "),
+    ],
+)
+def test_heads_that_look_elsewhere(
+    astronaut: UInt8Array, turn: dict[str, float], reason: Reason, said: str
+) -> None:
+    faces = replace(faces_at((1, 0)), landmarks=turned(LANDMARKS, **turn)[None])
+    judgement = judge(astronaut, faces, EnrolRules(max_misfit=1.0, min_sharpness=0))
+    assert reasons(judgement) == [reason]
+    assert said in judgement.refusals[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("level", "contrast", "wanted"),
+    [
+        (18, 0.15, {Reason.TOO_DARK, Reason.LOW_CONTRAST}),
+        (230, 0.5, {Reason.TOO_BRIGHT}),
+        (128, 0.1, {Reason.LOW_CONTRAST}),
+        (128, 0.5, set()),
+        (60, 0.5, set()),
+        (190, 0.5, set()),
+    ],
+)
+def test_light(astronaut: UInt8Array, level: float, contrast: float, wanted: set[Reason]) -> None:
+    face = astronaut[80:170, 180:270].mean()
+    lit = np.clip((astronaut - face) * contrast + level, 0, 255).astype(np.uint8)
+    assert set(reasons(judge(lit, faces_at((1, 0)), EnrolRules(min_sharpness=0)))) == wanted
 
 
 def test_the_codes_are_stable() -> None:
@@ -127,6 +191,12 @@ def test_the_codes_are_stable() -> None:
         "too_small",
         "too_blurred",
         "turned_away",
+        "no_alignment",
+        "looking_up_or_down",
+        "tilted",
+        "too_dark",
+        "too_bright",
+        "low_contrast",
     }
 
 
@@ -154,8 +224,9 @@ def test_the_largest_face_that_is_surely_one_is_meant(
     faces = faces_at((0.9, 20), (1, 0), scores=scores)
     judgement = judge(astronaut, faces)
     assert judgement.face == face
-    assert judgement.score == pytest.approx(scores[face])
-    assert judgement.size_px == pytest.approx(float(faces.sizes_px[face]))
+    assert judgement.measures is not None
+    assert judgement.measures.score == pytest.approx(scores[face])
+    assert judgement.measures.size_px == pytest.approx(float(faces.sizes_px[face]))
     assert [reason for reason in reasons(judgement) if reason is not Reason.TOO_BLURRED] == refused
 
 
@@ -206,13 +277,15 @@ def test_less_is_asked_for_naming_than_for_enrolment() -> None:
     assert naming.max_misfit >= enrolling.max_misfit
 
 
-def test_only_faces_that_may_count_need_an_alignment(astronaut: UInt8Array) -> None:
-    faces = faces_at((1, 0), (1, 0), scores=(0.99, 0.1))
-    broken = faces.landmarks.copy()
-    broken[1] = np.nan
-    assert recognisable(astronaut, replace(faces, landmarks=broken)).tolist() == [True, False]
-    with pytest.raises(LandmarkError):
-        recognisable(astronaut, replace(faces, landmarks=broken[::-1].copy()))
+def test_why_a_face_is_not_compared(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0), (1, 0), (1, 0), (0.2, 0), (1, 0), scores=(0.99, 0.5, 0.99, 0.99, 0.99))
+    landmarks = faces.landmarks.copy()
+    landmarks[2] = 7
+    landmarks[4] = turned(LANDMARKS, yaw_deg=75)
+    faces = replace(faces, landmarks=landmarks)
+    expected = [None, Reason.LOW_SCORE, Reason.NO_ALIGNMENT, Reason.TOO_SMALL, Reason.TURNED_AWAY]
+    assert reasons_by_place(faces, NamingRules()) == expected
+    assert recognisable(astronaut, faces).tolist() == [True, False, False, False, False]
 
 
 # Sharpness

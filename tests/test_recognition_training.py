@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from recognition_helpers import FACE
 from torch.nn import functional
+from torch.utils.data import DataLoader
 
 from facepipe.errors import DataError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
 from training.recognition.augment import DamageConfig, ShakeConfig, cut, damage, shake_matrix
-from training.recognition.crops import NOBODY, CropSource, FaceCrops, number_people, read_same_person
+from training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
 from training.recognition.losses import (
     LossConfig,
     MarginHead,
@@ -26,9 +29,9 @@ from training.recognition.losses import (
     triplet_loss,
 )
 from training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
+from training.recognition.sources import CropSource
+from training.stream import EndlessBatches
 
-FACE = (slice(60, 200), slice(155, 295))
-"""The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""
 UNTOUCHED = DamageConfig(
     light_share=0,
     gray_share=0,
@@ -86,16 +89,16 @@ def test_same_people_are_one_before_they_are_numbered(tmp_path: Path) -> None:
 
 
 def test_an_unshaken_crop_is_the_inner_frame(face: UInt8Array) -> None:
-    np.testing.assert_array_equal(cut(face, 112), face[14:126, 14:126])
+    np.testing.assert_array_equal(cut(face, 112, 0.1), face[14:126, 14:126])
     exact = face[14:126, 14:126].copy()
-    np.testing.assert_array_equal(cut(exact, 112), exact)
+    np.testing.assert_array_equal(cut(exact, 112, 0.1), exact)
     larger = cv2.resize(face, (160, 160), interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    assert np.abs(cut(larger, 112).astype(int) - exact).mean() < 3
+    assert np.abs(cut(larger, 112, 0.1).astype(int) - exact).mean() < 3
 
 
 def test_a_mirrored_cut_is_the_mirror_image(face: UInt8Array) -> None:
     still = ShakeConfig(flip_share=1, rotation_rad=0, scale=0, shift=0)
-    mirrored = cut(face, 112, shake_matrix(112, still, np.random.default_rng(0)))
+    mirrored = cut(face, 112, 0.1, shake_matrix(112, still, np.random.default_rng(0)))
     np.testing.assert_array_equal(mirrored, face[14:126, 14:126][:, ::-1])
 
 
@@ -117,22 +120,33 @@ def _shares() -> list[object]:
 
 
 def test_teacher_and_student_see_the_same_shaken_face(crops: FaceCrops) -> None:
-    batch = _sampler(crops, BatchConfig(8), UNTOUCHED)[3]
+    batch = _sampler(crops, damaged=UNTOUCHED).batch(3)
+    assert batch.clean is not None
     assert torch.equal(batch.clean, batch.damaged)
-    worse = _sampler(crops, BatchConfig(8), DamageConfig(light_share=1.0))[3]
+    worse = _sampler(crops, damaged=DamageConfig(light_share=1.0)).batch(3)
+    assert worse.clean is not None
     assert torch.equal(worse.clean, batch.clean)
     assert not torch.equal(worse.damaged, batch.clean)
 
 
 def test_batches_depend_on_seed_and_number_alone(crops: FaceCrops) -> None:
-    first, again = (_sampler(crops, BatchConfig(8, people=2, photos_per_person=2)) for _ in range(2))
-    first[0], first[1]
-    assert torch.equal(first[5].damaged, again[5].damaged)
-    assert not torch.equal(first[5].damaged, first[6].damaged)
+    first, again = (_sampler(crops, BatchConfig(people=2, photos_per_person=2)) for _ in range(2))
+    first.batch(0), first.batch(1)
+    assert torch.equal(first.batch(5).damaged, again.batch(5).damaged)
+    assert not torch.equal(first.batch(5).damaged, first.batch(6).damaged)
+
+
+def test_a_worker_that_starts_afresh_gets_paths_and_not_pixels(crops: FaceCrops) -> None:
+    sampler = _sampler(crops)
+    assert len(pickle.dumps(sampler)) < 20_000  # the pixels are a million bytes
+    batches = EndlessBatches(sampler, first=2, every=3)
+    loader = DataLoader(batches, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    for number, batch in zip((2, 5), loader, strict=False):
+        assert torch.equal(batch.damaged, sampler.batch(number).damaged)
 
 
 def test_every_crop_comes_once_an_epoch(crops: FaceCrops) -> None:
-    plan = BatchPlan(crops.people, np.arange(17), BatchConfig(5), seed=0)
+    plan = BatchPlan(crops.people, np.arange(17), BatchConfig(), size=5, seed=0)
     drawn = np.concatenate([plan[b] for b in range(7)])
     assert sorted(drawn[:17]) == list(range(17))
     assert sorted(drawn[17:34]) == list(range(17))
@@ -141,16 +155,16 @@ def test_every_crop_comes_once_an_epoch(crops: FaceCrops) -> None:
 
 def test_a_batch_begins_with_people_who_have_several_photos(crops: FaceCrops) -> None:
     trained = np.array([0, 3, 4, 6, 7, 8, 12, 13])  # person 0 has one crop left
-    plan = BatchPlan(crops.people, trained, BatchConfig(10, people=2, photos_per_person=4), seed=1)
+    plan = BatchPlan(crops.people, trained, BatchConfig(2, 4), size=10, seed=1)
     for number in range(5):
         people = crops.people[plan[number][:8]].reshape(2, 4)
         assert (people == people[:, :1]).all()
         assert sorted(people[:, 0]) == [1, 2]
         assert set(plan[number]) <= set(trained)
     with pytest.raises(DataError, match="3 people"):
-        BatchPlan(crops.people, trained, BatchConfig(12, people=3), seed=1)
+        BatchPlan(crops.people, trained, BatchConfig(3, 4), size=12, seed=1)
     with pytest.raises(UsageError, match="more than"):
-        BatchConfig(8, people=3, photos_per_person=4)
+        BatchPlan(crops.people, trained, BatchConfig(3, 4), size=8, seed=1)
 
 
 def test_held_out_crops_are_never_trained_on(crops: FaceCrops) -> None:
@@ -202,17 +216,19 @@ def test_margin_head_by_hand(margin: str) -> None:
     vectors = torch.tensor([[math.cos(angle), math.sin(angle)], [1.0, 0.0]], requires_grad=True)
     own = math.cos(angle) - 0.3 if margin == "cosface" else math.cos(angle + 0.3)
     logits = torch.tensor([[10 * own, 10 * math.sin(angle)]])
-    loss = head(vectors, torch.tensor([0, NOBODY]))
-    assert float(loss) == pytest.approx(float(functional.cross_entropy(logits, torch.tensor([0]))), abs=1e-5)
-    loss.backward()
+    losses = head(vectors, torch.tensor([0, NOBODY]))
+    assert losses[0].item() == pytest.approx(
+        float(functional.cross_entropy(logits, torch.tensor([0]))), abs=1e-5
+    )
+    losses.sum().backward()
     assert vectors.grad is not None
     assert vectors.grad[1].abs().sum() == 0
 
 
 def _sampler(
     crops: FaceCrops,
-    batch: BatchConfig,
+    batch: BatchConfig = BatchConfig(),  # noqa: B008
     damaged: DamageConfig = DamageConfig(),  # noqa: B008
 ) -> FaceSampler:
-    plan = BatchPlan(crops.people, np.arange(len(crops)), batch, seed=0)
+    plan = BatchPlan(crops.people, np.arange(len(crops)), batch, size=8, seed=0)
     return FaceSampler(crops, plan, 112, ShakeConfig(), damaged, seed=0)

@@ -14,7 +14,7 @@ from pipeline_helpers import faces_at
 
 from facepipe.enrolment import Outcome
 from facepipe.errors import OutputError
-from facepipe.faces import Faces, Match
+from facepipe.faces import Faces, Match, MatchStatus
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
 from facepipe.report import (
@@ -27,11 +27,17 @@ from facepipe.report import (
     to_json,
 )
 from gallery import Person, Template
+from gallery.audit import Remark
+from gallery.matching import Doubt
 
-FACE_KEYS = ["box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"]
+FACE_KEYS = [
+    *("box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),
+    *("status", "candidate", "reason"),
+]
 NAMED = Match("Zoë, the 1st", 0.71239, 1.05, 'Bob "B"', 1.40001)
-UNKNOWN = Match(None, 1.25, 1.05, "Bob", 1.3)
-NOT_COMPARED = Match(None, None, 1.05)
+UNKNOWN = Match(None, 1.25, 1.05, "Bob", 1.3, reason="nobody_near")
+UNSURE = Match(None, 0.91, 1.05, "Bob", 0.93, candidate_name="Ada", reason="between_people")
+NOT_COMPARED = Match(None, None, 1.05, reason="too_small")
 PHOTO = Path("holiday/día 1.jpg")
 
 
@@ -85,6 +91,26 @@ def test_values_of_a_named_face() -> None:
     assert face["runner_up"] == {"name": 'Bob "B"', "distance_l2": 1.4}
 
 
+def test_an_unsure_face_has_no_name_but_a_candidate() -> None:
+    faces = strictly(to_json(identified(NAMED, UNSURE, UNKNOWN, NOT_COMPARED)))["faces"]
+    assert [(face["status"], face["name"], face["candidate"], face["reason"]) for face in faces] == [
+        ("named", "Zoë, the 1st", None, None),
+        ("unsure", None, "Ada", "between_people"),
+        ("unknown", None, None, "nobody_near"),
+        ("unknown", None, None, "too_small"),
+    ]
+    row = parsed(identified(UNSURE))[0]
+    assert (row["name"], row["status"], row["candidate"], row["reason"]) == (
+        "",
+        "unsure",
+        "Ada",
+        "between_people",
+    )
+    line = table_lines(identified(UNSURE))[1]
+    assert line.split()[0] == "Ada?"
+    assert "between people" in line
+
+
 def test_null_where_there_is_nothing() -> None:
     faces = strictly(to_json(identified(UNKNOWN, NOT_COMPARED)))["faces"]
     assert [(f["name"], f["distance_l2"], f["threshold_l2"]) for f in faces] == [
@@ -95,7 +121,7 @@ def test_null_where_there_is_nothing() -> None:
     assert faces[1]["runner_up"] is None
     (face,) = strictly(to_json(detected()))["faces"]
     assert face["score"] == 0.9876
-    assert [face[key] for key in FACE_KEYS[3:]] == [None] * 4
+    assert [face[key] for key in FACE_KEYS[3:]] == [None] * 7
     assert strictly(to_json(NOBODY)) == {"photo": "holiday/día 1.jpg", "error": None, "faces": []}
     failed = strictly(to_json(FAILED))
     assert (failed["error"], failed["faces"]) == ("holiday/día 1.jpg: the file is empty", [])
@@ -117,7 +143,8 @@ def test_records_of_other_kinds() -> None:
 
 def test_the_documented_forms_are_these() -> None:
     text = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
-    words = [*FACE_KEYS, "photo", "error", *(r.value for r in Reason), *(o.value for o in Outcome)]
+    words = [*FACE_KEYS, "photo", "error"]
+    words += [code.value for codes in (Reason, Outcome, Doubt, MatchStatus, Remark) for code in codes]
     assert [word for word in words if f"`{word}`" not in text] == []
     assert ",".join(CSV_COLUMNS) in text
     for kind, keys in ((Person, Person.__slots__), (Template, Template.__slots__)):
@@ -137,7 +164,7 @@ def parsed(*results: PhotoResult) -> list[dict[str, str]]:
 def test_columns_are_stable() -> None:
     assert printer("csv").header == (
         "photo,error,face,left,top,right,bottom,score,"
-        "name,distance_l2,threshold_l2,runner_up,runner_up_distance_l2",
+        "name,distance_l2,threshold_l2,runner_up,runner_up_distance_l2,status,candidate,reason",
     )
     for result in (identified(NAMED), detected(), NOBODY, FAILED):
         assert [len(row) for row in csv_rows(result)] == [len(CSV_COLUMNS)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +19,7 @@ from facepipe.detector import FaceDetector
 from facepipe.encoder import FaceEncoder
 from facepipe.errors import DeviceError, FacepipeError, MissingExtraError, UsageError, WeightsError
 from facepipe.faces import FloatArray, UInt8Array
-from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from facepipe.runtime import Engine, Network, RuntimeChoice, choose_runtime, open_network, to_planes
 from weights.card import InputSpec
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, Weight, load_card
 from weights.storage import write_weight
@@ -36,6 +37,7 @@ def test_the_plain_choice_is_onnx_runtime_on_the_cpu() -> None:
     assert 1 <= choice.threads <= (os.cpu_count() or 1)
     assert choose_runtime(threads=3) == RuntimeChoice("onnx", "cpu", 3)
     assert str(RuntimeChoice("onnx", "cpu", 3)) == "ONNX Runtime on cpu, 3 threads"
+    assert str(RuntimeChoice("openvino", "cpu", 1, calls=4)) == "OpenVINO on cpu, 4 threads"
     assert str(RuntimeChoice("torch", "cuda:1", 3)) == "torch on cuda:1"
 
 
@@ -48,7 +50,7 @@ def test_torch_when_asked_for() -> None:
 @pytest.mark.parametrize(
     ("runtime", "device", "told"),
     [
-        ("tensorflow", "auto", "unknown runtime 'tensorflow': expected one of auto, onnx, torch"),
+        ("tensorflow", "auto", "unknown runtime 'tensorflow': expected one of auto, onnx, openvino, torch"),
         ("", "auto", "unknown runtime ''"),
         ("auto", "gpu", "unknown device 'gpu': expected cpu, cuda or cuda:N"),
         ("auto", "cuda:", "unknown device 'cuda:'"),
@@ -56,6 +58,7 @@ def test_torch_when_asked_for() -> None:
         ("auto", "CPU", "unknown device 'CPU'"),
         ("onnx", "cuda", "runtime onnx runs on the CPU only; for cuda use --runtime torch"),
         ("onnx", "cuda:0", "runtime onnx runs on the CPU only"),
+        ("openvino", "cuda", "runtime openvino runs on the CPU only; for cuda use --runtime torch"),
     ],
 )
 def test_words_that_mean_nothing_are_wrong_usage(runtime: str, device: str, told: str) -> None:
@@ -95,14 +98,20 @@ def test_without_torch_the_one_line_to_type_is_told(arguments: list[str]) -> Non
     assert "pip install 'facepipe[train]'" in done.stderr
 
 
-# The two runtimes
+# The runtimes
+
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.skipif(find_spec(name) is None, reason=f"needs the [{extra}] extra"))
+    for name, extra in (("torch", "train"), ("openvino", "openvino"))
+]
+AGREE_TO: dict[str, float] = {"torch": 1e-3, "openvino": 1e-4}
 
 
-def on_both(name: str) -> tuple[Network, Network]:
+def on_both(name: str, other: Engine) -> tuple[Network, Network]:
     weight = load_card(name)
     return (
         open_network(weight, RuntimeChoice("onnx", "cpu", 1)),
-        open_network(weight, RuntimeChoice("torch", "cpu", 1)),
+        open_network(weight, RuntimeChoice(other, "cpu", 1)),
     )
 
 
@@ -112,29 +121,40 @@ def planes(photo: UInt8Array, spec: InputSpec) -> FloatArray:
     return batch
 
 
-@needs_torch
-def test_detector_outputs_agree(astronaut: UInt8Array) -> None:
-    onnx, torch = on_both(DEFAULT_DETECTOR)
+@pytest.mark.parametrize("other", OTHERS)
+def test_detector_outputs_agree(astronaut: UInt8Array, other: Engine) -> None:
+    onnx, second = on_both(DEFAULT_DETECTOR, other)
     batch = planes(astronaut[:320, :416], load_card(DEFAULT_DETECTOR).card.input)
-    for ours, theirs in zip(onnx.run(batch), torch.run(batch), strict=True):
+    for ours, theirs in zip(onnx.run(batch), second.run(batch), strict=True):
         assert ours.dtype == theirs.dtype == np.float32
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=AGREE_TO[other])
 
 
-@needs_torch
-def test_encoder_outputs_agree(astronaut: UInt8Array) -> None:
-    onnx, torch = on_both(DEFAULT_ENCODER)
+@pytest.mark.parametrize("other", OTHERS)
+def test_encoder_outputs_agree(astronaut: UInt8Array, other: Engine) -> None:
+    onnx, second = on_both(DEFAULT_ENCODER, other)
     crops = [astronaut[y : y + 112, x : x + 112] for y, x in ((60, 170), (200, 200))]
     spec = load_card(DEFAULT_ENCODER).card.input
     batch = np.concatenate([planes(np.ascontiguousarray(crop), spec) for crop in crops])
-    (ours,), (theirs,) = onnx.run(batch), torch.run(batch)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3)
+    (ours,), (theirs,) = onnx.run(batch), second.run(batch)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=AGREE_TO[other])
 
 
-@needs_torch
-def test_the_whole_way_agrees(astronaut: UInt8Array) -> None:
+@pytest.mark.skipif(find_spec("openvino") is None, reason="needs the [openvino] extra")
+def test_threads_share_an_openvino_network(astronaut: UInt8Array) -> None:
+    spec = load_card(DEFAULT_ENCODER).card.input
+    network = open_network(load_card(DEFAULT_ENCODER), RuntimeChoice("openvino", "cpu", 1, calls=2))
+    batches = [planes(np.ascontiguousarray(astronaut[y : y + 112, 170:282]), spec) for y in range(0, 320, 40)]
+    one_by_one = [network.run(batch)[0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = [outputs[0] for outputs in pool.map(network.run, batches)]
+    np.testing.assert_array_equal(together, one_by_one)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_whole_way_agrees(astronaut: UInt8Array, other: Engine) -> None:
     results = []
-    for runtime in ("onnx", "torch"):
+    for runtime in ("onnx", other):
         choice = choose_runtime(runtime, threads=1)
         faces = FaceDetector.load(runtime=choice).detect(astronaut)
         crops = align_faces(astronaut, faces.landmarks, "arcface_112")

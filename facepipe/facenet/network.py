@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -9,6 +10,10 @@ from torch.nn import functional
 
 from facepipe.errors import MissingExtraError
 from facepipe.retinaface.network import MobileNetV1Stages, conv_bn
+
+DENSE_WIDTHS = (48, 96, 192)
+DENSE_BLOCKS = (1, 2, 2)
+"""Of the dense residual trunk, unless a weight's parameters or a recipe say otherwise."""
 
 
 class FaceNetOutput(NamedTuple):
@@ -187,10 +192,41 @@ class FaceNetServing(nn.Module):
 
 
 def facenet_dense(
-    dimensions: int, widths: tuple[int, int, int] = (48, 96, 192), blocks: tuple[int, int, int] = (1, 2, 2)
+    dimensions: int,
+    widths: tuple[int, int, int] = DENSE_WIDTHS,
+    blocks: tuple[int, int, int] = DENSE_BLOCKS,
+    map_side: int = 7,
 ) -> FaceNet:
-    """FaceNet with the dense residual trunk, for 112-pixel faces: 2.11 M parameters for 128 dimensions."""
-    return FaceNet(DenseResidual(widths, blocks), DepthwiseHead(widths[-1], side=7, dimensions=dimensions))
+    """FaceNet with the dense residual trunk: 2.11 M parameters for 128 dimensions of 112-pixel faces.
+
+    Args:
+        dimensions: Length of a vector.
+        widths, blocks: See `DenseResidual`.
+        map_side: Of the coarsest map, a sixteenth of the input's side: the head has weights for each place.
+    """
+    head = DepthwiseHead(widths[-1], side=map_side, dimensions=dimensions)
+    return FaceNet(DenseResidual(widths, blocks), head)
+
+
+def facenet_dense_like(dimensions: int, parameters: Mapping[str, Tensor]) -> FaceNet:
+    """FaceNet with the dense residual trunk, as wide and deep as parameters of such a network say it is."""
+
+    def width(layer: str, default: int) -> int:
+        weight = parameters.get(f"trunk.{layer}.weight")
+        return default if weight is None else len(weight)
+
+    def blocks(stage: int) -> int:
+        starts = (name.split(".first.") for name in parameters if name.startswith(f"trunk.stage{stage}."))
+        return len({block for block, *rest in starts if rest})
+
+    spatial = parameters.get("head.spatial.0.weight")
+    w1, w2, w3 = DENSE_WIDTHS
+    return facenet_dense(
+        dimensions,
+        (width("stem.1.0", w1), width("stage2.0.0", w2), width("stage3.0.0", w3)),
+        (blocks(1), blocks(2), blocks(3)),
+        map_side=7 if spatial is None else spatial.shape[-1],
+    )
 
 
 def facenet_mobilenet(dimensions: int) -> FaceNet:

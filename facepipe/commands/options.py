@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,7 +15,7 @@ import click
 from facepipe.errors import UsageError, WeightsError
 
 if TYPE_CHECKING:
-    from facepipe.detector import DetectorOptions, FaceDetector
+    from facepipe.detector import DetectorOptions
     from facepipe.pipeline import FacePipeline
     from facepipe.runtime import RuntimeChoice, RuntimeName
     from weights.card import AnchorSpec
@@ -24,6 +25,8 @@ Value = TypeVar("Value")
 
 ANY_PATH = click.Path(path_type=Path, readable=False)
 """A path that click does not look at: whoever opens it says what is wrong, with the right exit code."""
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 def three_numbers(text: str) -> tuple[float, float, float]:
@@ -77,16 +80,6 @@ class Setup:
             top_k=self.top_k,
         )
 
-    def detector_for_evaluation(self) -> FaceDetector:
-        """As protocols want it: every score counts, original size unless another is asked for."""
-        from facepipe.detector import FaceDetector
-        from weights.registry import DEFAULT_DETECTOR
-
-        asked = self.detector_options()
-        score = 0.02 if self.score_threshold is None else asked.score_threshold
-        options = replace(asked, score_threshold=score, max_side=self.max_side)
-        return FaceDetector.load(self.detector_weights or DEFAULT_DETECTOR, options, self.choose_runtime())
-
     def max_pixels(self) -> int:
         """Largest photo read."""
         from facepipe.images import DEFAULT_MAX_PIXELS
@@ -97,15 +90,15 @@ class Setup:
             raise UsageError(f"--max-megapixels: expected more than 0, got {self.max_megapixels}")
         return round(self.max_megapixels * 1e6)
 
-    def choose_runtime(self) -> RuntimeChoice:
-        """What runs where, said once on stderr."""
+    def choose_runtime(self, calls: int = 1) -> RuntimeChoice:
+        """What runs where, said once on stderr; `calls` of a network are to run side by side."""
         from facepipe.runtime import choose_runtime
 
-        choice = choose_runtime(self.runtime, self.device)
+        choice = choose_runtime(self.runtime, self.device, calls=calls)
         logging.getLogger("facepipe").info("running on %s", choice)
         return choice
 
-    def pipeline(self, gallery: Path | None = None, *, create: bool = False) -> FacePipeline:
+    def pipeline(self, gallery: Path | None = None, *, create: bool = False, calls: int = 1) -> FacePipeline:
         """Networks and gallery, opened."""
         from facepipe.pipeline import FacePipeline
         from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
@@ -116,7 +109,7 @@ class Setup:
             detector_weights=self.detector_weights or DEFAULT_DETECTOR,
             encoder_weights=self.encoder_weights or DEFAULT_ENCODER,
             options=self.detector_options(),
-            runtime=self.choose_runtime(),
+            runtime=self.choose_runtime(calls),
         )
 
 
@@ -135,7 +128,7 @@ _SETUP_OPTIONS = [
     click.option("--top-k", type=int, metavar="N", help="At most this many faces a photo."),
     click.option("--max-megapixels", type=float, metavar="MP", help="Refuse larger photos."),
     click.option("--device", default="auto", metavar="cpu|cuda[:N]", help="Where to run."),
-    click.option("--runtime", default="auto", metavar="onnx|torch", help="What to run on."),
+    click.option("--runtime", default="auto", metavar="onnx|openvino|torch", help="What to run on."),
 ]
 
 
@@ -161,13 +154,42 @@ def default_gallery() -> Path:
     return facepipe_home() / "gallery"
 
 
-gallery_option = click.option(
-    "--gallery",
-    "gallery_path",
-    type=ANY_PATH,
-    default=default_gallery,
-    metavar="DIR",
-    show_default="$FACEPIPE_HOME/gallery",
-    help="Folder of the gallery.",
-)
+def _give_key_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
+    """Say where the key is by the environment, while the command runs: whoever opens a gallery looks."""
+    if file is None:
+        return
+    from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
+
+    before = {name: os.environ.pop(name, None) for name in (KEY_FILE_VARIABLE, KEY_VARIABLE)}
+    os.environ[KEY_FILE_VARIABLE] = str(file)
+
+    def restore() -> None:
+        del os.environ[KEY_FILE_VARIABLE]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+    context.call_on_close(restore)
+
+
+def gallery_option(command: Command) -> Command:
+    """Where the gallery is, and its key: `--gallery DIR --key-file FILE`."""
+    key_file = click.option(
+        "--key-file",
+        type=ANY_PATH,
+        metavar="FILE",
+        expose_value=False,
+        callback=_give_key_file,
+        help="Key of an encrypted gallery; else $FACEPIPE_GALLERY_KEY.",
+    )
+    folder = click.option(
+        "--gallery",
+        "gallery_path",
+        type=ANY_PATH,
+        default=default_gallery,
+        metavar="DIR",
+        show_default="$FACEPIPE_HOME/gallery",
+        help="Folder of the gallery.",
+    )
+    return folder(key_file(command))
+
+
 photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))

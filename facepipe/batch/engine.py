@@ -1,0 +1,284 @@
+"""All cores on many photos: whatever stage has work, the one nearest the end goes first."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from facepipe.batch.job import Look, Outcome, Task
+from facepipe.batch.look import Chosen, Looker, Opened
+from facepipe.errors import LandmarkError, PhotoError
+from facepipe.runtime import usable_cores
+
+_POLL_S = 0.2
+"""How often the consumer looks up from its queue, so that Ctrl-C is heard."""
+_OUTCOMES = 256
+"""Outcomes that may wait for the consumer."""
+_STOP_WAIT_S = 1.5
+"""How long a stop waits for calls that are running; what they would have given is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How the work is spread; the results do not depend on it.
+
+    Attributes:
+        workers: Threads; None: one a core, and one for the time that others wait for the disk.
+        detector_batch: Photos of equal size in a call of the detector, at most.
+        detector_batch_pixels: And so many pixels at most: larger photos gain nothing from company, and
+            need memory.
+        encoder_batch: Faces in a call of the encoder, of whatever photos.
+        held_pixels: Photos are read while those waiting for the detector have fewer pixels: memory is flat.
+    """
+
+    workers: int | None = None
+    detector_batch: int = 4
+    detector_batch_pixels: int = 600_000
+    encoder_batch: int = 16
+    held_pixels: int = 40_000_000
+
+    @property
+    def threads(self) -> int:
+        """How many threads work."""
+        return self.workers or usable_cores() + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A photo between two stages."""
+
+    task: Task
+    opened: Opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Cropped:
+    """A photo whose faces wait for the encoder."""
+
+    task: Task
+    opened_sha256: str
+    size_wh: tuple[int, int]
+    chosen: Chosen
+
+
+_Step = Callable[[], None]
+
+
+class Engine:
+    """Looks at photos with a pool of threads. One for one run.
+
+    Each thread takes the step that is nearest to the end of the way: full batches of faces to the encoder,
+    full batches of photos to the detector, then files to be read, and batches that are not full only where
+    nothing else is to be done. So no thread waits while there is work, and few photos are held at a time.
+
+    Args:
+        looker: The stages.
+        tasks: What to look at; read as needed.
+        options: See `EngineOptions`.
+
+    Attributes:
+        seconds: Of all threads together, by stage, and under "wait" without anything to do.
+    """
+
+    def __init__(self, looker: Looker, tasks: Iterable[Task], options: EngineOptions | None = None) -> None:
+        self._looker, self._tasks, self._options = looker, iter(tasks), options or EngineOptions()
+        self._workers = self._options.threads
+        self._change = threading.Condition()
+        self._outcomes: queue.Queue[Outcome | BaseException | None] = queue.Queue(_OUTCOMES)
+        self._to_detect: defaultdict[tuple[int, int], deque[_Waiting]] = defaultdict(deque)
+        self._to_encode: deque[_Cropped] = deque()
+        self._held_pixels = 0
+        self._busy = 0
+        self._tasks_left, self._stopping = True, False
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def outcomes(self) -> Generator[Outcome]:
+        """Outcomes as they come, in no order. Leaving the loop stops the work.
+
+        Raises:
+            Exception: What a stage raised that is no photo's fault.
+        """
+        threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            yield from self._come(len(threads))
+        finally:
+            self._stop()
+            deadline = time.monotonic() + _STOP_WAIT_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _come(self, running: int) -> Iterator[Outcome]:
+        while running:
+            try:
+                outcome = self._outcomes.get(timeout=_POLL_S)
+            except queue.Empty:
+                continue
+            if isinstance(outcome, BaseException):
+                raise outcome
+            if outcome is None:
+                running -= 1
+            else:
+                yield outcome
+
+    def _stop(self) -> None:
+        with self._change:
+            self._stopping = True
+            self._change.notify_all()
+
+    # In the threads
+
+    def _tell(self, what: Outcome | BaseException | None) -> None:
+        while True:
+            try:
+                return self._outcomes.put(what, timeout=_POLL_S)
+            except queue.Full:
+                if self._stopping:
+                    return None
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._change:
+                self.seconds[stage] += time.perf_counter() - start
+
+    def _work(self) -> None:
+        try:
+            while (step := self._next_step()) is not None:
+                try:
+                    step()
+                finally:
+                    with self._change:
+                        self._busy -= 1
+                        self._change.notify_all()
+        except BaseException as error:  # for the consumer to raise
+            self._tell(error)
+        self._tell(None)
+
+    def _next_step(self) -> _Step | None:
+        """Wait for something to do; None: all is done, or it is time to stop."""
+        start = time.perf_counter()
+        with self._change:
+            while not self._stopping:
+                step = self._choose_step()
+                if step is not None:
+                    self._busy += 1
+                    self.seconds["wait"] += time.perf_counter() - start
+                    return step
+                if not self._busy:
+                    return None
+                self._change.wait()
+        return None
+
+    def _choose_step(self) -> _Step | None:
+        return (
+            self._encoding(full_only=True)
+            or self._detecting(full_only=True)
+            or self._reading()
+            or self._detecting(full_only=False)
+            or self._encoding(full_only=False)
+        )
+
+    def _reading(self) -> _Step | None:
+        if not self._tasks_left or self._held_pixels >= self._options.held_pixels:
+            return None
+        task = next(self._tasks, None)
+        if task is None:
+            self._tasks_left = False
+            return None
+        return lambda: self._read(task)
+
+    def _read(self, task: Task) -> None:
+        try:
+            with self._timed("read"):
+                opened = self._looker.open(task.path)
+                size_wh = self._looker.input_size_wh(opened)
+        except PhotoError as error:
+            self._tell(Outcome(task, error=str(error)))
+            return
+        with self._change:
+            self._held_pixels += _pixels(opened)
+            self._to_detect[size_wh].append(_Waiting(task, opened))
+
+    def _detecting(self, full_only: bool) -> _Step | None:
+        sizes = [size for size, group in self._to_detect.items() if group]
+        size_wh = max(sizes, key=lambda size: len(self._to_detect[size]) / self._batch_of(size), default=None)
+        if size_wh is None:
+            return None
+        waiting, most = self._to_detect[size_wh], self._batch_of(size_wh)
+        if full_only and len(waiting) < most:
+            return None
+        group = [waiting.popleft() for _ in range(min(most, len(waiting)))]
+        if not waiting:
+            del self._to_detect[size_wh]
+        return lambda: self._look(group)
+
+    def _batch_of(self, size_wh: tuple[int, int]) -> int:
+        fitting = self._options.detector_batch_pixels // (size_wh[0] * size_wh[1])
+        return max(1, min(self._options.detector_batch, fitting))
+
+    def _look(self, group: list[_Waiting]) -> None:
+        with self._timed("detect"):
+            found = self._looker.detect([waiting.opened for waiting in group])
+        for waiting, faces in zip(group, found, strict=True):
+            task, opened = waiting.task, waiting.opened
+            try:
+                with self._timed("crop"):
+                    chosen = self._looker.choose(task.path, opened, faces)
+            except (PhotoError, LandmarkError) as error:
+                told = str(error) if isinstance(error, PhotoError) else f"{task.path}: {error}"
+                self._tell(Outcome(task, error=told))
+            else:
+                self._pass_on(_Cropped(task, opened.sha256, opened.photo.full_size_wh, chosen))
+            with self._change:
+                self._held_pixels -= _pixels(opened)
+
+    def _pass_on(self, cropped: _Cropped) -> None:
+        if len(cropped.chosen.crops):
+            with self._change:
+                self._to_encode.append(cropped)
+        else:
+            self._finish([cropped])
+
+    def _encoding(self, full_only: bool) -> _Step | None:
+        most = self._options.encoder_batch
+        if not self._to_encode or (full_only and self._crops_waiting() < most):
+            return None
+        group: list[_Cropped] = []
+        while self._to_encode and sum(len(cropped.chosen.crops) for cropped in group) < most:
+            group.append(self._to_encode.popleft())
+        return lambda: self._finish(group)
+
+    def _crops_waiting(self) -> int:
+        return sum(len(cropped.chosen.crops) for cropped in self._to_encode)
+
+    def _finish(self, group: list[_Cropped]) -> None:
+        """Encode the faces of several photos together, and let the photos go."""
+        crops = np.concatenate([cropped.chosen.crops for cropped in group])
+        with self._timed("encode"):
+            vectors = iter(self._looker.encode(crops))
+        for cropped in group:
+            chosen = cropped.chosen
+            embeddings = np.full((len(chosen.faces), self._looker.dimensions), np.nan, np.float32)
+            for row, reason in enumerate(chosen.reasons):
+                if reason is None:
+                    embeddings[row] = next(vectors)
+            faces = chosen.faces.with_embeddings(embeddings)
+            look = Look(cropped.opened_sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
+            self._tell(Outcome(cropped.task, look))
+
+
+def _pixels(opened: Opened) -> int:
+    height, width = opened.photo.rgb.shape[:2]
+    return int(height * width)

@@ -1,0 +1,148 @@
+"""Looking at photos, one stage after the other: every stage is a pure function of its input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from facepipe.align import crop_scales
+from facepipe.batch.job import PREVIEW
+from facepipe.crops import cut_face
+from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.images import DEFAULT_MAX_PIXELS, ReducedPhoto, photo_sha256, read_reduced
+from facepipe.pipeline import FacePipeline, in_reduced_copy, rows_to_compare
+from facepipe.quality import NamingRules, Reason, reasons_by_place
+
+_MAX_CROP_SCALE = 1.0
+"""Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
+enlarged. Up to there reduced decoding moves vectors by 0.05 in the median at any scale (docs/batch.md)."""
+_PREVIEW_PX = 256
+_THUMBNAIL_PX = 96
+_WEBP = {"quality": 60, "method": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class LookOptions:
+    """How photos are looked at; the results depend on it.
+
+    Attributes:
+        rules: Which faces are compared.
+        max_pixels: Larger photos fail.
+        reduce: Decode large JPEGs at a fraction of their size where that leaves enough pixels.
+    """
+
+    rules: NamingRules = field(default_factory=NamingRules)
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    reduce: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A photo file that was read."""
+
+    sha256: str
+    photo: ReducedPhoto
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is left of a photo when its pixels are gone.
+
+    Attributes:
+        faces: In pixels of the whole photo, without vectors.
+        reasons: Why each is not compared, or None.
+        crops: uint8 (m, S, S, 3) of those that are.
+        pictures: See `facepipe.batch.job.Look`.
+    """
+
+    faces: Faces
+    reasons: tuple[Reason | None, ...]
+    crops: UInt8Array
+    pictures: dict[int, bytes]
+
+
+class Looker:
+    """The stages of looking at photos, over a pipeline's networks. Threads may share it.
+
+    Args:
+        pipeline: Detector and encoder.
+        options: See `LookOptions`.
+    """
+
+    def __init__(self, pipeline: FacePipeline, options: LookOptions | None = None) -> None:
+        self._detector, self._encoder, self._pipeline = pipeline.detector, pipeline.encoder, pipeline
+        self.options = options or LookOptions()
+
+    @property
+    def dimensions(self) -> int:
+        """Length of a vector."""
+        return self._encoder.embedding.dimensions
+
+    def open(self, path: Path) -> Opened:
+        """Read a file, no larger than the detector needs.
+
+        Raises:
+            PhotoError: It can't be read.
+        """
+        needed = self._detector.options.max_side if self.options.reduce else None
+        photo = read_reduced(path, needed, max_pixels=self.options.max_pixels)
+        return Opened(photo_sha256(path), photo)
+
+    def input_size_wh(self, opened: Opened) -> tuple[int, int]:
+        """What the detector sees of it: photos of equal sizes are detected together."""
+        return self._detector.input_size_wh(opened.photo.rgb)
+
+    def detect(self, group: Sequence[Opened]) -> list[Faces]:
+        """The faces of several photos, in pixels of the whole photos."""
+        photos = [opened.photo for opened in group]
+        return self._detector.detect_batch(
+            [photo.rgb for photo in photos], [photo.full_size_wh for photo in photos]
+        )
+
+    def choose(self, path: Path, opened: Opened, faces: Faces) -> Chosen:
+        """Crops of the faces to be compared, and pictures for people; reads the file again where needed.
+
+        Raises:
+            PhotoError: It is gone.
+        """
+        photo = opened.photo
+        if photo.reduction > 1 and self._is_too_small(photo, faces):
+            photo = read_reduced(path, None, max_pixels=self.options.max_pixels)
+        rules = self.options.rules
+        reasons, crops = self._pipeline.crops_to_compare(photo.rgb, faces, rules, photo.reduction)
+        return Chosen(faces, tuple(reasons), crops, _pictures(photo, faces))
+
+    def encode(self, crops: UInt8Array) -> FloatArray:
+        """float32 (m, d): the vectors of crops, of one photo or many."""
+        return self._encoder.encode(crops)
+
+    def _is_too_small(self, photo: ReducedPhoto, faces: Faces) -> bool:
+        reasons = reasons_by_place(faces, self.options.rules)
+        landmarks = in_reduced_copy(faces.landmarks[rows_to_compare(reasons)], photo.reduction)
+        scales = crop_scales(landmarks, self._encoder.embedding.alignment, self._encoder.input_size_px)
+        return bool((scales > _MAX_CROP_SCALE).any())
+
+
+def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
+    """A thumbnail of every face and a preview of the photo; nothing where it has no face."""
+    if not len(faces):
+        return {}
+    boxes = faces.boxes_xyxy / np.float32(photo.reduction)
+    thumbnails = {row: _webp(cut_face(photo.rgb, box), _THUMBNAIL_PX) for row, box in enumerate(boxes)}
+    return {PREVIEW: _webp(photo.rgb, _PREVIEW_PX), **thumbnails}
+
+
+def _webp(rgb: UInt8Array, longest_px: int) -> bytes:
+    height, width = rgb.shape[:2]
+    scale = min(1.0, longest_px / max(width, height))
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    small = rgb if scale == 1 else cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA)
+    stream = BytesIO()
+    Image.fromarray(np.ascontiguousarray(small)).save(stream, "WEBP", **_WEBP)
+    return stream.getvalue()

@@ -1,0 +1,118 @@
+"""The report: one HTML file that opens from disk, with ten thousand photos as with ten."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from facepipe.batch.job import PREVIEW, Job, Record
+from facepipe.errors import OutputError
+from facepipe.files import atomic_file
+from gallery.clusters import group_faces
+
+Groups = dict[tuple[int, int], int]
+
+REPORT_FILE = "report.html"
+_CHUNK = 100
+"""Photos whose pictures are unpacked together when one of them comes into view."""
+
+
+def write_report(job: Job, group_within_l2: float) -> None:
+    """Write `report.html` into the job's folder: people with their faces, unknown faces, failures.
+
+    Args:
+        job: The results.
+        group_within_l2: Unknown faces within this Euclidean distance are shown as one person's; see
+            `gallery.clusters.group_faces`.
+
+    Raises:
+        OutputError: It can't be written.
+    """
+    file = job.folder / REPORT_FILE
+    template = resources.files("facepipe.batch").joinpath("report.html").read_text(encoding="utf-8")
+    head, tail = template.split("<!--DATA-->")
+    try:
+        with atomic_file(file) as stream:
+            stream.write(head.encode())
+            _write_data(stream, job, _groups(job, group_within_l2))
+            stream.write(tail.encode())
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
+
+
+def _groups(job: Job, within_l2: float) -> Groups:
+    """A number for each unknown face that has company, by photo and row: 0 for the largest group."""
+    faces = job.strangers()
+    if not faces:
+        return {}
+    vectors = np.stack([face.vector for face in faces])
+    labels = group_faces(vectors, [face.photo_sha256 for face in faces], within_l2)
+    sizes = Counter(labels.tolist())
+    ranks = {label: rank for rank, (label, size) in enumerate(sizes.most_common()) if size > 1}
+    return {
+        (face.photo_id, face.face): ranks[label]
+        for face, label in zip(faces, labels.tolist(), strict=True)
+        if label in ranks
+    }
+
+
+def _write_data(stream: BinaryIO, job: Job, groups: Groups) -> None:
+    """Everything but pictures in one piece, for the filters; pictures in chunks, unpacked when seen."""
+    photos = []
+    for number, chunk in enumerate(_chunks(job)):
+        photos += [_photo(record, groups) for record in chunk]
+        pictures = [_pictures(job, record) for record in chunk]
+        stream.write(_script(f"pictures-{number}", pictures))
+    stream.write(_script("report-data", {"chunk": _CHUNK, "photos": photos}))
+
+
+def _chunks(job: Job) -> Iterator[list[Record]]:
+    chunk: list[Record] = []
+    for record in job.records():
+        chunk.append(record)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk
+
+
+def _photo(record: Record, groups: Groups) -> dict[str, Any]:
+    result = record.result
+    photo: dict[str, Any] = {"path": _text(str(result.path)), "url": result.path.as_uri()}
+    if result.faces is None:
+        return photo | {"error": _text(result.error or "")}
+    boxes, matches = result.faces.boxes_xyxy.tolist(), result.faces.matches or ()
+    faces = [
+        {
+            "box": [round(side) for side in box],
+            "status": match.status.value,
+            "name": match.name or match.candidate_name,
+            "distance": None if match.distance_l2 is None else round(match.distance_l2, 2),
+            "reason": match.reason,
+            "group": groups.get((record.id, row)),
+        }
+        for row, (box, match) in enumerate(zip(boxes, matches, strict=True))
+    ]
+    return photo | {"size": record.size_wh, "faces": faces}
+
+
+def _pictures(job: Job, record: Record) -> dict[str, str]:
+    pictures = job.pictures(record.id)
+    names = {face: "photo" if face == PREVIEW else str(face) for face in pictures}
+    return {names[face]: base64.b64encode(webp).decode() for face, webp in pictures.items()}
+
+
+def _script(id: str, value: Any) -> bytes:
+    """JSON that no HTML parser takes for markup."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{id}">{text}</script>\n'.encode()
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "backslashreplace").decode("utf-8")

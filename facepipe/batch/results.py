@@ -1,0 +1,116 @@
+"""What a batch leaves for others: records, and files made of each photo's result."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from facepipe.batch.job import Job, Product, Record
+from facepipe.errors import OutputError, PhotoError
+from facepipe.files import atomic_file
+from facepipe.images import DEFAULT_MAX_PIXELS, read_image
+from facepipe.outputs import PictureFolder
+from facepipe.pipeline import PhotoResult
+from facepipe.report import Printer, printer, to_json
+from facepipe.runtime import usable_cores
+from facepipe.xmp import write_sidecar
+
+RECORDS_FILE, FACES_FILE = "results.jsonl", "faces.csv"
+_CHUNK = 64
+_log = logging.getLogger("facepipe")
+
+Maker = Callable[[Record], list[Path]]
+"""Writes the files of one photo; answers which they are."""
+
+
+def write_records(job: Job) -> None:
+    """Write `results.jsonl` and `faces.csv` into the job's folder, in the order of the command.
+
+    The lines are those of `facepipe identify --json` and `--csv`. Each file is replaced as a whole.
+
+    Raises:
+        OutputError: A file can't be written.
+    """
+    for name, lines in ((RECORDS_FILE, printer("json")), (FACES_FILE, printer("csv"))):
+        file = job.folder / name
+        try:
+            with atomic_file(file) as stream:
+                for line in _lines(lines, job.records()):
+                    stream.write(f"{line}\n".encode())
+        except OSError as error:
+            raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
+
+
+def _lines(form: Printer, records: Iterable[Record]) -> Iterator[str]:
+    yield from form.header
+    for record in records:
+        yield from form.of(record.result)
+
+
+def make_annotated(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
+    """Photos with their faces drawn, in `folder`; see `PictureFolder`."""
+    pictures = PictureFolder(folder, photos)
+    return lambda record: [pictures.write_annotated(_with_pixels(record, max_pixels))]
+
+
+def make_crops(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
+    """Every face as a picture, in `folder`."""
+    pictures = PictureFolder(folder, photos)
+    return lambda record: pictures.write_crops(_with_pixels(record, max_pixels))
+
+
+def make_sidecar(record: Record) -> list[Path]:
+    """The named faces as an XMP sidecar beside the photo."""
+    assert record.result.faces is not None
+    assert record.size_wh is not None
+    sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces)
+    return [] if sidecar is None else [sidecar]
+
+
+def make_products(job: Job, kind: str, make: Maker) -> int:
+    """Make the files of one kind for the photos with faces whose result has changed since; in threads.
+
+    Args:
+        job: The results.
+        kind: Stable name, remembered with what each file was made of.
+        make: Writes the files of a photo.
+
+    Returns:
+        For how many photos. A file that can't be made is told to the log, and tried again the next time.
+    """
+    due = [record for record in job.records() if _is_due(job, kind, record)]
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for at in range(0, len(due), _CHUNK):
+            chunk = due[at : at + _CHUNK]
+            made = list(pool.map(lambda record: _made(make, record), chunk))
+            job.note_products(kind, {id: product for id, product in made if product is not None})
+    return len(due)
+
+
+def _is_due(job: Job, kind: str, record: Record) -> bool:
+    if record.result.faces is None:
+        return False
+    made = job.product(kind, record.id)
+    if made is None:
+        return len(record.result.faces) > 0
+    return made.made_of != _made_of(record) or not all(file.exists() for file in made.files)
+
+
+def _made_of(record: Record) -> str:
+    return hashlib.sha256(to_json(record.result).encode()).hexdigest()
+
+
+def _made(make: Maker, record: Record) -> tuple[int, Product | None]:
+    try:
+        return record.id, Product(_made_of(record), tuple(make(record)))
+    except (PhotoError, OutputError) as error:  # one photo's trouble; the next run tries again
+        _log.warning("%s", error)
+        return record.id, None
+
+
+def _with_pixels(record: Record, max_pixels: int) -> PhotoResult:
+    return replace(record.result, photo=read_image(record.result.path, max_pixels=max_pixels))

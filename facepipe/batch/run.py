@@ -1,0 +1,283 @@
+"""A batch from its command to its results: plan, look, name, tell."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from facepipe.batch.engine import Engine, EngineOptions
+from facepipe.batch.job import Counts, Job, Outcome
+from facepipe.batch.look import Looker, LookOptions
+from facepipe.errors import UsageError
+from facepipe.faces import Faces, Match
+from facepipe.images import find_photos, is_wanted
+from facepipe.pipeline import FacePipeline
+from facepipe.quality import Reason
+from gallery.clusters import LINK_SHARE
+from gallery.matching import PersonDistance
+
+_SAVE_PHOTOS, _SAVE_S = 16, 0.5
+"""A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
+_log = logging.getLogger("facepipe")
+
+
+@dataclass(frozen=True, slots=True)
+class NamingOptions:
+    """How faces are named; see `FacePipeline.identify`."""
+
+    threshold_l2: float | None = None
+    one_person_per_photo: bool = True
+    person_distance: PersonDistance = PersonDistance.NEAREST
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOptions:
+    """What a batch is to do.
+
+    Attributes:
+        exclude: Patterns to pass over; see `find_photos`.
+        retry_failed: Look again at photos that failed.
+        again: Look again at all photos.
+        look: How photos are looked at. Results depend on it, and the job is bound to it.
+        naming: How faces are named. When it, or the gallery, has changed since, all faces are named again,
+            from their vectors.
+        engine: How the work is spread.
+    """
+
+    exclude: Sequence[str] = ()
+    retry_failed: bool = False
+    again: bool = False
+    look: LookOptions = field(default_factory=LookOptions)
+    naming: NamingOptions = field(default_factory=NamingOptions)
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a batch is.
+
+    Attributes:
+        total: Photos of the command.
+        done: Photos looked at, in this run or before.
+        failed: Photos that could not be.
+        faces: In the photos that are done.
+        known: Faces with a name.
+        here: Photos dealt with in this run.
+        elapsed_s: Since this run began to look.
+    """
+
+    total: int
+    done: int
+    failed: int
+    faces: int
+    known: int
+    here: int
+    elapsed_s: float
+
+    @property
+    def unknown(self) -> int:
+        """Faces without a name."""
+        return self.faces - self.known
+
+    @property
+    def photos_per_s(self) -> float:
+        """Of this run."""
+        return self.here / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go at this speed; None before the first photo."""
+        left = self.total - self.done - self.failed
+        return left / self.photos_per_s if self.photos_per_s else None
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A batch that has ended.
+
+    Attributes:
+        counts: Photos and faces of the command.
+        here: Photos dealt with in this run.
+        named_again: Photos whose faces were named again without a look.
+        stage_s: Seconds of threads by stage, and under "wait" without work.
+        elapsed_s: Since this run began to look.
+    """
+
+    counts: Counts
+    here: int
+    named_again: int
+    stage_s: dict[str, float] = field(default_factory=dict)
+    elapsed_s: float = 0.0
+
+
+class Batch:
+    """Folders worked through into a job file. Kill it at any time: the same calls go on where it was.
+
+    Args:
+        pipeline: With a gallery.
+        job: Where the work is remembered.
+        options: See `BatchOptions`.
+
+    Raises:
+        UsageError: The job was begun with other settings, or faces can't be named (see `FacePipeline.name`).
+    """
+
+    def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
+        self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
+        self._looker = Looker(pipeline, self._options.look)
+        threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
+        self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
+        job.require_settings(look_settings(pipeline, self._options.look), again=self._options.again)
+
+    @property
+    def group_within_l2(self) -> float:
+        """Mean distance up to which unknown faces are likely one person's."""
+        assert self._naming.threshold_l2 is not None
+        return LINK_SHARE * self._naming.threshold_l2
+
+    def find(self, folders: Iterable[str | os.PathLike[str]], *, may_be_empty: bool = False) -> None:
+        """Take the photos of folders, files and globs for those of this batch. The job's own folder is none.
+
+        Raises:
+            UsageError: A folder or glob holds no photo, and may not.
+        """
+        try:
+            photos = find_photos(map(os.path.abspath, folders), exclude=self._exclude)
+        except UsageError:
+            if not may_be_empty:
+                raise
+            photos = []
+        self._job.plan(photos, retry_failed=self._options.retry_failed)
+
+    def add(self, files: Iterable[Path]) -> int:
+        """Take more photos, of files that have come to the folders; answers how many wait for a look."""
+        photos = [Path(os.path.abspath(file)) for file in files if file.exists()]
+        self._job.plan_more([photo for photo in photos if is_wanted(photo, self._exclude)])
+        return self._job.counts().waiting
+
+    @property
+    def _exclude(self) -> list[str]:
+        own = {os.path.abspath(self._job.folder), os.path.realpath(self._job.folder)}
+        return [*self._options.exclude, *map(glob.escape, own)]
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Summary:
+        """Look at the photos that wait, and name all faces by the gallery as it is now.
+
+        Args:
+            on_progress: Called after every transaction.
+        """
+        named_by = self._named_by()
+        named_again = self._job.name_again(self._name, named_by, self._looker.dimensions)
+        if named_again:
+            _log.info("the gallery or its settings have changed: faces of %d photos named again", named_again)
+        start, counts, tally = time.monotonic(), self._job.counts(), Counter[str]()
+        engine = Engine(self._looker, self._job.waiting(), self._options.engine)
+        saver = _Saver(self._job, named_by)
+
+        def saved() -> None:
+            if on_progress is not None:
+                on_progress(_progress(counts, tally, time.monotonic() - start))
+
+        saved()
+        with saver, closing(engine.outcomes()) as outcomes:
+            for outcome in outcomes:
+                matches = [] if outcome.look is None else self._name(outcome.look.faces, outcome.look.reasons)
+                _count(tally, outcome, matches)
+                if saver.take(outcome, matches):
+                    saved()
+        saved()
+        if self._named_by() != named_by:  # somebody enrolled meanwhile
+            named_again += self._job.name_again(self._name, self._named_by(), self._looker.dimensions)
+        elapsed_s = time.monotonic() - start
+        return Summary(
+            self._job.counts(), tally["done"] + tally["failed"], named_again, dict(engine.seconds), elapsed_s
+        )
+
+    def _name(self, faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
+        return self._pipeline.name(
+            faces,
+            reasons,
+            threshold_l2=self._naming.threshold_l2,
+            min_margin_l2=self._options.look.rules.min_margin_l2,
+            one_person_per_photo=self._naming.one_person_per_photo,
+            person_distance=self._naming.person_distance,
+        )
+
+    def _named_by(self) -> str:
+        """Names what the faces are named by: the same, and all names are as they would be now."""
+        assert self._pipeline.gallery is not None
+        naming = asdict(self._naming) | {
+            "person_distance": self._naming.person_distance.value,
+            "min_margin_l2": self._options.look.rules.min_margin_l2,
+            "gallery": self._pipeline.gallery.state,
+        }
+        return hashlib.sha256(json.dumps(naming, sort_keys=True).encode()).hexdigest()
+
+
+def look_settings(pipeline: FacePipeline, look: LookOptions) -> dict[str, Any]:
+    """What looking at a photo depends on; names and thresholds come later and may change."""
+    rules = asdict(look.rules)
+    del rules["min_margin_l2"]
+    return {
+        "detector": f"{pipeline.detector.card.name} {pipeline.detector.card.fingerprint[:12]}",
+        "encoder": f"{pipeline.encoder.card.name} {pipeline.encoder.card.fingerprint[:12]}",
+        "detector options": asdict(pipeline.detector.options),
+        "rules": rules,
+        "reduced decoding": look.reduce,
+    }
+
+
+class _Saver:
+    """Gathers outcomes into transactions; the last one also where the work is interrupted."""
+
+    def __init__(self, job: Job, named_by: str) -> None:
+        self._job, self._named_by = job, named_by
+        self._gathered: list[tuple[Outcome, Sequence[Match]]] = []
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> _Saver:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()
+
+    def take(self, outcome: Outcome, matches: Sequence[Match]) -> bool:
+        """Whether a transaction came of it."""
+        self._gathered.append((outcome, matches))
+        due = len(self._gathered) >= _SAVE_PHOTOS or time.monotonic() - self._saved_at > _SAVE_S
+        if due:
+            self.save()
+        return due
+
+    def save(self) -> None:
+        """Write what was gathered."""
+        self._job.save(self._gathered, self._named_by)
+        self._gathered, self._saved_at = [], time.monotonic()
+
+
+def _count(tally: Counter[str], outcome: Outcome, matches: Sequence[Match]) -> None:
+    tally["failed" if outcome.look is None else "done"] += 1
+    tally["faces"] += len(matches)
+    tally["known"] += sum(match.name is not None for match in matches)
+
+
+def _progress(before: Counts, tally: Counter[str], elapsed_s: float) -> Progress:
+    return Progress(
+        total=before.total,
+        done=before.done + tally["done"],
+        failed=before.failed + tally["failed"],
+        faces=before.faces + tally["faces"],
+        known=before.known + tally["known"],
+        here=tally["done"] + tally["failed"],
+        elapsed_s=elapsed_s,
+    )

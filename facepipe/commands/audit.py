@@ -1,0 +1,52 @@
+"""`facepipe gallery audit`: what looks wrong in a gallery."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.options import ANY_PATH, gallery_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gallery.audit import Audit
+
+
+@click.command()
+@click.option("--threshold", type=float, metavar="L2", help="Faces within it count as one person's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with the faces.")
+@gallery_option
+def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None) -> None:
+    """Find faces under wrong names, people under two names, and people of few photos."""
+    from facepipe.contact_sheets import audit_page
+    from facepipe.outputs import require_place, write_page
+    from facepipe.report import record_to_json
+    from gallery import Gallery
+    from gallery.audit import audit as audited
+
+    if html is not None:
+        require_place(html)
+    with Gallery.open(gallery_path) as gallery:
+        found = audited(gallery, threshold)
+        if html is not None:
+            write_page(html, audit_page(gallery, found))
+    if as_json:
+        click.echo(record_to_json(found.to_dict()))
+        return
+    for line in _lines(found):
+        click.echo(line)
+    click.echo(f"facepipe: {found.people} people, {found.templates} faces looked at", err=True)
+
+
+def _lines(found: Audit) -> Iterator[str]:
+    for suspect in found.mislabelled:
+        template, said = suspect.template, ", ".join(map(str, suspect.remarks))
+        yield f"face {template.id} of {template.person}: {said}  {template.source or ''}"
+    for couple in found.same_people:
+        yield f"one person? {couple.first} and {couple.second}: {couple.distance_l2:.2f} apart"
+    for person in found.few_photos:
+        yield f"few photos: {person.name}: {person.template_count}"

@@ -1,0 +1,71 @@
+"""The threshold that a gallery's own faces recommend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.options import gallery_option
+from facepipe.errors import UsageError
+
+if TYPE_CHECKING:
+    from gallery.calibration import Calibration
+
+
+@click.command()
+@click.option("--fpir", type=float, metavar="0..1", help="Share of strangers that may get a name.")
+@click.option("--far", type=float, metavar="0..1", help="Instead: rate of a comparison with one photo.")
+@click.option("--apply", "apply_it", is_flag=True, help="Make it the gallery's own threshold.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@gallery_option
+def calibrate(
+    gallery_path: Path, fpir: float | None, far: float | None, apply_it: bool, as_json: bool
+) -> None:
+    """Recommend a threshold from the gallery's own people, and say how sure it is (default: --fpir 0.01)."""
+    from facepipe.report import record_to_json
+    from gallery import Gallery
+    from gallery.calibration import DEFAULT_FPIR
+    from gallery.calibration import calibrate as calibrated
+
+    if fpir is not None and far is not None:
+        raise UsageError("--fpir and --far exclude each other")
+    with Gallery.open(gallery_path) as gallery:
+        if far is not None:
+            result = calibrated(gallery, far, chances=1)
+        else:
+            result = calibrated(gallery, DEFAULT_FPIR if fpir is None else fpir)
+        if apply_it:
+            gallery.set_threshold(result.threshold_l2)
+    click.echo(record_to_json(result) if as_json else _sentences(result))
+    if apply_it:
+        click.echo(f"facepipe: {gallery_path}: its own threshold is now {result.threshold_l2:.3f}", err=True)
+
+
+def _sentences(result: Calibration) -> str:
+    what = "of comparisons" if result.chances == 1 else f"of strangers, with {result.chances} photos enrolled"
+    known = "nobody has two photos: how many of the known are found is not known"
+    if result.true_accept_rate is not None:
+        known = (
+            f"{result.true_accept_rate:.1%} of {result.genuines} couples of photos of one person lie within"
+        )
+    sure = "these people suffice to show that rate by counting"
+    if not result.shown:
+        sure = (
+            f"{result.people} people are too few to show that rate by counting: the threshold is continued "
+            "from larger rates; more people make it surer"
+        )
+    return "\n".join(
+        (
+            f"measured: {result.templates} photos of {result.people} people",
+            f"threshold {result.threshold_l2:.3f} (95%: {result.low_l2:.3f} to {result.high_l2:.3f}) "
+            f"lets in {result.wanted:.3g} {what}",
+            f"within it: {result.false_accepts} of {result.impostors} couples of photos of two people; "
+            f"wanted is a rate of {result.wanted_far:.2g}, and {result.far_high:.2g} can't be ruled out",
+            sure,
+            known,
+            f"nearest two people: {' and '.join(map(repr, result.nearest_people))}, "
+            f"{result.nearest_l2:.3f} apart (one person under two names would spoil the figures)",
+        )
+    )

@@ -1,0 +1,50 @@
+"""`facepipe cluster`: groups of unknown faces."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.options import ANY_PATH, gallery_option
+
+if TYPE_CHECKING:
+    from facepipe.grouping import UnknownGroup
+
+distance_option = click.option(
+    "--distance", type=float, metavar="L2", help="Largest mean distance in a group of unknown faces."
+)
+
+
+@click.command()
+@distance_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per group and line.")
+@click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with sample faces.")
+@gallery_option
+def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Path | None) -> None:
+    """Group the faces that `identify --remember-unknown` kept.
+
+    Give a group a name with `enroll --cluster NUMBER --name NAME`.
+    """
+    from facepipe.contact_sheets import groups_page
+    from facepipe.grouping import unknown_groups
+    from facepipe.outputs import require_place, write_page
+    from gallery import Gallery
+
+    if html is not None:
+        require_place(html)
+    with Gallery.open(gallery_path) as gallery:
+        groups = unknown_groups(gallery, distance)
+        if html is not None:
+            write_page(html, groups_page(gallery, groups))
+    for group in groups:
+        click.echo(group.to_json() if as_json else _line(group))
+    count = sum(len(group.faces) for group in groups)
+    click.echo(f"facepipe: {len(groups)} groups of {count} unknown faces", err=True)
+
+
+def _line(group: UnknownGroup) -> str:
+    photos = sorted({face.source for face in group.faces if face.source})
+    more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
+    return f"{group.id:6d}  {len(group.faces)} faces  {', '.join(photos[:3])}{more}"

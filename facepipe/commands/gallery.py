@@ -1,0 +1,238 @@
+"""Commands on a gallery: its people, archives and figures."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.errors import GalleryError
+
+if TYPE_CHECKING:
+    from gallery import EncoderIdentity, Gallery
+
+
+@click.group()
+def gallery() -> None:
+    """Manage the people in a gallery."""
+
+
+@contextlib.contextmanager
+def _opened(gallery_path: Path) -> Iterator[Gallery]:
+    from gallery import Gallery
+
+    with Gallery.open(gallery_path) as opened:
+        yield opened
+
+
+@gallery.command("list")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per person and line.")
+@gallery_option
+def gallery_list(gallery_path: Path, as_json: bool) -> None:
+    """Everybody, with the number of their photos."""
+    from facepipe.report import record_to_json
+
+    with _opened(gallery_path) as opened:
+        for person in opened.people():
+            click.echo(record_to_json(person) if as_json else f"{person.template_count:6d}  {person.name}")
+
+
+@gallery.command("show")
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
+@gallery_option
+def gallery_show(gallery_path: Path, name: str, as_json: bool) -> None:
+    """The photos that a person was learned from."""
+    from facepipe.report import record_to_json
+
+    with _opened(gallery_path) as opened:
+        for template in opened.templates(name):
+            quality = "" if template.quality is None else f"sharpness {template.quality:.2f}"
+            line = f"{template.id:6d}  {template.added_at}  {quality}  {template.source or ''}"
+            click.echo(record_to_json(template) if as_json else line)
+
+
+@gallery.command("rename")
+@click.argument("old")
+@click.argument("new")
+@gallery_option
+def gallery_rename(gallery_path: Path, old: str, new: str) -> None:
+    """Give a person another name."""
+    with _opened(gallery_path) as opened:
+        opened.rename(old, new)
+
+
+@gallery.command("remove")
+@click.argument("name")
+@gallery_option
+def gallery_remove(gallery_path: Path, name: str) -> None:
+    """Erase a person: name, vectors, crops and paths, and unknown faces that would get the name."""
+    with _opened(gallery_path) as opened:
+        count = opened.remove(name)
+    click.echo(f"facepipe: erased {name!r} and {count} faces", err=True)
+
+
+@gallery.command("forget")
+@click.option("--photo", required=True, type=ANY_PATH, metavar="PATH", help="The photo; it may be gone.")
+@gallery_option
+def gallery_forget(gallery_path: Path, photo: Path) -> None:
+    """Erase every face of a photo, named or unknown: vectors, crops and paths."""
+    from facepipe.images import photo_sha256
+
+    with _opened(gallery_path) as opened:
+        count = opened.forget_photo(photo, photo_sha256(photo) if photo.is_file() else None)
+    click.echo(f"facepipe: erased {count} faces of {photo}", err=True)
+
+
+@gallery.command("threshold")
+@click.argument("threshold_l2", type=float, required=False, metavar="[L2]")
+@click.option("--person", metavar="NAME", help="Of this person only.")
+@click.option("--reset", is_flag=True, help="Take it away: the default applies again.")
+@gallery_option
+def gallery_threshold(
+    gallery_path: Path, threshold_l2: float | None, person: str | None, reset: bool
+) -> None:
+    """Set the largest distance at which a face is named."""
+    if reset == (threshold_l2 is not None):
+        raise click.UsageError("Give a distance, or --reset.")
+    with _opened(gallery_path) as opened:
+        if person is None:
+            opened.set_threshold(threshold_l2)
+        else:
+            opened.set_person_threshold(person, threshold_l2)
+
+
+@gallery.command("merge")
+@click.argument("source")
+@click.argument("into")
+@gallery_option
+def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
+    """Make one person of two: INTO gets the photos of SOURCE. For two galleries, see merge-from."""
+    with _opened(gallery_path) as opened:
+        count = opened.merge(source, into)
+    click.echo(f"facepipe: {count} faces of {source!r} now belong to {into!r}", err=True)
+
+
+@gallery.command("export")
+@click.argument("file", type=ANY_PATH)
+@gallery_option
+def gallery_export(gallery_path: Path, file: Path) -> None:
+    """Write everybody to one open archive (JSON and safetensors in a zip)."""
+    with _opened(gallery_path) as opened:
+        opened.export_archive(file)
+
+
+@gallery.command("import")
+@click.argument("file", type=ANY_PATH)
+@click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, for a new gallery.")
+@gallery_option
+def gallery_import(gallery_path: Path, file: Path, encoder_weights: str | None) -> None:
+    """Add everybody in an archive; makes the gallery where there is none."""
+    from facepipe.pipeline import card_identity
+    from gallery.gallery import import_archive
+    from weights.registry import DEFAULT_ENCODER, load_card
+
+    count = import_archive(
+        gallery_path, file, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card)
+    )
+    click.echo(f"facepipe: {count} new faces in {gallery_path}", err=True)
+
+
+@gallery.command("merge-from")
+@click.argument("other", type=ANY_PATH)
+@gallery_option
+def gallery_merge_from(gallery_path: Path, other: Path) -> None:
+    """Add everybody of another gallery, the folder OTHER, which stays as it is."""
+    with _opened(gallery_path) as opened:
+        count = opened.merge_from(other)
+    click.echo(f"facepipe: {count} new faces in {gallery_path}", err=True)
+
+
+@gallery.command("backup")
+@click.argument("folder", type=ANY_PATH)
+@gallery_option
+def gallery_backup(gallery_path: Path, folder: Path) -> None:
+    """Copy the gallery to a new FOLDER, a gallery of its own, while others read and write."""
+    with _opened(gallery_path) as opened:
+        opened.backup(folder)
+    click.echo(f"facepipe: {folder} holds the gallery as it is now", err=True)
+
+
+@gallery.command("verify")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per finding and line.")
+@click.option("--encoder-weights", metavar="NAME", help="Require vectors of this encoder.")
+@gallery_option
+def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | None) -> None:
+    """Check every row, vector and reference, and the index. Exit code 1: something is wrong."""
+    from facepipe.report import record_to_json
+    from gallery.repair import verify
+
+    findings = verify(gallery_path, _identity(encoder_weights))
+    for finding in findings:
+        click.echo(record_to_json(finding) if as_json else f"{finding.code}: {finding.message}")
+    if findings:
+        raise GalleryError(f"{gallery_path}: not whole: run `facepipe gallery repair`, or restore a backup")
+    click.echo(f"facepipe: {gallery_path} is whole", err=True)
+
+
+def _identity(encoder_weights: str | None) -> EncoderIdentity | None:
+    from facepipe.pipeline import card_identity
+    from weights.registry import load_card
+
+    return card_identity(load_card(encoder_weights).card) if encoder_weights else None
+
+
+@gallery.command("repair")
+@click.option("--encoder-weights", metavar="NAME", help="Whose vectors it holds, if it can't say any more.")
+@gallery_option
+def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
+    """Make a damaged gallery whole; what can't be trusted is put aside, not thrown away."""
+    from gallery.repair import repair
+
+    done = repair(gallery_path, _identity(encoder_weights))
+    for finding in done.findings:
+        click.echo(f"{finding.code}: {finding.message}")
+    if not done.findings:
+        click.echo(f"facepipe: {gallery_path} is whole; nothing was done", err=True)
+        return
+    click.echo(f"facepipe: {gallery_path} is whole again, with {done.templates} faces", err=True)
+    if done.aside:
+        click.echo(
+            f"facepipe: {done.aside} holds the damaged file and {done.quarantined} rows that are not to be "
+            "trusted: it is personal data, so delete it when you need it no more",
+            err=True,
+        )
+
+
+@gallery.command("encrypt")
+@gallery_option
+def gallery_encrypt(gallery_path: Path) -> None:
+    """Encrypt names, paths, vectors and crops with the key of --key-file or $FACEPIPE_GALLERY_KEY."""
+    from gallery.codec import secret_of_environment
+    from gallery.gallery import encrypt
+
+    encrypt(gallery_path, secret_of_environment())
+    click.echo(f"facepipe: {gallery_path} is encrypted; without the key nobody can read it", err=True)
+
+
+@gallery.command("decrypt")
+@gallery_option
+def gallery_decrypt(gallery_path: Path) -> None:
+    """Undo encrypt."""
+    with _opened(gallery_path) as opened:
+        opened.decrypt()
+    click.echo(f"facepipe: {gallery_path} is not encrypted any more", err=True)
+
+
+@gallery.command("info")
+@gallery_option
+def gallery_info(gallery_path: Path) -> None:
+    """The gallery in figures."""
+    with _opened(gallery_path) as opened:
+        info = opened.info()
+    for field in info.__dataclass_fields__:
+        click.echo(f"{field:<18} {getattr(info, field)}")

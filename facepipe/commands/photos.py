@@ -1,0 +1,204 @@
+"""Commands on photos: enroll, identify, detect, embed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.cluster import distance_option
+from facepipe.commands.options import ANY_PATH, Setup, gallery_option, photos_argument, with_setup
+from facepipe.commands.output import Output, finish, with_progress
+
+if TYPE_CHECKING:
+    from facepipe.enrolment import PersonPhoto
+
+
+keep_crops_option = click.option(
+    "--keep-crops", is_flag=True, help="Store pictures of the faces in the gallery too."
+)
+
+
+@click.command()
+@click.argument("photos", nargs=-1, type=click.Path(readable=False))
+@click.option("--name", help="Who is in all these photos.")
+@click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name.")
+@click.option("--cluster", type=int, metavar="ID", help="Instead of photos: a group of `facepipe cluster`.")
+@distance_option
+@click.option("--force", is_flag=True, help="Take the largest face of photos that the rules refuse.")
+@keep_crops_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
+@gallery_option
+@with_setup
+def enroll(
+    setup: Setup,
+    photos: tuple[str, ...],
+    name: str | None,
+    csv_file: Path | None,
+    cluster: int | None,
+    distance: float | None,
+    force: bool,
+    keep_crops: bool,
+    as_json: bool,
+    gallery_path: Path,
+) -> None:
+    """Learn people from photos.
+
+    PHOTOS is a folder with one sub-folder per person, or, with --name, photos, folders and globs
+    of one person. With --cluster, a group of unknown faces becomes the person --name.
+    """
+    from facepipe.enrolment import Outcome, enrol
+
+    if cluster is not None:
+        if photos or csv_file or name is None:
+            raise click.UsageError("--cluster goes with --name and without photos.")
+        _enroll_cluster(gallery_path, cluster, name, distance)
+        return
+    wanted = _photos_to_enroll(photos, name, csv_file)
+    counts = dict.fromkeys(Outcome, 0)
+    with setup.pipeline(gallery_path, create=True) as pipeline:
+        reports = enrol(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
+        for report in with_progress(reports, len(wanted), "enrolling"):
+            counts[report.outcome] += 1
+            click.echo(report.to_json() if as_json else report)
+    people = len({photo.name for photo in wanted})
+    summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
+    click.echo(f"facepipe: {summary}; {people} people asked for; gallery {gallery_path}", err=True)
+    finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED], len(wanted))
+
+
+def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float | None) -> None:
+    from facepipe.grouping import enroll_group
+    from gallery import Gallery
+
+    with Gallery.open(gallery_path) as gallery:
+        count = len(enroll_group(gallery, cluster, name, distance))
+    click.echo(f"facepipe: {count} faces of group {cluster} are now {name!r}'s", err=True)
+
+
+def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path | None) -> list[PersonPhoto]:
+    from facepipe.enrolment import PersonPhoto, photos_in_csv, photos_in_folders
+    from facepipe.images import find_photos
+
+    if csv_file and (photos or name is not None):
+        raise click.UsageError("--csv goes alone: it names photos and people itself.")
+    if csv_file:
+        return photos_in_csv(csv_file)
+    if not photos:
+        raise click.UsageError(
+            "Name a folder with one sub-folder per person, --name NAME PHOTOS..., or --csv FILE."
+        )
+    if name is not None:
+        return [PersonPhoto(name, path) for path in find_photos(photos)]
+    return [photo for folder in photos for photo in photos_in_folders(Path(folder))]
+
+
+@click.command()
+@photos_argument
+@click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
+@click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
+@click.option(
+    "--person-distance",
+    type=click.Choice(["nearest", "k-nearest-mean", "centroid"]),
+    default="nearest",
+    show_default=True,
+    help="Distance to a person of several photos.",
+)
+@click.option("--remember-unknown", is_flag=True, help="Keep faces of nobody, for `facepipe cluster`.")
+@keep_crops_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
+@click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
+@click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with names drawn.")
+@click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
+@gallery_option
+@with_setup
+def identify(
+    setup: Setup,
+    photos: tuple[str, ...],
+    threshold: float | None,
+    allow_repeats: bool,
+    person_distance: str,
+    remember_unknown: bool,
+    keep_crops: bool,
+    as_json: bool,
+    as_csv: bool,
+    annotate: Path | None,
+    crops: Path | None,
+    gallery_path: Path,
+) -> None:
+    """Say who is in PHOTOS: files, folders or globs."""
+    from facepipe.grouping import remembering_unknown
+    from facepipe.images import find_photos
+    from gallery.matching import PersonDistance
+
+    if keep_crops and not remember_unknown:
+        raise click.UsageError("--keep-crops goes with --remember-unknown.")
+    paths = find_photos(photos)
+    output = Output(paths, as_json, as_csv, annotate, crops)
+    with setup.pipeline(gallery_path) as pipeline:
+        results = pipeline.identify_files(
+            paths,
+            threshold_l2=threshold,
+            one_person_per_photo=not allow_repeats,
+            person_distance=PersonDistance(person_distance),
+            max_pixels=setup.max_pixels(),
+        )
+        if remember_unknown:
+            results = remembering_unknown(pipeline, results, keep_crops=keep_crops)
+        output.show(results)
+
+
+@click.command()
+@photos_argument
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
+@click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
+@click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with boxes drawn.")
+@click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
+@with_setup
+def detect(
+    setup: Setup,
+    photos: tuple[str, ...],
+    as_json: bool,
+    as_csv: bool,
+    annotate: Path | None,
+    crops: Path | None,
+) -> None:
+    """Find the faces in PHOTOS without naming them."""
+    from facepipe.detector import FaceDetector
+    from facepipe.images import find_photos
+    from facepipe.pipeline import process_files
+    from weights.registry import DEFAULT_DETECTOR
+
+    paths = find_photos(photos)
+    output = Output(paths, as_json, as_csv, annotate, crops)
+    detector = FaceDetector.load(
+        setup.detector_weights or DEFAULT_DETECTOR, setup.detector_options(), setup.choose_runtime()
+    )
+    output.show(process_files(paths, detector.detect, setup.max_pixels()))
+
+
+@click.command()
+@photos_argument
+@click.option("--out", type=ANY_PATH, required=True, metavar="FILE.npz", help="Where to.")
+@with_setup
+def embed(setup: Setup, photos: tuple[str, ...], out: Path) -> None:
+    """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
+    from facepipe.images import find_photos
+    from facepipe.outputs import require_place
+    from facepipe.pipeline import process_files
+    from facepipe.report import save_embeddings
+
+    paths = find_photos(photos)
+    require_place(out)
+    with setup.pipeline() as pipeline:
+        stream = process_files(paths, pipeline.embed, setup.max_pixels())
+        results = [r.without_photo() for r in with_progress(stream, len(paths), "encoding")]
+    for result in results:
+        if result.error:
+            click.echo(f"facepipe: {result.error}", err=True)
+    failed = sum(result.error is not None for result in results)
+    if failed < len(paths):
+        count = save_embeddings(out, results)
+        click.echo(f"facepipe: {count} faces of {len(paths) - failed} photos in {out}", err=True)
+    finish(failed, len(paths))

@@ -1,0 +1,65 @@
+"""Command that watches a folder."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import click
+
+from facepipe.commands.batch import ProgressTeller, write_results
+from facepipe.commands.options import ANY_PATH, FOLDER, Setup, gallery_option, with_setup
+
+
+@click.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over files and folders; repeatable.")
+@click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
+@click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
+@click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
+@click.option("--quiet", is_flag=True, help="No progress on stderr.")
+@gallery_option
+@with_setup
+def watch(
+    setup: Setup,
+    folder: Path,
+    out: Path,
+    exclude: tuple[str, ...],
+    threshold: float | None,
+    allow_repeats: bool,
+    xmp: bool,
+    quiet: bool,
+    gallery_path: Path,
+) -> None:
+    """Look at new photos in FOLDER as they arrive, until Ctrl-C.
+
+    The job and the results in DIR are those of `facepipe batch FOLDER --out DIR`: what is there already is
+    worked through first, and either command goes on where the other was.
+    """
+    from facepipe.batch.engine import EngineOptions
+    from facepipe.batch.job import Job
+    from facepipe.batch.look import LookOptions
+    from facepipe.batch.run import Batch, BatchOptions, NamingOptions
+    from facepipe.batch.watching import watch as watch_folder
+
+    options = BatchOptions(
+        exclude=exclude,
+        look=LookOptions(max_pixels=setup.max_pixels()),
+        naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
+    )
+    teller = ProgressTeller(quiet, as_json=False)
+    calls = EngineOptions().threads
+    with setup.pipeline(gallery_path, calls=calls) as pipeline, Job(out, create=True) as job:
+        batch = Batch(pipeline, job, options)
+
+        def results() -> None:
+            teller.end()
+            write_results(
+                job, batch.group_within_l2, setup.max_pixels(), annotate=False, crops=False, xmp=xmp
+            )
+
+        try:
+            watch_folder(batch, folder, on_results=results, stop=threading.Event(), on_progress=teller.tell)
+        except KeyboardInterrupt:
+            click.echo("facepipe: stopped watching; the same command goes on from there", err=True)

@@ -1,0 +1,56 @@
+"""Which way heads look: angles from five landmarks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.faces import FloatArray
+
+_HEAD = np.array(
+    [(-0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.0, 0.67, -0.41), (-0.415, 1.155, -0.03), (0.415, 1.155, -0.03)]
+)
+"""Landmarks of a head that looks at the viewer; x to the right, y down, z away; the eyes are 1 apart.
+
+Source: x and y of eyes and mouth are those of the usual five-point template, depths those of the generic head
+in OpenCV's pose examples. The nose stands so that the median pitch of 320 press photos is 0.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadPose:
+    """Angles of a head in degrees, 0 for one that looks at the viewer; rough: 5 to 10 degrees off is usual.
+
+    Attributes:
+        yaw_deg: -90..90, positive towards the left of the photo.
+        pitch_deg: -180..180, positive looking down.
+        roll_deg: -180..180, positive turned clockwise in the photo.
+    """
+
+    yaw_deg: float
+    pitch_deg: float
+    roll_deg: float
+
+
+def head_pose(landmarks: FloatArray) -> HeadPose:
+    """The pose of one face from its landmarks (5, 2) in pixels, under scaled orthographic projection.
+
+    The affine map that best takes the head's landmarks to those seen is brought to the nearest rotation.
+    Landmarks all in one point give angles that mean nothing.
+    """
+    seen = np.asarray(landmarks, np.float64)
+    head = _HEAD - _HEAD.mean(axis=0)
+    affine = np.linalg.lstsq(head, seen - seen.mean(axis=0), rcond=None)[0].T
+    left, _, right = np.linalg.svd(affine, full_matrices=False)
+    return _angles(left @ right)
+
+
+def _angles(rows: npt.NDArray[np.float64]) -> HeadPose:
+    """Of the rotation (turn by pitch, then yaw, then roll) whose first two rows (2, 3) these are."""
+    third = np.cross(rows[0], rows[1])
+    yaw = np.arcsin(np.clip(-third[0], -1, 1))
+    pitch = np.arctan2(third[1], third[2])
+    roll = np.arctan2(rows[1, 0], rows[0, 0])
+    return HeadPose(*(float(np.rad2deg(angle)) for angle in (yaw, pitch, roll)))

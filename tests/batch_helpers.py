@@ -1,0 +1,93 @@
+"""What the tests of `facepipe.batch` share: a folder with what archives hold, and one person known."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pipeline_helpers import noise
+
+from facepipe.batch.job import Job
+from facepipe.batch.run import Batch, BatchOptions, Summary
+from facepipe.faces import UInt8Array
+from facepipe.images import read_image
+from facepipe.pipeline import FacePipeline
+from facepipe.report import to_json
+from gallery import NewTemplate
+
+EXIF_ORIENTATION = 0x0112
+NAME = "Eileen Collins"
+
+
+def enrol_her(gallery: Path, astronaut: UInt8Array) -> None:
+    """A gallery that knows the astronaut."""
+    with FacePipeline.load(gallery, create_gallery=True) as pipeline:
+        faces = pipeline.embed(astronaut)
+        assert faces.embeddings is not None
+        assert pipeline.gallery is not None
+        pipeline.gallery.add(NAME, [NewTemplate(embedding=faces.embeddings[0])])
+
+
+def write_archive(folder: Path, photo: UInt8Array, count: int) -> list[Path]:
+    """`count` photos: of several sizes and formats, turned by EXIF, some twice, every 20th broken."""
+    return [_write(folder, photo, number) for number in range(count)]
+
+
+def _write(folder: Path, photo: UInt8Array, number: int) -> Path:
+    side = (224, 256, 320, 288)[number % 4]
+    rgb = Image.fromarray(photo).resize((side, side))
+    places = [
+        "plain{}.jpg",
+        "Ünï çode/фото 顔 {}.jpg",
+        "turned/{}.jpg",
+        "deep/er/{}.png",
+        "same/{}.jpg",
+        "{}.webp",
+    ]
+    path = folder / places[number % len(places)].format(number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    if path.parent.name == "turned":
+        exif[EXIF_ORIENTATION] = 6
+        rgb = rgb.rotate(90, expand=True)
+    if path.parent.name == "same":
+        rgb = Image.fromarray(photo).resize((256, 256))
+    if number % 7 == 3:
+        rgb = Image.fromarray(noise(number, 128, 160))
+    rgb.save(path, exif=exif)
+    if number % 20 == 10:
+        path.write_bytes(path.read_bytes()[:900])
+    return path
+
+
+def work_through(
+    pipeline: FacePipeline, folders: Sequence[Path], out: Path, options: BatchOptions | None = None
+) -> tuple[Summary, list[str]]:
+    """A batch from beginning to end, and its records as `facepipe identify --json` has them."""
+    with Job(out, create=True) as job:
+        batch = Batch(pipeline, job, options)
+        batch.find(folders)
+        summary = batch.run()
+        return summary, [to_json(record.result) for record in job.records()]
+
+
+def identified(pipeline: FacePipeline, paths: Sequence[Path]) -> Iterator[str]:
+    """What `facepipe identify --json` says."""
+    for result in pipeline.identify_files(paths):
+        yield to_json(result.without_photo())
+
+
+def large_jpeg(path: Path, photo: UInt8Array, scale: int, quality: int = 92) -> UInt8Array:
+    """The photo enlarged, as a JPEG; answers what a plain read gives."""
+    side = photo.shape[0] * scale
+    Image.fromarray(photo).resize((side, side), Image.Resampling.LANCZOS).save(path, quality=quality)
+    return read_image(path)
+
+
+def in_a_corner(photo: UInt8Array, side: int) -> UInt8Array:
+    """The photo in the corner of a large gray one: its face is small in it."""
+    wide = np.full((side, side, 3), 128, np.uint8)
+    wide[: photo.shape[0], : photo.shape[1]] = photo
+    return wide

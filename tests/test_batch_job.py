@@ -1,0 +1,193 @@
+"""The job file: what is new or changed is looked at, the rest remembered, no other file is touched."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pipeline_helpers import faces_at
+
+from facepipe.batch.job import JOB_FILE, Job, Look, Outcome, Task
+from facepipe.errors import FacepipeError, OutputError, UsageError
+from facepipe.faces import Match
+from facepipe.quality import Reason
+
+MATCHES = (Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, None, 1.0, reason="too_small"))
+
+
+def files(folder: Path, *names: str) -> list[Path]:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"content of {name}")
+    return [folder / name for name in names]
+
+
+def seen(path: Path) -> Look:
+    """Two faces, the second too small to be compared."""
+    from facepipe.images import photo_sha256
+
+    faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), scores=(0.9, 0.8))
+    vectors = np.full((2, 4), np.nan, np.float32)
+    vectors[0] = (0.5, 0.5, 0.5, -0.5)
+    reasons = (None, Reason.TOO_SMALL)
+    return Look(
+        photo_sha256(path), (640, 480), faces.with_embeddings(vectors), reasons, {0: b"webp", -1: b"all"}
+    )
+
+
+def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
+    """Deal with what waits; answers the names."""
+    tasks = job.waiting()
+    for task in tasks:
+        if task.path.name in failing:
+            job.save([(Outcome(task, error=f"{task.path}: broken"), [])], "names")
+        else:
+            job.save([(Outcome(task, seen(task.path)), MATCHES)], "names")
+    return [task.path.name for task in tasks]
+
+
+def test_what_was_seen_comes_back(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "b.jpg", "a.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        assert do(job, failing=frozenset({"a.jpg"})) == ["b.jpg", "a.jpg"]
+    with Job(tmp_path / "out") as job:
+        good, bad = job.records()
+        assert (good.result.path, bad.result.path) == tuple(photos)
+        assert bad.result.error == f"{photos[1]}: broken"
+        expected = seen(photos[0]).faces
+        assert good.result.faces is not None
+        for column in ("boxes_xyxy", "scores", "landmarks"):
+            np.testing.assert_array_equal(getattr(good.result.faces, column), getattr(expected, column))
+        assert good.result.faces.matches == MATCHES
+        assert good.size_wh == (640, 480)
+        assert job.pictures(good.id) == {0: b"webp", -1: b"all"}
+        counts = job.counts()
+        assert (counts.waiting, counts.done, counts.failed, counts.faces, counts.known) == (0, 1, 1, 2, 1)
+
+
+def test_only_what_is_new_or_changed_waits(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "same.jpg", "touched.jpg", "longer.jpg", "edited.jpg", "failing.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job, failing=frozenset({"failing.jpg"}))
+        job.plan(photos)
+        assert do(job) == []
+        _, touched, longer, edited, _ = photos
+        os.utime(touched, ns=(1, 1))
+        longer.write_text(longer.read_text() + " and more")
+        edited.write_text(edited.read_text().upper())
+        os.utime(edited, ns=(1, 1))
+        job.plan([*photos, *files(tmp_path / "photos", "new.jpg")])
+        assert do(job) == ["longer.jpg", "edited.jpg", "new.jpg"]
+        job.plan(photos, retry_failed=True)
+        assert do(job) == ["failing.jpg"]
+        assert job.counts().failed == 0
+
+
+def test_a_failed_photo_that_was_mended_is_looked_at_unasked(tmp_path: Path) -> None:
+    photos = [tmp_path / "photos" / "late.jpg"]
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        assert do(job, failing=frozenset({"late.jpg"})) == ["late.jpg"]
+        files(tmp_path / "photos", "late.jpg")
+        job.plan(photos)
+        assert do(job) == ["late.jpg"]
+
+
+def test_results_are_of_the_photos_of_the_last_command(tmp_path: Path) -> None:
+    one, two = files(tmp_path / "photos", "1.jpg", "2.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan([one, two])
+        do(job)
+        job.plan([two])
+        assert [record.result.path for record in job.records()] == [two]
+        job.plan([two, one])
+        assert [record.result.path for record in job.records()] == [two, one]
+        assert do(job) == []
+
+
+def test_other_settings_are_refused_until_asked_for_again(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "1.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.require_settings({"detector": "one", "rules": {"size": 3}}, again=False)
+        job.plan(photos)
+        do(job)
+        job.require_settings({"detector": "one", "rules": {"size": 3}}, again=False)
+        with pytest.raises(
+            UsageError, match=r'begun with detector "one" \(now "two"\); use the same, or --again'
+        ):
+            job.require_settings({"detector": "two", "rules": {"size": 3}}, again=False)
+        job.plan(photos)
+        assert do(job) == []
+        job.require_settings({"detector": "two", "rules": {"size": 3}}, again=True)
+        assert do(job) == ["1.jpg"]
+
+
+def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "1.jpg", "2.jpg")
+    asked = []
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job)
+
+        def name(faces, reasons):  # type: ignore[no-untyped-def]
+            asked.append((faces, reasons))
+            return [Match("New", 0.1, 1.0), MATCHES[1]]
+
+        assert job.name_again(name, "names", 4) == 0
+        assert job.name_again(name, "other names", 4) == 2
+        assert job.name_again(name, "other names", 4) == 0
+        assert [record.result.faces.matches[0].name for record in job.records()] == ["New", "New"]  # type: ignore
+    faces, reasons = asked[0]
+    np.testing.assert_array_equal(faces.embeddings, seen(photos[0]).faces.embeddings)
+    assert reasons == [None, Reason.TOO_SMALL]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        Job(tmp_path / "out", create=True),
+        pytest.raises(OutputError, match="another facepipe works with it"),
+    ):
+        Job(tmp_path / "out")
+    Job(tmp_path / "out").close()
+
+
+def foreign_database(file: Path) -> None:
+    sqlite3.connect(file).execute("CREATE TABLE diary (day TEXT)").connection.commit()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda file: None, "no batch was run with this folder"),
+        (lambda file: file.write_bytes(b"My diary" * 999), "can't be used"),
+        (foreign_database, "not a job file of facepipe"),
+    ],
+    ids=["nothing", "no database", "another program's"],
+)
+def test_what_is_no_job_is_left_alone(tmp_path: Path, make, told: str) -> None:  # type: ignore[no-untyped-def]
+    make(tmp_path / JOB_FILE)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FacepipeError, match=told):
+        Job(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_the_folder_is_private(tmp_path: Path) -> None:
+    Job(tmp_path / "a" / "out", create=True).close()
+    assert (tmp_path / "a" / "out").stat().st_mode & 0o077 == 0
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    photo = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
+    try:
+        photo.write_text("content")
+    except OSError:
+        pytest.skip("this file system takes text only")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan([photo])
+        assert job.waiting() == [Task(1, photo)]

@@ -1,0 +1,159 @@
+"""What a batch leaves: records, pictures, sidecars, sorted folders, and a report that a browser shows."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from batch_helpers import NAME, enrol_her
+from cli_helpers import facepipe
+from pipeline_helpers import noise, side_by_side
+
+from facepipe.faces import UInt8Array
+from facepipe.images import read_image, write_image
+from facepipe.pipeline import FacePipeline
+from facepipe.report import CSV_COLUMNS
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
+    folder = tmp_path_factory.mktemp("results") / "gallery"
+    enrol_her(folder, astronaut)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, astronaut: UInt8Array) -> Path:
+    """Her in three photos, one of them twice the same under another folder; nobody; and a broken file."""
+    folder = tmp_path / "photos"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+    write_image(folder / "a" / "her.png", astronaut)
+    write_image(folder / "b" / "her.png", side_by_side(astronaut))
+    write_image(folder / "b" / "nobody.png", noise(1, 200, 300))
+    (folder / "b" / "broken <!--<script>.jpg").write_bytes(b"no photo")
+    return folder
+
+
+def run(folder: Path, gallery: Path, *more: str) -> Path:
+    out = folder.parent / "out"
+    assert facepipe("batch", folder, "--gallery", gallery, "--out", out, *more).code == 3
+    return out
+
+
+def test_records_have_the_documented_columns(folder: Path, gallery: Path) -> None:
+    out = run(folder, gallery)
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert Path(records[0]["photo"]).name == "her.png"
+    assert [record["error"] is None for record in records] == [True, False, True, True]
+    with (out / "faces.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    faces = [face for record in records for face in record["faces"]]
+    assert [row["name"] for row in rows if row["face"]] == [face["name"] or "" for face in faces]
+
+
+def test_pictures_and_sidecars_follow_the_names(folder: Path, gallery: Path) -> None:
+    out = run(folder, gallery, "--annotate", "--crops", "--xmp")
+    annotated = read_image(out / "annotated" / "a" / "her.png")
+    assert not np.array_equal(annotated, read_image(folder / "a" / "her.png"))
+    crop = out / "crops" / "a" / f"her.png_face0_{NAME}.jpg"
+    sidecar = folder / "a" / "her.png.xmp"
+    assert crop.exists()
+    assert NAME in sidecar.read_text()
+    before = (out / "annotated" / "a" / "her.png").stat().st_mtime_ns
+    run(folder, gallery, "--annotate", "--crops", "--xmp")
+    assert (out / "annotated" / "a" / "her.png").stat().st_mtime_ns == before, (
+        "what is there is not made again"
+    )
+    crop.unlink()
+    assert facepipe("gallery", "rename", NAME, "Colonel", "--gallery", gallery).code == 0
+    try:
+        run(folder, gallery, "--annotate", "--crops", "--xmp")
+    finally:
+        facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
+    assert [path.name for path in (out / "crops" / "a").glob("*face0*")] == ["her.png_face0_Colonel.jpg"]
+    assert NAME not in sidecar.read_text()
+
+
+@pytest.mark.parametrize(("flag", "is_link"), [((), False), (("--link",), True)], ids=["copy", "link"])
+def test_sorting(folder: Path, gallery: Path, flag: tuple[str, ...], is_link: bool) -> None:
+    out, target = run(folder, gallery), folder.parent / "sorted"
+    dry = facepipe("sort", out, "--to", target, *flag, "--dry-run")
+    assert not target.exists()
+    done = facepipe("sort", out, "--to", target, *flag)
+    assert done.lines == dry.lines
+    found = sorted(path.relative_to(target).as_posix() for path in target.rglob("*.png"))
+    assert found == [f"{NAME}/her (2).png", f"{NAME}/her.png"]
+    assert (target / NAME / "her.png").is_symlink() == is_link
+    assert (target / NAME / "her.png").read_bytes() == (folder / "a" / "her.png").read_bytes()
+    assert (target / NAME / "her (2).png").read_bytes() == (folder / "b" / "her.png").read_bytes()
+    assert facepipe("sort", out, "--to", target, *flag).lines == []
+
+
+def test_moving_takes_the_sidecar_along_and_loses_nothing(folder: Path, gallery: Path) -> None:
+    out, target = run(folder, gallery, "--xmp"), folder.parent / "sorted"
+    contents = {path: path.read_bytes() for path in sorted(folder.rglob("her.png"))}
+    assert facepipe("sort", out, "--to", target, "--move").code == 0
+    assert not list(folder.rglob("her.png"))
+    assert {path.read_bytes() for path in target.rglob("her*.png")} == set(contents.values())
+    assert (target / NAME / "her.png.xmp").exists()
+    assert (folder / "b" / "nobody.png").exists()
+    assert facepipe("sort", out, "--to", target, "--link", "--move").code == 2
+
+
+def test_the_report_shows_people_and_escapes_names(folder: Path, gallery: Path, tmp_path: Path) -> None:
+    if CHROMIUM is None:
+        pytest.skip("needs Chromium (Debian: apt-get install chromium)")
+    report = run(folder, gallery) / "report.html"
+    page = browser(report, tmp_path, "--dump-dom").decode()
+    assert "report-data" in page
+    shown = page.split("<script")[0]
+    assert NAME in shown
+    assert 'src="data:image/webp;base64,' in shown
+    assert "4 photos, 3 faces: 2 known" in shown
+    assert "1 photos failed" in shown
+    picture = tmp_path / "screen.png"
+    browser(report, tmp_path, f"--screenshot={picture}", "--window-size=1000,700")
+    screen = read_image(picture)
+    assert screen.shape == (700, 1000, 3)
+    main = screen[60:200, 300:460].reshape(-1, 3)
+    assert len(np.unique(main, axis=0)) > 500, "a face is in colours, an empty page is not"
+
+
+def browser(page: Path, folder: Path, *arguments: str) -> bytes:
+    assert CHROMIUM is not None
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --virtual-time-budget=3000"
+    )
+    words = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'browser'}", *arguments, page.as_uri()]
+    done = subprocess.run(
+        words, capture_output=True, timeout=120, check=True, env={**os.environ, "HOME": str(folder)}
+    )
+    return done.stdout
+
+
+def test_the_report_loads_nothing_from_anywhere(folder: Path, gallery: Path) -> None:
+    text = (run(folder, gallery) / "report.html").read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
+    assert "broken <!--" not in text
+
+
+def test_strangers_are_grouped_in_the_report(folder: Path, tmp_path: Path) -> None:
+    """Where nobody is known, the astronaut is one unknown person in two photos; beside herself, another."""
+    FacePipeline.load(tmp_path / "empty", create_gallery=True).close()
+    text = (run(folder, tmp_path / "empty") / "report.html").read_text(encoding="utf-8")
+    data = json.loads(text.split('id="report-data">')[1].split("</script>")[0])
+    groups = [face["group"] for photo in data["photos"] for face in photo.get("faces", ())]
+    assert groups[0] == 0
+    assert groups.count(0) == 2

@@ -1,0 +1,57 @@
+"""Watching a folder: photos are handled as they arrive, into the job of `facepipe batch`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from batch_helpers import NAME, enrol_her
+
+from facepipe.batch.job import Job
+from facepipe.batch.run import Batch
+from facepipe.batch.watching import watch
+from facepipe.faces import UInt8Array
+from facepipe.images import write_image
+from facepipe.pipeline import FacePipeline
+from facepipe.report import to_json
+
+
+def test_photos_are_handled_as_they_arrive(astronaut: UInt8Array, tmp_path: Path) -> None:
+    pytest.importorskip("watchdog", reason="needs the [watch] extra")
+    enrol_her(tmp_path / "gallery", astronaut)
+    folder, stop = tmp_path / "photos", threading.Event()
+    (folder / "deep").mkdir(parents=True)
+    whole = tmp_path / "whole.png"
+    write_image(whole, astronaut)
+    seen: list[tuple[str, bool]] = []
+    arriving = [folder / "first.png", folder / "deep" / "second.png"]
+
+    with (
+        FacePipeline.load(tmp_path / "gallery") as pipeline,
+        Job(folder / "out", create=True) as job,
+    ):
+
+        def results() -> None:
+            """Results are there: the next photo arrives, slowly, beside something that is none."""
+            seen[:] = [(record.result.path.name, NAME in to_json(record.result)) for record in job.records()]
+            if not arriving:
+                stop.set()
+                return
+            target = arriving.pop(0)
+            (folder / "notes.txt").write_text("no photo")
+            write_image(folder / "out" / "not this.png", astronaut)
+            threading.Thread(target=slowly, args=(whole.read_bytes(), target)).start()
+
+        threading.Timer(60, stop.set).start()
+        watch(Batch(pipeline, job), folder, on_results=results, stop=stop, settle_s=0.3)
+    assert seen == [("first.png", True), ("second.png", True)]
+
+
+def slowly(data: bytes, target: Path) -> None:
+    with target.open("wb") as file:
+        for at in range(0, len(data), len(data) // 3 + 1):
+            file.write(data[at : at + len(data) // 3 + 1])
+            file.flush()
+            time.sleep(0.1)

@@ -1,0 +1,171 @@
+"""A teacher's two views, its runtimes, and where faces come from besides crops."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recognition_helpers import SIDE_PX, TAPS, tiny_network, write_people, write_teacher
+from torch.nn import functional
+from training_helpers import LANDMARKS, write_dataset
+
+from facepipe.align import align_faces
+from facepipe.errors import MissingExtraError
+from facepipe.faces import UInt8Array
+from facepipe.images import write_image
+from training.pixels import Normalisation
+from training.recognition.augment import MARGINS, cut
+from training.recognition.crops import NOBODY, FaceCrops
+from training.recognition.losses import LossConfig
+from training.recognition.sources import CropSource, DetectionSource, PhotoSource
+from training.recognition.task import RecognitionTask, RecognitionTaskConfig
+from training.recognition.teacher import Teacher, TeacherConfig, canonical_vectors, find_teacher
+from weights.card import InputSpec
+
+SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
+MARGIN = MARGINS["arcface_112"]
+
+
+@pytest.fixture
+def crops(tmp_path: Path, astronaut: UInt8Array) -> FaceCrops:
+    folder = write_people(tmp_path / "people", astronaut)
+    return FaceCrops([CropSource(folder, labelled=True), CropSource(folder / "person0")], tmp_path / "cache")
+
+
+def test_a_teacher_gives_unit_vectors_and_the_maps_that_are_named(tmp_path: Path) -> None:
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), taps=(TAPS[2], TAPS[0]))
+    faces = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX, 3), dtype=torch.uint8)
+    said = Teacher(config, SPEC)(faces)
+    with torch.no_grad():
+        expected = tiny_network(seed=1).eval()(Normalisation(SPEC, torch.device("cpu"))(faces))
+    torch.testing.assert_close(said.vectors, functional.normalize(expected.vectors), atol=1e-5, rtol=1e-4)
+    for ours, tap in zip(said.taps, (2, 0), strict=True):
+        torch.testing.assert_close(ours, expected.taps[tap], atol=1e-4, rtol=1e-3)
+
+
+def test_openvino_says_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the [openvino] extra")
+    path = str(write_teacher(tmp_path / "teacher.onnx"))
+    faces = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX, 3), dtype=torch.uint8)
+    onnx, openvino = (
+        Teacher(TeacherConfig(path, taps=TAPS, runtime=runtime), SPEC)(faces)  # type: ignore[arg-type]
+        for runtime in ("onnx", "openvino")
+    )
+    assert (onnx.vectors * openvino.vectors).sum(dim=1).min() > 0.99  # bfloat16 where there is
+    for ours, theirs in zip(openvino.taps, onnx.taps, strict=True):
+        assert (ours - theirs).abs().mean() < 0.05 * theirs.abs().mean()
+
+
+def test_openvino_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'facepipe\[openvino\]'"):
+        Teacher(TeacherConfig(str(write_teacher(tmp_path / "t.onnx")), runtime="openvino"), SPEC)
+
+
+def test_a_card_says_how_a_teacher_wants_its_pixels() -> None:
+    path, spec = find_teacher(TeacherConfig("facenet_dense_128"), SPEC)
+    assert path.name == "facenet_dense_128.onnx"
+    assert (spec.size_px, spec.mean[0]) == (112, 123.675)
+
+
+def test_canonical_vectors_are_means_over_the_mirror_image_and_are_kept(
+    tmp_path: Path, crops: FaceCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), view="canonical")
+    vectors = canonical_vectors(config, crops, SPEC, MARGIN, tmp_path / "cache")
+    assert vectors.shape == (len(crops), 16)
+    teacher = Teacher(config, SPEC)
+    face = torch.from_numpy(cut(crops.pixels(9), SIDE_PX, MARGIN))[None]
+    both = teacher(face).vectors + teacher(face.flip(2)).vectors
+    np.testing.assert_allclose(vectors[9], functional.normalize(both)[0], atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    with monkeypatch.context() as patched:
+        patched.setattr("training.recognition.teacher.Teacher", lambda *_: pytest.fail("looked again"))
+        again = canonical_vectors(config, crops, SPEC, MARGIN, tmp_path / "cache")
+    assert np.array_equal(again, vectors)
+    other = TeacherConfig(str(write_teacher(tmp_path / "other.onnx", seed=2)), view="canonical")
+    assert not np.allclose(canonical_vectors(other, crops, SPEC, MARGIN, tmp_path / "cache"), vectors)
+    assert len(list((tmp_path / "cache").glob("teacher-*.npy"))) == 4  # two teachers, two sources
+
+
+def test_in_the_canonical_view_no_teacher_runs_while_training(
+    tmp_path: Path, crops: FaceCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), view="canonical")
+    task = RecognitionTask(
+        tiny_network(),
+        SPEC,
+        crops,
+        RecognitionTaskConfig(loss=LossConfig(hints_first=0, hints_last=0), held_out_share=0.3),
+        batch_size=8,
+        seed=0,
+        workers=0,
+        teacher=config,
+        cache=tmp_path / "cache",
+    )
+    monkeypatch.setattr(Teacher, "__call__", lambda *_: pytest.fail("the teacher ran"))
+    batch = next(task.batches(0))
+    assert batch.clean is None
+    (cosine,) = task.losses(task.module, batch, 0.0).values()
+    vectors = canonical_vectors(config, crops, SPEC, MARGIN, tmp_path / "cache")
+    with torch.no_grad():
+        ours = task.module(Normalisation(SPEC, torch.device("cpu"))(batch.damaged))[0]
+    expected = 3 * (1 - (ours * torch.from_numpy(vectors[batch.indices])).sum(dim=1).mean())
+    assert cosine.item() == pytest.approx(expected.item(), abs=1e-3)
+    with torch.no_grad():
+        assert set(task.validate(task.module.eval())) == {"cosine_to_teacher", "score"}
+
+
+def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: FaceCrops) -> None:
+    """A teacher that is the student: the identity is found, and the hints are nearly free."""
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx", seed=0)), taps=TAPS)
+    task = RecognitionTask(
+        tiny_network(seed=0),
+        SPEC,
+        crops,
+        RecognitionTaskConfig(),
+        batch_size=8,
+        seed=0,
+        workers=0,
+        teacher=config,
+    )
+    batch = task._sampler.batch(0)
+    batch = type(batch)(batch.clean, batch.clean, batch.people, batch.indices)  # type: ignore[arg-type]
+
+    def hint() -> float:
+        task.module.eval()
+        return task.losses(task.module, batch, 0.0)["hint"].item()
+
+    before = hint()
+    task.solve_projections(batches=2)
+    assert hint() < 0.1 < 0.5 < before
+
+
+def test_photos_are_aligned_as_the_pipeline_aligns_them(tmp_path: Path, astronaut: UInt8Array) -> None:
+    (tmp_path / "people" / "eileen").mkdir(parents=True)
+    write_image(tmp_path / "people" / "eileen" / "a.png", astronaut)
+    write_image(tmp_path / "people" / "stray.png", astronaut[:400])
+    crops = FaceCrops([PhotoSource(tmp_path / "people", True, 140)], tmp_path / "cache")
+    assert crops.names == ["people/stray.png", "people/eileen/a.png"]
+    assert crops.people.tolist() == [NOBODY, 0]
+    from facepipe.detector import FaceDetector
+
+    faces = FaceDetector.load().detect(astronaut)
+    expected = align_faces(astronaut, faces.landmarks[:1], "arcface_112")[0]
+    assert np.abs(cut(crops.pixels(1), 112, MARGIN).astype(int) - expected).mean() < 2
+
+
+def test_faces_of_a_detectors_data_set_are_cut_out_by_their_landmarks(
+    tmp_path: Path, astronaut: UInt8Array
+) -> None:
+    folder = write_dataset(tmp_path / "wider", astronaut, scales=(0.3, 1.0))
+    crops = FaceCrops([DetectionSource(folder, 140, min_face_px=40)], tmp_path / "cache")
+    assert crops.names == ["wider/images/1.png#0"]  # the other one is 27 px wide
+    assert crops.people.tolist() == [NOBODY]
+    expected = align_faces(astronaut, LANDMARKS[None], "arcface_112")[0]
+    assert np.abs(cut(crops.pixels(0), 112, MARGIN).astype(int) - expected).mean() < 2
+    both = FaceCrops([DetectionSource(folder, 140, min_face_px=20)], tmp_path / "cache")
+    assert len(both) == 2
