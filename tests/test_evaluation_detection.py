@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from wider_helpers import write_ground_truth
 
 from facepipe.errors import DataError
 from training.evaluation.arrays import Float64Array
 from training.evaluation.detection import detection_ap, iou_with_edges, match_detections, precision_recall
 from training.evaluation.wider import (
     HEIGHT_BINS_PX,
-    SETTINGS,
     WiderGroundTruth,
     WiderPhoto,
     wider_ap,
@@ -192,27 +192,11 @@ def test_detections_without_truth_are_refused() -> None:
         detection_ap({"a": FACES}, {"b": np.zeros((0, 5))})
 
 
-def _cells(values: list[list[np.ndarray[tuple[int, ...], np.dtype[np.generic]]]]) -> object:
-    outer = np.empty((len(values), 1), object)
-    for i, inner in enumerate(values):
-        outer[i, 0] = np.empty((len(inner), 1), object)
-        for j, value in enumerate(inner):
-            outer[i, 0][j, 0] = value
-    return outer
+TRUTH = {"0--Parade/one": [[1, 2, 10, 20]], "0--Parade/two": [[0, 0, 5, 5], [7, 7, 9, 9]]}
 
 
 def _write_ground_truth(folder: Path, kept: list[int]) -> None:
-    from scipy.io import savemat
-
-    events = np.empty((1, 1), object)
-    events[0, 0] = "0--Parade"
-    names = _cells([[np.array("one"), np.array("two")]])
-    boxes = _cells([[np.array([[1, 2, 10, 20]]), np.array([[0, 0, 5, 5], [7, 7, 9, 9]])]])
-    table = {"event_list": events, "file_list": names, "face_bbx_list": boxes}
-    savemat(folder / "wider_face_val.mat", table)
-    for setting in SETTINGS:
-        rows = _cells([[np.zeros((0, 1)), np.array([[k] for k in kept])]])
-        savemat(folder / f"wider_{setting}_val.mat", {**table, "gt_list": rows})
+    write_ground_truth(folder, TRUTH, {"0--Parade/two": kept})
 
 
 def test_ground_truth_files_are_read(tmp_path: Path) -> None:

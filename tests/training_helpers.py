@@ -1,11 +1,18 @@
-"""A tiny labelled data set, made from the astronaut photo."""
+"""What tests of both trainers share: a tiny labelled data set, and runs in processes of their own."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 
 from facepipe.faces import FloatArray, UInt8Array
 from facepipe.images import write_image
@@ -28,6 +35,56 @@ def write_dataset(folder: Path, astronaut: UInt8Array, scales: tuple[float, ...]
         lines += [f"# {i}.png", f"{x:.2f} {y:.2f} {right - x:.2f} {bottom - y:.2f} {points} 0.9"]
     (folder / "label.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def run_python(
+    script: Path, *arguments: str, launcher: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a script that may import the tests' modules."""
+    return subprocess.run(
+        [sys.executable, *launcher, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=600,
+        check=False,
+    )
+
+
+def environment() -> dict[str, str]:
+    """Of such a script."""
+    tests = Path(__file__).resolve().parent
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+
+
+def to_toml(value: object) -> str:
+    """Plain data as a TOML value."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {to_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(to_toml, value)) + "]"
+    return json.dumps(value)
+
+
+def assert_same_run(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Two checkpoints of the same step, to the last bit."""
+    assert one["step"] == other["step"]
+    for part in ("module", "average"):
+        for name, value in one[part].items():
+            assert torch.equal(value, other[part][name]), name
+    assert one["record"] == other["record"]
+
+
+def remove_batch_norm(module: nn.Module) -> None:
+    """A network that sees each picture alone: BatchNorm would see another batch in each process."""
+    for name, child in module.named_children():
+        if isinstance(child, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            setattr(module, name, nn.GroupNorm(1, child.num_features))
+        else:
+            remove_batch_norm(child)
 
 
 def labelled(

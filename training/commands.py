@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from facepipe.cli_options import Setup, with_setup
+from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command
 from facepipe.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from training.detection.configuration import DetectorConfig
     from training.loop import Progress
+    from training.runs import TrainingOutcome
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
+Config = TypeVar("Config")
 
 
 def _require_torch(purpose: str) -> None:
@@ -33,63 +33,92 @@ def train() -> None:
     """Train networks on your own data."""
 
 
+def _with_run_options(command: Command) -> Command:
+    """The options of every trainer."""
+    for option in reversed(
+        (
+            click.option("--recipe", help="Name of a recipe, or a TOML file."),
+            click.option("--cache", type=FOLDER, help="Where to keep decoded photos."),
+            click.option("--teacher", help="Weight to learn from."),
+            click.option(
+                "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a setting."
+            ),
+            click.option("--resume", is_flag=True, help="Continue the run in RUN."),
+            click.option("--device", metavar="cpu|cuda[:N]", help="Where to run."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
 @train.command("detector")
 @click.argument("run", type=FOLDER)
-@click.option("--recipe", help="Name of a recipe, or a TOML file.")
 @click.option("--data", type=FOLDER, multiple=True, help="Data set to train on; may be repeated.")
-@click.option("--validate", type=FOLDER, help="Data set for average precision.")
+@click.option("--validate", "validation", type=FOLDER, help="Data set for average precision.")
 @click.option("--ground-truth", type=FOLDER, help="WIDER FACE's .mat files, for its own protocol.")
-@click.option("--cache", type=FOLDER, help="Where to keep decoded photos.")
-@click.option("--teacher", help="Weight to learn from.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Change a setting.")
-@click.option("--resume", is_flag=True, help="Continue the run in RUN.")
-@click.option("--device", metavar="cpu|cuda[:N]", help="Where to run.")
+@_with_run_options
 def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
     """Train RetinaFace; checkpoints, log and pictures go to the folder RUN."""
     _require_torch("training")
+    from training.detection.configuration import DetectorConfig, detector_configuration
     from training.detection.run import train_detector
 
-    config = _detector_config(run, resume, **choices)
+    config = _configuration(DetectorConfig, detector_configuration, run, resume, **choices)
     with _TrainingBar() as bar:
-        outcome = train_detector(config, run, resume=resume, on_log=bar.log, on_step=bar.step)
+        _report(train_detector(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
+
+
+@train.command("encoder")
+@click.argument("run", type=FOLDER)
+@click.option("--data", "crops", type=FOLDER, multiple=True, help="Aligned crops, a sub-folder per person.")
+@click.option("--photos", type=FOLDER, multiple=True, help="Whole photos, a sub-folder per person.")
+@click.option("--unlabelled", type=ANY_PATH, multiple=True, help="Aligned crops of anybody: folder or .tar.")
+@click.option("--pairs", type=FILE, help="Pairs to validate on, in the form of LFW's pairs.txt.")
+@click.option("--images", type=FOLDER, help="The pairs' photos, as PERSON/PERSON_0001.*")
+@_with_run_options
+def train_encoder_command(run: Path, resume: bool, **choices: Any) -> None:
+    """Train FaceNet; checkpoints, log and curves go to the folder RUN.
+
+    --data, --photos and --unlabelled may be repeated and mixed.
+    """
+    _require_torch("training")
+    from training.recognition.configuration import EncoderConfig, encoder_configuration
+    from training.recognition.run import train_encoder
+
+    config = _configuration(EncoderConfig, encoder_configuration, run, resume, **choices)
+    with _TrainingBar() as bar:
+        _report(train_encoder(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
+
+
+def _configuration(
+    kind: type[Config],
+    from_recipe: Callable[..., Config],
+    run: Path,
+    resume: bool,
+    *,
+    recipe: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+    **choices: Any,
+) -> Config:
+    from training.runs import configuration_of_run
+
+    settings = [*overrides, *([f"device={device}"] if device else [])]
+    if resume and recipe is None:
+        if any(choices.values()):
+            raise click.UsageError("A run goes on with its own data; change settings with --set.")
+        return configuration_of_run(kind, run, settings)
+    if recipe is None:
+        raise click.UsageError("Name a recipe (--recipe), or continue a run (--resume).")
+    return from_recipe(recipe, **choices, overrides=settings)
+
+
+def _report(outcome: TrainingOutcome) -> None:
     if os.environ.get("RANK", "0") == "0":
         state = "finished" if outcome.step == outcome.steps else "stopped; continue with --resume"
         click.echo(f"facepipe: step {outcome.step} of {outcome.steps}, {state}: {outcome.last}", err=True)
         for name, value in outcome.figures.items():
             click.echo(f"{name} {value:.4f}")
-
-
-def _detector_config(
-    run: Path,
-    resume: bool,
-    recipe: str | None,
-    data: tuple[Path, ...],
-    validate: Path | None,
-    ground_truth: Path | None,
-    cache: Path | None,
-    teacher: str | None,
-    overrides: tuple[str, ...],
-    device: str | None,
-) -> DetectorConfig:
-    from training.detection.configuration import detector_configuration
-    from training.detection.run import configuration_of_run
-
-    settings = [*overrides, *([f"device={device}"] if device else [])]
-    if resume and recipe is None:
-        if data or validate or ground_truth or cache or teacher:
-            raise click.UsageError("A run goes on with its own data; change settings with --set.")
-        return configuration_of_run(run, settings)
-    if recipe is None:
-        raise click.UsageError("Name a recipe (--recipe), or continue a run (--resume).")
-    return detector_configuration(
-        recipe,
-        data=data,
-        teacher=teacher,
-        validation=validate,
-        ground_truth=ground_truth,
-        cache=cache,
-        overrides=settings,
-    )
 
 
 class _TrainingBar:
@@ -171,59 +200,16 @@ def data_preview(
 @click.argument("checkpoints", type=FILE, nargs=-1, required=True)
 @click.option("--name", required=True, help="What to call the weight.")
 @click.option("--out", type=FOLDER, help="Where to; your own weights by default.")
+@click.option("--half", is_flag=True, help="Store the weights as float16: half the size, the same speed.")
 @click.option("--licence", default="", help="Terms of use, for the card.")
-def export(checkpoints: tuple[Path, ...], name: str, out: Path | None, licence: str) -> None:
-    """Turn checkpoints of a run, averaged, into a weight: safetensors, ONNX and card."""
+def export(checkpoints: tuple[Path, ...], name: str, out: Path | None, half: bool, licence: str) -> None:
+    """Turn checkpoints of a detector's or an encoder's run, averaged, into a weight."""
     _require_torch("exporting a checkpoint")
-    from training.detection.run import export_checkpoint
+    from training.export import export_checkpoint
     from weights.registry import check_new_name, user_folder
 
     folder = user_folder() if out is None else out
     if out is None:
         check_new_name(name)
-    weight = export_checkpoint(list(checkpoints), name, folder, licence=licence)
+    weight = export_checkpoint(list(checkpoints), name, folder, half_storage=half, licence=licence)
     click.echo(f"facepipe: {weight.card.name} is in {weight.folder}", err=True)
-
-
-@click.group()
-def evaluate() -> None:
-    """Measure accuracy on labelled photos; figures are JSON."""
-
-
-@evaluate.command("detector")
-@click.option("--images", type=FOLDER, required=True, help="Photos as EVENT/NAME, any part of WIDER FACE.")
-@click.option("--ground-truth", type=FOLDER, required=True, help="The official .mat files.")
-@with_setup
-def evaluate_detector(setup: Setup, images: Path, ground_truth: Path) -> None:
-    """WIDER FACE's easy, medium and hard. Original size unless --max-side says otherwise."""
-    from training.evaluation.photos import wider_result
-
-    result = wider_result(setup.detector_for_evaluation(), images, ground_truth, setup.max_pixels())
-    click.echo(json.dumps(result.to_dict()))
-
-
-@evaluate.command("pairs")
-@click.argument("pairs", type=FILE)
-@click.option("--images", type=FOLDER, required=True, help="Photos as PERSON/PERSON_0001.*")
-@with_setup
-def evaluate_pairs(setup: Setup, pairs: Path, images: Path) -> None:
-    """LFW's protocol from raw photos, and thresholds from all couples of strangers."""
-    from training.evaluation.photos import pairs_result
-
-    click.echo(json.dumps(pairs_result(setup.pipeline(), pairs, images)))
-
-
-@evaluate.command("people")
-@click.argument("folder", type=FOLDER)
-@click.option(
-    "--threshold", type=float, multiple=True, help="May be repeated; the default one is measured too."
-)
-@with_setup
-def evaluate_people(setup: Setup, folder: Path, threshold: tuple[float, ...]) -> None:
-    """Enroll FOLDER/enroll/PERSON, identify FOLDER/probe/{known,strangers}/PERSON, and count."""
-    from training.evaluation.photos import people_result
-
-    pipeline = setup.pipeline()
-    default = pipeline.encoder.embedding.threshold_l2
-    thresholds = sorted({*threshold, *([default] if default else [])})
-    click.echo(json.dumps(people_result(pipeline, folder, thresholds).to_dict()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -84,6 +85,11 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def quoted(value: str | Path | None) -> str | None:
+    """As a TOML string, for an override: a folder called 1 or [2] stays one."""
+    return None if value is None else json.dumps(str(value), ensure_ascii=False)
 
 
 def _recipe_path(recipe: str | Path) -> Path:

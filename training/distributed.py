@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,7 +35,9 @@ def process_group(device: str) -> Iterator[torch.device]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield chosen
+        dist.barrier()  # the first process may still validate and save: none leaves before it
     finally:
+        gc.collect()  # modules spread over processes hold the group, in cycles
         dist.destroy_process_group()
 
 

@@ -92,6 +92,8 @@ class EmbeddingSpec:
         flip_average: Whether a face's vector is the normalised sum of those of the crop and its mirror image.
         threshold_l2: Default largest Euclidean distance at which a face is named; None: not measured.
         threshold_source: How that threshold was measured, in a sentence.
+        impostors: How near strangers come, as `gallery.calibration.ImpostorModel` writes and reads it: it
+            makes a threshold of a gallery's size. None: not measured, `threshold_l2` serves all galleries.
     """
 
     dimensions: int
@@ -99,6 +101,7 @@ class EmbeddingSpec:
     flip_average: bool = False
     threshold_l2: float | None = None
     threshold_source: str | None = None
+    impostors: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.dimensions <= 0:
@@ -245,15 +248,16 @@ def _anchor_spec(raw: Any) -> AnchorSpec:
 
 
 def _embedding_spec(raw: Any) -> EmbeddingSpec:
-    optional = ("flip_average", "threshold_l2", "threshold_source")
+    optional = ("flip_average", "threshold_l2", "threshold_source", "impostors")
     _check_fields(raw, "embedding", ("dimensions", "alignment"), optional)
-    threshold, source = raw.get("threshold_l2"), raw.get("threshold_source")
+    threshold, source, impostors = (raw.get(name) for name in optional[1:])
     return EmbeddingSpec(
         dimensions=_integer(raw["dimensions"], "embedding.dimensions"),
         alignment=_text(raw["alignment"], "embedding.alignment"),
         flip_average=_boolean(raw.get("flip_average", False), "embedding.flip_average"),
         threshold_l2=None if threshold is None else _number(threshold, "embedding.threshold_l2"),
         threshold_source=None if source is None else _text(source, "embedding.threshold_source"),
+        impostors=None if impostors is None else _object(impostors, "embedding.impostors"),
     )
 
 

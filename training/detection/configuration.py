@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from facepipe.errors import UsageError
-from training.configuration import read_configuration
+from training.configuration import quoted, read_configuration
 from training.detection.augment import AugmentConfig
 from training.detection.losses import LossConfig
 from training.detection.targets import MatchConfig
@@ -142,18 +141,13 @@ def detector_configuration(
     Raises:
         UsageError: See `read_configuration`.
     """
-    folders = ", ".join(f"{{folder = {_quoted(folder)}}}" for folder in data)
+    folders = ", ".join(f"{{folder = {quoted(folder)}}}" for folder in data)
     options = {
         "data": f"[{folders}]" if data else None,
-        "teacher.weights": _quoted(teacher),
-        "validation.photos": _quoted(validation),
-        "validation.ground_truth": _quoted(ground_truth),
-        "cache": _quoted(cache),
+        "teacher.weights": quoted(teacher),
+        "validation.photos": quoted(validation),
+        "validation.ground_truth": quoted(ground_truth),
+        "cache": quoted(cache),
     }
     given = [f"{key}={value}" for key, value in options.items() if value is not None]
     return read_configuration(DetectorConfig, recipe, [*given, *overrides])
-
-
-def _quoted(value: str | Path | None) -> str | None:
-    """As a TOML string, so that a folder called 1 or [2] stays one."""
-    return None if value is None else json.dumps(str(value), ensure_ascii=False)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from training.detection.augment import AugmentConfig, TrainingCrop, augment
 from training.detection.compose import mosaic, paste_faces
 from training.detection.data import PhotoSource
 from training.detection.targets import CropFaces
-from training.signals import leave_signals_to_parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,40 +83,15 @@ class CropSampler:
         )
 
 
-def endless_batches(
-    sampler: CropSampler, batch_size: int, *, first_batch: int, every: int, workers: int
-) -> Iterator[DetectionBatch]:
-    """Batches first_batch, first_batch + every, ...: the same ones whatever the number of workers.
+class CropBatches:
+    """Batch b holds the samples from b * batch_size; see `training.stream.BatchSource`."""
 
-    Args:
-        sampler: Makes the crops.
-        batch_size: Samples a batch; batch b holds the samples from b * batch_size.
-        first_batch, every: Which batches; processes that train together take turns.
-        workers: Processes that prepare them; 0: this one.
-    """
-    loader = DataLoader(
-        _Batches(sampler, batch_size, first_batch, every),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker,
-    )
-    return iter(loader)
+    def __init__(self, sampler: CropSampler, batch_size: int) -> None:
+        self._sampler, self._batch_size = sampler, batch_size
 
-
-class _Batches(IterableDataset[DetectionBatch]):
-    def __init__(self, sampler: CropSampler, batch_size: int, first: int, every: int) -> None:
-        self._sampler, self._batch_size, self._first, self._every = sampler, batch_size, first, every
-
-    def __iter__(self) -> Iterator[DetectionBatch]:
-        worker = torch.utils.data.get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        batch = self._first + offset * self._every
-        while True:
-            yield self._batch(batch * self._batch_size)
-            batch += stride * self._every
-
-    def _batch(self, first: int) -> DetectionBatch:
+    def batch(self, number: int) -> DetectionBatch:
+        """The crops of one step."""
+        first = number * self._batch_size
         samples = [self._sampler[first + i] for i in range(self._batch_size)]
         pixels = torch.from_numpy(np.stack([sample.crop.pixels for sample in samples]))
         return DetectionBatch(pixels, [_faces(s) for s in samples], [sample.file for sample in samples])
@@ -128,8 +100,3 @@ class _Batches(IterableDataset[DetectionBatch]):
 def _faces(sample: Sample) -> CropFaces:
     crop = sample.crop
     return CropFaces(crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy, sample.labelled)
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    leave_signals_to_parent(worker)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
 from facepipe.errors import DataError
 from facepipe.faces import UInt8Array
-from facepipe.files import atomic_file, atomic_write_bytes
 from facepipe.images import read_image
 from training.detection.labels import LabelledPhoto, read_labels, unlabelled_photos
+from training.pixels import cached_pictures
 
 __all__ = ["DecodedPhotos", "LabelledPhoto", "PhotoFiles", "PhotoSource", "read_labels", "unlabelled_photos"]
 
@@ -53,43 +50,18 @@ class DecodedPhotos:
     def __init__(self, photos: Sequence[LabelledPhoto], cache_folder: Path) -> None:
         self.photos = list(photos)
         key = hashlib.sha256("\n".join(_signature(p.path) for p in photos).encode()).hexdigest()[:16]
-        self._pixels_path = cache_folder / f"{key}.pixels"
-        self._sizes_path = cache_folder / f"{key}.json"
-        if not self._is_whole():
-            self._decode_all()
-        self._sizes = self._read_sizes()
-        self._offsets = np.concatenate([[0], np.cumsum([h * w * 3 for h, w in self._sizes])])
-        self._pixels = np.memmap(self._pixels_path, np.uint8, "r")
+        self._pictures, _ = cached_pictures(
+            cache_folder / f"{key}.pixels", lambda: map(_decoded, self.photos), lambda size_hw: size_hw
+        )
 
     def pixels(self, index: int) -> UInt8Array:
         """See `PhotoSource.pixels`."""
-        h, w = self._sizes[index]
-        return self._pixels[self._offsets[index] : self._offsets[index + 1]].reshape(h, w, 3)
+        return self._pictures[index]
 
-    def _read_sizes(self) -> list[tuple[int, int]]:
-        return [(h, w) for h, w in json.loads(self._sizes_path.read_text())]
 
-    def _is_whole(self) -> bool:
-        if not (self._sizes_path.is_file() and self._pixels_path.is_file()):
-            return False
-        return self._pixels_path.stat().st_size == sum(h * w * 3 for h, w in self._read_sizes())
-
-    def _decode_all(self) -> None:
-        folder = self._pixels_path.parent
-        sizes: list[tuple[int, int]] = []
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with atomic_file(self._pixels_path) as file:
-                for photo in self.photos:
-                    pixels = read_image(photo.path)
-                    sizes.append((pixels.shape[0], pixels.shape[1]))
-                    file.write(pixels.tobytes())
-            atomic_write_bytes(self._sizes_path, json.dumps(sizes).encode())
-        except OSError as error:
-            raise DataError(
-                f"{folder}: can't write the cache of decoded photos: {error}; "
-                "free some space, name another folder, or train without a cache"
-            ) from error
+def _decoded(photo: LabelledPhoto) -> tuple[UInt8Array, tuple[int, int]]:
+    pixels = read_image(photo.path)
+    return pixels, (pixels.shape[0], pixels.shape[1])
 
 
 def _signature(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class LossConfig:
 
     Attributes:
         classes, boxes, landmarks: Weights of the labels' parts.
+        box_error: Of the labels' boxes: "smooth_l1" of the regressions, or "diou", 1 - IoU and the squared
+            distance of the centres (Zheng et al., arXiv:1911.08287), which is what counts in the end.
         negatives_per_positive: Hard negatives that train, per positive anchor of a crop.
         distil_classes, distil_boxes, distil_landmarks: Weights of the teacher's soft outputs.
         hints_first, hints_last: Weight of the feature hints at the first and the last step, linear between.
@@ -32,6 +35,7 @@ class LossConfig:
     classes: float = 1.0
     boxes: float = 2.0
     landmarks: float = 1.0
+    box_error: Literal["smooth_l1", "diou"] = "smooth_l1"
     negatives_per_positive: int = 7
     distil_classes: float = 1.0
     distil_boxes: float = 2.0
@@ -46,10 +50,15 @@ class LossConfig:
             raise UsageError("loss: expected weights from 0 and negatives_per_positive from 1")
 
 
-def label_losses(output: RetinaFaceOutput, targets: Targets, config: LossConfig) -> dict[str, Tensor]:
+def label_losses(
+    output: RetinaFaceOutput,
+    targets: Targets,
+    config: LossConfig,
+    variances: tuple[float, float],
+) -> dict[str, Tensor]:
     """Weighted parts against the labels, each normalised by the positive anchors that have it.
 
-    Smooth L1 bends at 1; its terms are summed over the values of an anchor.
+    Smooth L1 bends at 1; its terms are summed over the values of an anchor. `variances` are the anchors'.
     """
     positive = targets.labels == FACE
     entropy = functional.cross_entropy(
@@ -58,11 +67,12 @@ def label_losses(output: RetinaFaceOutput, targets: Targets, config: LossConfig)
     trained = positive | _hard_negatives(entropy.detach(), targets.labels, config.negatives_per_positive)
     known = positive & targets.landmarks.isfinite().all(dim=-1)
     count = _total(positive)
-    boxes = _smooth_l1(output.boxes[positive], targets.boxes[positive]).sum()
+    found, true = output.boxes[positive], targets.boxes[positive]
+    boxes = _smooth_l1(found, true) if config.box_error == "smooth_l1" else diou_loss(found, true, variances)
     points = _smooth_l1(output.landmarks[known], targets.landmarks[known]).sum()
     return {
         "class": config.classes * entropy[trained].sum() / count,
-        "box": config.boxes * boxes / count,
+        "box": config.boxes * boxes.sum() / count,
         "landmark": config.landmarks * points / _total(known),
     }
 
@@ -93,6 +103,19 @@ def teacher_losses(
     }
 
 
+def diou_loss(predicted: Tensor, target: Tensor, variances: tuple[float, float]) -> Tensor:
+    """1 - IoU + (distance of centres / diagonal around both)^2 of box regressions (n, 4), as (n,), 0..2.
+
+    It is the same in sides of the anchor as in pixels, anchors being square.
+    """
+    (low, high), (true_low, true_high) = _corners(predicted, variances), _corners(target, variances)
+    shared = (torch.minimum(high, true_high) - torch.maximum(low, true_low)).clamp(min=0).prod(dim=-1)
+    union = (high - low).prod(dim=-1) + (true_high - true_low).prod(dim=-1) - shared
+    around = (torch.maximum(high, true_high) - torch.minimum(low, true_low)).square().sum(dim=-1)
+    apart = ((low + high - true_low - true_high) / 2).square().sum(dim=-1)
+    return 1 - shared / union + apart / around
+
+
 def hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of maps (batch, c, h, w) of the squared error as a share of the teacher's variance."""
     pairs = zip(student, teacher, strict=True)
@@ -108,6 +131,13 @@ def _hard_negatives(entropy: Tensor, labels: Tensor, ratio: int) -> Tensor:
     ranked = candidates.sort(dim=1, descending=True).values
     threshold = ranked.gather(1, (wanted - 1)[:, None])
     return (candidates >= threshold) & (candidates >= 0)
+
+
+def _corners(regression: Tensor, variances: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Low and high corners (n, 2) in sides of the anchor, from its centre; sizes within e^±4 of it."""
+    centres = regression[:, :2].float() * variances[0]
+    halves = (regression[:, 2:].float() * variances[1]).clamp(-4, 4).exp() / 2
+    return centres - halves, centres + halves
 
 
 def _smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:

@@ -17,12 +17,10 @@ from training.checkpoints import averaged_weights, load_checkpoint
 from training.configuration import from_plain
 from training.detection.configuration import Architecture, NetworkConfig, TeacherConfig
 from training.detection.task import Teacher
+from training.pixels import IMAGENET_INPUT
 from weights.card import AnchorSpec, InputSpec
 from weights.legacy import read_legacy_checkpoint
 from weights.registry import load_card
-
-IMAGENET_INPUT = InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-"""Mean and standard deviation of ImageNet's pixels, times 255, as torchvision states them."""
 
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """What most published RetinaFace weights were trained on."""

@@ -12,10 +12,11 @@ from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.network import RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
-from training.detection.crops import CropSampler, DetectionBatch, WeightedPhotos, endless_batches
+from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
 from training.detection.targets import MatchConfig, match_batch
-from training.distributed import rank, world_size
+from training.pixels import Normalisation
+from training.stream import batches_of_process
 from weights.card import AnchorSpec, InputSpec
 
 
@@ -103,10 +104,10 @@ class DetectorTask:
         _check_teacher(teacher, anchors, config.loss, data)
         self._device = device or torch.device("cpu")
         self._variances, self._config = anchors.variances, config
-        self._batch_size, self._workers = batch_size, workers
-        self._sampler = CropSampler(data, config.augment, seed)
+        self._workers = workers
+        self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
         self._validator = validator
-        self._input = _Normalisation(input_spec, self._device)
+        self._input = Normalisation(input_spec, self._device)
         self._teacher = _RunningTeacher(teacher, self._device, compile_teacher) if teacher else None
         projections = _projections(network, teacher.network) if teacher else []
         self.module = _placed(TrainedDetector(network, projections), self._device)
@@ -120,10 +121,7 @@ class DetectorTask:
 
     def batches(self, first_step: int) -> Iterator[DetectionBatch]:
         """Endless crops of this process; a resumed run sees what it would have seen."""
-        first = first_step * world_size() + rank()
-        return endless_batches(
-            self._sampler, self._batch_size, first_batch=first, every=world_size(), workers=self._workers
-        )
+        return batches_of_process(self._batches, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Weighted parts against the labels and, with a teacher, against its outputs and maps."""
@@ -131,7 +129,7 @@ class DetectorTask:
         pixels = batch.pixels.to(self._device, non_blocking=True)
         maps, output = module(self._input(pixels))
         targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
-        parts = label_losses(output, targets, config)
+        parts = label_losses(output, targets, config, self._variances)
         if self._teacher is not None:
             teacher_maps, teacher_output = self._teacher(pixels)
             parts |= teacher_losses(output, teacher_output, targets, config)
@@ -149,18 +147,6 @@ class DetectorTask:
         return ", ".join(batch.files)
 
 
-class _Normalisation:
-    """uint8 RGB (batch, h, w, 3) to float32 (batch, 3, h, w), channels last in memory, as a card says."""
-
-    def __init__(self, spec: InputSpec, device: torch.device) -> None:
-        self._mean, self._std = (torch.tensor(values, device=device) for values in (spec.mean, spec.std))
-        self._bgr = spec.channels == "bgr"
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        images = pixels.flip(-1) if self._bgr else pixels
-        return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
-
-
 class _RunningTeacher:
     """A teacher, frozen, on a device."""
 
@@ -168,7 +154,7 @@ class _RunningTeacher:
         module = _placed(TrainedDetector(teacher.network), device).eval().requires_grad_(False)
         self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput]]
         self._module = torch.compile(module) if compiled else module
-        self._input = _Normalisation(teacher.input, device)
+        self._input = Normalisation(teacher.input, device)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:

@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-import torch
-
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.faces import Faces, FloatArray
 from facepipe.images import read_image
-from facepipe.networks import serving_module
 from facepipe.retinaface.network import RetinaFace
 from training.detection.configuration import Architecture, ValidationConfig
 from training.detection.labels import LabelledPhoto, read_labels
 from training.evaluation.arrays import Float64Array
 from training.evaluation.detection import detection_ap
+from training.evaluation.detector import NMS_IOU, SCORE_THRESHOLD, scored_boxes
 from training.evaluation.wider import WiderGroundTruth, wider_ap, wider_key
+from training.serving import InMemoryNetwork
 from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
-
-_SCORE_THRESHOLD, _NMS_IOU = 0.02, 0.4
-"""Of the figures that others publish."""
 
 
 class Validator:
@@ -49,15 +43,14 @@ class Validator:
 
     def __call__(self, network: RetinaFace) -> dict[str, float]:
         """The figures of a network, which must be in evaluation mode."""
-        options = DetectorOptions(_SCORE_THRESHOLD, _NMS_IOU, self._config.max_side)
+        options = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], self._config.max_side)
         detector = network_detector(network, *self._spec, options)
-        found = [_rows(detector.detect(read_image(photo.path))) for photo in self.photos]
+        found = [scored_boxes(detector.detect(read_image(photo.path))) for photo in self.photos]
         if self._truth is None:
             return self._by_labels(found)
         keys = [wider_key(photo.path) for photo in self.photos]
         result = wider_ap(self._truth, dict(zip(keys, found, strict=True)))
-        figures = {"easy": result.easy.ap, "medium": result.medium.ap, "hard": result.hard.ap}
-        known = {name: ap for name, ap in figures.items() if ap is not None}
+        known = {name: curve.ap for name, curve in result.curves.items() if curve.ap is not None}
         return {**known, "score": sum(known.values()) / max(1, len(known))}
 
     def _by_labels(self, found: Sequence[Float64Array]) -> dict[str, float]:
@@ -78,7 +71,7 @@ def network_detector(
     card = WeightCard(
         "training", "detector", architecture, input_spec, WeightFile("none", None), anchors=anchors
     )
-    return FaceDetector(_InMemory(network), card, options)
+    return FaceDetector(InMemoryNetwork(network), card, options)
 
 
 def evenly(photos: Sequence[LabelledPhoto], limit: int | None) -> list[LabelledPhoto]:
@@ -86,21 +79,3 @@ def evenly(photos: Sequence[LabelledPhoto], limit: int | None) -> list[LabelledP
     if limit is None or limit >= len(photos):
         return list(photos)
     return [photos[i * len(photos) // limit] for i in range(limit)]
-
-
-class _InMemory:
-    """See `facepipe.runtime.Network`."""
-
-    def __init__(self, network: RetinaFace) -> None:
-        self._module = serving_module(network)
-        self._device = next(network.parameters()).device
-
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
-        with torch.inference_mode():
-            images = torch.from_numpy(batch).to(self._device).contiguous(memory_format=torch.channels_last)
-            return [output.float().cpu().numpy() for output in self._module(images)]
-
-
-def _rows(faces: Faces) -> Float64Array:
-    rows: Float64Array = np.concatenate([faces.boxes_xyxy, faces.scores[:, None]], axis=1).astype(np.float64)
-    return rows

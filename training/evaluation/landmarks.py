@@ -10,7 +10,7 @@ import numpy as np
 
 from facepipe.errors import DataError
 from facepipe.faces import LANDMARK_NAMES, Faces
-from training.detection.data import LabelledPhoto
+from training.detection.labels import LabelledPhoto
 from training.evaluation.arrays import Float64Array, RealArray
 from training.evaluation.detection import MATCH_IOU, iou_with_edges
 

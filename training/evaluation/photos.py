@@ -1,30 +1,22 @@
-"""Accuracy of the whole way, from raw photos to names: pairs of photos, and people against a gallery."""
+"""Accuracy of the whole way, from raw photos to names: people against a gallery."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facepipe.detector import FaceDetector
 from facepipe.enrolment import Outcome, enrol, photos_in_folders
 from facepipe.errors import DataError
 from facepipe.faces import Faces, FloatArray
-from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, read_image
+from facepipe.images import find_photos, read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import NamingRules, recognisable
 from gallery import Gallery
-from training.evaluation.arrays import Float64Array, IntArray
-from training.evaluation.distances import threshold_for_far
-from training.evaluation.verification import find_photos as find_pair_photos
-from training.evaluation.verification import pair_distances, pair_photos, read_pairs, verification
-from training.evaluation.wider import WiderGroundTruth, WiderResult, wider_ap, wider_key
-
-_FALSE_ACCEPT_RATES = (1e-3, 1e-4, 1e-5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +46,7 @@ class PeopleResult:
         known: Probe photos of enrolled people.
         strangers: Probe photos of others.
         without_face: Probe photos in which no face was found that is good enough to be compared.
-        at_thresholds: In the order asked for.
+        at_thresholds: Rising.
     """
 
     enrolled: int
@@ -67,58 +59,6 @@ class PeopleResult:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return asdict(self)
-
-
-def wider_result(
-    detector: FaceDetector, images: Path, ground_truth: Path, max_pixels: int = DEFAULT_MAX_PIXELS
-) -> WiderResult:
-    """WIDER FACE's protocol on the photos in `images`, any part of the validation set as EVENT/NAME.
-
-    Raises:
-        DataError: The ground truth is missing, or a photo is not in it.
-    """
-    truth = WiderGroundTruth.load(ground_truth)
-    detections = {}
-    for path in find_photos([images]):
-        faces = detector.detect(read_image(path, max_pixels=max_pixels))
-        detections[wider_key(path)] = np.concatenate([faces.boxes_xyxy, faces.scores[:, None]], axis=1)
-    return wider_ap(truth, detections)
-
-
-def pairs_result(pipeline: FacePipeline, pairs: Path, images: Path) -> dict[str, Any]:
-    """LFW's protocol from raw photos, and thresholds by false-accept rate over all couples of strangers.
-
-    Raises:
-        DataError: The list of pairs is malformed, or a photo is missing.
-    """
-    listed = read_pairs(pairs)
-    vectors = embed_principal_faces(pipeline, find_pair_photos(images, pair_photos(listed)))
-    result = verification(pair_distances(listed, vectors)).to_dict()
-    distances, people = _strangers(vectors)
-    result["strangers"] = [asdict(threshold_for_far(distances, far, people)) for far in _FALSE_ACCEPT_RATES]
-    return result
-
-
-def _strangers(vectors: Mapping[str, FloatArray]) -> tuple[Float64Array, IntArray]:
-    """Distances (n,) of all couples of photos of different people, and those people (n, 2)."""
-    people = np.unique([key.rsplit("/", 1)[0] for key in vectors], return_inverse=True)[1]
-    matrix = np.stack(list(vectors.values())).astype(np.float64)
-    first, second = np.nonzero(np.triu(people[:, None] != people))
-    cosines = (matrix @ matrix.T)[first, second]
-    return np.sqrt(np.clip(2 - 2 * cosines, 0, None)), np.stack([people[first], people[second]], axis=1)
-
-
-def embed_principal_faces(pipeline: FacePipeline, photos: Mapping[str, Path]) -> dict[str, FloatArray]:
-    """The vector of the main face of each photo; a photo without a face is left out."""
-    vectors: dict[str, FloatArray] = {}
-    for key, path in photos.items():
-        photo = read_image(path)
-        faces = principal_face(pipeline.detect(photo), photo.shape[1], photo.shape[0])
-        if len(faces):
-            embedded = pipeline.encoder.embed(photo, faces).embeddings
-            assert embedded is not None
-            vectors[key] = embedded[0]
-    return vectors
 
 
 def principal_face(faces: Faces, width_px: int, height_px: int) -> Faces:
@@ -136,7 +76,7 @@ def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[
     Args:
         pipeline: Without a gallery of its own.
         folder: See above.
-        thresholds_l2: Where to count.
+        thresholds_l2: Where to count, beside the gallery's default.
 
     Raises:
         DataError: A known person is not among the enrolled folders.
@@ -151,7 +91,8 @@ def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[
             strangers = _probes(pipeline, folder / "probe" / "strangers")
             if absent := {name for name, _ in known} - {photo.name for photo in enrolled}:
                 raise DataError(f"{folder}: {min(absent)} is among the known probes and was not enrolled")
-            counts = tuple(_count(gallery, known, strangers, limit) for limit in thresholds_l2)
+            limits = sorted({*thresholds_l2, gallery.default_threshold_l2} - {0.0})  # 0: not measured
+            counts = tuple(_count(gallery, known, strangers, limit) for limit in limits)
     without = sum(not len(vectors) for _, vectors in [*known, *strangers])
     return PeopleResult(taken, len(enrolled) - taken, len(known), len(strangers), without, counts)
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from facepipe.errors import DataError
+from gallery.calibration import FARTHEST_L2
 from training.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
-from training.evaluation.distances import FARTHEST_L2, area_under_roc, largest_threshold
+from training.evaluation.distances import area_under_roc, largest_threshold
 
 FAR_LEVELS = (1e-2, 1e-3, 1e-4)
 """False-accept rates at which true accepts are reported."""
@@ -188,7 +189,7 @@ def verification(measured: PairDistances) -> VerificationResult:
         folds=folds,
         best_threshold_l2=best_threshold(distances, same),
         auc=auc,
-        tar_at_far=tuple(_tar_at_far(distances[same], distances[~same], far) for far in FAR_LEVELS),
+        tar_at_far=true_accepts(distances[same], distances[~same]),
     )
 
 
@@ -207,15 +208,16 @@ def best_threshold(distances_l2: Float64Array, same_person: BoolArray) -> float:
     return float((edges[middle] + edges[middle + 1]) / 2)
 
 
-def _fold_accuracy(measured: PairDistances, fold: int) -> FoldAccuracy:
-    inside = measured.folds == fold
-    chosen_on = ~inside if not inside.all() else inside
-    threshold = best_threshold(measured.distances_l2[chosen_on], measured.same_person[chosen_on])
-    right = (measured.distances_l2[inside] <= threshold) == measured.same_person[inside]
-    return FoldAccuracy(fold, int(inside.sum()), threshold, float(right.mean()))
+def true_accepts(genuine_l2: Float64Array, impostor_l2: Float64Array) -> tuple[TarAtFar, ...]:
+    """At `FAR_LEVELS`.
+
+    Raises:
+        DataError: No impostor distance.
+    """
+    return tuple(_true_accepts(genuine_l2, impostor_l2, far) for far in FAR_LEVELS)
 
 
-def _tar_at_far(genuine_l2: Float64Array, impostor_l2: Float64Array, far: float) -> TarAtFar:
+def _true_accepts(genuine_l2: Float64Array, impostor_l2: Float64Array, far: float) -> TarAtFar:
     threshold = largest_threshold(impostor_l2, far)
     return TarAtFar(
         far=far,
@@ -224,6 +226,14 @@ def _tar_at_far(genuine_l2: Float64Array, impostor_l2: Float64Array, far: float)
         false_accepts=int(np.count_nonzero(impostor_l2 <= threshold)),
         resolved=far * len(impostor_l2) >= 1,
     )
+
+
+def _fold_accuracy(measured: PairDistances, fold: int) -> FoldAccuracy:
+    inside = measured.folds == fold
+    chosen_on = ~inside if not inside.all() else inside
+    threshold = best_threshold(measured.distances_l2[chosen_on], measured.same_person[chosen_on])
+    right = (measured.distances_l2[inside] <= threshold) == measured.same_person[inside]
+    return FoldAccuracy(fold, int(inside.sum()), threshold, float(right.mean()))
 
 
 def _header(file: Path, lines: Sequence[str]) -> tuple[int, int]:

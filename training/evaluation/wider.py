@@ -62,13 +62,17 @@ class WiderResult:
     hard: PrecisionRecall
     by_height: tuple[HeightBin, ...]
 
+    @property
+    def curves(self) -> dict[str, PrecisionRecall]:
+        """The three official ones by the names of `SETTINGS`."""
+        return dict(zip(SETTINGS, (self.easy, self.medium, self.hard), strict=True))
+
     def to_dict(self) -> dict[str, Any]:
         """What a report needs, ready for JSON; without the curves."""
-        curves = dict(zip(SETTINGS, (self.easy, self.medium, self.hard), strict=True))
         return {
             "photos": self.photos,
-            "ap": {setting: curve.ap for setting, curve in curves.items()},
-            "faces": {setting: curve.faces for setting, curve in curves.items()},
+            "ap": {setting: curve.ap for setting, curve in self.curves.items()},
+            "faces": {setting: curve.faces for setting, curve in self.curves.items()},
             "ap_by_height": [
                 {"low_px": b.low_px, "high_px": b.high_px, "faces": b.faces, "ap": b.ap}
                 for b in self.by_height

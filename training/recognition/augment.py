@@ -14,8 +14,11 @@ import numpy as np
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, UInt8Array
 
-MARGIN = 0.1
-"""Of a crop that is larger than the network's input: on each side, as a share of its side."""
+MARGINS = {"arcface_112": 0.1, "facenet_160": 0.0}
+"""By landmark template: what of a crop lies outside the alignment's frame, on each side: shares of its side.
+
+For crops of another size than the network's input; one of that size is the frame itself.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +85,9 @@ class DamageConfig:
                 raise UsageError(f"damage.{name}: expected two rising numbers from 1, got {low}, {high}")
 
 
-def frame_matrix(crop_px: int, size_px: int) -> FloatArray:
-    """The affine map (2, 3) from a crop's pixels to the network's input, unshaken: see `MARGIN`."""
-    margin = 0.0 if crop_px == size_px else MARGIN * crop_px
+def frame_matrix(crop_px: int, size_px: int, margin: float) -> FloatArray:
+    """The affine map (2, 3) from a crop's pixels to the network's input, unshaken: see `MARGINS`."""
+    margin = 0.0 if crop_px == size_px else margin * crop_px
     scale = size_px / (crop_px - 2 * margin)
     # Pixel centres lie at whole numbers, the picture's corner at -0.5.
     offset = -scale * (margin - 0.5) - 0.5
@@ -106,9 +109,9 @@ def shake_matrix(size_px: int, config: ShakeConfig, rng: np.random.Generator) ->
     return matrix.astype(np.float32)
 
 
-def cut(crop: UInt8Array, size_px: int, shake: FloatArray | None = None) -> UInt8Array:
+def cut(crop: UInt8Array, size_px: int, margin: float, shake: FloatArray | None = None) -> UInt8Array:
     """The network's input (size, size, 3) from an aligned crop, shaken or not, in one interpolation."""
-    matrix = frame_matrix(crop.shape[0], size_px)
+    matrix = frame_matrix(crop.shape[0], size_px, margin)
     if shake is not None:
         matrix = (shake @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32))[:2]
     # Edges are repeated: where the margin does not reach, no black wedge gives the shift away.

@@ -69,6 +69,11 @@ class LossConfig:
         return max(self.cosine, self.hints_first, self.hints_last, self.relation) > 0
 
     @property
+    def needs_hints(self) -> bool:
+        """Whether inner maps are compared at any time."""
+        return max(self.hints_first, self.hints_last) > 0
+
+    @property
     def needs_people(self) -> bool:
         """Whether any part compares people."""
         return max(self.triplet, self.softmax) > 0
@@ -154,16 +159,13 @@ class MarginHead(nn.Module):
         self._kind, self._margin, self._scale = config.margin, config.softmax_margin, config.softmax_scale
 
     def forward(self, vectors: Tensor, people: Tensor) -> Tensor:
-        """Mean cross-entropy of unit vectors (batch, dimensions); faces of `NOBODY` take no part."""
-        known = people != NOBODY
-        if not known.any():
-            return vectors.sum() * 0
-        cosines = vectors[known] @ functional.normalize(self.directions).T
-        target = people[known, None]
+        """Cross-entropy (batch,) of unit vectors (batch, dimensions); 0 for faces of `NOBODY`."""
+        with torch.autocast(vectors.device.type, enabled=False):  # the scale would show the rounding
+            cosines = vectors @ functional.normalize(self.directions).T
+        target = people.clamp(min=0)[:, None]
         own = cosines.gather(1, target)
-        return functional.cross_entropy(
-            self._scale * cosines.scatter(1, target, self._with_margin(own)), target[:, 0]
-        )
+        logits = self._scale * cosines.scatter(1, target, self._with_margin(own))
+        return functional.cross_entropy(logits, people, ignore_index=NOBODY, reduction="none")
 
     def _with_margin(self, own: Tensor) -> Tensor:
         if self._kind == "cosface":

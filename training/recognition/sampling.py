@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from facepipe.errors import DataError, UsageError
-from training.recognition.augment import DamageConfig, ShakeConfig, cut, damage, shake_matrix
+from training.recognition.augment import MARGINS, DamageConfig, ShakeConfig, cut, damage, shake_matrix
 from training.recognition.crops import NOBODY, FaceCrops
-from training.signals import leave_signals_to_parent
 
 Indices = npt.NDArray[np.int64]
 
@@ -28,23 +24,16 @@ class BatchConfig:
     """What a batch is made of.
 
     Attributes:
-        size: Faces.
-        people: Of these, so many people ...
+        people: So many labelled people ...
         photos_per_person: ... with so many faces each; the rest are drawn from all faces in turn.
     """
 
-    size: int = 64
     people: int = 0
     photos_per_person: int = 4
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.people < 0 or self.photos_per_person < 2:
-            raise UsageError("batch: expected size from 1, people from 0, photos_per_person from 2")
-        if self.people * self.photos_per_person > self.size:
-            raise UsageError(
-                f"batch: {self.people} people with {self.photos_per_person} photos each are more than "
-                f"{self.size} faces"
-            )
+        if self.people < 0 or self.photos_per_person < 2:
+            raise UsageError("batch: expected people from 0, photos_per_person from 2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +41,13 @@ class FaceBatch:
     """Faces of one step.
 
     Attributes:
-        clean: RGB uint8 (batch, size, size, 3), shaken: what a teacher sees.
+        clean: RGB uint8 (batch, size, size, 3), shaken: what a teacher sees; None: there is no such teacher.
         damaged: The same faces, pixels damaged: what the student sees.
         people: int64 (batch,); `NOBODY` where unknown.
         indices: int64 (batch,) into the crops.
     """
 
-    clean: Tensor
+    clean: Tensor | None
     damaged: Tensor
     people: Tensor
     indices: Tensor
@@ -71,14 +60,24 @@ class BatchPlan:
         people: int64 (n,): who each crop shows.
         trained: Indices of the crops to train on.
         config: See `BatchConfig`.
+        size: Faces a batch.
         seed: Batch b is a function of this and b.
 
     Raises:
+        UsageError: So many people do not fit into a batch.
         DataError: There are fewer people with two or more crops than a batch wants, or no crops.
     """
 
-    def __init__(self, people: Indices, trained: Indices, config: BatchConfig, seed: int) -> None:
-        self.config, self._trained, self._seed = config, trained, seed
+    def __init__(
+        self, people: Indices, trained: Indices, config: BatchConfig, *, size: int, seed: int
+    ) -> None:
+        self.size, self._config, self._trained, self._seed = size, config, trained, seed
+        self._others = size - config.people * config.photos_per_person
+        if self._others < 0:
+            raise UsageError(
+                f"batch: {config.people} people with {config.photos_per_person} photos each are more than "
+                f"{size} faces (loop.batch_size)"
+            )
         labelled = trained[people[trained] != NOBODY]
         by_person = labelled[np.argsort(people[labelled], kind="stable")]
         starts = np.flatnonzero(np.diff(people[by_person], prepend=NOBODY))[1:]
@@ -94,12 +93,11 @@ class BatchPlan:
 
     def __getitem__(self, batch: int) -> Indices:
         """Indices (size,) of the crops of this batch."""
-        config = self.config
+        config = self._config
         rng = np.random.default_rng([self._seed, _PEOPLE, batch])
         chosen = rng.permutation(len(self._groups))[: config.people]
         known = [_photos_of(self._groups[person], config.photos_per_person, rng) for person in chosen]
-        others = config.size - config.people * config.photos_per_person
-        places = batch * others + np.arange(others)
+        places = batch * self._others + np.arange(self._others)
         epochs, within = np.divmod(places, len(self._trained))
         rest = [self._order(int(e))[within[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate([*known, *rest])
@@ -122,6 +120,8 @@ class FaceSampler:
         size_px: Side of the network's input.
         shake, damage: See there.
         seed: Sample i is a function of this and i.
+        margin: Of the crops: see `training.recognition.augment.MARGINS`.
+        with_clean: Whether anyone looks at the undamaged faces.
     """
 
     def __init__(
@@ -132,65 +132,32 @@ class FaceSampler:
         shake: ShakeConfig,
         damage: DamageConfig,
         seed: int,
+        *,
+        margin: float = MARGINS["arcface_112"],
+        with_clean: bool = True,
     ) -> None:
         self.crops, self._plan, self._size_px = crops, plan, size_px
+        self._margin, self._with_clean = margin, with_clean
         self._shake, self._damage, self._seed = shake, damage, seed
 
-    def __getitem__(self, batch: int) -> FaceBatch:
-        indices = self._plan[batch]
-        first = batch * self._plan.config.size
+    def batch(self, number: int) -> FaceBatch:
+        """See `training.stream.BatchSource`."""
+        indices = self._plan[number]
+        first = number * self._plan.size
         pairs = [self._faces(int(index), first + i) for i, index in enumerate(indices)]
         clean, damaged = (torch.from_numpy(np.stack(faces)) for faces in zip(*pairs, strict=True))
         people = torch.from_numpy(self.crops.people[indices])
-        return FaceBatch(clean, damaged, people, torch.from_numpy(indices))
+        return FaceBatch(clean if self._with_clean else None, damaged, people, torch.from_numpy(indices))
 
     def _faces(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """One face, shaken, without and with damage."""
         rng = np.random.default_rng([self._seed, _AUGMENT, number])
         matrix = shake_matrix(self._size_px, self._shake, rng)
-        clean = cut(self.crops.pixels(index), self._size_px, matrix)
+        clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
         return clean, damage(clean, self._damage, rng)
-
-
-def endless_batches(
-    sampler: FaceSampler, *, first_batch: int, every: int, workers: int
-) -> Iterator[FaceBatch]:
-    """Batches first_batch, first_batch + every, ...: the same ones whatever the number of workers.
-
-    Args:
-        sampler: Makes them.
-        first_batch, every: Which batches; processes that train together take turns.
-        workers: Processes that prepare them; 0: this one.
-    """
-    loader = DataLoader(
-        _Batches(sampler, first_batch, every),
-        batch_size=None,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker,
-    )
-    return iter(loader)
-
-
-class _Batches(IterableDataset[FaceBatch]):
-    def __init__(self, sampler: FaceSampler, first: int, every: int) -> None:
-        self._sampler, self._first, self._every = sampler, first, every
-
-    def __iter__(self) -> Iterator[FaceBatch]:
-        worker = torch.utils.data.get_worker_info()
-        offset, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        batch = self._first + offset * self._every
-        while True:
-            yield self._sampler[batch]
-            batch += stride * self._every
 
 
 def _photos_of(group: Indices, count: int, rng: np.random.Generator) -> Indices:
     """So many crops of one person; each is taken once before one is taken twice."""
     rounds = -(-count // len(group))
     return np.concatenate([rng.permutation(group) for _ in range(rounds)])[:count]
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    leave_signals_to_parent(worker)

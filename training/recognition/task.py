@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facepipe.errors import UsageError
+from facepipe.errors import DataError, UsageError
 from facepipe.facenet.network import FaceNet
-from training.distributed import rank, world_size
-from training.recognition.augment import DamageConfig, ShakeConfig, cut
-from training.recognition.crops import FaceCrops
+from training.distributed import sum_over_ranks, world_size
+from training.evaluation.distances import area_under_roc
+from training.pixels import Normalisation
+from training.recognition.augment import MARGINS, DamageConfig, ShakeConfig, cut
+from training.recognition.crops import NOBODY, FaceCrops
 from training.recognition.losses import (
     LossConfig,
     MarginHead,
@@ -23,9 +26,12 @@ from training.recognition.losses import (
     relation_loss,
     triplet_loss,
 )
-from training.recognition.sampling import BatchConfig, BatchPlan, FaceBatch, FaceSampler, endless_batches
-from training.recognition.teacher import Teacher, TeacherConfig, TeacherOutput, check_taps
+from training.recognition.sampling import BatchConfig, BatchPlan, FaceBatch, FaceSampler, Indices
+from training.recognition.teacher import Lessons, TeacherConfig, TeacherOutput, matching_taps, open_lessons
+from training.stream import batches_of_process
 from weights.card import InputSpec
+
+_MOST_HELD_OUT = 4000
 
 Validator = Callable[[FaceNet], dict[str, float]]
 
@@ -54,23 +60,35 @@ class TrainedEncoder(nn.Module):
 
     Args:
         network: What is trained and shipped.
-        projections: From each of its maps to the teacher's width.
+        projections: From maps of the network to the teacher's width.
+        taps: Which of the network's maps each of them takes.
         margin_head: Over the labelled people.
     """
 
     def __init__(
-        self, network: FaceNet, projections: list[nn.Conv2d], margin_head: MarginHead | None = None
+        self,
+        network: FaceNet,
+        projections: list[nn.Conv2d],
+        taps: tuple[int, ...] = (),
+        margin_head: MarginHead | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
+        self.taps = taps
         self.margin_head = margin_head
 
-    def forward(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Preprocessed faces (batch, 3, side, side) to unit vectors and projected maps."""
-        vectors, taps = self.network(images)
-        maps = [projection(tap) for projection, tap in zip(self.projections, taps, strict=False)]
-        return functional.normalize(vectors.float()), maps
+    def forward(
+        self, images: Tensor, people: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Preprocessed faces (batch, 3, side, side) to unit vectors, projected maps and the head's losses."""
+        output = self.network(images)
+        vectors = functional.normalize(output.vectors.float())
+        maps = [
+            projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
+        ]
+        losses = None if self.margin_head is None or people is None else self.margin_head(vectors, people)
+        return vectors, maps, losses
 
 
 class RecognitionTask:
@@ -81,10 +99,13 @@ class RecognitionTask:
         input_spec: Its preprocessing; states its size.
         crops: All faces.
         config: See `RecognitionTaskConfig`.
+        batch_size: Faces a batch, in this process.
         seed: Of batches, augmentation and projections.
         workers: Processes that prepare batches.
         teacher: What to learn from besides labels.
-        validator: Further figures of the network; a "score" among them replaces the cosine's.
+        alignment: Name of the landmark template that faces are aligned to.
+        cache: Folder for what a teacher says of whole data sets.
+        validator: Further figures of the network; a "score" among them replaces ours.
         device: Where it all runs.
 
     Raises:
@@ -100,25 +121,43 @@ class RecognitionTask:
         crops: FaceCrops,
         config: RecognitionTaskConfig,
         *,
+        batch_size: int,
         seed: int,
         workers: int,
         teacher: TeacherConfig | None = None,
+        alignment: str = "arcface_112",
+        cache: Path | None = None,
         validator: Validator | None = None,
         device: torch.device | None = None,
     ) -> None:
-        _check(config, teacher, input_spec)
-        assert input_spec.size_px is not None
-        self._config, self._validator, self._workers = config, validator, workers
+        teacher = teacher if teacher and teacher.weights else None
+        check_objectives(config.loss, config.batch, teacher)
+        _check_people(config.loss, crops)
+        if input_spec.size_px is None:
+            raise UsageError("network.input.size_px: an encoder needs faces of one size")
+        self._config, self._validator = config, validator
+        self._batch_size, self._workers = batch_size, workers
         self._device = device or torch.device("cpu")
-        self._input = _Normalisation(input_spec, self._device)
-        self._crops, self._size_px = crops, input_spec.size_px
-        trained, self._held_out = crops.split(config.held_out_share)
-        plan = BatchPlan(crops.people, trained, config.batch, seed)
-        self._sampler = FaceSampler(crops, plan, self._size_px, config.shake, config.damage, seed)
+        self._input = Normalisation(input_spec, self._device)
+        self._crops, self._size_px, self._margin = crops, input_spec.size_px, MARGINS[alignment]
+        trained, held_out = crops.split(config.held_out_share)
+        plan = BatchPlan(crops.people, trained, config.batch, size=batch_size, seed=seed)
         self.samples_per_epoch = len(trained)
-        self._teacher = Teacher(teacher) if teacher and config.loss.needs_teacher else None
-        self._teacher_input = _Normalisation((teacher and teacher.input) or input_spec, self._device)
+        self._lessons: Lessons | None = None
+        if teacher and config.loss.needs_teacher:
+            self._lessons = open_lessons(teacher, crops, input_spec, self._margin, cache, self._device)
+        self._sampler = FaceSampler(
+            crops,
+            plan,
+            self._size_px,
+            config.shake,
+            config.damage,
+            seed,
+            margin=self._margin,
+            with_clean=self._lessons is not None and self._lessons.wants_clean,
+        )
         self.module = self._trained(network, teacher, seed)
+        self._held_out = self._to_measure(held_out)
         self._held_out_truth: Tensor | None = None
 
     def pretrained_parts(self) -> list[nn.Module]:
@@ -127,32 +166,24 @@ class RecognitionTask:
 
     def batches(self, first_step: int) -> Iterator[FaceBatch]:
         """Endless batches of this process; a resumed run sees what it would have seen."""
-        first = first_step * world_size() + rank()
-        return endless_batches(self._sampler, first_batch=first, every=world_size(), workers=self._workers)
+        return batches_of_process(self._sampler, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: FaceBatch, progress: float) -> dict[str, Tensor]:
         """Weighted parts against the teacher and the labels."""
-        config = self._config.loss
-        vectors, maps = module(self._input(batch.damaged))
-        parts = {}
-        if self._teacher is not None:
-            parts = self._against_teacher(vectors, maps, self._taught(batch.clean), progress)
         people = batch.people.to(self._device)
-        if config.triplet:
-            parts["triplet"] = config.triplet * triplet_loss(
-                vectors, people, config.mining, config.triplet_margin
-            )
-        if self.module.margin_head is not None:
-            parts["softmax"] = config.softmax * self.module.margin_head(vectors, people)
-        return parts
+        vectors, maps, of_head = module(self._input(batch.damaged), people)
+        # Products of unit vectors in half the precision would be off by more than margins care for.
+        with torch.autocast(self._device.type, enabled=False):
+            return self._parts(vectors, maps, of_head, people, batch, progress)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Cosine to the teacher's vectors on undamaged held-out faces, and the validator's figures."""
+        """Figures on undamaged held-out faces, and the validator's.
+
+        With a teacher the cosine to its vectors is the score; without one the share of (same person,
+        different people) couples of pairs in which the same person's are the nearer ones.
+        """
         assert isinstance(module, TrainedEncoder)
-        figures = {}
-        if self._teacher is not None and len(self._held_out):
-            cosine = self._held_out_cosine(module)
-            figures = {"cosine_to_teacher": cosine, "score": cosine}
+        figures = self._held_out_figures(module) if len(self._held_out) else {}
         return figures | (self._validator(module.network) if self._validator else {})
 
     def describe(self, batch: FaceBatch) -> str:
@@ -165,21 +196,46 @@ class RecognitionTask:
 
         For a network that is trained already: random projections would pull at its maps for no reason.
         """
-        if self._teacher is None or not self.module.projections:
+        if self._lessons is None or not self.module.projections:
             return
         self.module.eval()
         sums = [_LeastSquares(p.in_channels) for p in self._projections()]
         for number in range(batches):
-            pixels = self._sampler[number].clean
-            _, taps = self.module.network(self._input(pixels))
-            for equations, ours, theirs in zip(sums, taps, self._taught(pixels).taps, strict=True):
-                equations.add(ours, theirs)
+            batch = self._sampler.batch(number)
+            assert batch.clean is not None
+            taps = self.module.network(self._input(batch.clean)).taps
+            truth = self._lessons.of_batch(batch).taps
+            for equations, tap, theirs in zip(sums, self.module.taps, truth, strict=True):
+                equations.add(taps[tap], theirs)
         for equations, projection in zip(sums, self._projections(), strict=True):
             equations.solve_into(projection, ridge)
         self.module.train()
 
     def _projections(self) -> list[nn.Conv2d]:
         return list(self.module.projections)  # type: ignore[arg-type]
+
+    def _parts(
+        self,
+        vectors: Tensor,
+        maps: list[Tensor],
+        of_head: Tensor | None,
+        people: Tensor,
+        batch: FaceBatch,
+        progress: float,
+    ) -> dict[str, Tensor]:
+        config = self._config.loss
+        parts = {}
+        if self._lessons is not None:
+            parts = self._against_teacher(vectors, maps, self._lessons.of_batch(batch), progress)
+        if config.triplet:
+            parts["triplet"] = config.triplet * triplet_loss(
+                vectors, people, config.mining, config.triplet_margin
+            )
+        if of_head is not None:
+            # Over the labelled faces of all processes, whose gradients will be averaged.
+            labelled = sum_over_ranks((people != NOBODY).sum()).clamp(min=1)
+            parts["softmax"] = config.softmax * of_head.sum() * world_size() / labelled
+        return parts
 
     def _against_teacher(
         self, vectors: Tensor, maps: list[Tensor], truth: TeacherOutput, progress: float
@@ -193,57 +249,52 @@ class RecognitionTask:
             parts["relation"] = config.relation * relation_loss(vectors, truth.vectors)
         return parts
 
-    def _taught(self, pixels: Tensor) -> TeacherOutput:
-        assert self._teacher is not None
-        return self._teacher(self._teacher_input(pixels))
-
+    @torch.no_grad()
     def _trained(self, network: FaceNet, teacher: TeacherConfig | None, seed: int) -> TrainedEncoder:
-        """The network with random projections that fit it and the teacher."""
+        """The network with random projections and directions that fit it, the teacher and the people."""
         config = self._config.loss
         projections: list[nn.Conv2d] = []
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        taps: tuple[int, ...] = ()
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            face = torch.zeros(2, self._size_px, self._size_px, 3, dtype=torch.uint8)
+            batch = self._sampler.batch(0)
             network = network.to(self._device).eval()
-            vectors, taps = network(self._input(face))
-            if self._teacher is not None:
-                truth = self._taught(face)
-                _check_dimensions(vectors, truth.vectors)
-                if teacher is not None and truth.taps:
-                    check_taps(teacher, taps, truth.taps)
-                    projections = [
-                        nn.Conv2d(a.shape[1], b.shape[1], 1) for a, b in zip(taps, truth.taps, strict=True)
-                    ]
+            ours = network(self._input(batch.damaged[:2]))
+            if teacher is not None and self._lessons is not None:
+                truth = self._lessons.of_batch(batch)
+                _check_dimensions(ours.vectors, truth.vectors)
+                taps = matching_taps(teacher, ours.taps, truth.taps)
+                projections = [
+                    nn.Conv2d(ours.taps[tap].shape[1], theirs.shape[1], 1)
+                    for tap, theirs in zip(taps, truth.taps, strict=True)
+                ]
             people = self._crops.people_count
-            head = MarginHead(vectors.shape[1], people, config) if config.softmax else None
-            module = TrainedEncoder(network, projections, head)
+            head = MarginHead(ours.vectors.shape[1], people, config) if config.softmax else None
+            module = TrainedEncoder(network, projections, taps, head)
         # Convolutions are fastest with channels last in memory, on CPUs and GPUs alike.
         return module.to(device=self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
-    def _held_out_cosine(self, module: TrainedEncoder) -> float:
-        faces = self._held_out_faces()
-        if self._held_out_truth is None:
-            self._held_out_truth = torch.cat([self._taught(part).vectors for part in faces])
-        vectors = torch.cat([module(self._input(part))[0] for part in faces])
-        return float((vectors * self._held_out_truth).sum(dim=1).mean())
+    def _to_measure(self, held_out: Indices) -> Indices:
+        """Not more than takes a minute: evenly chosen for a teacher, whole people for labels."""
+        if self._lessons is not None:
+            return held_out[:: max(1, -(-len(held_out) // _MOST_HELD_OUT))]
+        labelled: Indices = held_out[self._crops.people[held_out] != NOBODY]
+        return labelled[:_MOST_HELD_OUT]
+
+    def _held_out_figures(self, module: TrainedEncoder) -> dict[str, float]:
+        vectors = torch.cat([module(self._input(part))[0] for part in self._held_out_faces()])
+        if self._lessons is not None:
+            if self._held_out_truth is None:
+                self._held_out_truth = self._lessons.of_crops(self._held_out)
+            cosine = float((vectors * self._held_out_truth).sum(dim=1).mean())
+            return {"cosine_to_teacher": cosine, "score": cosine}
+        auc = _same_person_auc(vectors, self._crops.people[self._held_out])
+        return {} if auc is None else {"same_person_auc": auc, "score": auc}
 
     def _held_out_faces(self) -> list[Tensor]:
-        faces = np.stack([cut(self._crops.pixels(int(i)), self._size_px) for i in self._held_out])
-        return list(torch.split(torch.from_numpy(faces), self._config.batch.size))
-
-
-class _Normalisation:
-    """uint8 RGB (batch, h, w, 3) to float32 (batch, 3, h, w), channels last in memory, as a card says."""
-
-    def __init__(self, spec: InputSpec, device: torch.device) -> None:
-        self._device = device
-        self._mean, self._std = (torch.tensor(values, device=device) for values in (spec.mean, spec.std))
-        self._bgr = spec.channels == "bgr"
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        images = pixels.to(self._device, non_blocking=True)
-        images = images.flip(-1) if self._bgr else images
-        return ((images.float() - self._mean) / self._std).permute(0, 3, 1, 2)
+        crops = (self._crops.pixels(int(i)) for i in self._held_out)
+        faces = np.stack([cut(crop, self._size_px, self._margin) for crop in crops])
+        return list(torch.split(torch.from_numpy(faces), self._batch_size))
 
 
 class _LeastSquares:
@@ -271,20 +322,53 @@ class _LeastSquares:
         layer.bias.copy_(solution[-1])
 
 
-def _check(config: RecognitionTaskConfig, teacher: TeacherConfig | None, input_spec: InputSpec) -> None:
-    loss = config.loss
-    if input_spec.size_px is None:
-        raise UsageError("an encoder's input needs a size in pixels")
+def _same_person_auc(vectors: Tensor, people: Indices) -> float | None:
+    """None where there is no pair of one person, or none of two."""
+    first, second = np.triu_indices(len(people), 1)
+    same = people[first] == people[second]
+    if same.all() or not same.any():
+        return None
+    distances = torch.cdist(vectors, vectors).cpu().numpy()[first, second]
+    return area_under_roc(distances[same], distances[~same])
+
+
+def check_objectives(loss: LossConfig, batch: BatchConfig, teacher: TeacherConfig | None) -> None:
+    """Refuse losses that can't be, before hours are spent on data.
+
+    Raises:
+        UsageError: Nothing is learned, or a loss lacks a teacher, its maps or people in a batch.
+    """
+    teacher = teacher if teacher and teacher.weights else None
     if loss.needs_teacher and teacher is None:
-        raise UsageError("loss.cosine, hints and relation compare with a teacher: name one, or set them to 0")
+        raise UsageError(
+            "loss.cosine, hints and relation compare with a teacher: name one (teacher.weights), or set "
+            "loss.cosine, loss.hints_first, loss.hints_last and loss.relation to 0"
+        )
     if not loss.needs_teacher and not loss.needs_people:
         raise UsageError("all parts of the loss have weight 0")
-    if loss.needs_people and not config.batch.people:
-        raise UsageError("loss.triplet and loss.softmax need labelled people: set batch.people")
+    if teacher is not None and not loss.needs_teacher:
+        raise UsageError("a teacher is named, and nothing is learned from it: set loss.cosine above 0")
+    if teacher is not None and loss.needs_hints and not teacher.taps:
+        why = "the canonical view has none" if teacher.view == "canonical" else "teacher.taps names none"
+        raise UsageError(
+            f"hints compare inner maps, and {why}: set loss.hints_first and loss.hints_last to 0, or share "
+            "the teacher's view and name its maps"
+        )
+    if loss.triplet and not batch.people:
+        raise UsageError("loss.triplet needs several faces of a person in a batch: set batch.people")
+
+
+def _check_people(loss: LossConfig, crops: FaceCrops) -> None:
+    if loss.needs_people and crops.people_count < 2:
+        raise DataError(
+            f"loss.triplet and loss.softmax tell people apart, and the data has {crops.people_count}: "
+            "give a folder with a sub-folder per person (labelled = true)"
+        )
 
 
 def _check_dimensions(ours: Tensor, theirs: Tensor) -> None:
     if ours.shape[1] != theirs.shape[1]:
         raise UsageError(
-            f"the teacher's vectors have {theirs.shape[1]} dimensions, the student's {ours.shape[1]}"
+            f"the teacher's vectors have {theirs.shape[1]} dimensions, the student's {ours.shape[1]}: set "
+            f"network.dimensions={theirs.shape[1]}"
         )

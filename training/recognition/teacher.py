@@ -1,19 +1,36 @@
-"""A teacher that is an ONNX file: its vectors, and its inner maps by name."""
+"""A trained encoder to learn from: its vectors, and its inner maps by name, as it is or computed before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import io
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facepipe.errors import UsageError, WeightsError
+from facepipe.errors import DataError, MissingExtraError, UsageError, WeightsError
+from facepipe.faces import FloatArray
+from facepipe.files import atomic_write_bytes
+from training.pixels import Normalisation
+from training.recognition.augment import cut
+from training.recognition.crops import DecodedCrops, FaceCrops
+from training.recognition.sampling import FaceBatch, Indices
 from weights.card import InputSpec
+from weights.registry import load_card
+
+_LOG = logging.getLogger("facepipe.training")
+_BATCH = 64
+
+Runtime = Literal["onnx", "openvino"]
+View = Literal["shared", "canonical"]
+_Run = Callable[[FloatArray], Sequence[FloatArray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,18 +38,29 @@ class TeacherConfig:
     """A trained encoder to learn from.
 
     Attributes:
-        onnx: The file; its first input takes faces, and nothing else.
+        weights: Name or card of an encoder's weight, or an ONNX file (.onnx) whose first input takes faces
+            and nothing else; None: no teacher.
         vector: Name of the value that holds its vectors; empty: the first output.
-        taps: Names of inner maps, one for each of the student's, fine to coarse; none: no hints.
-        input: How it wants its pixels; None: as the student does.
-        threads: Of ONNX Runtime; 0: as many as torch uses.
+        taps: Names of inner maps for hints, each of the size of one of the student's, fine to coarse.
+        input: How it wants its pixels; None: as its card says, or else as the student does.
+        view: "shared": it looks at every shaken face before that is damaged. "canonical": it looks once at
+            every crop as it is and at its mirror image, and the student learns the mean vector, however
+            strongly the face is shaken and damaged; fast, but without hints.
+        runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
+        threads: 0: as many as torch uses.
     """
 
-    onnx: Path
+    weights: str | None = None
     vector: str = ""
     taps: tuple[str, ...] = ()
     input: InputSpec | None = None
+    view: View = "shared"
+    runtime: Runtime = "onnx"
     threads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.view == "canonical" and self.taps:
+            raise UsageError("teacher.view = canonical gives vectors only: leave teacher.taps away")
 
 
 class TeacherOutput(NamedTuple):
@@ -45,50 +73,283 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher:
-    """Runs on ONNX Runtime.
+    """Runs on ONNX Runtime or OpenVINO.
+
+    Args:
+        config: With `weights`.
+        student_input: Taken where neither `config` nor a card says how the teacher wants its pixels.
+        device: Where its output goes.
+
+    Attributes:
+        size_px: Side of the faces that it wants.
 
     Raises:
         WeightsError: The file can't be read, or lacks a value that `config` names.
+        MissingExtraError: OpenVINO is asked for and not installed.
     """
 
-    def __init__(self, config: TeacherConfig) -> None:
-        import onnxruntime
+    def __init__(
+        self, config: TeacherConfig, student_input: InputSpec, device: torch.device | None = None
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        path, spec = find_teacher(config, student_input)
+        model = _with_outputs(path, config)
+        self._input = Normalisation(spec, torch.device("cpu"))
+        assert spec.size_px is not None
+        self.size_px = spec.size_px
+        open_model = _open_openvino if config.runtime == "openvino" else _open_onnx_runtime
+        self._run = open_model(model, config.threads or torch.get_num_threads())
 
-        model = _with_outputs(config)
-        self._outputs = [output.name for output in model.graph.output]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = config.threads or torch.get_num_threads()
-        # Threads that wait by spinning would take the cores from torch, whose turn it is next.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        self._input = self._session.get_inputs()[0].name
-
-    def __call__(self, images: Tensor) -> TeacherOutput:
-        """Preprocessed faces (batch, 3, side, side) to unit vectors and maps, on the images' device."""
-        pixels = images.detach().cpu().contiguous().numpy()
+    def __call__(self, pixels: Tensor) -> TeacherOutput:
+        """RGB uint8 faces (batch, side, side, 3) to unit vectors and maps."""
         vectors, *taps = (
-            torch.from_numpy(np.asarray(value)).to(images.device)
-            for value in self._session.run(self._outputs, {self._input: pixels})
+            torch.from_numpy(np.asarray(value, np.float32)).to(self._device)
+            for value in self._run(self._input(pixels.cpu()).contiguous().numpy())
         )
         return TeacherOutput(functional.normalize(vectors.flatten(1)), taps)
 
 
-def _with_outputs(config: TeacherConfig) -> Any:
-    """The teacher for any batch, with its vector and maps as outputs."""
+class Lessons(Protocol):
+    """What is learned from a teacher."""
+
+    wants_clean: bool
+    """Whether batches must hold the undamaged faces."""
+
+    def of_batch(self, batch: FaceBatch) -> TeacherOutput:
+        """What the student shall say of the faces of a batch."""
+
+    def of_crops(self, indices: Indices) -> Tensor:
+        """Unit vectors (n, dimensions) of unshaken, undamaged crops."""
+
+
+class SharedView:
+    """The teacher looks at the faces of every batch as they are shaken."""
+
+    wants_clean = True
+
+    def __init__(self, teacher: Teacher, crops: FaceCrops, margin: float) -> None:
+        self._teacher, self._crops, self._margin = teacher, crops, margin
+
+    def of_batch(self, batch: FaceBatch) -> TeacherOutput:
+        """See `Lessons`."""
+        assert batch.clean is not None
+        return self._teacher(batch.clean)
+
+    def of_crops(self, indices: Indices) -> Tensor:
+        """See `Lessons`."""
+        parts = np.array_split(indices, -(-len(indices) // _BATCH))
+        size = self._teacher.size_px
+        return torch.cat([self._teacher(_cut_all(self._crops, p, size, self._margin)).vectors for p in parts])
+
+
+class CanonicalView:
+    """The teacher has looked at every crop once.
+
+    Args:
+        vectors: Unit vectors (n, dimensions) of all crops.
+    """
+
+    wants_clean = False
+
+    def __init__(self, vectors: Tensor) -> None:
+        self._vectors = vectors
+
+    def of_batch(self, batch: FaceBatch) -> TeacherOutput:
+        """See `Lessons`."""
+        return TeacherOutput(self._vectors[batch.indices.to(self._vectors.device)], [])
+
+    def of_crops(self, indices: Indices) -> Tensor:
+        """See `Lessons`."""
+        return self._vectors[torch.from_numpy(indices).to(self._vectors.device)]
+
+
+def open_lessons(
+    config: TeacherConfig,
+    crops: FaceCrops,
+    student_input: InputSpec,
+    margin: float,
+    cache: Path | None,
+    device: torch.device,
+) -> Lessons:
+    """A teacher's lessons on these crops.
+
+    Args:
+        config: With `weights`.
+        crops: All faces.
+        student_input: Of the network that learns.
+        margin: Of the crops: see `training.recognition.augment.MARGINS`.
+        cache: Folder for the vectors of the canonical view.
+        device: Where lessons go.
+
+    Raises:
+        WeightsError: The teacher can't be read.
+        UsageError: The teacher can't share the student's view: it wants faces of another size.
+        DataError: The cache can't be written.
+    """
+    if config.view == "canonical":
+        vectors = canonical_vectors(config, crops, student_input, margin, cache)
+        return CanonicalView(torch.from_numpy(vectors).to(device))
+    teacher = Teacher(config, student_input, device)
+    if teacher.size_px != student_input.size_px:
+        raise UsageError(
+            f"the teacher wants faces of {teacher.size_px} px, the student has {student_input.size_px}: "
+            "set teacher.view=canonical, or train at the teacher's size"
+        )
+    return SharedView(teacher, crops, margin)
+
+
+def canonical_vectors(
+    config: TeacherConfig, crops: FaceCrops, student_input: InputSpec, margin: float, cache: Path | None
+) -> FloatArray:
+    """Unit vectors float32 (n, dimensions): the means of the teacher's of every crop and its mirror image.
+
+    They are computed once for each source of crops and kept in `cache` (None: computed anew).
+
+    Raises:
+        WeightsError: The teacher can't be read.
+        DataError: The cache can't be written.
+    """
+    path, spec = find_teacher(config, student_input)
+    meaning = [_sha256(path), config.vector, config.runtime, astuple(spec), margin]
+    teacher: Teacher | None = None
+    parts = []
+    for part in crops.parts:
+        key = hashlib.sha256(f"{meaning} {part.key}".encode()).hexdigest()[:16]
+        file = cache / f"teacher-{key}.npy" if cache else None
+        if file is None or not file.is_file():
+            teacher = teacher or Teacher(config, student_input)
+            parts.append(_mean_vectors(teacher, part, margin))
+            if file is not None:
+                _save(file, parts[-1])
+        else:
+            parts.append(np.load(file))
+    return np.concatenate(parts)
+
+
+def find_teacher(config: TeacherConfig, student_input: InputSpec) -> tuple[Path, InputSpec]:
+    """The teacher's ONNX file and its preprocessing, with a size.
+
+    Raises:
+        WeightsError: No such weight, not an encoder, or one without an ONNX file.
+    """
+    weights = str(config.weights)
+    if weights.endswith(".onnx"):
+        spec = config.input or student_input
+        # Files made for faces of one size say so.
+        sides = _load(Path(weights)).graph.input[0].type.tensor_type.shape.dim[-1:]
+        return Path(weights), replace(spec, size_px=sides[0].dim_value or spec.size_px)
+    weight = load_card(weights)
+    if weight.card.kind != "encoder" or weight.onnx_path is None:
+        raise WeightsError(f"{weight.card.name}: a teacher must be an encoder with an ONNX file")
+    return weight.onnx_path, config.input or weight.card.input
+
+
+def matching_taps(
+    config: TeacherConfig, student_taps: Sequence[Tensor], teacher_taps: Sequence[Tensor]
+) -> tuple[int, ...]:
+    """For each of the teacher's maps the number of the student's of the same size.
+
+    Raises:
+        UsageError: There is none, so that the two can't be compared place by place.
+    """
+    sizes = [tuple(tap.shape[2:]) for tap in student_taps]
+    numbers = []
+    for name, tap in zip(config.taps, teacher_taps, strict=True):
+        size = tuple(tap.shape[2:])
+        if size not in sizes:
+            raise UsageError(
+                f"{config.weights}: its map {name} is of size {size}, and the student's are of {sizes}; "
+                "name other teacher.taps"
+            )
+        numbers.append(sizes.index(size))
+    return tuple(numbers)
+
+
+def _mean_vectors(teacher: Teacher, part: DecodedCrops, margin: float) -> FloatArray:
+    vectors = []
+    for first in range(0, len(part), _BATCH):
+        indices = np.arange(first, min(first + _BATCH, len(part)))
+        faces = _cut_all(part, indices, teacher.size_px, margin)
+        both = teacher(faces).vectors + teacher(faces.flip(2)).vectors
+        vectors.append(functional.normalize(both).cpu().numpy())
+        if first % (100 * _BATCH) == 0:
+            _LOG.info("the teacher looks at faces from %d of %d", first, len(part))
+    return np.concatenate(vectors)
+
+
+def _cut_all(crops: FaceCrops | DecodedCrops, indices: Indices, size_px: int, margin: float) -> Tensor:
+    return torch.from_numpy(np.stack([cut(crops.pixels(int(i)), size_px, margin) for i in indices]))
+
+
+def _save(file: Path, vectors: FloatArray) -> None:
+    stream = io.BytesIO()
+    np.save(stream, vectors)
+    try:
+        atomic_write_bytes(file, stream.getvalue())
+    except OSError as error:
+        raise DataError(
+            f"{file}: can't keep the teacher's vectors: {error}; free some space or name another folder"
+        ) from error
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: can't read this teacher: {error}") from error
+
+
+def _open_onnx_runtime(model: Any, threads: int) -> _Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads that wait by spinning would take the cores from torch, whose turn it is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
+    return lambda images: session.run(outputs, {name: images})
+
+
+def _open_openvino(model: Any, threads: int) -> _Run:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtraError("teacher.runtime = openvino", "openvino") from error
+    core = openvino.Core()
+    halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if halves else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    # The next batch overwrites the outputs.
+    return lambda images: [np.array(value) for value in compiled(images).to_tuple()]
+
+
+def _load(path: Path) -> Any:
     import onnx
 
     try:
-        model = onnx.load(config.onnx)
+        return onnx.load(path)
     except Exception as error:  # protobuf's own, by version
-        raise WeightsError(f"{config.onnx}: not a readable ONNX file: {error}") from error
+        raise WeightsError(f"{path}: not a readable ONNX file: {error}") from error
+
+
+def _with_outputs(path: Path, config: TeacherConfig) -> Any:
+    """The teacher for any batch, with its vector and maps as outputs."""
+    import onnx
+
+    model = _load(path)
     graph = model.graph
     known = {name for node in graph.node for name in node.output}
     wanted = [config.vector or graph.output[0].name, *config.taps]
     if missing := [name for name in wanted if name not in known]:
-        raise WeightsError(f"{config.onnx}: computes no {', '.join(missing)}")
+        raise WeightsError(f"{path}: computes no {', '.join(missing)}")
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
     del graph.value_info[:]  # they may state the batch that the file was made with
@@ -108,17 +369,3 @@ def _needed_part(model: Any) -> Any:
     del graph.node[:]
     graph.node.extend(reversed(kept))
     return model
-
-
-def check_taps(config: TeacherConfig, student_taps: Sequence[Tensor], teacher_taps: Sequence[Tensor]) -> None:
-    """Refuse maps that can't be compared place by place.
-
-    Raises:
-        UsageError: Another number of maps, or other heights and widths.
-    """
-    ours = [tuple(tap.shape[2:]) for tap in student_taps]
-    theirs = [tuple(tap.shape[2:]) for tap in teacher_taps]
-    if ours != theirs:
-        raise UsageError(
-            f"{config.onnx}: its maps are of sizes {theirs}, the student's {ours}; see teacher.taps"
-        )

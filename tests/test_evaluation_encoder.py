@@ -1,0 +1,262 @@
+"""The encoder's evaluation: the shipped weights on real photos, and its parts by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from facepipe.encoder import FaceEncoder
+from facepipe.errors import DataError
+from facepipe.faces import UInt8Array
+from facepipe.images import read_image, write_image
+from facepipe.pipeline import FacePipeline
+from gallery.calibration import ImpostorModel
+from training.evaluation.commands import evaluate
+from training.evaluation.encoder import EncoderEvaluation, evaluate_encoder, write_card
+from training.evaluation.encoder_report import html, text, write_encoder_report
+from training.evaluation.impostors import LabelledVectors, check_galleries
+from training.evaluation.main_faces import find_main_faces, read_crops, turned
+from training.evaluation.photos import principal_face
+from training.evaluation.robustness import damages
+from weights.registry import load_card, read_card
+
+PEOPLE = 10
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FacePipeline:
+    return FacePipeline.load()
+
+
+@pytest.fixture(scope="module")
+def press_photos(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two photos each of some people of LFW: images/, pairs.txt, and people/ with one stranger."""
+    folder = tmp_path_factory.mktemp("press")
+    everybody = sorted((shared_data / "lfw_dev" / "images").iterdir())
+    people = [person for person in everybody if len(list(person.iterdir())) > 1][:PEOPLE]
+    for row, person in enumerate(people):
+        photos = sorted(person.iterdir())[:2]
+        places = ["enroll", "probe/known"] if row < 3 else ["probe/strangers"] * 2 if row == 3 else []
+        for number, photo in enumerate(photos, 1):
+            _copy(photo, folder / "images" / person.name / f"{person.name}_{number:04d}.png")
+        for place, photo in zip(places, photos, strict=False):
+            _copy(photo, folder / "people" / place / person.name / f"{photo.stem}.png")
+    names = [person.name for person in people]
+    half = PEOPLE // 2
+    lines = [f"2\t{half}"]
+    for fold in (names[:half], names[half:]):
+        lines += [f"{name}\t1\t2" for name in fold]
+        lines += [f"{a}\t1\t{b}\t2" for a, b in zip(fold, fold[1:] + fold[:1], strict=True)]
+    (folder / "pairs.txt").write_text("\n".join(lines), encoding="utf-8")
+    return folder
+
+
+def _copy(photo: Path, to: Path) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    write_image(to, read_image(photo))
+
+
+@pytest.fixture(scope="module")
+def crops(pipeline: FacePipeline, press_photos: Path) -> Path:
+    """The same photos, aligned."""
+    photos = {f"{p.parent.name}/{p.stem}": p for p in (press_photos / "images").glob("*/*")}
+    faces = find_main_faces(pipeline, photos)
+    for key, crop in zip(faces.keys, faces.crops, strict=True):
+        path = press_photos / "crops" / f"{key}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_image(path, crop)
+    return press_photos / "crops"
+
+
+@pytest.fixture(scope="module")
+def evaluation(pipeline: FacePipeline, press_photos: Path) -> EncoderEvaluation:
+    return evaluate_encoder(
+        pipeline,
+        press_photos / "pairs.txt",
+        press_photos / "images",
+        people=press_photos / "people",
+        damaged=True,
+    )
+
+
+def test_press_photos_from_whole_photos(evaluation: EncoderEvaluation) -> None:
+    assert evaluation.setting.startswith("whole photos, faces found by retinaface")
+    assert evaluation.pairs.pairs == 2 * PEOPLE
+    assert evaluation.pairs.accuracy > 0.7
+    assert evaluation.pairs.auc > 0.9
+    assert evaluation.couples is not None
+    assert evaluation.couples.genuines == PEOPLE
+    assert evaluation.couples.impostors == 4 * PEOPLE * (PEOPLE - 1) // 2
+    assert sum(evaluation.couples.genuine_share) == pytest.approx(1)
+    assert evaluation.couples.roc_tar[-1] == 1
+    means = [
+        np.average(evaluation.couples.histogram_l2, weights=share)
+        for share in (evaluation.couples.genuine_share, evaluation.couples.impostor_share)
+    ]
+    assert means[0] < 1.1 < means[1]
+
+
+def test_every_pair_with_faces_is_in_one_bin_of_sizes(evaluation: EncoderEvaluation) -> None:
+    inside = sum(size.genuines + size.impostors for size in evaluation.by_size)
+    assert inside == evaluation.pairs.pairs - evaluation.pairs.failed_pairs
+
+
+def test_who_has_no_other_photos_is_a_stranger(
+    evaluation: EncoderEvaluation, pipeline: FacePipeline, crops: Path, tmp_path: Path
+) -> None:
+    found = evaluation.identification
+    assert found is not None
+    assert (found.templates, found.people, found.known, found.strangers) == (PEOPLE, PEOPLE, PEOPLE, 0)
+    assert found.rank1 > 0.7
+    first, second, third = sorted(path.name for path in crops.iterdir())[:3]
+    pairs = tmp_path / "pairs.txt"
+    pairs.write_text(f"1\n{first}\t1\t2\n{second}\t1\t{third}\t1\n", encoding="utf-8")
+    few = evaluate_encoder(pipeline, pairs, crops, crops=True)
+    assert few.identification is not None
+    assert (few.identification.known, few.identification.strangers) == (1, 2)
+    assert (few.impostors, few.galleries) == (None, ())
+    assert few.identification.at_thresholds == ()
+    assert evaluate_encoder(pipeline, pairs, crops, crops=True, enroll=2).identification is None
+
+
+def test_enrolled_people_and_strangers(evaluation: EncoderEvaluation) -> None:
+    found = evaluation.people
+    assert found is not None
+    assert (found.templates, found.people, found.known, found.strangers) == (3, 3, 3, 2)
+    assert [at.wrong for at in found.at_thresholds] == [0]
+
+
+def test_damage_is_measured(evaluation: EncoderEvaluation) -> None:
+    assert [row.damage for row in evaluation.robustness] == [*damages(), "turned by 15 degrees"]
+    for row in evaluation.robustness:
+        assert 0.4 < row.accuracy_at_clean <= 1
+        assert row.failed_photos <= 2
+
+
+def test_what_is_damaged_is_what_is_said(astronaut: UInt8Array) -> None:
+    crop = np.ascontiguousarray(astronaut[60:172, 170:282])
+    harmed = {name: harm(crop) for name, harm in damages().items()}
+    errors = {name: float(np.square(h.astype(float) - crop).mean()) for name, h in harmed.items()}
+    assert errors["64 px"] < errors["32 px"] < errors["24 px"]
+    assert all(
+        h.shape == crop.shape and error > 1 for h, error in zip(harmed.values(), errors.values(), strict=True)
+    )
+    assert np.ptp(harmed["grayscale"].astype(int), axis=2).max() == 0
+    assert np.array_equal(damages()["JPEG quality 20"](crop), harmed["JPEG quality 20"])
+
+
+def test_a_turned_photo_keeps_its_face_and_its_corners(pipeline: FacePipeline, astronaut: UInt8Array) -> None:
+    photo = turned(astronaut, 15)
+    a = np.deg2rad(15)
+    side = round(512 * (np.cos(a) + np.sin(a)))
+    assert photo.shape == (side, side, 3)
+    level, slanted = (
+        principal_face(pipeline.detect(image), *image.shape[1::-1]).boxes_xyxy[0].reshape(2, 2).mean(axis=0)
+        for image in (astronaut, photo)
+    )
+    offset = (level - 255.5) @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])
+    assert slanted == pytest.approx(offset + (side - 1) / 2, abs=8)
+    assert np.array_equal(turned(astronaut, 0), astronaut)
+
+
+def test_crops_give_what_whole_photos_give(
+    pipeline: FacePipeline, evaluation: EncoderEvaluation, press_photos: Path, crops: Path
+) -> None:
+    """Crops that are cut once, and written, are the very frames that photos are warped to."""
+    found = evaluate_encoder(pipeline, press_photos / "pairs.txt", crops, crops=True)
+    assert found.pairs == evaluation.pairs
+    assert (found.setting, found.by_size) == ("aligned crops", ())
+    assert found.identification == evaluation.identification
+
+
+def test_a_crop_with_a_margin_and_one_that_is_none(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    write_image(tmp_path / "wide.png", np.ascontiguousarray(astronaut[:100, :90]))
+    with pytest.raises(DataError, match=r"wide\.png: expected an aligned square crop, got 90x100"):
+        read_crops(pipeline.encoder, {"a/b": tmp_path / "wide.png"})
+    big = np.ascontiguousarray(astronaut[40:180, 155:295])  # 140 px: the inner 112 are the frame
+    write_image(tmp_path / "big.png", big)
+    crops = read_crops(pipeline.encoder, {"a/b": tmp_path / "big.png"}).crops
+    assert np.abs(crops[0].astype(int) - big[14:126, 14:126]).max() <= 1
+
+
+def test_photos_without_faces_are_left_out(pipeline: FacePipeline, tmp_path: Path) -> None:
+    write_image(tmp_path / "black.png", np.zeros((64, 64, 3), np.uint8))
+    faces = find_main_faces(pipeline, {"nobody/1": tmp_path / "black.png"})
+    assert faces.keys == ()
+    assert faces.vectors(pipeline.encoder) == {}
+    assert faces.vectors(pipeline.encoder, damages()["grayscale"]) == {}
+    with pytest.raises(DataError, match="expected photos with faces, found none"):
+        LabelledVectors.of({})
+
+
+def test_a_threshold_keeps_its_promise_on_other_people() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(400, 24))
+    vectors = np.repeat(centres, 2, axis=0) + 0.3 * rng.normal(size=(800, 24))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    checks = check_galleries(LabelledVectors(vectors, np.repeat(np.arange(400), 2)), fpir=0.05)
+    assert [check.templates for check in checks] == [1, 20, 100]  # there are not a thousand
+    for check in checks:
+        assert check.measured == pytest.approx(0.05, abs=0.025)
+    assert checks[0].threshold_l2 > checks[1].threshold_l2 > checks[2].threshold_l2
+
+
+def test_the_model_goes_onto_the_card(evaluation: EncoderEvaluation, tmp_path: Path) -> None:
+    shipped = load_card(evaluation.encoder)
+    for path in shipped.folder.glob(f"{shipped.card.name}.*"):
+        (tmp_path / path.name).symlink_to(path)
+    card_path = tmp_path / f"{shipped.card.name}.json"
+    before = card_path.read_text(encoding="utf-8")
+    card_path.unlink()
+    card_path.write_text(before, encoding="utf-8")
+    write_card(read_card(card_path), evaluation)
+    card = read_card(card_path).card
+    assert card.fingerprint == shipped.card.fingerprint
+    assert card.embedding is not None
+    assert card.embedding.impostors is not None
+    model = ImpostorModel.from_dict(card.embedding.impostors)
+    assert model.people == PEOPLE
+    assert "faces found by retinaface" in model.source
+    assert model.max_threshold_l2 == pytest.approx(evaluation.pairs.best_threshold_l2, abs=1e-4)
+    assert card.measured["verification"]["accuracy"] == pytest.approx(evaluation.pairs.accuracy, abs=1e-4)
+    assert set(card.measured["robustness"]) == {row.damage for row in evaluation.robustness}
+    assert card.measured.keys() >= shipped.card.measured.keys()
+    assert FaceEncoder.load(str(card_path)).card == card
+    with pytest.raises(DataError, match="too few people"):
+        write_card(read_card(card_path), dataclasses.replace(evaluation, impostors=None))
+
+
+def test_the_report_stands_alone(evaluation: EncoderEvaluation, tmp_path: Path) -> None:
+    path = write_encoder_report(tmp_path / "new" / "folder", evaluation)
+    markup = path.read_text(encoding="utf-8")
+    assert not any(loaded in markup for loaded in ("://", "src=", "href=", "url(", "@import", "<script"))
+    assert markup.count("<svg") == 3
+    for row in evaluation.robustness:
+        assert row.damage in markup
+    record = json.loads((path.parent / "encoder.json").read_text(encoding="utf-8"))
+    assert record == json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
+    assert ImpostorModel.from_dict(record["impostors"]).people == PEOPLE
+
+
+def test_a_report_of_little(evaluation: EncoderEvaluation) -> None:
+    little = dataclasses.replace(
+        evaluation, couples=None, by_size=(), impostors=None, galleries=(), identification=None, robustness=()
+    )
+    assert "<svg" not in html(little)
+    assert any(line.startswith("accuracy") for line in text(little))
+
+
+def test_the_command(press_photos: Path, crops: Path, tmp_path: Path) -> None:
+    options = ["--pairs", press_photos / "pairs.txt", "--images", crops, "--crops", "--report", tmp_path]
+    result = CliRunner().invoke(evaluate, ["encoder", *map(str, options), "--json"])
+    assert result.exception is None
+    record = json.loads(result.stdout)
+    assert record["pairs"]["pairs"] == 2 * PEOPLE
+    assert record == json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8"))

@@ -1,0 +1,73 @@
+"""Checkpoints of either trainer to weights: safetensors, ONNX and card, which agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from facepipe.convert import write_pair
+from facepipe.errors import UsageError, WeightsError
+from training.checkpoints import load_checkpoint
+from training.detection.start import detector_of_checkpoints
+from training.recognition.start import encoder_of_checkpoints
+from training.runs import training_record, validation_record
+from weights.card import WeightCard, WeightFile
+from weights.registry import Weight
+
+
+def export_checkpoint(
+    checkpoints: Sequence[Path],
+    name: str,
+    folder: Path,
+    *,
+    half_storage: bool = False,
+    measured: Mapping[str, Any] | None = None,
+    licence: str = "",
+    limits: str = "",
+    replace_existing: bool = False,
+) -> Weight:
+    """Turn the averaged weights of a detector's or an encoder's checkpoint into a weight.
+
+    Args:
+        checkpoints: One, or several of one run, whose mean is taken.
+        name: Of the weight.
+        folder: Where to.
+        half_storage: See `facepipe.convert.write_pair`.
+        measured: For the card; None: the checkpoint's own validation.
+        licence, limits: For the card.
+        replace_existing: Whether a weight of this name there may be replaced.
+
+    Raises:
+        DataError, WeightsError: A checkpoint is damaged or of no trainer, or the name is taken.
+    """
+    if not checkpoints:
+        raise UsageError("no checkpoint to export")
+    network, kind = _trained(checkpoints)
+    state = load_checkpoint(checkpoints[-1])
+    card = WeightCard(
+        name=name,
+        architecture=state["record"]["network"]["architecture"],
+        parameters=WeightFile(f"{name}.safetensors", None),
+        licence=licence,
+        training=training_record(state, len(checkpoints)),
+        measured=validation_record(state, len(checkpoints)) if measured is None else measured,
+        limits=limits,
+        **kind,
+    )
+    return write_pair(network, card, folder, half_storage=half_storage, replace_existing=replace_existing)
+
+
+def _trained(checkpoints: Sequence[Path]) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and what its kind has on a card."""
+    record = load_checkpoint(checkpoints[-1])["record"]
+    architecture = str(record.get("network", {}).get("architecture", ""))
+    if architecture.startswith("retinaface_"):
+        detector = detector_of_checkpoints(list(checkpoints))
+        return detector.network, {"kind": "detector", "input": detector.input, "anchors": detector.anchors}
+    if architecture.startswith("facenet_"):
+        encoder = encoder_of_checkpoints(list(checkpoints))
+        return encoder.network, {"kind": "encoder", "input": encoder.input, "embedding": encoder.embedding}
+    raise WeightsError(f"{checkpoints[-1]}: was not written by one of facepipe's trainers")

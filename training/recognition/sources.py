@@ -1,0 +1,238 @@
+"""Where faces come from: aligned crops, whole photos of people, the data sets of a detector."""
+
+from __future__ import annotations
+
+import logging
+import tarfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from facepipe.align import align_faces
+from facepipe.detector import FaceDetector
+from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError
+from facepipe.faces import UInt8Array
+from facepipe.images import find_photos, read_image
+from facepipe.quality import EnrolRules
+from training.detection.labels import read_labels
+from weights.registry import DEFAULT_DETECTOR, load_card
+
+_LOG = logging.getLogger("facepipe.training")
+
+CROP_TEMPLATE = "facenet_160"
+"""Of the crops made here: arcface_112 in the inner 80%, with a margin for shifts and turns."""
+
+
+class Face(NamedTuple):
+    """An aligned, square crop."""
+
+    name: str
+    """Of the photo, relative to the source and with the source's own name in front."""
+    person: str
+    """Empty where unknown."""
+    pixels: UInt8Array
+
+
+class FaceSource(Protocol):
+    """Something that faces come from."""
+
+    def signatures(self) -> Iterator[str]:
+        """Lines that change whenever the faces would."""
+
+    def faces(self) -> Iterator[Face]:
+        """All faces, always in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class CropSource:
+    """Aligned, square face crops.
+
+    A crop of exactly the network's input size is the alignment's frame itself. A larger one holds the frame
+    in its middle 80%, scaled with it; the margin is for shifts and turns.
+
+    Attributes:
+        path: A folder of photos, or a tar file of them.
+        labelled: Whether the folder a crop lies in says who it shows.
+        photos: Of the folder; None: all below it.
+    """
+
+    path: Path
+    labelled: bool = False
+    photos: tuple[Path, ...] | None = None
+
+    def signatures(self) -> Iterator[str]:
+        """See `FaceSource`."""
+        yield f"{self.labelled}"
+        yield from _file_signatures([self.path] if self._is_tar else self._photos())
+
+    def faces(self) -> Iterator[Face]:
+        """See `FaceSource`.
+
+        Raises:
+            DataError: The source is missing, or a crop is not square.
+            PhotoError: A crop can't be read.
+        """
+        for name, pixels in self._tar_members() if self._is_tar else _read(self.path, self._photos()):
+            height, width = pixels.shape[:2]
+            if height != width:
+                raise DataError(
+                    f"{name}: expected a square face crop, got {width}x{height} pixels; "
+                    "whole photos are another kind of data (kind = photos)"
+                )
+            yield Face(name, _person(name) if self.labelled else "", pixels)
+
+    @property
+    def _is_tar(self) -> bool:
+        return self.path.suffix == ".tar"
+
+    def _photos(self) -> Iterable[Path]:
+        return self.photos if self.photos is not None else _photos_below(self.path)
+
+    def _tar_members(self) -> Iterator[tuple[str, UInt8Array]]:
+        try:
+            with tarfile.open(self.path) as archive:
+                for member in archive:
+                    stream = archive.extractfile(member)
+                    if stream is not None:
+                        yield f"{self.path.name}/{member.name}", read_image(stream.read())
+        except (OSError, tarfile.TarError) as error:
+            raise DataError(f"{self.path}: not a readable tar file: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoSource:
+    """Whole photos: the face that each is of is found and aligned.
+
+    Photos that can't be read, and those without a face that the detector is sure of, are said and left out.
+
+    Attributes:
+        path: A folder of photos.
+        labelled: Whether the folder a photo lies in says who it shows.
+        crop_px: Side of the crops.
+        detector: Name or card of the detector's weight.
+        min_score: Least confidence of a face, 0..1.
+        photos: Of the folder; None: all below it.
+    """
+
+    path: Path
+    labelled: bool
+    crop_px: int
+    detector: str = DEFAULT_DETECTOR
+    min_score: float = EnrolRules().min_score
+    photos: tuple[Path, ...] | None = None
+
+    def signatures(self) -> Iterator[str]:
+        """See `FaceSource`."""
+        fingerprint = load_card(self.detector).card.fingerprint
+        yield f"photos {self.labelled} {self.crop_px} {fingerprint} {self.min_score}"
+        yield from _file_signatures(self._photos())
+
+    def faces(self) -> Iterator[Face]:
+        """See `FaceSource`."""
+        detector = FaceDetector.load(self.detector)
+        photos = list(self._photos())
+        left_out = 0
+        for path in photos:
+            try:
+                pixels = self._aligned(detector, path)
+            except (PhotoError, LandmarkError) as error:
+                _LOG.warning("left out: %s", error)
+                left_out += 1
+                continue
+            name = _name(self.path, path)
+            yield Face(name, _person(name) if self.labelled else "", pixels)
+        _LOG.info("%s: %d photos aligned, %d left out", self.path, len(photos) - left_out, left_out)
+
+    def _photos(self) -> Iterable[Path]:
+        return self.photos if self.photos is not None else _photos_below(self.path)
+
+    def _aligned(self, detector: FaceDetector, path: Path) -> UInt8Array:
+        from training.evaluation.photos import principal_face  # brings the whole pipeline along
+
+        photo = read_image(path)
+        found = detector.detect(photo)
+        face = principal_face(found.select(found.scores >= self.min_score), photo.shape[1], photo.shape[0])
+        if not len(face):
+            raise PhotoError(f"{path}: no face that the detector is sure of")
+        crops = align_faces(photo, face.landmarks, CROP_TEMPLATE, self.crop_px)
+        return np.ascontiguousarray(crops[0])
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionSource:
+    """Faces cut out of a detector's data set by its labelled landmarks; nobody knows who they are.
+
+    Attributes:
+        path: The data set: see `training.detection.labels.read_labels`.
+        crop_px: Side of the crops.
+        min_face_px: Least shorter side of a face's box in its photo.
+        labels: The label file where it is not in the folder.
+    """
+
+    path: Path
+    crop_px: int
+    min_face_px: float
+    labels: Path | None = None
+
+    def signatures(self) -> Iterator[str]:
+        """See `FaceSource`."""
+        yield f"detection {self.crop_px} {self.min_face_px}"
+        for photo in read_labels(self.path, self.labels):
+            yield from _file_signatures([photo.path])
+            yield f"{photo.boxes_xyxy.tolist()} {photo.landmarks.tolist()}"
+
+    def faces(self) -> Iterator[Face]:
+        """See `FaceSource`.
+
+        Raises:
+            PhotoError: A photo can't be read.
+        """
+        for photo in read_labels(self.path, self.labels):
+            sides = (photo.boxes_xyxy[:, 2:] - photo.boxes_xyxy[:, :2]).min(axis=1)
+            large = (sides >= self.min_face_px) & np.isfinite(photo.landmarks).all(axis=(1, 2))
+            pixels = read_image(photo.path) if large.any() else None
+            for row in np.flatnonzero(large):
+                assert pixels is not None
+                name = f"{_name(self.path, photo.path)}#{row}"
+                try:
+                    crop = align_faces(pixels, photo.landmarks[row : row + 1], CROP_TEMPLATE, self.crop_px)[0]
+                except LandmarkError as error:
+                    _LOG.warning("left out: %s: %s", name, error)
+                    continue
+                yield Face(name, "", crop)
+
+
+def _file_signatures(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise DataError(f"{path}: training faces are missing: {error}") from error
+        yield f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _photos_below(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: is no folder or tar file of training faces; check the path")
+    try:
+        return find_photos([folder])
+    except UsageError as error:
+        raise DataError(str(error)) from error
+
+
+def _read(folder: Path, photos: Iterable[Path]) -> Iterator[tuple[str, UInt8Array]]:
+    for path in photos:
+        yield _name(folder, path), read_image(path)
+
+
+def _name(folder: Path, path: Path) -> str:
+    return f"{folder.name}/{path.relative_to(folder).as_posix()}"
+
+
+def _person(name: str) -> str:
+    """Photos beside the people's folders are nobody's."""
+    _, *folders, _ = PurePosixPath(name).parts
+    return folders[-1] if folders else ""

@@ -1,0 +1,120 @@
+"""What runs of all trainers share: their folder, what they leave behind, and what a card says of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from facepipe.errors import UsageError
+from facepipe.images import write_image
+from training.checkpoints import load_checkpoint
+from training.configuration import read_configuration
+from training.curves import draw_curves
+from training.distributed import is_main
+from training.logs import read_log
+from training.loop import TrainingLoop
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """What a run left behind.
+
+    Attributes:
+        step, steps: Finished, and of the whole run; fewer after Ctrl-C.
+        last: Continues the run.
+        best: The checkpoint with the best validation score; None without validation.
+        score: That score.
+        figures: The latest validation's.
+        curves: A picture of losses and figures over the steps.
+        samples: A page of detections, once a detector's run is finished.
+    """
+
+    step: int
+    steps: int
+    last: Path
+    best: Path | None
+    score: float | None
+    figures: dict[str, float]
+    curves: Path
+    samples: Path | None = None
+
+
+def check_folder(folder: Path, resume: bool) -> None:
+    """A new run wants a folder without one, and a resumed run one with it.
+
+    Raises:
+        UsageError: It is the other way round.
+    """
+    if (folder / "last.pt").is_file() != resume:
+        cure = "holds no run to continue" if resume else "holds a run; continue it with --resume"
+        raise UsageError(f"{folder}: {cure}, or choose another folder")
+
+
+def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration that a run was started with, from its last checkpoint, for resuming it.
+
+    Raises:
+        UsageError: There is no run, it is another trainer's, or an override is wrong.
+        DataError: Its checkpoint is damaged.
+    """
+    if not (folder / "last.pt").is_file():
+        raise UsageError(f"{folder}: holds no run to continue (last.pt)")
+    return read_configuration(kind, load_checkpoint(folder / "last.pt")["record"], overrides)
+
+
+def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = None) -> TrainingOutcome:
+    """What a loop left behind; draws its curves.
+
+    Raises:
+        OutputError: The picture can't be written.
+    """
+    curves = folder / "curves.png"
+    if is_main():
+        write_image(curves, draw_curves(read_log(folder / "log.csv")))
+    validated = math.isfinite(loop.best)
+    return TrainingOutcome(
+        step=loop.step,
+        steps=loop.config.steps,
+        last=folder / "last.pt",
+        best=folder / "best.pt" if validated else None,
+        score=loop.best if validated else None,
+        figures=loop.figures,
+        curves=curves,
+        samples=samples,
+    )
+
+
+def training_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
+    """For a card: how a checkpoint, or the mean of several, was trained."""
+    return {
+        "steps": state["step"],
+        "epochs": round(state.get("epoch", 0.0), 2),
+        "hours": round(state["seconds"] / 3600, 2),
+        "checkpoints_averaged": checkpoints,
+        "recipe": _without_folders(state["record"]),
+    }
+
+
+def validation_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
+    """For a card: the latest figures with their setting; a mean of checkpoints has not been measured."""
+    figures, setting = state.get("figures"), state["record"].get("validation")
+    if not figures or checkpoints > 1:
+        return {}
+    rounded: dict[str, Any] = {key: round(value, 4) for key, value in figures.items()}
+    return {"validation": rounded | ({"setting": _without_folders(setting)} if setting else {})}
+
+
+def _without_folders(value: Any) -> Any:
+    """Where files lay on this computer is nobody's business; what they are called is."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        return "/".join(Path(value).parts[-2:])
+    return value
