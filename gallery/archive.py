@@ -92,7 +92,7 @@ def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> N
     for row, face in enumerate(faces):
         vectors[row] = face.embedding
     try:
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.new")
+        temporary = file.parent / f".{file.name}.{os.getpid()}.new"
         with replaced(file, temporary) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(_PEOPLE, text)
             archive.writestr(_VECTORS, save({_TENSOR: vectors}), zipfile.ZIP_STORED)

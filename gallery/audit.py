@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from facepipe.errors import UsageError
 from facepipe.faces import FloatArray
 from gallery.gallery import Gallery
 from gallery.matching import PersonAt
-from gallery.records import Person, Template
+from gallery.records import Person, Template, require_threshold
 
 NEAR_DUPLICATE_L2 = 0.35
 """Faces this near show the same moment. Of 96 re-encoded, resized, cropped, gray or mirrored copies of 12
@@ -135,8 +136,20 @@ def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
     Args:
         gallery: Whose people are compared with each other.
         threshold_l2: Below which faces count as of one person; None: the gallery's default for naming.
+
+    Raises:
+        UsageError: The threshold is negative or not finite, or None and there is no default.
     """
-    threshold_l2 = gallery.default_threshold_l2 if threshold_l2 is None else threshold_l2
+    if threshold_l2 is None:
+        threshold_l2 = gallery.default_threshold_l2
+        if not threshold_l2:
+            raise UsageError(f"{gallery.encoder} has no measured threshold: give one (--threshold)")
+    require_threshold(threshold_l2)
+    with gallery.one_state():
+        return _audited(gallery, threshold_l2)
+
+
+def _audited(gallery: Gallery, threshold_l2: float) -> Audit:
     people = gallery.people()
     suspects: list[Suspect] = []
     couples: set[tuple[str, str]] = set()
@@ -158,11 +171,13 @@ def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
 
 def remarks_on_new(gallery: Gallery, name: str, embedding: FloatArray) -> tuple[FaceRemark, ...]:
     """What is odd about a face, float32 (d,), that is to be enrolled under a name, known or not."""
-    own = gallery.vectors(name) if gallery.knows(name) else np.zeros((0, len(embedding)), np.float32)
+    with gallery.one_state():
+        own = gallery.vectors(name) if gallery.knows(name) else np.zeros((0, len(embedding)), np.float32)
+        (other,) = gallery.nearest_others(name, embedding[None])
+        threshold_l2 = gallery.default_threshold_l2
     distances = np.linalg.norm(own.astype(np.float64) - embedding.astype(np.float64), axis=1)
     nearest_l2 = float(distances.min()) if len(distances) else None
-    (other,) = gallery.nearest_others(name, embedding[None])
-    return remarks(nearest_l2, other, gallery.default_threshold_l2)
+    return remarks(nearest_l2, other, threshold_l2)
 
 
 def remarks(own_l2: float | None, other: PersonAt | None, threshold_l2: float) -> tuple[FaceRemark, ...]:
@@ -171,12 +186,12 @@ def remarks(own_l2: float | None, other: PersonAt | None, threshold_l2: float) -
     Args:
         own_l2: Distance to the nearest other face under its name; None: there is none.
         other: The nearest other person; None: there is nobody.
-        threshold_l2: Below which faces count as of one person.
+        threshold_l2: Below which faces count as of one person; 0: not measured, and nothing counts as far.
     """
     found = []
     if own_l2 is not None and own_l2 <= NEAR_DUPLICATE_L2:
         found.append(FaceRemark(Remark.NEAR_DUPLICATE, own_l2))
-    if own_l2 is not None and own_l2 > FAR_SHARE * threshold_l2:
+    if own_l2 is not None and own_l2 > FAR_SHARE * threshold_l2 > 0:
         found.append(FaceRemark(Remark.FAR_FROM_OTHERS, own_l2))
     if other is not None and other.distance_l2 <= min(threshold_l2, np.inf if own_l2 is None else own_l2):
         found.append(FaceRemark(Remark.LOOKS_LIKE_OTHER, other.distance_l2, other.name))

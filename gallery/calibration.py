@@ -372,8 +372,9 @@ def highest_rate(share: float, trials: int) -> float:
 
 def _faces(gallery: Gallery) -> tuple[list[str], IntArray, npt.NDArray[np.float32]]:
     """Names, and of every template the number of its name and its vector."""
-    names = [person.name for person in gallery.people()]
-    vectors = [gallery.vectors(name) for name in names]
+    with gallery.one_state():
+        names = [person.name for person in gallery.people()]
+        vectors = [gallery.vectors(name) for name in names]
     people = np.repeat(np.arange(len(names)), [len(rows) for rows in vectors])
     empty = np.zeros((0, gallery.encoder.dimensions), np.float32)
     return names, people, np.concatenate([empty, *vectors])

@@ -46,7 +46,13 @@ class PlainCodec:
         return value
 
     def open(self, column: str, stored: Any) -> Any:
-        """The value."""
+        """The value.
+
+        Raises:
+            GalleryError: It is not of the kind that is stored there.
+        """
+        if stored is not None and not isinstance(stored, str if column in TEXT_COLUMNS else bytes):
+            raise GalleryError(f"a stored {column} is damaged: run `facepipe gallery repair`")
         return stored
 
 

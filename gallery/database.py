@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from gallery.schema import row_checksum
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
+DAMAGED = "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
 _RETRY_S = 0.02
+_NEW = ".new-"
 
 logger = logging.getLogger("facepipe")
 
@@ -47,7 +49,7 @@ class Database:
             self._connection = _connect_read_only(file) if self.read_only else _connect(file, "mode=rw")
             try:
                 _prepare(self._connection)
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeError):
                 self.discard()
                 raise
 
@@ -57,15 +59,23 @@ class Database:
             self._connection.close()
 
     @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """One consistent state, however long it takes and whoever writes meanwhile."""
+    def reading(self, first: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
+        """One consistent state, however long it takes and whoever writes meanwhile.
+
+        Inside of another one it is that one. `first` are statements to begin it with.
+        """
         with self._lock, errors_of(self.file):
+            if self._connection.in_transaction:
+                yield self._connection
+                return
             if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
                 self._connection.close()
                 self._connection = _connect_read_only(self.file)
             self._connection.execute("BEGIN")
             try:
                 self._require_same_file()
+                for statement in first:
+                    self._connection.execute(statement)
                 yield self._connection
             finally:
                 self._connection.rollback()
@@ -79,6 +89,8 @@ class Database:
                 "so nothing can be changed: change the permissions, or work on a copy"
             )
         with self._lock, errors_of(self.file):
+            if self._connection.in_transaction:
+                raise GalleryError(f"{self.file.parent}: nothing can be changed while one state is read")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._require_same_file()
@@ -111,10 +123,14 @@ class Database:
     def wipe_deleted(self) -> bool:
         """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
 
+        What a killed process left of a copy of the file is deleted.
+
         Returns:
             Whether it was done; if not, why is logged: another process was reading, the disk is full.
         """
         with self._lock, errors_of(self.file):
+            for left in self.file.parent.glob(f"{self.file.name}{_NEW}*"):
+                left.unlink(missing_ok=True)
             try:
                 self._connection.execute("VACUUM")
                 busy = not self._empty_log()
@@ -196,7 +212,7 @@ def _any_text(data: bytes) -> str:
 def _new_file(file: Path) -> Iterator[Path]:
     """A private temporary file that gets the name `file` when the block ends well and none has it yet."""
     with errors_of(file):
-        descriptor, name = tempfile.mkstemp(prefix=f"{file.name}.new-", dir=file.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f"{file.name}{_NEW}", dir=file.parent)
         os.close(descriptor)
         temporary = Path(name)
         try:
@@ -268,6 +284,8 @@ def errors_of(file: Path) -> Iterator[None]:
     except sqlite3.Error as error:
         kind = DamagedDatabaseError if _name(error).startswith(_DAMAGE) else GalleryError
         raise kind(f"{file}: {_explain(error)}") from error
+    except UnicodeError as error:  # Of a name in a damaged schema, perhaps in SQLite's own complaint.
+        raise DamagedDatabaseError(f"{file}: {DAMAGED}") from error
     except OSError as error:
         raise GalleryError(f"{error.filename or file}: {error.strerror or error}") from error
 
@@ -275,7 +293,7 @@ def errors_of(file: Path) -> Iterator[None]:
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _EXPLANATIONS = (
     ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
-    ("SQLITE_CORRUPT", "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"),
+    ("SQLITE_CORRUPT", DAMAGED),
     ("SQLITE_BUSY", f"another process has kept the gallery busy for {BUSY_TIMEOUT_S:.0f} s: try again"),
     ("SQLITE_FULL", "the disk is full; nothing was changed"),
     ("SQLITE_CANTOPEN", "can't be opened: check the permissions of the file and its folder"),

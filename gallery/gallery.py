@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -142,6 +143,15 @@ class Gallery:
         finally:
             self._index, self._index_is_due = None, False
             self._store.close()
+
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """All that is read inside is of one state, whoever writes meanwhile.
+
+        Threads that share the gallery wait. Nothing can be changed inside.
+        """
+        with self._store.reading():
+            yield
 
     # People
 

@@ -25,7 +25,7 @@ from gallery.gallery import INDEX_FILE, STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
 from gallery.records import EncoderIdentity, Finding
-from gallery.schema import CHECKED_COLUMNS, creating_statements
+from gallery.schema import CHECKED_COLUMNS, SCHEMA_VERSION, columns_of, creating_statements
 from gallery.store import Store, codec_of_settings
 
 FINDINGS_MAX = 10
@@ -180,7 +180,7 @@ def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) 
     """Answers the folder with what was put aside, and the number of rows in quarantine."""
     file = path / STORE_FILE
     with open_alone(file) as sql:
-        tables = {name: _readable(sql, name) for name in CHECKED_COLUMNS}
+        tables = {name: _readable(sql, name, columns) for name, columns in _columns(file, sql).items()}
         last_ids = {name: max([*tables[name].rows, _last_id(sql, name)]) for name in _OWN_IDS}
         _refuse(file, tables, encoder, secret)
         aside = _put_aside(path, tables)
@@ -193,19 +193,34 @@ def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) 
 # Reading what can be read
 
 
-def _readable(sql: sqlite3.Connection, name: str) -> _Table:
+def _columns(file: Path, sql: sqlite3.Connection) -> dict[str, list[str]]:
+    """By table, its columns. Only how many there are is asked of the file: their names may be damaged."""
+    counts = {}
+    for name in CHECKED_COLUMNS:
+        found: list[tuple[Any, ...]] = []
+        _read(sql, f"SELECT cid FROM pragma_table_info('{name}')", found)
+        counts[name] = len(found)
+    for version in range(1, SCHEMA_VERSION + 1):
+        known = columns_of(version)
+        known["unknown_faces"] = known["unknown_faces"][: counts["unknown_faces"]]  # It can do without.
+        if counts == {name: len(columns) for name, columns in known.items()}:
+            return known
+    raise GalleryError(f"{file}: SQLite's own table of contents is damaged: restore a backup")
+
+
+def _readable(sql: sqlite3.Connection, name: str, columns: list[str]) -> _Table:
     """All rows up to the damage, from the end down to it, and those between that can be read singly."""
-    columns: list[tuple[str]] = []
-    _read(sql, f"SELECT name FROM pragma_table_info('{name}')", columns)
-    table = _Table(name, [column for (column,) in columns], {})
-    query = f"SELECT rowid, {', '.join(table.columns)} FROM {name} NOT INDEXED"
+    table = _Table(name, columns, {})
+    # By names of our own: Python can't read rows of columns whose names are no text.
+    named = f"WITH found (row, {', '.join(columns)}) AS (SELECT rowid, * FROM {name} NOT INDEXED)"
+    query = f"{named} SELECT * FROM found"
     found: list[tuple[Any, ...]] = []
-    if columns and not _read(sql, f"{query} ORDER BY rowid", found):
+    if columns and not _read(sql, f"{query} ORDER BY row", found):
         gap = max((rowid for rowid, *_ in found), default=0) + 1
-        _read(sql, f"{query} ORDER BY rowid DESC", found)
+        _read(sql, f"{query} ORDER BY row DESC", found)
         last = min((rowid for rowid, *_ in found if rowid >= gap), default=_last_id(sql, name))
         for rowid in range(gap, min(last + 1, gap + _PROBED_IDS_MAX)):
-            _read(sql, f"{query} WHERE rowid = {rowid}", found)
+            _read(sql, f"{query} WHERE row = {rowid}", found)
     table.rows.update((rowid, tuple(values)) for rowid, *values in found)
     return table
 
@@ -215,7 +230,7 @@ def _read(sql: sqlite3.Connection, query: str, into: list[tuple[Any, ...]]) -> b
     try:
         for row in sql.execute(query):
             into.append(row)
-    except sqlite3.DatabaseError:
+    except (sqlite3.DatabaseError, UnicodeError):
         return False
     return True
 

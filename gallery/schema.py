@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import chain
 
 from gallery.records import EncoderIdentity
 
@@ -131,6 +134,18 @@ def shadowing_statements(version: int) -> tuple[str, ...]:
     Temporary tables and views go before those of the file; they last until the transaction is rolled back.
     """
     return _SEEN_AS_NEW.get(version, ())
+
+
+def columns_of(version: int) -> dict[str, list[str]]:
+    """By table of `CHECKED_COLUMNS`, its columns in a file of that schema version; empty: no such table."""
+    with closing(sqlite3.connect(":memory:")) as sql:
+        sql.create_function("row_checksum", -1, row_checksum)
+        for statement in chain(*_VERSIONS[:version]):
+            sql.execute(statement)
+        return {
+            table: [column for _, column, *_ in sql.execute(f"PRAGMA table_info({table})")]
+            for table in CHECKED_COLUMNS
+        }
 
 
 def row_checksum(*values: object) -> int:

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from facepipe.errors import GalleryError
+from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from gallery.checks import RowCheck, database_findings
 from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
-from gallery.database import DamagedDatabaseError, Database, create_database
+from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.records import (
     Contents,
@@ -112,9 +112,7 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One consistent state for all reads inside."""
-        with self._database.reading() as self._sql:
-            for statement in shadowing_statements(self._version):
-                self._sql.execute(statement)
+        with self._database.reading(shadowing_statements(self._version)) as self._sql:
             self._require_same_key()
             yield
 
@@ -175,11 +173,10 @@ class Store:
         row = self._sql.execute(
             "SELECT encoder_name, encoder_fingerprint, dimensions, threshold_l2 FROM meta"
         ).fetchone()
-        if row is None:
-            raise DamagedDatabaseError(
-                f"{self._file}: the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
-            )
-        return EncoderIdentity(*row)
+        try:
+            return EncoderIdentity(*row)
+        except (TypeError, FacepipeError) as error:  # TypeError: there is no row, or a value of another kind.
+            raise DamagedDatabaseError(f"{self._file}: {DAMAGED}") from error
 
     # Encryption
 
@@ -193,9 +190,7 @@ class Store:
         return self._codec.salt if isinstance(self._codec, SealingCodec) else None
 
     def _unlock(self, secret: bytes | None) -> None:
-        with self._database.reading() as self._sql:
-            for statement in shadowing_statements(self._version):
-                self._sql.execute(statement)
+        with self._database.reading(shadowing_statements(self._version)) as self._sql:
             settings = dict(self._sql.execute("SELECT key, value FROM settings"))
         self._codec = codec_of_settings(self._file, settings, secret)
 
@@ -237,7 +232,11 @@ class Store:
         row = self._sql.execute(
             "SELECT generation, token FROM vector_states ORDER BY generation DESC LIMIT 1"
         ).fetchone()
-        return VectorState(*row) if row else EMPTY_STATE
+        if row is None:
+            return EMPTY_STATE
+        if not (isinstance(row[0], int) and isinstance(row[1], bytes)):
+            raise DamagedDatabaseError(f"{self._file}: {DAMAGED}")
+        return VectorState(*row)
 
     def went_through(self, state: VectorState) -> bool:
         """Whether the set of vectors was once in this state: ids of then mean the same vectors now."""
@@ -251,7 +250,11 @@ class Store:
             "SELECT name, COUNT(*), MIN(added_at), MAX(added_at), threshold_l2 FROM people"
             " JOIN templates ON person_id = people.id GROUP BY people.id"
         )
-        return [Person(self._codec.open("name", name), *rest) for name, *rest in rows]
+        people = [Person(self._codec.open("name", name), *rest) for name, *rest in rows]
+        for person in people:
+            _require_text(person.name, person.first_added_at, person.last_added_at)
+            _require_numbers(person.threshold_l2)
+        return people
 
     def counts(self) -> tuple[int, int, int]:
         """Number of people, of templates and of unknown faces."""
@@ -322,11 +325,14 @@ class Store:
     def thresholds_of(self, person_ids: Iterable[int]) -> dict[int, float]:
         """Person id to threshold, of those people who have their own."""
         rows = self._of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", person_ids)
-        return {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+        thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+        _require_numbers(*thresholds.values())
+        return thresholds
 
     def threshold(self) -> float | None:
         """The gallery's own threshold; None: it has none."""
         threshold: float | None = self._setting(_THRESHOLD)
+        _require_numbers(threshold)
         return threshold
 
     def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
@@ -371,7 +377,8 @@ class Store:
         dimensions = self.encoder.dimensions
         if self.is_encrypted:
             blobs = [self._codec.open("vector", blob) for blob in blobs]
-        if any(len(blob) != dimensions * _VECTOR_DTYPE.itemsize for blob in blobs):
+        expected_bytes = dimensions * _VECTOR_DTYPE.itemsize
+        if any(not isinstance(blob, bytes) or len(blob) != expected_bytes for blob in blobs):
             raise GalleryError(f"{what}: a stored vector is cut (damaged: run `facepipe gallery repair`)")
         vectors = np.frombuffer(b"".join(blobs), _VECTOR_DTYPE).reshape(-1, dimensions).astype(np.float32)
         require_vectors(vectors, dimensions, f"{what} (damaged: run `facepipe gallery repair`)")
@@ -380,6 +387,8 @@ class Store:
     def _face(self, columns: Sequence[Any]) -> tuple[Any, ...]:
         """`FACE_COLUMNS` as the fields that templates and unknown faces end with."""
         source, left, top, right, bottom, quality, photo_sha256, added_at = columns
+        _require_numbers(left, top, right, bottom, quality)
+        _require_text(added_at)
         box = None if None in (left, top, right, bottom) else (left, top, right, bottom)
         source = self._codec.open("source", source)
         return source, box, quality, self._codec.open("photo_sha256", photo_sha256), added_at
@@ -426,7 +435,7 @@ class Store:
         """Give a person another name that nobody has. `wipe_deleted` is due afterwards."""
         person_id = self._person_id(old)
         name = self._codec.seal("name", new)
-        if self._exists("SELECT 1 FROM people WHERE name = ?", name):
+        if old != new and self._exists("SELECT 1 FROM people WHERE name = ?", name):
             raise GalleryError(
                 f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
             )
@@ -465,7 +474,7 @@ class Store:
     def remove(self, person: str, unknown_within_l2: float) -> int:
         """Delete a person, all templates, and the unknown faces that are as near to one of them.
 
-        `wipe_deleted` is due afterwards.
+        The person's own threshold goes before `unknown_within_l2`. `wipe_deleted` is due afterwards.
 
         Returns:
             How many templates were deleted.
@@ -473,6 +482,8 @@ class Store:
         unknown = self.unknown_faces()
         if unknown:
             _, vectors = self.templates(person)
+            person_id = self._person_id(person)
+            unknown_within_l2 = self.thresholds_of([person_id]).get(person_id, unknown_within_l2)
             for face in unknown:
                 if (np.linalg.norm(vectors - face.embedding, axis=1) <= unknown_within_l2).any():
                     self._sql.execute("DELETE FROM unknown_faces WHERE id = ?", (face.id,))
@@ -651,6 +662,17 @@ def _setting_statement(key: str, value: Any) -> tuple[str, tuple[object, ...]]:
         "INSERT INTO settings (key, value, checksum) VALUES (?, ?, ?)",
         (key, value, row_checksum(key, value)),
     )
+
+
+def _require_numbers(*values: object) -> None:
+    """Check what a flipped bit makes another kind of value; only `verify` looks at all checksums."""
+    if not all(value is None or isinstance(value, float) for value in values):
+        raise GalleryError("a stored number is damaged: run `facepipe gallery repair`")
+
+
+def _require_text(*values: object) -> None:
+    if not all(isinstance(value, str) for value in values):
+        raise GalleryError("a stored text is damaged: run `facepipe gallery repair`")
 
 
 def _blob(vector: FloatArray) -> bytes:

@@ -182,6 +182,8 @@ def test_rename(gallery: Gallery) -> None:
         gallery.rename("Ada Lovelace", "Bob")
     with pytest.raises(GalleryError, match="nobody is named 'Ada'"):
         gallery.rename("Ada", "Eve")
+    gallery.rename("Bob", " Bob ")
+    assert [person.name for person in gallery.people()] == ["Ada Lovelace", "Bob"]
 
 
 def test_merge_makes_one_person_of_two(gallery: Gallery) -> None:

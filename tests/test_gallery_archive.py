@@ -164,7 +164,7 @@ def test_an_archive_of_another_encoder_is_refused(archive: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "target", ["missing/people.zip", "folder", "g/people.zip", "g/gallery.sqlite3", "g/a/b.zip"]
+    "target", ["missing/people.zip", "folder", ".", "g/people.zip", "g/gallery.sqlite3", "g/a/b.zip"]
 )
 def test_targets_that_are_refused(gallery: Gallery, tmp_path: Path, target: str) -> None:
     (tmp_path / "folder").mkdir()

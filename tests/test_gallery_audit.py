@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, template, templates, unit
 
+from facepipe.errors import UsageError
 from facepipe.faces import FloatArray
-from gallery import Gallery
+from gallery import Gallery, Template
 from gallery.audit import (
     FAR_SHARE,
     NEAR_DUPLICATE_L2,
@@ -108,6 +110,43 @@ def test_the_threshold_is_the_callers_or_the_gallerys(gallery: Gallery) -> None:
     assert audit(gallery).threshold_l2 == 0.3
     assert len(audit(gallery).mislabelled) == 16  # Everybody is far then; the last of a person has no other.
     assert audit(gallery, 1.1).mislabelled == ()
+
+
+@pytest.mark.parametrize("threshold_l2", [-0.1, np.nan, np.inf])
+def test_thresholds_that_are_refused(gallery: Gallery, threshold_l2: float) -> None:
+    with pytest.raises(UsageError, match="finite threshold"):
+        audit(gallery, threshold_l2)
+
+
+def test_without_a_measured_threshold_one_must_be_given(tmp_path: Path) -> None:
+    unmeasured = replace(ENCODER, threshold_l2=0.0)
+    with Gallery.open(tmp_path, unmeasured, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 3)))
+        with pytest.raises(UsageError, match="--threshold"):
+            audit(gallery)
+        assert audit(gallery, 1.0).mislabelled == ()
+        assert remarks_on_new(gallery, "Ada", person_vectors(2, 1)[0]) == ()
+
+
+def test_an_audit_sees_one_state_whoever_writes_meanwhile(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process adds to a person whose faces were just listed, and removes one who was."""
+    with Gallery.open(gallery.path, ENCODER) as other:
+        listed = gallery.templates
+
+        def list_and_be_overtaken(name: str) -> list[Template]:
+            found = listed(name)
+            if other.knows("Zoë"):
+                other.add("Ada", templates(more_of(0, 1)))
+                other.remove("Zoë")
+            return found
+
+        monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)  # The audit is in the way of wiping.
+        monkeypatch.setattr(gallery, "templates", list_and_be_overtaken)
+        found = audit(gallery)
+    assert (found.people, found.templates, found.mislabelled) == (4, 20, ())
+    assert [person.name for person in gallery.people()] == ["Ada", "Bob", "Eve"]
 
 
 def test_an_empty_gallery_and_one_of_one(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_helpers import facepipe
 from gallery_helpers import bytes_in, person_vectors, template
@@ -106,6 +107,42 @@ def test_forget_a_photo_by_its_path_or_its_bytes(folder: Path, encoder: EncoderI
     assert bytes_in(folder, [b"photos/ada0.jpg", b"photos/ada1.jpg"]) == []
     with Gallery.open(folder, encoder) as gallery:
         assert [t.source for t in gallery.templates("Ada")] == ["photos/ada2.jpg"]
+
+
+def test_remove_and_audit_take_the_threshold_of_naming(tmp_path: Path, encoder: EncoderIdentity) -> None:
+    """That of the gallery's size, which the encoder's card knows and the gallery does not."""
+    distance_l2 = 1.13
+    cosine = 1 - distance_l2**2 / 2
+    first, second = np.zeros((2, 128), np.float32)
+    first[0], second[0], second[1] = 1, cosine, np.sqrt(1 - cosine**2)
+    with Gallery.open(tmp_path / "one", encoder, create=True) as gallery:
+        gallery.add("Mata Hari", [template(first)])
+        gallery.remember_unknown([template(second)])
+        assert encoder.threshold_l2 < distance_l2 - 0.01 < distance_l2 + 0.01 < gallery.default_threshold_l2
+    audited = facepipe("gallery", "audit", "--json", "--gallery", tmp_path / "one")
+    assert json.loads(audited.out)["threshold_l2"] > distance_l2
+    assert facepipe("gallery", "remove", "Mata Hari", "--gallery", tmp_path / "one").code == 0
+    with Gallery.open(tmp_path / "one") as gallery:
+        assert gallery.unknown_faces() == []
+
+
+def test_an_audit_says_what_is_wrong_with_its_threshold(folder: Path) -> None:
+    for wrong in ("nan", "-1", "inf"):
+        said = facepipe("gallery", "audit", "--threshold", wrong, "--gallery", folder)
+        assert (said.code, "finite threshold" in said.err) == (2, True)
+
+
+def test_what_was_kept_and_is_no_picture_spoils_no_page(tmp_path: Path, encoder: EncoderIdentity) -> None:
+    """An archive that was imported may hold any bytes."""
+    first, second, *unknown = [template(v, f"{i}", b"no") for i, v in enumerate(person_vectors(1, 4))]
+    with Gallery.open(tmp_path / "odd", encoder, create=True) as gallery:
+        gallery.add("Ada", [first])
+        gallery.add("Eve", [second])
+        gallery.remember_unknown(unknown)
+    page = tmp_path / "page.html"
+    for command in (["gallery", "audit"], ["cluster"]):
+        assert facepipe(*command, "--html", page, "--gallery", tmp_path / "odd").code == 0
+        assert page.read_text().count("no picture") == 2
 
 
 def test_thresholds(folder: Path) -> None:

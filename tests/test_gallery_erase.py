@@ -74,6 +74,16 @@ def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     assert bytes_in(tmp_path, removed) == []
 
 
+def test_what_a_killed_backup_left_is_wiped_too(tmp_path: Path) -> None:
+    """A backup that is killed leaves a copy under a temporary name, where a gallery may be made later."""
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Mata Hari", templates(person_vectors(1, 3)))
+        gallery.backup(tmp_path.parent / "backup")
+        (tmp_path.parent / "backup" / "gallery.sqlite3").rename(tmp_path / "gallery.sqlite3.new-x1y2")
+        gallery.remove("Mata Hari")
+        assert bytes_in(tmp_path, [b"Mata Hari"]) == []
+
+
 @pytest.mark.parametrize("act", ["rename", "merge"])
 def test_names_given_up_leave_no_byte_either(tmp_path: Path, act: str) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
@@ -143,6 +153,18 @@ def test_a_removed_person_takes_crops_and_likely_unknown_faces_along(tmp_path: P
         assert [face.source for face in gallery.unknown_faces()] == ["photos/stranger.jpg"]
     assert bytes_in(tmp_path, [b"Mata Hari", *secrets]) == []
     assert len(bytes_in(tmp_path, kept)) == len(kept)
+
+
+def test_a_persons_own_threshold_says_which_unknown_faces_go_along(tmp_path: Path) -> None:
+    vectors = person_vectors(1, 2)  # About 0.7 apart; the gallery's threshold is 1.0.
+    for threshold_l2, left in ((0.5, 1), (0.9, 0)):
+        with Gallery.open(tmp_path / str(left), ENCODER, create=True) as gallery:
+            gallery.add("Mata Hari", [template(vectors[0])])
+            gallery.set_threshold(1.0 if left else 0.2)
+            gallery.set_person_threshold("Mata Hari", threshold_l2)
+            gallery.remember_unknown([template(vectors[1])])
+            gallery.remove("Mata Hari")
+            assert len(gallery.unknown_faces()) == left
 
 
 @pytest.mark.parametrize("by", ["path", "content"])

@@ -140,6 +140,38 @@ def test_rows_altered_behind_the_gallerys_back_are_found(folder: Path, statement
     assert {finding.code for finding in verify(folder, ENCODER)} == {"checksum"}
 
 
+@pytest.mark.parametrize(
+    ("statement", "read"),
+    [
+        ("UPDATE templates SET vector = 'text' WHERE id = 7", lambda g: g.vectors("Ada")),
+        ("UPDATE templates SET quality = x'00' WHERE id = 7", lambda g: g.templates("Ada")),
+        ("UPDATE templates SET source = x'00' WHERE id = 7", lambda g: g.templates("Ada")),
+        ("UPDATE templates SET added_at = x'00' WHERE id = 7", lambda g: g.templates("Ada")),
+        ("UPDATE templates SET added_at = x'ff'", Gallery.people),
+        ("UPDATE unknown_faces SET vector = 7 WHERE id = 3", Gallery.unknown_faces),
+        ("UPDATE people SET name = x'41' WHERE id = 2", Gallery.people),
+        ("UPDATE people SET threshold_l2 = 'text'", lambda g: g.match(person_vectors(1, 1))),
+        ("UPDATE settings SET value = 4607182418800017408", lambda g: g.match(person_vectors(1, 1))),
+        ("UPDATE meta SET threshold_l2 = x'00'", Gallery.info),
+        ("UPDATE meta SET dimensions = x'00'", Gallery.info),
+        ("UPDATE vector_states SET token = 7", Gallery.info),
+    ],
+)
+def test_values_of_another_kind_are_one_clear_error(
+    folder: Path, statement: str, read: Callable[[Gallery], object]
+) -> None:
+    """A bit that flips where SQLite says of what kind a value is."""
+    spoil(folder, statement)
+    with (
+        pytest.raises(GalleryError, match=r"damaged.*gallery repair"),
+        Gallery.open(folder, ENCODER) as gallery,
+    ):
+        read(gallery)
+    assert verify(folder, ENCODER)
+    repair(folder, ENCODER)
+    assert verify(folder, ENCODER) == ()
+
+
 def test_what_is_put_aside_can_be_read_with_nothing_of_ours(folder: Path) -> None:
     vector = person_vectors(0, 20)[6]
     spoil(folder, "UPDATE templates SET source = 'elsewhere' WHERE id = 7")
@@ -255,6 +287,40 @@ def test_a_gallery_that_forgot_its_encoder_is_told(folder: Path) -> None:
     assert (folder / "gallery.sqlite3").read_bytes() == torn
     assert repair(folder, ENCODER).templates == 100
     assert verify(folder, ENCODER) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "flipped"),
+    [
+        (b"box_left REAL", b"box_lefu REAL"),
+        (b"checksum INTEGER", b"checksun INTEGER"),
+        (b"quality REAL", b"qual\xe9ty REAL"),
+    ],
+)
+def test_damaged_names_of_columns_cost_nothing(folder: Path, name: bytes, flipped: bytes) -> None:
+    before = contents(folder)
+    replace_bytes(folder, name, flipped)
+    assert verify(folder, ENCODER)
+    assert repair(folder).templates == 100
+    assert verify(folder, ENCODER) == ()
+    assert contents(folder) == before
+
+
+def test_without_the_table_of_contents_only_a_backup_helps(folder: Path) -> None:
+    replace_bytes(folder, b"CREATE TABLE templates", b"CREATF TABLE templates")
+    torn = (folder / "gallery.sqlite3").read_bytes()
+    for encoder in (None, ENCODER):
+        with pytest.raises(GalleryError, match="restore a backup"):
+            repair(folder, encoder)
+    assert (folder / "gallery.sqlite3").read_bytes() == torn
+
+
+def replace_bytes(folder: Path, old: bytes, new: bytes) -> None:
+    file = folder / "gallery.sqlite3"
+    data = file.read_bytes()
+    assert old in data
+    assert len(old) == len(new)
+    file.write_bytes(data.replace(old, new))
 
 
 def overwrite_page(folder: Path, page: int) -> None:

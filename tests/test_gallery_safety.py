@@ -144,6 +144,20 @@ def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.M
         assert [p.name for p in other.people()] == ["Ada"]
 
 
+def test_one_state_is_read_whoever_writes_meanwhile(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as one, Gallery.open(tmp_path, ENCODER) as other:
+        one.add("Ada", templates(person_vectors(1, 1)))
+        with one.one_state():
+            before = one.state
+            other.add("Bob", templates(person_vectors(2, 1)))
+            assert (one.state, [person.name for person in one.people()]) == (before, ["Ada"])
+            assert one.match(person_vectors(2, 1))[0].name is None
+            with pytest.raises(GalleryError, match="while one state is read"):
+                one.rename("Ada", "Eve")
+            assert one.state == before
+        assert one.match(person_vectors(2, 1))[0].name == "Bob"
+
+
 # Interrupted changes
 
 

@@ -117,6 +117,8 @@ def test_an_older_gallery_that_may_not_be_written_is_read_as_it_is(
     with Gallery.open(v1_folder, ENCODER_8D) as gallery:
         assert gallery.read_only
         require_v1_contents(gallery)
+        with gallery.one_state():
+            require_v1_contents(gallery)
         for change in (lambda: gallery.set_threshold(0.5), lambda: gallery.remove("Ada")):
             with pytest.raises(GalleryError, match="read-only"):
                 change()

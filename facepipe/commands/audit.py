@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, gallery_option
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
 
     if html is not None:
         require_place(html)
-    with Gallery.open(gallery_path) as gallery:
+    with Gallery.open(gallery_path) as gallery, gallery.one_state():
+        gallery.encoder = as_its_card_says(gallery.encoder)
         found = audited(gallery, threshold)
         if html is not None:
             write_page(html, audit_page(gallery, found))

@@ -34,7 +34,7 @@ def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Pat
 
     if html is not None:
         require_place(html)
-    with Gallery.open(gallery_path) as gallery:
+    with Gallery.open(gallery_path) as gallery, gallery.one_state():
         groups = unknown_groups(gallery, distance)
         if html is not None:
             write_page(html, groups_page(gallery, groups))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
-from facepipe.errors import GalleryError
+from facepipe.errors import GalleryError, WeightsError
 
 if TYPE_CHECKING:
     from gallery import EncoderIdentity, Gallery
@@ -27,6 +27,21 @@ def _opened(gallery_path: Path) -> Iterator[Gallery]:
 
     with Gallery.open(gallery_path) as opened:
         yield opened
+
+
+def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
+    """The encoder with what its card knows of strangers, so that the default threshold is that of naming.
+
+    As it is where no such card is installed.
+    """
+    from facepipe.pipeline import card_identity
+    from weights.registry import load_card
+
+    try:
+        known = card_identity(load_card(encoder.name).card)
+    except WeightsError:
+        return encoder
+    return known if known.makes_same_vectors_as(encoder) else encoder
 
 
 @gallery.command("list")
@@ -72,6 +87,7 @@ def gallery_rename(gallery_path: Path, old: str, new: str) -> None:
 def gallery_remove(gallery_path: Path, name: str) -> None:
     """Erase a person: name, vectors, crops and paths, and unknown faces that would get the name."""
     with _opened(gallery_path) as opened:
+        opened.encoder = as_its_card_says(opened.encoder)
         count = opened.remove(name)
     click.echo(f"facepipe: erased {name!r} and {count} faces", err=True)
 
