@@ -1,0 +1,76 @@
+"""The regression guard and what it is made of; the benchmarks themselves run in CI on a small setting."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import check, measure, pipeline
+
+
+@pytest.mark.parametrize(
+    ("now", "failed"),
+    [
+        ({"a": 10.0, "b": 2.0}, []),
+        ({"a": 8.01, "b": 1.61}, []),
+        ({"a": 7.99, "b": 2.0}, ["a"]),
+        ({"a": 1.0, "b": 1.0}, ["a", "b"]),
+        ({"a": 30.0, "b": 2.0, "new": 1.0}, []),
+    ],
+)
+def test_a_ratio_may_fall_by_a_fifth(now: dict[str, float], failed: list[str]) -> None:
+    assert list(check.slower(now, {"a": 10.0, "b": 2.0})) == failed
+
+
+def test_the_cost_of_a_network_is_counted_by_hand() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),  # 8 x 8 places, 8 outputs, 27 inputs each
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),  # depthwise: 9 inputs each
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    )
+    known = measure.cost(network, torch.zeros(1, 3, 16, 16))
+    assert known.macs == 64 * 8 * 27 + 64 * 8 * 9 + 5120
+    assert known.parameters == 216 + 80 + 5130
+
+
+def test_contestants_take_turns() -> None:
+    calls: list[str] = []
+    taken = measure.in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
+    assert calls == ["a", "a", "b", "b"] * 3
+    assert set(taken) == {"a", "b"}
+
+
+def test_the_folder_has_all_sizes_and_the_same_photos_every_time(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        pipeline.make_folder(tmp_path / name, None, 12)
+    photos = sorted((tmp_path / "one").iterdir())
+    assert len(photos) == 12
+    assert all(photo.read_bytes() == (tmp_path / "two" / photo.name).read_bytes() for photo in photos)
+    assert {Image.open(photo).size for photo in photos} <= set(pipeline.SIZES_WH)
+
+
+def test_a_photo_fills_its_size_without_being_stretched() -> None:
+    photo = np.zeros((100, 200, 3), np.uint8)
+    photo[:, 100:] = 255
+    fitted = pipeline.fitted(photo, (50, 50))
+    assert fitted.shape == (50, 50, 3)
+    assert fitted[:, :24].max() < 40
+    assert fitted[:, 26:].min() > 215
+
+
+def test_many_more_photos_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "DISTINCT", 2)
+    monkeypatch.setattr(random.Random, "choices", lambda *_: [(64, 48)])
+    pipeline.make_folder(tmp_path / "photos", None, 5)
+    inodes = [photo.stat().st_ino for photo in sorted((tmp_path / "photos").iterdir())]
+    assert inodes[0] == inodes[2] == inodes[4] != inodes[1] == inodes[3]
