@@ -222,6 +222,8 @@ def test_the_model_goes_onto_the_card(evaluation: EncoderEvaluation, tmp_path: P
     assert card.embedding is not None
     assert card.embedding.impostors is not None
     model = ImpostorModel.from_dict(card.embedding.impostors)
+    assert card.embedding.threshold_l2 == pytest.approx(model.threshold_l2(0.01, 100), abs=0.005)
+    assert "100 templates" in str(card.embedding.threshold_source)
     assert model.people == PEOPLE
     assert "faces found by retinaface" in model.source
     assert model.max_threshold_l2 == pytest.approx(evaluation.pairs.best_threshold_l2, abs=1e-4)

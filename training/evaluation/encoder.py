@@ -41,6 +41,7 @@ EYE_BINS_PX = (0, 16, 24, 32, 48, 64, 96, 1_000_000)
 
 HISTOGRAM_STEP_L2 = 0.05
 _ROC_FARS = np.logspace(-6, 0, 61)
+_FALLBACK_TEMPLATES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,7 @@ def evaluate_encoder(
 
 
 def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
-    """Puts the model of strangers and the main figures on the encoder's card; answers its path.
+    """Puts strangers' distances, a threshold and the main figures on the encoder's card; answers its path.
 
     The fingerprint stays: galleries of the encoder remain valid.
 
@@ -190,13 +191,30 @@ def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
     card, path = weight.card, weight.folder / f"{weight.card.name}.json"
     if evaluation.impostors is None or card.embedding is None or card.name != evaluation.encoder:
         raise DataError(f"{path}: these figures of {evaluation.encoder} can't be put on it: too few people?")
-    embedding = replace(card.embedding, impostors=evaluation.impostors.to_dict())
+    threshold_l2, source = _fallback_threshold(evaluation.impostors)
+    embedding = replace(
+        card.embedding,
+        threshold_l2=threshold_l2,
+        threshold_source=source,
+        impostors=evaluation.impostors.to_dict(),
+    )
     measured = {**card.measured, **card_figures(evaluation)}
     try:
         atomic_write_bytes(path, replace(card, embedding=embedding, measured=measured).to_json().encode())
     except OSError as error:
         raise OutputError(f"{path}: can't be written ({error.strerror}); work on a copy") from error
     return path
+
+
+def _fallback_threshold(model: ImpostorModel) -> tuple[float, str]:
+    """For those who do not ask the model: a threshold, and how it was measured."""
+    exact_l2 = model.threshold_l2(DEFAULT_FPIR, _FALLBACK_TEMPLATES)
+    low_l2, high_l2 = model.interval_l2(DEFAULT_FPIR, _FALLBACK_TEMPLATES)
+    return round(exact_l2, 2), (
+        f"{DEFAULT_FPIR:.0%} of strangers named by a gallery of {_FALLBACK_TEMPLATES} templates: "
+        f"{exact_l2:.3f} (95%: {low_l2:.3f} to {high_l2:.3f}), from the distances of strangers in "
+        "`impostors`, which give galleries a threshold by their size; this one is the fallback."
+    )
 
 
 def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
