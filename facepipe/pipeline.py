@@ -129,7 +129,7 @@ class FacePipeline:
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
         rules: NamingRules | None = None,
-        person_distance: PersonDistance = PersonDistance.NEAREST,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
     ) -> Faces:
         """The faces with what the gallery says of them, and the vectors of those it was asked about.
 
@@ -194,7 +194,7 @@ class FacePipeline:
         threshold_l2: float | None = None,
         min_margin_l2: float = NamingRules().min_margin_l2,
         one_person_per_photo: bool = True,
-        person_distance: PersonDistance = PersonDistance.NEAREST,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
     ) -> list[Match]:
         """What the gallery says of faces with vectors; those with a reason against it are not compared.
 
@@ -235,7 +235,7 @@ class FacePipeline:
         *,
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
-        person_distance: PersonDistance = PersonDistance.NEAREST,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Iterator[PhotoResult]:
         """`identify` for files, one after the other; a photo that fails is reported and passed over.

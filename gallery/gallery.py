@@ -23,6 +23,7 @@ from gallery.matching import (
     PersonAt,
     PersonDistance,
     as_matches,
+    chances_of_a_stranger,
     doubts,
     nearest_people,
     others_than,
@@ -70,6 +71,7 @@ class Gallery:
         self._store = store
         self._takes_vectors = encoder is not None
         self._index: VectorIndex | None = None
+        self._people_counted = (-1, 0)  # At which generation, and how many.
         self._index_is_due = False
         self._index_file_is_damaged = False
         self._index_file_was_behind = False
@@ -411,7 +413,7 @@ class Gallery:
         threshold_l2: float | None = None,
         min_margin_l2: float = 0.0,
         one_person_per_photo: bool = True,
-        person_distance: PersonDistance = PersonDistance.NEAREST,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
     ) -> tuple[Match, ...]:
         """Name the faces of one photo.
 
@@ -429,8 +431,7 @@ class Gallery:
                 the encoder's.
             min_margin_l2: By how much the next nearest person must be farther.
             one_person_per_photo: False where the faces are of different photos.
-            person_distance: What the distance to a person is. Thresholds are measured for the nearest
-                template; other distances are larger.
+            person_distance: What the distance to a person is. Default thresholds are made for its default.
 
         Returns:
             One answer a face.
@@ -446,7 +447,7 @@ class Gallery:
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
         with self._store.reading():
             index = self._current_index()
-            nearest = rank_people(index, self._store, embeddings, person_distance, self._vectors_of_person)
+            nearest = rank_people(index, self._store, embeddings, person_distance)
             standard_l2 = self._default_threshold(len(index)) if threshold_l2 is None else threshold_l2
             own_l2 = self._store.thresholds_of(nearest.people)
             names = self._store.names_of(nearest.people)
@@ -475,11 +476,14 @@ class Gallery:
             return own_l2
         if impostors is None:
             return self.encoder.threshold_l2
-        return impostors.threshold_l2(DEFAULT_FPIR, templates)
+        return impostors.threshold_l2(DEFAULT_FPIR, chances_of_a_stranger(templates, self._people_count()))
 
-    def _vectors_of_person(self, person_id: int) -> FloatArray:
-        """float32 (n, d); inside a transaction."""
-        return self._store.templates(self._store.names_of([person_id])[person_id])[1]
+    def _people_count(self) -> int:
+        """Inside a transaction; SQLite counts row by row, so only after a change."""
+        generation = self._store.generation()
+        if self._people_counted[0] != generation:
+            self._people_counted = (generation, self._store.counts()[0])
+        return self._people_counted[1]
 
     # Archives
 

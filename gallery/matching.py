@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
-from functools import cache
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +27,8 @@ MEAN_OF_NEAREST = 3
 class PersonDistance(Enum):
     """What the distance of a face to a person is. The values are stable codes for options."""
 
+    NEAREST_OR_MEAN = "nearest-or-mean"
+    """To the nearest template or to the mean of all, whichever is nearer: the mean is one more template."""
     NEAREST = "nearest"
     """To the nearest template: one photo that looks like the face is enough."""
     K_NEAREST_MEAN = "k-nearest-mean"
@@ -53,8 +54,8 @@ class Directory(Protocol):
     def people_of(self, template_ids: IdArray) -> IdArray:
         """The person ids of templates, in the same shape."""
 
-    def templates_of(self, person_id: int) -> IdArray:
-        """The ids of a person's templates."""
+    def templates_of(self, person_ids: Collection[int]) -> dict[int, IdArray]:
+        """The ids of the templates of people who have any, by person id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class NearestPeople:
 
     Attributes:
         first: int64 (n,), person ids.
-        first_l2: float64 (n,), Euclidean distance to that person's nearest template.
+        first_l2: float64 (n,), Euclidean distance to that person.
         second: int64 (n,), the nearest *other* person.
         second_l2: float64 (n,).
     """
@@ -80,11 +81,7 @@ class NearestPeople:
 
 
 def rank_people(
-    index: VectorIndex,
-    directory: Directory,
-    queries: FloatArray,
-    measure: PersonDistance,
-    vectors_of: Callable[[int], FloatArray],
+    index: VectorIndex, directory: Directory, queries: FloatArray, measure: PersonDistance
 ) -> NearestPeople:
     """The two nearest people of each query float32 (n, d).
 
@@ -95,54 +92,84 @@ def rank_people(
         directory: Whose they are.
         queries: Unit vectors.
         measure: What the distance to a person is.
-        vectors_of: The templates float32 (m, d) of a person id.
     """
-    found = nearest_people(index, directory, queries)
-    if measure is PersonDistance.NEAREST or not len(index):
-        return found
-    remembered = cache(vectors_of)
-    _, template_ids = index.search(queries, _CANDIDATE_NEIGHBOURS)
+    if measure is PersonDistance.NEAREST:
+        return nearest_people(index, directory, queries)
+    distances, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
+    found = _two_nearest(index, directory, queries, distances, owners)
+    # The runner-up may own none of so many templates, where one person has as many.
+    owners = np.column_stack([owners, found.first, found.second])
+    own_ids = directory.templates_of(np.unique(owners[owners >= 0]).tolist())
+    own_vectors = {person: index.vectors_of(ids) for person, ids in own_ids.items()}
     for row, query in enumerate(queries):
-        # The runner-up may own none of so many templates, where one person has as many.
-        own = {
-            *directory.people_of(template_ids[row]).tolist(),
-            int(found.first[row]),
-            int(found.second[row]),
-        }
-        people = sorted(own - {-1})
-        distances = np.array([distance_to_person(query, remembered(person), measure) for person in people])
-        first, *others = np.argsort(distances, kind="stable")[:2]
-        found.first[row], found.first_l2[row] = people[first], distances[first]
-        for second in others:
-            found.second[row], found.second_l2[row] = people[second], distances[second]
+        people = [person for person in np.unique(owners[row]).tolist() if person in own_vectors]
+        distances = np.array([distance_to_person(query, own_vectors[person], measure) for person in people])
+        ranking = np.argsort(distances, kind="stable")
+        for at, ids, distances_l2 in zip(
+            ranking, (found.first, found.second), (found.first_l2, found.second_l2), strict=False
+        ):
+            ids[row], distances_l2[row] = people[at], distances[at]
     return found
 
 
 def distance_to_person(query: FloatArray, templates: FloatArray, measure: PersonDistance) -> float:
     """Euclidean distance of a unit vector (d,) to a person with templates float32 (m, d)."""
     exact = templates.astype(np.float64)
-    if measure is PersonDistance.CENTROID:
-        mean = exact.mean(axis=0)
-        # Templates that cancel out have no direction; as far as can be then.
-        exact = (mean / max(float(np.linalg.norm(mean)), 1e-12))[None]
+    if measure is PersonDistance.NEAREST_OR_MEAN:
+        exact = np.concatenate([exact, mean_template(exact)])
+    elif measure is PersonDistance.CENTROID:
+        exact = mean_template(exact)
     distances = np.sort(np.linalg.norm(exact - query.astype(np.float64), axis=1))
     count = MEAN_OF_NEAREST if measure is PersonDistance.K_NEAREST_MEAN else 1
     return float(distances[:count].mean())
 
 
+def mean_template(templates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The mean (1, d) of templates (m, d), brought to unit length; zero where they cancel out."""
+    mean: npt.NDArray[np.float64] = templates.mean(axis=0, keepdims=True)
+    mean /= max(float(np.linalg.norm(mean)), 1e-12)
+    return mean
+
+
+def chances_of_a_stranger(templates: int, people: int) -> int:
+    """How often a face is compared: with each template, and with the mean of people who have several.
+
+    At most so often; how many people have several is not asked for. That chances of one person count as
+    independent was measured: docs/experiments.md.
+    """
+    return templates + max(0, min(people, templates - people))
+
+
 def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
     """The two nearest people of each query float32 (n, d), by their nearest templates."""
+    return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))
+
+
+def _neighbours(
+    index: VectorIndex, directory: Directory, queries: FloatArray, count: int
+) -> tuple[npt.NDArray[np.float64], IdArray]:
+    """Distances and owners of the nearest templates, both (n, k)."""
+    distances, template_ids = index.search(queries, count)
+    return distances, directory.people_of(template_ids)
+
+
+def _two_nearest(
+    index: VectorIndex,
+    directory: Directory,
+    queries: FloatArray,
+    distances: npt.NDArray[np.float64],
+    owners: IdArray,
+) -> NearestPeople:
+    """From a query's neighbours; those to whom they all belong are left out of a second search."""
     n = len(queries)
     found = NearestPeople(np.full(n, -1), np.full(n, np.inf), np.full(n, -1), np.full(n, np.inf))
-    distances, template_ids = index.search(queries, _FIRST_NEIGHBOURS)
     if not distances.size:
         return found
-    people = directory.people_of(template_ids)
-    found.first[:], found.first_l2[:] = people[:, 0], distances[:, 0]
-    _note_others(found, np.arange(n), people, distances)
-    for person in np.unique(found.first[found.second < 0]):
-        rows = np.flatnonzero((found.first == person) & (found.second < 0))
-        own = directory.templates_of(int(person))
+    found.first[:], found.first_l2[:] = owners[:, 0], distances[:, 0]
+    _note_others(found, np.arange(n), owners, distances)
+    alone = found.second < 0
+    for person, own in directory.templates_of(np.unique(found.first[alone]).tolist()).items():
+        rows = np.flatnonzero((found.first == person) & alone)
         distances, template_ids = index.search(queries[rows], _FIRST_NEIGHBOURS, exclude_ids=own)
         _note_others(found, rows, directory.people_of(template_ids), distances)
     return found

@@ -22,6 +22,7 @@ from gallery.checks import RowCheck, database_findings
 from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
 from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
+from gallery.matching import PersonDistance, distance_to_person
 from gallery.records import (
     Contents,
     EncoderIdentity,
@@ -312,10 +313,14 @@ class Store:
         found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
         return found[places].reshape(template_ids.shape)
 
-    def templates_of(self, person_id: int) -> IdArray:
-        """The ids of a person's templates, rising."""
-        rows = self._sql.execute("SELECT id FROM templates WHERE person_id = ? ORDER BY id", (person_id,))
-        return np.array(rows.fetchall(), np.int64).reshape(-1)
+    def templates_of(self, person_ids: Iterable[int]) -> dict[int, IdArray]:
+        """Person id to the ids of the templates, of those who have any."""
+        ids: dict[int, list[int]] = {}
+        for person_id, id in self._of_ids(
+            "SELECT person_id, id FROM templates WHERE person_id IN", person_ids
+        ):
+            ids.setdefault(person_id, []).append(id)
+        return {person_id: np.array(own, np.int64) for person_id, own in ids.items()}
 
     def names_of(self, person_ids: Iterable[int]) -> dict[int, str]:
         """Person id to name."""
@@ -472,7 +477,7 @@ class Store:
         return len(moved)
 
     def remove(self, person: str, unknown_within_l2: float) -> int:
-        """Delete a person, all templates, and the unknown faces that are as near to one of them.
+        """Delete a person, all templates, and the unknown faces as near to one of them or to their mean.
 
         The person's own threshold goes before `unknown_within_l2`. `wipe_deleted` is due afterwards.
 
@@ -481,11 +486,12 @@ class Store:
         """
         unknown = self.unknown_faces()
         if unknown:
-            _, vectors = self.templates(person)
+            vectors = self.templates(person)[1]
             person_id = self._person_id(person)
             unknown_within_l2 = self.thresholds_of([person_id]).get(person_id, unknown_within_l2)
             for face in unknown:
-                if (np.linalg.norm(vectors - face.embedding, axis=1) <= unknown_within_l2).any():
+                distance_l2 = distance_to_person(face.embedding, vectors, PersonDistance.NEAREST_OR_MEAN)
+                if distance_l2 <= unknown_within_l2:
                     self._sql.execute("DELETE FROM unknown_faces WHERE id = ?", (face.id,))
         return self._delete_person(person)
 

@@ -149,8 +149,8 @@ def turned(
 @pytest.mark.parametrize(
     ("turn", "reason", "said"),
     [
-        ({"yaw_deg": 62.0}, Reason.TURNED_AWAY, "at most 50 degrees wanted"),
-        ({"yaw_deg": -62.0}, Reason.TURNED_AWAY, "at most 50 degrees wanted"),
+        ({"yaw_deg": 62.0}, Reason.TURNED_AWAY, "at most 60 degrees wanted"),
+        ({"yaw_deg": -62.0}, Reason.TURNED_AWAY, "at most 60 degrees wanted"),
         ({"pitch_deg": 40.0}, Reason.LOOKING_UP_OR_DOWN, "looking down"),
         ({"pitch_deg": -55.0}, Reason.LOOKING_UP_OR_DOWN, "looking up"),
         ({"roll_deg": 55.0}, Reason.TILTED, "head tilted: 5"),

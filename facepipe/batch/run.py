@@ -37,7 +37,7 @@ class NamingOptions:
 
     threshold_l2: float | None = None
     one_person_per_photo: bool = True
-    person_distance: PersonDistance = PersonDistance.NEAREST
+    person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,8 +100,8 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option(
     "--person-distance",
-    type=click.Choice(["nearest", "k-nearest-mean", "centroid"]),
-    default="nearest",
+    type=click.Choice(["nearest-or-mean", "nearest", "k-nearest-mean", "centroid"]),
+    default="nearest-or-mean",
     show_default=True,
     help="Distance to a person of several photos.",
 )
