@@ -33,7 +33,7 @@ from facepipe.images import find_photos, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules, NamingRules, judge, recognisable
 from gallery.clusters import LINK_SHARE, group_faces
-from gallery.matching import NearestPeople, PersonDistance, distance_to_person, doubts
+from gallery.matching import NearestPeople, PersonDistance, distances_to_people, doubts
 from training.evaluation.clustering import bcubed
 from training.evaluation.main_faces import read_crops
 
@@ -194,9 +194,9 @@ class _Trial:
 
     def distances(self, measure: PersonDistance) -> npt.NDArray[np.float64]:
         """float64 (probes, people)."""
-        return np.array(
-            [[distance_to_person(v, own, measure) for own in self._templates] for _, v in self._probes]
-        )
+        templates = np.concatenate(self._templates)
+        starts = np.cumsum([0, *map(len, self._templates)])[:-1]
+        return np.array([distances_to_people(v, templates, starts, measure) for _, v in self._probes])
 
     def at_strangers(
         self, measure: PersonDistance, margin: float, share: float

@@ -51,10 +51,11 @@ class EnrolRules:
             250-pixel news photos. It refuses all of the former blurred by a Gaussian of 2 crop pixels
             (where the cosine is 0.72), 97% brought up from 20 px, 99% smeared over 11 crop pixels.
         max_misfit: Largest `template_misfit`; see `NamingRules`.
-        max_yaw_deg: Largest turn to a side. Of 314 press and 1,504 news photos, 91 to 95% have another of their
-            person within the naming threshold below 20 degrees, 75 to 94% at 30 to 40, 15 of 17 at 50 to 60.
-        max_pitch_deg: Largest nod. Of the same photos 93 to 94% below 10 degrees, 75 to 93% at 30 to 35, 16 of
-            27 at 35 to 40; landmarks gone astray lie beyond.
+        max_yaw_deg: Largest turn to a side. Of 314 press and 1,504 news photos, 91 to 95% have another of
+            their person within the naming threshold below 20 degrees, 75 to 94% at 30 to 40, 15 of 17 at 50
+            to 60.
+        max_pitch_deg: Largest nod. Of the same photos 93 to 94% below 10 degrees, 75 to 93% at 30 to 35, 16
+            of 27 at 35 to 40; landmarks gone astray lie beyond.
         max_roll_deg: Largest tilt. Alignment turns faces upright; the shipped detector's landmarks were
             trained on turns of up to 40 degrees.
         min_brightness: Least mean gray level of the inner face, 0..255. Darkened to it, a face's vector keeps

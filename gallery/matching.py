@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -17,7 +17,7 @@ from gallery.index_file import IdArray
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
 
-_CANDIDATE_NEIGHBOURS = 64
+_CANDIDATE_NEIGHBOURS = 32
 """Owners of so many nearest templates are measured again by the distances that look at several templates."""
 
 MEAN_OF_NEAREST = 3
@@ -54,8 +54,8 @@ class Directory(Protocol):
     def people_of(self, template_ids: IdArray) -> IdArray:
         """The person ids of templates, in the same shape."""
 
-    def templates_of(self, person_ids: Collection[int]) -> dict[int, IdArray]:
-        """The ids of the templates of people who have any, by person id."""
+    def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
+        """The templates of people: person ids (n,), rising, and template ids (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def rank_people(
 ) -> NearestPeople:
     """The two nearest people of each query float32 (n, d).
 
-    By `NEAREST` they are exact. The other measures are taken of the people who own the 64 nearest templates.
+    By `NEAREST` they are exact. The other measures are taken of the people who own the 32 nearest templates.
 
     Args:
         index: Of the templates.
@@ -95,40 +95,52 @@ def rank_people(
     """
     if measure is PersonDistance.NEAREST:
         return nearest_people(index, directory, queries)
-    distances, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
-    found = _two_nearest(index, directory, queries, distances, owners)
+    neighbours_l2, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
+    found = _two_nearest(index, directory, queries, neighbours_l2, owners)
+    if not owners.size:
+        return found
     # The runner-up may own none of so many templates, where one person has as many.
-    owners = np.column_stack([owners, found.first, found.second])
-    own_ids = directory.templates_of(np.unique(owners[owners >= 0]).tolist())
-    own_vectors = {person: index.vectors_of(ids) for person, ids in own_ids.items()}
+    candidates = np.column_stack([owners, found.first, found.second])
+    template_owners, template_ids = directory.templates_of(np.unique(candidates).tolist())
+    vectors = index.vectors_of(template_ids)
     for row, query in enumerate(queries):
-        people = [person for person in np.unique(owners[row]).tolist() if person in own_vectors]
-        distances = np.array([distance_to_person(query, own_vectors[person], measure) for person in people])
-        ranking = np.argsort(distances, kind="stable")
-        for at, ids, distances_l2 in zip(
-            ranking, (found.first, found.second), (found.first_l2, found.second_l2), strict=False
+        own = np.flatnonzero(np.isin(template_owners, candidates[row]))
+        people, starts = np.unique(template_owners[own], return_index=True)
+        distances_l2 = distances_to_people(query, vectors[own], starts, measure)
+        for at, ids, l2 in zip(
+            np.argsort(distances_l2, kind="stable"),
+            (found.first, found.second),
+            (found.first_l2, found.second_l2),
+            strict=False,  # Who is alone has no runner-up.
         ):
-            ids[row], distances_l2[row] = people[at], distances[at]
+            ids[row], l2[row] = people[at], distances_l2[at]
     return found
 
 
-def distance_to_person(query: FloatArray, templates: FloatArray, measure: PersonDistance) -> float:
-    """Euclidean distance of a unit vector (d,) to a person with templates float32 (m, d)."""
-    exact = templates.astype(np.float64)
-    if measure is PersonDistance.NEAREST_OR_MEAN:
-        exact = np.concatenate([exact, mean_template(exact)])
-    elif measure is PersonDistance.CENTROID:
-        exact = mean_template(exact)
-    distances = np.sort(np.linalg.norm(exact - query.astype(np.float64), axis=1))
-    count = MEAN_OF_NEAREST if measure is PersonDistance.K_NEAREST_MEAN else 1
-    return float(distances[:count].mean())
+def distances_to_people(
+    query: FloatArray, templates: FloatArray, starts: IdArray, measure: PersonDistance
+) -> npt.NDArray[np.float64]:
+    """Euclidean distances (p,) of a unit vector (d,) to people.
 
-
-def mean_template(templates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The mean (1, d) of templates (m, d), brought to unit length; zero where they cancel out."""
-    mean: npt.NDArray[np.float64] = templates.mean(axis=0, keepdims=True)
-    mean /= max(float(np.linalg.norm(mean)), 1e-12)
-    return mean
+    Args:
+        query: The vector.
+        templates: float32 (m, d), person by person.
+        starts: int64 (p,), from 0, rising: the first row of each person.
+        measure: What the distance to a person is.
+    """
+    exact, exact_query = templates.astype(np.float64), query.astype(np.float64)
+    to_templates: npt.NDArray[np.float64] = np.linalg.norm(exact - exact_query, axis=1)
+    if measure is PersonDistance.K_NEAREST_MEAN:
+        each = np.split(to_templates, starts[1:])
+        return np.array([np.sort(one)[:MEAN_OF_NEAREST].mean() for one in each])
+    nearest: npt.NDArray[np.float64] = np.minimum.reduceat(to_templates, starts)
+    if measure is PersonDistance.NEAREST:
+        return nearest
+    sums = np.add.reduceat(exact, starts, axis=0)
+    # Templates that cancel out have no direction: their mean is no unit vector, and equally far from all.
+    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    to_means: npt.NDArray[np.float64] = np.linalg.norm(means - exact_query, axis=1)
+    return to_means if measure is PersonDistance.CENTROID else np.minimum(nearest, to_means)
 
 
 def chances_of_a_stranger(templates: int, people: int) -> int:
@@ -168,8 +180,9 @@ def _two_nearest(
     found.first[:], found.first_l2[:] = owners[:, 0], distances[:, 0]
     _note_others(found, np.arange(n), owners, distances)
     alone = found.second < 0
-    for person, own in directory.templates_of(np.unique(found.first[alone]).tolist()).items():
+    for person in np.unique(found.first[alone]).tolist():
         rows = np.flatnonzero((found.first == person) & alone)
+        _, own = directory.templates_of([person])
         distances, template_ids = index.search(queries[rows], _FIRST_NEIGHBOURS, exclude_ids=own)
         _note_others(found, rows, directory.people_of(template_ids), distances)
     return found

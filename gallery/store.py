@@ -22,7 +22,7 @@ from gallery.checks import RowCheck, database_findings
 from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
 from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
-from gallery.matching import PersonDistance, distance_to_person
+from gallery.matching import PersonDistance, distances_to_people
 from gallery.records import (
     Contents,
     EncoderIdentity,
@@ -313,14 +313,11 @@ class Store:
         found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
         return found[places].reshape(template_ids.shape)
 
-    def templates_of(self, person_ids: Iterable[int]) -> dict[int, IdArray]:
-        """Person id to the ids of the templates, of those who have any."""
-        ids: dict[int, list[int]] = {}
-        for person_id, id in self._of_ids(
-            "SELECT person_id, id FROM templates WHERE person_id IN", person_ids
-        ):
-            ids.setdefault(person_id, []).append(id)
-        return {person_id: np.array(own, np.int64) for person_id, own in ids.items()}
+    def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
+        """The templates of people: person ids (n,), rising, and template ids (n,)."""
+        rows = sorted(self._of_ids("SELECT person_id, id FROM templates WHERE person_id IN", person_ids))
+        owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
+        return owners, ids
 
     def names_of(self, person_ids: Iterable[int]) -> dict[int, str]:
         """Person id to name."""
@@ -489,8 +486,9 @@ class Store:
             vectors = self.templates(person)[1]
             person_id = self._person_id(person)
             unknown_within_l2 = self.thresholds_of([person_id]).get(person_id, unknown_within_l2)
+            one_person, measure = np.zeros(1, np.int64), PersonDistance.NEAREST_OR_MEAN
             for face in unknown:
-                distance_l2 = distance_to_person(face.embedding, vectors, PersonDistance.NEAREST_OR_MEAN)
+                (distance_l2,) = distances_to_people(face.embedding, vectors, one_person, measure)
                 if distance_l2 <= unknown_within_l2:
                     self._sql.execute("DELETE FROM unknown_faces WHERE id = ?", (face.id,))
         return self._delete_person(person)
