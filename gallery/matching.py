@@ -131,7 +131,8 @@ def distances_to_people(
     exact, exact_query = templates.astype(np.float64), query.astype(np.float64)
     to_templates: npt.NDArray[np.float64] = np.linalg.norm(exact - exact_query, axis=1)
     if measure is PersonDistance.K_NEAREST_MEAN:
-        each = np.split(to_templates, starts[1:])
+        ends = [*starts[1:], len(exact)]
+        each = (to_templates[start:end] for start, end in zip(starts, ends, strict=False))
         return np.array([np.sort(one)[:MEAN_OF_NEAREST].mean() for one in each])
     nearest: npt.NDArray[np.float64] = np.minimum.reduceat(to_templates, starts)
     if measure is PersonDistance.NEAREST:

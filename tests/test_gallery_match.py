@@ -15,7 +15,14 @@ from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, Match, MatchStatus
 from gallery import Gallery, NewTemplate
 from gallery.calibration import ImpostorModel
-from gallery.matching import MEAN_OF_NEAREST, Doubt, NearestPeople, PersonDistance, doubts
+from gallery.matching import (
+    MEAN_OF_NEAREST,
+    Doubt,
+    NearestPeople,
+    PersonDistance,
+    distances_to_people,
+    doubts,
+)
 
 
 def brute_force(
@@ -391,3 +398,11 @@ def test_nobody_and_templates_that_cancel_out(tmp_path: Path, measure: PersonDis
         gallery.add("Ada", templates(np.concatenate([vector, -vector])))
         distance = gallery.match(vector, person_distance=measure)[0].distance_l2
     assert distance == pytest.approx({"nearest-or-mean": 0, "nearest": 0}.get(measure.value, 1), abs=1e-6)
+
+
+@pytest.mark.parametrize("measure", PersonDistance)
+def test_no_people_no_distances(measure: PersonDistance) -> None:
+    nobody = distances_to_people(
+        person_vectors(1, 1)[0], np.zeros((0, 128), np.float32), np.zeros(0, np.int64), measure
+    )
+    assert nobody.shape == (0,)
