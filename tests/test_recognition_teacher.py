@@ -140,8 +140,25 @@ def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: Fa
         return task.losses(task.module, batch, 0.0)["hint"].item()
 
     before = hint()
-    task.solve_projections(batches=2)
+    task.fit_to_network()
     assert hint() < 0.1 < 0.5 < before
+
+
+def test_directions_begin_as_the_means_of_peoples_vectors(crops: FaceCrops) -> None:
+    people_only = LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1)
+    config = RecognitionTaskConfig(loss=people_only, held_out_share=0.1)
+    task = RecognitionTask(tiny_network(seed=0), SPEC, crops, config, batch_size=8, seed=0, workers=0)
+    trained, _ = crops.split(0.1)
+    own = trained[crops.people[trained] == 1]
+    faces = torch.from_numpy(np.stack([cut(crops.pixels(int(i)), SIDE_PX, MARGIN) for i in own]))
+    assert 1 < len(own) <= 8
+    task.fit_to_network()
+    with torch.no_grad():
+        vectors = task.module.eval()(Normalisation(SPEC, torch.device("cpu"))(faces))[0]
+    assert task.module.margin_head is not None
+    torch.testing.assert_close(
+        task.module.margin_head.directions[1].detach(), functional.normalize(vectors.mean(dim=0), dim=0)
+    )
 
 
 def test_photos_are_aligned_as_the_pipeline_aligns_them(tmp_path: Path, astronaut: UInt8Array) -> None:

@@ -56,7 +56,7 @@ def train_encoder(
         with main_first():
             task = build_task(config, start, device)
         if config.network.initial != "random" and not resume:
-            task.solve_projections()
+            task.fit_to_network()
         _LOG.info("training on %s with %d process(es)", device, world_size())
         loop = TrainingLoop(task, config.optimiser, config.loop, folder, to_plain(config), on_log, on_step)
         loop.run(resume)

@@ -78,11 +78,7 @@ class BatchPlan:
                 f"batch: {config.people} people with {config.photos_per_person} photos each are more than "
                 f"{size} faces (loop.batch_size)"
             )
-        labelled = trained[people[trained] != NOBODY]
-        by_person = labelled[np.argsort(people[labelled], kind="stable")]
-        starts = np.flatnonzero(np.diff(people[by_person], prepend=NOBODY))[1:]
-        groups = np.split(by_person, starts) if len(by_person) else []
-        self._groups = [group for group in groups if len(group) >= 2]
+        self._groups = [group for group in grouped_by_person(people, trained) if len(group) >= 2]
         if not len(trained):
             raise DataError("no faces to train on")
         if len(self._groups) < config.people:
@@ -155,6 +151,14 @@ class FaceSampler:
         matrix = shake_matrix(self._size_px, self._shake, rng)
         clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
         return clean, damage(clean, self._damage, rng)
+
+
+def grouped_by_person(people: Indices, crops: Indices) -> list[Indices]:
+    """The labelled ones of these crops, person by person; `people` (n,) says who each crop shows."""
+    labelled = crops[people[crops] != NOBODY]
+    by_person = labelled[np.argsort(people[labelled], kind="stable")]
+    starts = np.flatnonzero(np.diff(people[by_person], prepend=NOBODY))[1:]
+    return np.split(by_person, starts) if len(by_person) else []
 
 
 def _photos_of(group: Indices, count: int, rng: np.random.Generator) -> Indices:

@@ -26,12 +26,20 @@ from training.recognition.losses import (
     relation_loss,
     triplet_loss,
 )
-from training.recognition.sampling import BatchConfig, BatchPlan, FaceBatch, FaceSampler, Indices
+from training.recognition.sampling import (
+    BatchConfig,
+    BatchPlan,
+    FaceBatch,
+    FaceSampler,
+    Indices,
+    grouped_by_person,
+)
 from training.recognition.teacher import Lessons, TeacherConfig, TeacherOutput, matching_taps, open_lessons
 from training.stream import batches_of_process
 from weights.card import InputSpec
 
 _MOST_HELD_OUT = 4000
+_FACES_OF_A_DIRECTION = 8
 
 Validator = Callable[[FaceNet], dict[str, float]]
 
@@ -143,6 +151,7 @@ class RecognitionTask:
         trained, held_out = crops.split(config.held_out_share)
         plan = BatchPlan(crops.people, trained, config.batch, size=batch_size, seed=seed)
         self.samples_per_epoch = len(trained)
+        self._trained_crops = trained
         self._lessons: Lessons | None = None
         if teacher and config.loss.needs_teacher:
             self._lessons = open_lessons(teacher, crops, input_spec, self._margin, cache, self._device)
@@ -191,14 +200,20 @@ class RecognitionTask:
         return ", ".join(self._crops.names[i] for i in batch.indices.tolist())
 
     @torch.no_grad()
-    def solve_projections(self, batches: int = 8, ridge: float = 1e-3) -> None:
-        """Set the projections to the best ones for the network as it is, by least squares.
+    def fit_to_network(self) -> None:
+        """Begin with the projections and the people's directions that suit the network as it is.
 
-        For a network that is trained already: random projections would pull at its maps for no reason.
+        For a network that is trained already: random ones would pull at it for no reason.
         """
+        self.module.eval()
+        self._solve_projections()
+        self._take_mean_directions()
+        self.module.train()
+
+    def _solve_projections(self, batches: int = 8, ridge: float = 1e-3) -> None:
+        """By least squares."""
         if self._lessons is None or not self.module.projections:
             return
-        self.module.eval()
         sums = [_LeastSquares(p.in_channels) for p in self._projections()]
         for number in range(batches):
             batch = self._sampler.batch(number)
@@ -209,7 +224,19 @@ class RecognitionTask:
                 equations.add(taps[tap], theirs)
         for equations, projection in zip(sums, self._projections(), strict=True):
             equations.solve_into(projection, ridge)
-        self.module.train()
+
+    def _take_mean_directions(self) -> None:
+        """The mean of the vectors of a few of a person's faces; random for who has none to train on."""
+        head = self.module.margin_head
+        groups = grouped_by_person(self._crops.people, self._trained_crops)
+        if head is None or not groups:
+            return
+        faces = np.concatenate([group[:_FACES_OF_A_DIRECTION] for group in groups])
+        people = torch.from_numpy(self._crops.people[faces]).to(self._device)
+        vectors = torch.cat([self.module(self._input(part))[0] for part in self._upright(faces)])
+        means = torch.zeros_like(head.directions).index_add_(0, people, vectors)
+        seen = means.any(dim=1)
+        head.directions[seen] = functional.normalize(means[seen])
 
     def _projections(self) -> list[nn.Conv2d]:
         return list(self.module.projections)  # type: ignore[arg-type]
@@ -282,7 +309,7 @@ class RecognitionTask:
         return labelled[:_MOST_HELD_OUT]
 
     def _held_out_figures(self, module: TrainedEncoder) -> dict[str, float]:
-        vectors = torch.cat([module(self._input(part))[0] for part in self._held_out_faces()])
+        vectors = torch.cat([module(self._input(part))[0] for part in self._upright(self._held_out)])
         if self._lessons is not None:
             if self._held_out_truth is None:
                 self._held_out_truth = self._lessons.of_crops(self._held_out)
@@ -291,10 +318,11 @@ class RecognitionTask:
         auc = _same_person_auc(vectors, self._crops.people[self._held_out])
         return {} if auc is None else {"same_person_auc": auc, "score": auc}
 
-    def _held_out_faces(self) -> list[Tensor]:
-        crops = (self._crops.pixels(int(i)) for i in self._held_out)
-        faces = np.stack([cut(crop, self._size_px, self._margin) for crop in crops])
-        return list(torch.split(torch.from_numpy(faces), self._batch_size))
+    def _upright(self, indices: Indices) -> Iterator[Tensor]:
+        """Batches of crops as they are, neither shaken nor damaged."""
+        for first in range(0, len(indices), self._batch_size):
+            crops = (self._crops.pixels(int(i)) for i in indices[first : first + self._batch_size])
+            yield torch.from_numpy(np.stack([cut(crop, self._size_px, self._margin) for crop in crops]))
 
 
 class _LeastSquares:
