@@ -16,9 +16,8 @@ from facepipe.faces import FloatArray, Match
 from gallery.archive import read_archive, write_archive
 from gallery.calibration import DEFAULT_FPIR
 from gallery.codec import KEY_VARIABLE, secret_of_environment
+from gallery.derived_index import INDEX_FILE, DerivedIndex
 from gallery.files import PRIVATE_FOLDER_MODE
-from gallery.index import VectorIndex, is_far_behind
-from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
 from gallery.matching import (
     PersonAt,
     PersonDistance,
@@ -45,8 +44,6 @@ from gallery.schema import SCHEMA_VERSION
 from gallery.store import Store
 
 STORE_FILE = "gallery.sqlite3"
-INDEX_FILE = "index.faiss"
-INDEX_TEMPORARY_FILE = "index.faiss.tmp"
 
 logger = logging.getLogger("facepipe")
 
@@ -70,13 +67,8 @@ class Gallery:
         self.read_only = store.read_only
         self._store = store
         self._takes_vectors = encoder is not None
-        self._index: VectorIndex | None = None
+        self._index = DerivedIndex(path, store)
         self._people_counted = (-1, 0)  # At which generation, and how many.
-        self._index_is_due = False
-        self._index_file_is_damaged = False
-        self._index_file_was_behind = False
-        # An index file that is missing, or older than this, is news; 0: there need not be one.
-        self._expected_generation = store.opened_state.generation
 
     @classmethod
     def open(
@@ -121,8 +113,8 @@ class Gallery:
         try:
             if store.was_older:
                 with store.changing():
-                    gallery._forget_index_file()  # Of an older format.
-            gallery._look_at_index_file()
+                    gallery._index.forget_file()  # Of an older format.
+            gallery._index.look_at_file()
         except BaseException:
             store.close()
             raise
@@ -139,11 +131,11 @@ class Gallery:
     def close(self) -> None:
         """Save the index if it went ahead of its file, and close."""
         try:
-            self._save_index()
+            self._index.save()
         except GalleryError as error:  # The index can be made again; what was asked for is done.
             logger.warning("%s: the index could not be saved (%s); it can be made again", self.path, error)
         finally:
-            self._index, self._index_is_due = None, False
+            self._index.drop()
             self._store.close()
 
     @contextmanager
@@ -177,7 +169,7 @@ class Gallery:
         for template in templates:
             require_vectors(template.embedding[None], self.encoder.dimensions, f"embedding of {name!r}")
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             return self._store.add(name, templates)
 
     def people(self) -> list[Person]:
@@ -231,9 +223,9 @@ class Gallery:
         if source == into:
             raise GalleryError(f"{source!r} can't be merged into the same person")
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             count = self._store.merge(source, into)
-        self._erase_from_index()
+        self._index.erase_removed()
         self._store.wipe_deleted()
         return count
 
@@ -250,9 +242,9 @@ class Gallery:
         """
         name = clean_name(name)
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             count = self._store.remove(name, self._default_threshold(self._store.counts()[1]))
-        self._erase_from_index()
+        self._index.erase_removed()
         self._store.wipe_deleted()
         return count
 
@@ -270,9 +262,9 @@ class Gallery:
         """
         sources = list(dict.fromkeys([str(photo), str(Path(photo).resolve())]))
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             count = self._store.remove_photo(sources, photo_sha256)
-        self._erase_from_index()
+        self._index.erase_removed()
         self._store.wipe_deleted()
         return count
 
@@ -373,7 +365,7 @@ class Gallery:
         if not ids:
             raise GalleryError(f"no faces given to remember of {name!r}")
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             return self._store.enroll_unknown(ids, name)
 
     @property
@@ -385,7 +377,7 @@ class Gallery:
     def info(self) -> GalleryInfo:
         """The gallery in figures."""
         with self._store.reading():
-            generation, index_is_behind = self._store.generation(), self._index_file_is_behind()
+            generation, index_is_behind = self._store.generation(), self._index.is_file_behind()
             people, templates, unknown_faces = self._store.counts()
             threshold_l2 = self._store.threshold()
         files = [*self.path.glob(f"{STORE_FILE}*"), *self.path.glob(f"{INDEX_FILE}*")]
@@ -446,7 +438,7 @@ class Gallery:
         require_threshold(min_margin_l2)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
         with self._store.reading():
-            index = self._current_index()
+            index = self._index.current()
             nearest = rank_people(index, self._store, embeddings, person_distance)
             standard_l2 = self._default_threshold(len(index)) if threshold_l2 is None else threshold_l2
             own_l2 = self._store.thresholds_of(nearest.people)
@@ -459,7 +451,7 @@ class Gallery:
         """Of each vector, float32 (n, d), the nearest person who is not `name`, by the nearest template."""
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to compare")
         with self._store.reading():
-            nearest = nearest_people(self._current_index(), self._store, embeddings)
+            nearest = nearest_people(self._index.current(), self._store, embeddings)
             names = self._store.names_of(nearest.people)
         return others_than(clean_name(name), nearest, names)
 
@@ -467,7 +459,7 @@ class Gallery:
     def default_threshold_l2(self) -> float:
         """What `match` takes for people without a threshold of their own; 0: none was measured."""
         with self._store.reading():
-            return self._default_threshold(len(self._current_index()))  # SQLite counts row by row.
+            return self._default_threshold(len(self._index.current()))  # SQLite counts row by row.
 
     def _default_threshold(self, templates: int) -> float:
         """Inside a transaction."""
@@ -513,7 +505,7 @@ class Gallery:
     def add_contents(self, contents: Contents) -> int:
         """Add what an archive or another gallery holds, in one transaction; answers how many were new."""
         with self._store.changing():
-            self._index_is_due = True
+            self._index.is_due = True
             return self._store.add_contents(contents)
 
     def merge_from(self, other: str | Path, secret: bytes | None = None) -> int:
@@ -575,117 +567,16 @@ class Gallery:
     def _convert(self, secret: bytes | None) -> None:
         with self._store.changing():
             self._store.convert(secret)
-            self._forget_index_file()
+            self._index.forget_file()
         self._store.wipe_deleted()
 
     def rebuild_index(self) -> None:
         """Throw the index away and make it again."""
-        with self._store.changing():
-            self._forget_index_file()
-        self._index, self._index_is_due = None, True
-        self._save_index()
-
-    def _forget_index_file(self) -> None:
-        """Inside a transaction: index files are saved under the same lock, so none comes back."""
-        for derived in (INDEX_FILE, INDEX_TEMPORARY_FILE):
-            (self.path / derived).unlink(missing_ok=True)
-        self._expected_generation = 0
+        self._index.rebuild()
 
     def _require_outside(self, target: Path) -> None:
         if target.resolve().is_relative_to(self.path.resolve()):
             raise GalleryError(f"{target}: archives and backups can't be kept in the gallery's own folder")
-
-    # The index, kept in step with the truth; all inside a transaction
-
-    def _current_index(self) -> VectorIndex:
-        state = self._store.vector_state()
-        self._index_is_due = True
-        if self._index is None:
-            self._index = self._load_index()
-            # Whatever its state: a file that rows were erased from need not hold the newest.
-            self._catch_up(self._index, state)
-        elif self._index.state != state:
-            self._catch_up(self._index, state)
-        return self._index
-
-    def _load_index(self) -> VectorIndex:
-        """The saved index if it can be trusted, else an empty one; says what is wrong."""
-        dimensions = self.encoder.dimensions
-        try:
-            index = VectorIndex.load(self.path / INDEX_FILE, dimensions)
-        except FileNotFoundError:
-            if self._expected_generation:
-                self._say("is missing; it is made again")
-            return VectorIndex(dimensions)
-        except DamagedIndexError as error:
-            self._index_file_is_damaged = True
-            self._say(f"is damaged ({error}); it is made again")
-            return VectorIndex(dimensions)
-        if not self._store.went_through(index.state):
-            self._say("belongs to another gallery; it is made again")
-            return VectorIndex(dimensions)
-        if self._expected_generation and self._index_file_was_behind:
-            self._say("is out of date; it is brought up to date")
-        return index
-
-    def _say(self, what: str) -> None:
-        logger.warning("%s: the index %s; nothing is lost", self.path / INDEX_FILE, what)
-
-    def _catch_up(self, index: VectorIndex, state: VectorState) -> None:
-        """Read what was added and removed since: an id means the same vector for ever, and new ones rise."""
-        index.remove(self._store.removed_after(index.state.generation))
-        for ids, vectors in self._store.vectors_after(index.last_id):
-            index.add(ids, vectors)
-        index.state = state
-
-    def _index_file_is_behind(self) -> bool:
-        """Whether the file can't be used, or so much is missing from it that opening it takes long."""
-        saved = saved_extent(self.path / INDEX_FILE)
-        if saved is None or self._index_file_is_damaged or not self._store.went_through(saved.state):
-            return True
-        added = self._store.count_after(saved.last_id)
-        return is_far_behind(saved, added, len(self._store.removed_after(saved.state.generation)))
-
-    def _save_index(self) -> None:
-        if self.read_only or self._store.is_encrypted or not self._index_is_due:
-            return
-        with self._store.reading():
-            if not self._index_file_is_behind():
-                return
-            self._current_index().settle()  # Takes seconds where it is large, and nobody need wait for that.
-        with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
-            self._current_index().save(self.path / INDEX_FILE, self.path / INDEX_TEMPORARY_FILE)
-
-    def _erase_from_index(self) -> None:
-        """Overwrite in the index file what was removed; where that can't be done, the file is deleted.
-
-        In a transaction of its own: index files are saved under the same lock, so none brings vectors back.
-        """
-        file = self.path / INDEX_FILE
-        with self._store.changing():
-            (self.path / INDEX_TEMPORARY_FILE).unlink(missing_ok=True)
-            saved = saved_extent(file)
-            try:
-                if saved is None or not self._store.went_through(saved.state):
-                    raise DamagedIndexError("is not of this gallery")
-                removed = self._store.removed_after(saved.state.generation)
-                erase_rows(file, removed, self._store.vector_state())
-            except (DamagedIndexError, OSError):
-                file.unlink(missing_ok=True)
-                self._expected_generation = 0
-
-    def _look_at_index_file(self) -> None:
-        """On opening: is it behind; and do what a process killed while removing could not any more."""
-        with self._store.reading():
-            self._index_file_was_behind = self._index_file_is_behind()
-            saved = saved_extent(self.path / INDEX_FILE)
-            is_erasing_due = (
-                saved is not None
-                and self._store.went_through(saved.state)
-                and bool(len(self._store.removed_after(saved.state.generation)))
-            )
-        if is_erasing_due and not self.read_only:
-            self._erase_from_index()
 
     def _require_encoder(self) -> None:
         if not self._takes_vectors:

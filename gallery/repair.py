@@ -21,7 +21,8 @@ from facepipe.files import atomic_write_bytes
 from gallery.checks import Row, RowCheck, summarised
 from gallery.codec import PlainCodec, secret_of_environment
 from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
-from gallery.gallery import INDEX_FILE, STORE_FILE, Gallery
+from gallery.derived_index import INDEX_FILE
+from gallery.gallery import STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
 from gallery.records import EncoderIdentity, Finding

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from facepipe.faces import FloatArray
 from gallery import Gallery
+from gallery.derived_index import DerivedIndex
 from gallery.index import IdArray, VectorIndex
 from gallery.index_file import saved_extent
 from gallery.store import Store
@@ -383,8 +384,8 @@ def test_what_a_killed_remover_left_is_erased_by_the_next_opening(
 ) -> None:
     vector = person_vectors(2, 3)[1].tobytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Gallery, "_erase_from_index", lambda self: None)
-        patch.setattr(Gallery, "_save_index", lambda self: None)
+        patch.setattr(DerivedIndex, "erase_removed", lambda self: None)
+        patch.setattr(DerivedIndex, "save", lambda self: None)
         with Gallery.open(folder, ENCODER) as gallery:
             gallery.remove("Bob")
     assert vector in (folder / "index.faiss").read_bytes()
@@ -467,7 +468,7 @@ def test_a_full_disk_while_saving_the_index_loses_nothing(
     """The whole device /dev/full answers every write with "no space left"."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    monkeypatch.setattr("gallery.gallery.INDEX_TEMPORARY_FILE", "full")
+    monkeypatch.setattr("gallery.derived_index.INDEX_TEMPORARY_FILE", "full")
     (folder / "full").symlink_to("/dev/full")
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.add("Eve", templates(person_vectors(3, 500)))

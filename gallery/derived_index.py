@@ -1,0 +1,151 @@
+"""The index of a gallery, kept in step with the truth: in memory, and in a file that may always be lost."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gallery.index import VectorIndex, is_far_behind
+from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
+from gallery.store import Store
+
+INDEX_FILE = "index.faiss"
+INDEX_TEMPORARY_FILE = "index.faiss.tmp"
+
+logger = logging.getLogger("facepipe")
+
+
+class DerivedIndex:
+    """The one index of an open gallery.
+
+    Args:
+        folder: The gallery's.
+        store: Its truth.
+
+    Attributes:
+        is_due: Something was read or changed, so that the file may have to be written at the end.
+    """
+
+    def __init__(self, folder: Path, store: Store) -> None:
+        self._file, self._temporary_file = folder / INDEX_FILE, folder / INDEX_TEMPORARY_FILE
+        self._store = store
+        self._index: VectorIndex | None = None
+        self.is_due = False
+        self._file_is_damaged = False
+        self._file_was_behind = False
+        # A file that is missing, or older than this, is news; 0: there need not be one.
+        self._expected_generation = store.opened_state.generation
+
+    def current(self) -> VectorIndex:
+        """The index of the present vectors. Inside a transaction."""
+        state = self._store.vector_state()
+        self.is_due = True
+        if self._index is None:
+            self._index = self._load()
+            # Whatever its state: a file that rows were erased from need not hold the newest.
+            self._catch_up(self._index, state)
+        elif self._index.state != state:
+            self._catch_up(self._index, state)
+        return self._index
+
+    def drop(self) -> None:
+        """Free the memory; what was not saved is made again when it is wanted."""
+        self._index, self.is_due = None, False
+
+    def save(self) -> None:
+        """Write the file if the index went ahead of it. Outside of any transaction."""
+        if self._store.read_only or self._store.is_encrypted or not self.is_due:
+            return
+        with self._store.reading():
+            if not self.is_file_behind():
+                return
+            self.current().settle()  # Takes seconds where it is large, and nobody need wait for that.
+        with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
+            self.current().save(self._file, self._temporary_file)
+
+    def rebuild(self) -> None:
+        """Throw the index away and make it again. Outside of any transaction."""
+        with self._store.changing():
+            self.forget_file()
+        self._index, self.is_due = None, True
+        self.save()
+
+    def forget_file(self) -> None:
+        """Delete the file.
+
+        Inside a changing transaction: files are saved under the same lock, so none comes back.
+        """
+        for derived in (self._file, self._temporary_file):
+            derived.unlink(missing_ok=True)
+        self._expected_generation = 0
+
+    def is_file_behind(self) -> bool:
+        """Whether the file can't be used, or so much is missing from it that opening it takes long.
+
+        Inside a transaction.
+        """
+        saved = saved_extent(self._file)
+        if saved is None or self._file_is_damaged or not self._store.went_through(saved.state):
+            return True
+        added = self._store.count_after(saved.last_id)
+        return is_far_behind(saved, added, len(self._store.removed_after(saved.state.generation)))
+
+    def look_at_file(self) -> None:
+        """On opening: is it behind; and do what a process killed while removing could not any more."""
+        with self._store.reading():
+            self._file_was_behind = self.is_file_behind()
+            saved = saved_extent(self._file)
+            is_erasing_due = (
+                saved is not None
+                and self._store.went_through(saved.state)
+                and bool(len(self._store.removed_after(saved.state.generation)))
+            )
+        if is_erasing_due and not self._store.read_only:
+            self.erase_removed()
+
+    def erase_removed(self) -> None:
+        """Overwrite in the file what was removed; where that can't be done, the file is deleted.
+
+        In a transaction of its own: files are saved under the same lock, so none brings vectors back.
+        """
+        with self._store.changing():
+            self._temporary_file.unlink(missing_ok=True)
+            saved = saved_extent(self._file)
+            try:
+                if saved is None or not self._store.went_through(saved.state):
+                    raise DamagedIndexError("is not of this gallery")
+                removed = self._store.removed_after(saved.state.generation)
+                erase_rows(self._file, removed, self._store.vector_state())
+            except (DamagedIndexError, OSError):
+                self._file.unlink(missing_ok=True)
+                self._expected_generation = 0
+
+    def _load(self) -> VectorIndex:
+        """The saved index if it can be trusted, else an empty one; says what is wrong."""
+        dimensions = self._store.encoder.dimensions
+        try:
+            index = VectorIndex.load(self._file, dimensions)
+        except FileNotFoundError:
+            if self._expected_generation:
+                self._say("is missing; it is made again")
+            return VectorIndex(dimensions)
+        except DamagedIndexError as error:
+            self._file_is_damaged = True
+            self._say(f"is damaged ({error}); it is made again")
+            return VectorIndex(dimensions)
+        if not self._store.went_through(index.state):
+            self._say("belongs to another gallery; it is made again")
+            return VectorIndex(dimensions)
+        if self._expected_generation and self._file_was_behind:
+            self._say("is out of date; it is brought up to date")
+        return index
+
+    def _catch_up(self, index: VectorIndex, state: VectorState) -> None:
+        """Read what was added and removed since: an id means the same vector for ever, and new ones rise."""
+        index.remove(self._store.removed_after(index.state.generation))
+        for ids, vectors in self._store.vectors_after(index.last_id):
+            index.add(ids, vectors)
+        index.state = state
+
+    def _say(self, what: str) -> None:
+        logger.warning("%s: the index %s; nothing is lost", self._file, what)
