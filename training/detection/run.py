@@ -90,7 +90,7 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         workers=config.loop.workers,
         teacher=load_teacher(config.teacher) if config.teacher else None,
         validator=validator,
-        compile_teacher=config.loop.compile,
+        compiled=config.loop.compile,
         device=device,
     )
 

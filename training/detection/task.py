@@ -78,7 +78,7 @@ class DetectorTask:
         workers: Processes that prepare batches.
         teacher: What to learn from besides labels.
         validator: Figures of a network; "score" chooses the best checkpoint.
-        compile_teacher: With torch.compile.
+        compiled: Whether the teacher and the comparison with its maps go through torch.compile.
         device: Where it all runs.
 
     Raises:
@@ -98,7 +98,7 @@ class DetectorTask:
         workers: int,
         teacher: Teacher | None = None,
         validator: Callable[[RetinaFace], dict[str, float]] | None = None,
-        compile_teacher: bool = False,
+        compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
         _check_teacher(teacher, anchors, config.loss, data)
@@ -108,7 +108,8 @@ class DetectorTask:
         self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
         self._validator = validator
         self._input = Normalisation(input_spec, self._device)
-        self._teacher = _RunningTeacher(teacher, self._device, compile_teacher) if teacher else None
+        self._teacher = _RunningTeacher(teacher, self._device, compiled) if teacher else None
+        self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         projections = _projections(network, teacher.network) if teacher else []
         self.module = _placed(TrainedDetector(network, projections), self._device)
         self.samples_per_epoch = sum(len(d.photos.photos) for d in data)
@@ -134,7 +135,7 @@ class DetectorTask:
             teacher_maps, teacher_output = self._teacher(pixels)
             parts |= teacher_losses(output, teacher_output, targets, config)
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
-            parts["hint"] = weight * hint_loss(maps, teacher_maps)
+            parts["hint"] = weight * self._hint_loss(maps, teacher_maps)
         return parts
 
     def validate(self, module: nn.Module) -> dict[str, float]:
