@@ -50,7 +50,8 @@ class LoopConfig:
         freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
         ema_decay: Of the averaged weights, which are validated and shipped.
         precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
-        compile: Compile the network with torch.compile (a minute at the start; pays on long runs).
+        compile: Compile the network with torch.compile (a minute at the start; pays on long runs). It needs
+            a C++ compiler; where there is none, trainers say so and run uncompiled.
         validate_every, checkpoint_every, log_every: In steps. The end of the run is always validated.
         keep_every: Keep a checkpoint of its own, step_NNN.pt, every so many steps; 0: never.
         tensorboard: Write TensorBoard events beside log.csv.

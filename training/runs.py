@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from facepipe.errors import UsageError
 from facepipe.images import write_image
@@ -15,9 +18,11 @@ from training.configuration import read_configuration
 from training.curves import draw_curves
 from training.distributed import is_main
 from training.logs import read_log
-from training.loop import TrainingLoop
+from training.loop import LoopConfig, TrainingLoop
 
 Config = TypeVar("Config")
+
+_LOG = logging.getLogger("facepipe.training")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,23 @@ def check_folder(folder: Path, resume: bool) -> None:
     if (folder / "last.pt").is_file() != resume:
         cure = "holds no run to continue" if resume else "holds a run; continue it with --resume"
         raise UsageError(f"{folder}: {cure}, or choose another folder")
+
+
+def settled_loop(config: LoopConfig, device: torch.device) -> LoopConfig:
+    """The configuration as it can be carried out: uncompiled where torch.compile fails, which is said."""
+    if not config.compile:
+        return config
+    try:
+        torch.compile(_three_times)(torch.ones(2, device=device))
+    except RuntimeError as error:  # All that TorchDynamo raises is one.
+        reason = str(error).partition("\n")[0]
+        _LOG.warning(
+            "torch.compile does not work here, so training is slower (install a C++ compiler, or "
+            "say loop.compile=false): %s",
+            reason,
+        )
+        return replace(config, compile=False)
+    return config
 
 
 def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -118,3 +140,7 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return "/".join(Path(value).parts[-2:])
     return value
+
+
+def _three_times(values: torch.Tensor) -> torch.Tensor:
+    return 3 * values

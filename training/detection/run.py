@@ -24,7 +24,7 @@ from training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDet
 from training.detection.validation import Validator, evenly, network_detector
 from training.distributed import is_main, main_first, process_group, world_size
 from training.loop import Progress, TrainingLoop
-from training.runs import TrainingOutcome, check_folder, outcome_of
+from training.runs import TrainingOutcome, check_folder, outcome_of, settled_loop
 
 _LOG = logging.getLogger("facepipe.training")
 _SAMPLE_PHOTOS = 12
@@ -56,6 +56,7 @@ def train_detector(
     """
     check_folder(folder, resume)
     with process_group(config.device) as device:
+        config = replace(config, loop=settled_loop(config.loop, device))
         torch.manual_seed(config.loop.seed)
         start = initial_detector(config.network)
         # The checkpoint must say what the numbers mean, wherever that was read from.

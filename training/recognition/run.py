@@ -20,7 +20,7 @@ from training.recognition.sources import CropSource, DetectionSource, FaceSource
 from training.recognition.start import Encoder, initial_encoder, settled
 from training.recognition.task import RecognitionTask, RecognitionTaskConfig, check_objectives
 from training.recognition.validation import PairValidator
-from training.runs import TrainingOutcome, check_folder, outcome_of
+from training.runs import TrainingOutcome, check_folder, outcome_of, settled_loop
 
 _LOG = logging.getLogger("facepipe.training")
 
@@ -50,6 +50,7 @@ def train_encoder(
     """
     check_folder(folder, resume)
     with process_group(config.device) as device:
+        config = replace(config, loop=settled_loop(config.loop, device))
         torch.manual_seed(config.loop.seed)
         start = initial_encoder(config.network)
         config = replace(config, network=settled(config.network, start))
