@@ -115,7 +115,7 @@ def _configuration(
 
 def _report(outcome: TrainingOutcome) -> None:
     if os.environ.get("RANK", "0") == "0":
-        state = "finished" if outcome.step == outcome.steps else "stopped; continue with --resume"
+        state = "finished" if outcome.step >= outcome.steps else "stopped; continue with --resume"
         click.echo(f"facepipe: step {outcome.step} of {outcome.steps}, {state}: {outcome.last}", err=True)
         for name, value in outcome.figures.items():
             click.echo(f"{name} {value:.4f}")
