@@ -4,9 +4,9 @@
 
 Every contestant looks at the same photos, in turns: our detector on each runtime that is installed, YuNet (an
 ONNX file of OpenCV's model zoo that takes any size) and the MTCNN of facenet-pytorch. All see the photos as
-they are; "as served" is ours with its usual longest side and pyramid. Photos are the labelled ones of FOLDER
-(`images/` and `label.txt`, docs/training.md), laid side by side and cut to size, or else the portrait that
-comes with scikit-image.
+they are; "as served" is ours with its usual longest side, scales and merging. Photos are the labelled ones of
+FOLDER (`images/` and `label.txt`, docs/training.md), laid side by side and cut to size, or else the portrait
+that comes with scikit-image.
 
 With FOLDER, average precision over its photos is measured too, at original size (faces of at least 8 px).
 """
@@ -105,7 +105,7 @@ def measure(
 
 def _ours(weights: str) -> dict[str, Look]:
     found: dict[str, Look] = {}
-    as_they_are = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], None, single_scale=True)
+    as_they_are = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], None, as_published=True)
     for engine in _ENGINES:
         try:
             choice = choose_runtime(engine)

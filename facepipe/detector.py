@@ -13,12 +13,8 @@ import numpy as np
 
 from facepipe.errors import UsageError, WeightsError
 from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.retinaface.anchors import (
-    decode_boxes,
-    decode_landmarks,
-    make_anchors,
-    non_maximum_suppression,
-)
+from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
+from facepipe.retinaface.suppression import agreed_faces, best_faces
 from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
 from weights.card import AnchorSpec, WeightCard
 from weights.registry import DEFAULT_DETECTOR, load_card
@@ -34,6 +30,8 @@ Large anchors see few examples in training and take bare skin for faces: on phot
 removes three of four false alarms above 0.6 and loses no face."""
 _OVERLAP = 0.75
 """A coarser level begins this much below the finer one's end, so that no face falls between them."""
+_LEAST_CANDIDATE = 0.1
+"""Score from which a candidate supports others, whatever score a face needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +44,9 @@ class DetectorOptions:
         max_side: A photo whose longer side is longer is scaled down to it, in pixels; None: original size.
         min_face_px: Least shorter side of a face, in pixels of the photo.
         top_k: At most this many faces, the most confident; None: all.
-        single_scale: Look at one scale only, as published evaluations do. Otherwise large faces are
-            looked for in a quarter of the size.
+        as_published: As published evaluations do: look at one scale only, and take the best candidate of a
+            face as it is. Otherwise large faces are looked for in a quarter of the size, and all candidates
+            of a face have their say.
     """
 
     score_threshold: float = 0.6
@@ -55,7 +54,7 @@ class DetectorOptions:
     max_side: int | None = 1280
     min_face_px: float = 0.0
     top_k: int | None = None
-    single_scale: bool = False
+    as_published: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.score_threshold <= 1:
@@ -139,13 +138,18 @@ class FaceDetector:
         scale = self._finest_scale(long_side)
         image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
         levels = [_Level(index, image, size_wh)]
-        while not self.options.single_scale and long_side * scale > _COARSEST_LONG_SIDE:
+        while not self.options.as_published and long_side * scale > _COARSEST_LONG_SIDE:
             scale /= _COARSER_BY
             image = _resized(image, width * scale, height * scale)
             levels[-1] = replace(levels[-1], largest_face_px=_LARGEST_FACE_PX)
             least = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
             levels.append(_Level(index, image, size_wh, least_face_px=least))
         return levels
+
+    @property
+    def _least_candidate(self) -> float:
+        wanted = self.options.score_threshold
+        return wanted if self.options.as_published else min(wanted, _LEAST_CANDIDATE)
 
     def _finest_scale(self, long_side: int) -> float:
         return min(1.0, (self.options.max_side or long_side) / long_side)
@@ -170,7 +174,7 @@ class FaceDetector:
     def _decode(
         self, boxes: FloatArray, scores: FloatArray, landmarks: FloatArray, anchors: FloatArray
     ) -> Faces:
-        likely = np.flatnonzero(scores > self.options.score_threshold)
+        likely = np.flatnonzero(scores > self._least_candidate)
         variances = self._anchors.variances
         return Faces(
             decode_boxes(boxes[likely], anchors[likely], variances),
@@ -184,7 +188,10 @@ class FaceDetector:
             np.concatenate([faces.scores for faces in levels]),
             np.concatenate([faces.landmarks for faces in levels]),
         )
-        faces = faces.select(non_maximum_suppression(faces.boxes_xyxy, faces.scores, self.options.nms_iou))
+        if self.options.as_published:
+            faces = best_faces(faces, self.options.nms_iou)
+        else:
+            faces = agreed_faces(faces, self.options.nms_iou, self.options.score_threshold)
         inside = np.clip(faces.boxes_xyxy, 0, np.tile(np.array(size_wh, np.float32), 2))
         faces = Faces(inside, faces.scores, faces.landmarks)
         faces = faces.select(faces.sizes_px >= max(self.options.min_face_px, 1.0))

@@ -33,6 +33,7 @@ from training.detection.configuration import DetectorConfig, NetworkConfig, Teac
 from training.detection.crops import WeightedPhotos
 from training.detection.data import PhotoFiles
 from training.detection.labels import read_labels, unlabelled_photos
+from training.detection.losses import LossConfig
 from training.detection.run import train_detector, write_preview
 from training.detection.start import initial_detector, load_teacher
 from training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
@@ -301,9 +302,29 @@ def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Pat
     assert len(_task_with(dataset, same).module.projections) == 0
 
 
-def _task_with(dataset: Path, teacher: Teacher | None, labelled: bool = True) -> DetectorTask:
+def test_all_hints_reach_every_block_of_the_backbone(dataset: Path) -> None:
+    teacher = Teacher(retinaface_mobilenet025(), IMAGENET_INPUT)
+    for hints_from, maps in (("pyramid", 6), ("all", 6 + 14)):
+        task = _task_with(dataset, teacher, loss=LossConfig(hints_from=hints_from))
+        shown, _ = task.module(torch.zeros(1, 3, 64, 64))
+        assert len(shown) == maps
+    losses = task.losses(task.module, next(task.batches(0)), 0.0)
+    losses["hint"].backward()  # type: ignore[no-untyped-call]
+    assert all(p.grad is not None for p in task.module.network.backbone.parameters())
+
+
+def test_all_hints_need_a_teacher_of_the_same_layers(dataset: Path) -> None:
+    wide = RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=96, slope=0.0)
+    with pytest.raises(UsageError, match="other layers"):
+        _task_with(dataset, Teacher(wide, IMAGENET_INPUT), loss=LossConfig(hints_from="all"))
+
+
+def _task_with(
+    dataset: Path, teacher: Teacher | None, labelled: bool = True, loss: LossConfig | None = None
+) -> DetectorTask:
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0, labelled)]
-    config = DetectorTaskConfig(augment=replace(DetectorTaskConfig().augment, size_px=64))
+    augment = replace(DetectorTaskConfig().augment, size_px=64)
+    config = DetectorTaskConfig(augment=augment, loss=loss or LossConfig())
     network = retinaface_mobilenet025()
     return DetectorTask(
         network,

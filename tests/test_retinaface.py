@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from network_helpers import preprocessed
 
-from facepipe.faces import FloatArray
-from facepipe.retinaface.anchors import (
-    decode_boxes,
-    decode_landmarks,
-    make_anchors,
-    non_maximum_suppression,
-)
+from facepipe.faces import Faces, FloatArray
+from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
+from facepipe.retinaface.suppression import agreed_faces, non_maximum_suppression
 from weights.card import AnchorSpec
 
 PHOTOS = ("astronaut", "group", "portrait")
@@ -162,3 +158,56 @@ def test_equal_scores_and_no_boxes_at_all() -> None:
     boxes = np.array([(0, 0, 10, 10), (0, 0, 10, 10), (20, 0, 30, 10)], np.float32)
     assert non_maximum_suppression(boxes, np.full(3, 0.9, np.float32), 0.4).tolist() == [0, 2]
     assert non_maximum_suppression(boxes[:0], np.zeros(0, np.float32), 0.4).tolist() == []
+
+
+def candidates(*rows: tuple[float, float, float, float, float]) -> Faces:
+    """Candidates from left, top, right, bottom and score; all five landmarks in the middle of the box."""
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    middles = (table[:, :2] + table[:, 2:4]) / 2
+    return Faces(table[:, :4].copy(), table[:, 4].copy(), np.repeat(middles[:, None], 5, axis=1))
+
+
+def test_candidates_of_a_face_agree_on_box_landmarks_and_score() -> None:
+    # The second overlaps the first by 0.6, the third by 1/3 only: another face, which it suppresses at 0.3.
+    found = candidates((0, 0, 20, 20, 0.8), (5, 0, 25, 20, 0.4), (10, 0, 30, 20, 0.6))
+    face = agreed_faces(found, 0.3, 0.1)
+    first, second = 0.8**2, 0.4**2 * 0.6
+    left = 5 * second / (first + second)
+    np.testing.assert_allclose(face.boxes_xyxy, [[left, 0, left + 20, 20]], atol=1e-5)
+    np.testing.assert_allclose(face.landmarks, np.full((1, 5, 2), [left + 10, 10]), atol=1e-5)
+    np.testing.assert_allclose(face.scores, [0.8 * (1 + 0.4 * 0.6) / 2], atol=1e-6)
+
+
+def test_a_candidate_that_stands_alone_falls_behind_one_with_support() -> None:
+    found = candidates((0, 0, 20, 20, 0.9), *[(100, 0, 120, 20, 0.7)] * 3)
+    faces = agreed_faces(found, 0.4, 0.1)
+    np.testing.assert_allclose(faces.boxes_xyxy[:, 0], [100, 0], atol=1e-4)
+    np.testing.assert_allclose(faces.scores, [0.7 * (1 + 1 - 0.3**2) / 2, 0.45], atol=1e-6)
+    np.testing.assert_allclose(found.scores, [0.9, 0.7, 0.7, 0.7], err_msg="the candidates are as before")
+
+
+def test_agreement_in_a_crowd_is_that_of_one_face_after_the_other() -> None:
+    boxes, scores = crowded_boxes(seed=3, count=600)
+    points = np.random.default_rng(3).uniform(0, 60, (len(boxes), 5, 2)).astype(np.float32)
+    expected = []
+    for best in slow_suppression(boxes, scores, 0.9):
+        overlap = np.array([slow_iou(boxes[best], other) for other in boxes])
+        same = np.flatnonzero(overlap >= 0.5)
+        weights = scores[same] ** 2 * overlap[same]
+        others = same[same != best]
+        score = scores[best] * (2 - np.prod(1 - scores[others] * overlap[others])) / 2
+        means = (np.average(column[same], axis=0, weights=weights) for column in (boxes, points))
+        if score > 0.2:
+            expected.append((score, *means))
+    expected.sort(key=lambda face: -face[0])
+    faces = agreed_faces(Faces(boxes, scores, points), 0.9, 0.2)
+    assert len(faces) == len(expected) > 256
+    np.testing.assert_allclose(faces.scores, [face[0] for face in expected], atol=1e-5)
+    np.testing.assert_allclose(faces.boxes_xyxy, [face[1] for face in expected], atol=1e-3)
+    np.testing.assert_allclose(faces.landmarks, [face[2] for face in expected], atol=1e-3)
+
+
+def test_agreement_needs_neither_area_nor_candidates() -> None:
+    point = candidates((5, 5, 5, 5, 0.9))
+    np.testing.assert_allclose(agreed_faces(point, 0.4, 0.1).boxes_xyxy, point.boxes_xyxy)
+    assert len(agreed_faces(candidates(), 0.4, 0.1)) == 0

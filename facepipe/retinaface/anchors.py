@@ -9,7 +9,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
 from facepipe.faces import FloatArray
 from weights.card import AnchorSpec
@@ -52,33 +51,3 @@ def decode_landmarks(
     offsets = regression.reshape(-1, 5, 2) * variances[0]
     points: FloatArray = anchors[:, None, :2] + offsets * anchors[:, None, 2:]
     return points
-
-
-def non_maximum_suppression(
-    boxes_xyxy: FloatArray, scores: FloatArray, iou_threshold: float
-) -> npt.NDArray[np.intp]:
-    """Indices of the boxes that stay, best score first: greedy, a box falls to a better one above the IoU.
-
-    The overlaps of one kept box with all that remain are one vector operation.
-    """
-    order = np.argsort(-scores, kind="stable")
-    boxes = boxes_xyxy[order]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    alive = np.ones(len(boxes), bool)
-    kept: list[int] = []
-    for i in range(len(boxes)):
-        if not alive[i]:
-            continue
-        kept.append(i)
-        rest = np.flatnonzero(alive[i + 1 :]) + i + 1
-        if len(rest):
-            alive[rest[_iou_of_one(boxes[i], areas[i], boxes[rest], areas[rest]) > iou_threshold]] = False
-    return order[kept]
-
-
-def _iou_of_one(box: FloatArray, area: float, others: FloatArray, other_areas: FloatArray) -> FloatArray:
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:], others[:, 2:])
-    inter = np.prod(np.clip(high - low, 0, None), axis=1)
-    iou: FloatArray = inter / np.maximum(area + other_areas - inter, np.finfo(np.float32).tiny)
-    return iou

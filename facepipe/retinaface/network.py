@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -23,10 +24,14 @@ class RetinaFaceOutput(NamedTuple):
 
 
 class RetinaFaceFeatures(NamedTuple):
-    """Inner maps at strides 8, 16, 32: what a distillation hint compares."""
+    """Inner maps: what distillation hints compare."""
 
+    backbone: list[Tensor]
+    """Of every block."""
     fpn: tuple[Tensor, ...]
+    """At strides 8, 16, 32."""
     ssh: tuple[Tensor, ...]
+    """At strides 8, 16, 32."""
 
 
 def conv_bn(
@@ -53,8 +58,11 @@ def depthwise_separable(inputs: int, outputs: int, stride: int, slope: float) ->
 class MobileNetV1Stages(nn.Module):
     """MobileNetV1 up to strides 8, 16, 32 (Howard et al., arXiv:1704.04861), widths for a stem of `stem`.
 
-    `forward` maps (batch, 3, h, w) to three maps of 8, 16 and 32 times `stem` channels.
+    `forward` maps (batch, 3, h, w) to the maps of all blocks; those at `ends` are the last of each stride, of
+    8, 16 and 32 times `stem` channels.
     """
+
+    ends = (5, 11, 13)
 
     def __init__(self, stem: int, slope: float) -> None:
         super().__init__()
@@ -68,11 +76,12 @@ class MobileNetV1Stages(nn.Module):
         self.stage2 = nn.Sequential(*_blocks([(8 * w, 16 * w, 2), *[(16 * w, 16 * w, 1)] * 5], slope))
         self.stage3 = nn.Sequential(*_blocks([(16 * w, 32 * w, 2), (32 * w, 32 * w, 1)], slope))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps at strides 8, 16 and 32."""
-        c1 = self.stage1(images)
-        c2 = self.stage2(c1)
-        return c1, c2, self.stage3(c2)
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The map of every block, the first at stride 2."""
+        maps = [images]
+        for block in chain(self.stage1, self.stage2, self.stage3):
+            maps.append(block(maps[-1]))
+        return maps[1:]
 
 
 def _blocks(rows: list[tuple[int, int, int]], slope: float) -> list[nn.Sequential]:
@@ -80,7 +89,9 @@ def _blocks(rows: list[tuple[int, int, int]], slope: float) -> list[nn.Sequentia
 
 
 class ResNet50Stages(nn.Module):
-    """torchvision's ResNet-50 without its classifier; maps at strides 8, 16, 32."""
+    """torchvision's ResNet-50 without its classifier; see `MobileNetV1Stages`, a stage being a block."""
+
+    ends = (1, 2, 3)
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,13 +102,13 @@ class ResNet50Stages(nn.Module):
         del trunk.fc, trunk.avgpool
         self.trunk = trunk
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps at strides 8, 16 and 32."""
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Maps at strides 4, 8, 16 and 32."""
         t = self.trunk
         c0 = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(images)))))
         c1 = t.layer2(c0)
         c2 = t.layer3(c1)
-        return c1, c2, t.layer4(c2)
+        return [c0, c1, c2, t.layer4(c2)]
 
 
 class FeaturePyramid(nn.Module):
@@ -139,7 +150,7 @@ class RetinaFace(nn.Module):
     """The detector's network.
 
     Args:
-        backbone: Maps images to three maps at strides 8, 16, 32; has `widths`.
+        backbone: Maps images to maps of which those at its `ends` have strides 8, 16, 32 and its `widths`.
         width: Channels of the FPN: 64 beside MobileNetV1-0.25, 256 beside ResNet-50.
         slope: Of the LeakyReLUs in FPN and SSH; 0: plain ReLU.
     """
@@ -158,9 +169,10 @@ class RetinaFace(nn.Module):
         return self.heads(self.features(images))
 
     def features(self, images: Tensor) -> RetinaFaceFeatures:
-        """The maps of FPN and SSH."""
-        fpn: tuple[Tensor, ...] = self.fpn(*self.backbone(images))
-        return RetinaFaceFeatures(fpn, tuple(m(p) for m, p in zip(self.contexts, fpn, strict=True)))
+        """The maps of backbone, FPN and SSH."""
+        maps = self.backbone(images)
+        fpn: tuple[Tensor, ...] = self.fpn(*(maps[end] for end in self.backbone.ends))
+        return RetinaFaceFeatures(maps, fpn, tuple(m(p) for m, p in zip(self.contexts, fpn, strict=True)))
 
     def heads(self, features: RetinaFaceFeatures) -> RetinaFaceOutput:
         """The 1x1 heads over the SSH maps."""

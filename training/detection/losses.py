@@ -30,6 +30,8 @@ class LossConfig:
         negatives_per_positive: Hard negatives that train, per positive anchor of a crop.
         distil_classes, distil_boxes, distil_landmarks: Weights of the teacher's soft outputs.
         hints_first, hints_last: Weight of the feature hints at the first and the last step, linear between.
+        hints_from: Maps that are compared with the teacher's: "pyramid", those of FPN and SSH, or "all",
+            those of the backbone's blocks too, for a teacher of the same layers.
     """
 
     classes: float = 1.0
@@ -42,6 +44,7 @@ class LossConfig:
     distil_landmarks: float = 1.0
     hints_first: float = 1.0
     hints_last: float = 0.05
+    hints_from: Literal["pyramid", "all"] = "pyramid"
 
     def __post_init__(self) -> None:
         parts = (self.classes, self.boxes, self.landmarks, self.hints_first, self.hints_last)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.retinaface.network import RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
+from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
 from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
@@ -48,17 +48,21 @@ class TrainedDetector(nn.Module):
     Args:
         network: What is trained and shipped.
         projections: Per map, FPN first, a layer to the teacher's width; empty: the widths are the same.
+        shows_backbone: Whether the backbone's maps are on show after those of FPN and SSH.
     """
 
-    def __init__(self, network: RetinaFace, projections: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self, network: RetinaFace, projections: Sequence[nn.Module] = (), *, shows_backbone: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
+        self._shows_backbone = shows_backbone
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
-        """Preprocessed images (batch, 3, h, w) to (projected) maps of FPN and SSH, and raw outputs."""
+        """Preprocessed images (batch, 3, h, w) to (projected) maps, and raw outputs."""
         features = self.network.features(images)
-        maps = _maps(features)
+        maps = [*features.fpn, *features.ssh, *(features.backbone if self._shows_backbone else ())]
         if self.projections:
             maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
         return maps, self.network.heads(features)
@@ -101,17 +105,18 @@ class DetectorTask:
         compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        _check_teacher(teacher, anchors, config.loss, data)
+        _check_teacher(teacher, network, anchors, config.loss, data)
         self._device = device or torch.device("cpu")
         self._variances, self._config = anchors.variances, config
         self._workers = workers
         self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
         self._validator = validator
         self._input = Normalisation(input_spec, self._device)
-        self._teacher = _RunningTeacher(teacher, self._device, compiled) if teacher else None
+        all_hints = teacher is not None and config.loss.hints_from == "all"
+        self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         projections = _projections(network, teacher.network) if teacher else []
-        self.module = _placed(TrainedDetector(network, projections), self._device)
+        self.module = _placed(TrainedDetector(network, projections, shows_backbone=all_hints), self._device)
         self.samples_per_epoch = sum(len(d.photos.photos) for d in data)
         side = config.augment.size_px
         self._anchors = torch.from_numpy(make_anchors(side, side, anchors).copy()).to(self._device)
@@ -151,8 +156,9 @@ class DetectorTask:
 class _RunningTeacher:
     """A teacher, frozen, on a device."""
 
-    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool) -> None:
-        module = _placed(TrainedDetector(teacher.network), device).eval().requires_grad_(False)
+    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool, shows_backbone: bool) -> None:
+        module = TrainedDetector(teacher.network, shows_backbone=shows_backbone)
+        module = _placed(module, device).eval().requires_grad_(False)
         self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput]]
         self._module = torch.compile(module) if compiled else module
         self._input = Normalisation(teacher.input, device)
@@ -168,20 +174,28 @@ def _placed(module: TrainedDetector, device: torch.device) -> TrainedDetector:
 
 
 def _check_teacher(
-    teacher: Teacher | None, anchors: AnchorSpec, config: LossConfig, data: Sequence[WeightedPhotos]
+    teacher: Teacher | None,
+    student: RetinaFace,
+    anchors: AnchorSpec,
+    config: LossConfig,
+    data: Sequence[WeightedPhotos],
 ) -> None:
-    if teacher is None and not all(d.labelled for d in data):
-        raise UsageError("a data set without labels trains only with a teacher")
+    if teacher is None:
+        if not all(d.labelled for d in data):
+            raise UsageError("a data set without labels trains only with a teacher")
+        return
+    if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
+        raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
     soft = config.distil_classes + config.distil_boxes + config.distil_landmarks
-    if teacher is not None and soft and teacher.anchors != anchors:
+    if soft and teacher.anchors != anchors:
         raise UsageError(
             f"the teacher's anchors {teacher.anchors.sizes_px} differ from {anchors.sizes_px}: use the "
             "teacher's anchors, or feature hints alone (loss.distil_classes, _boxes and _landmarks = 0)"
         )
 
 
-def _maps(features: RetinaFaceFeatures) -> list[Tensor]:
-    return [*features.fpn, *features.ssh]
+def _layers(network: RetinaFace) -> list[torch.Size]:
+    return [parameter.shape for parameter in network.parameters()]
 
 
 def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:

@@ -33,7 +33,7 @@ def evaluate() -> None:
     help="Size at which photos are looked at.",
 )
 @click.option("--flip", is_flag=True, help="Look at the mirrored photos too.")
-@click.option("--pyramid", is_flag=True, help="As photos are served: large faces in a quarter of the size.")
+@click.option("--as-served", is_flag=True, help="As `identify` looks: at two scales, candidates together.")
 @click.option("--report", type=FOLDER, help="Write detector.html and detector.json, with the curves, here.")
 @click.option("--json", "as_json", is_flag=True)
 @with_setup
@@ -68,7 +68,7 @@ def evaluate_detector_command(
 
 
 def _detector_and_protocol(
-    setup: Setup, setting: Setting, flip: bool, pyramid: bool
+    setup: Setup, setting: Setting, flip: bool, as_served: bool
 ) -> tuple[FaceDetector, DetectorProtocol]:
     from facepipe.detector import FaceDetector
     from training.evaluation.detector import SCORE_THRESHOLD, DetectorProtocol
@@ -80,7 +80,7 @@ def _detector_and_protocol(
             "leave out --max-side, --original-size, --min-face and --top-k."
         )
     score = SCORE_THRESHOLD if setup.score_threshold is None else setup.score_threshold
-    protocol = DetectorProtocol(setting, flip, pyramid, score, setup.nms_iou)
+    protocol = DetectorProtocol(setting, flip, as_served, score, setup.nms_iou)
     weights = setup.detector_weights or DEFAULT_DETECTOR
     return FaceDetector.load(weights, protocol.options(), setup.choose_runtime()), protocol
 

@@ -15,7 +15,7 @@ from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, read_image
-from facepipe.retinaface.anchors import non_maximum_suppression
+from facepipe.retinaface.suppression import best_faces
 from training.detection.augment import mirror_boxes, mirror_landmarks
 from training.detection.labels import read_labels
 from training.evaluation.arrays import Float64Array
@@ -45,15 +45,15 @@ class DetectorProtocol:
             would add is padding, which holds no face); "short1600": the shorter side becomes 1600 px, or the
             longer one 2150 where it would be larger.
         flip: The mirrored photo is looked at too, and the better box of each face stays.
-        pyramid: As photos are served: large faces are looked for in a quarter of the size. Otherwise at one
-            scale only, as published figures are made.
+        as_served: Large faces are looked for in a quarter of the size, and all candidates of a face have
+            their say, as photos are served. Otherwise as published figures are made.
         score_threshold: Least confidence, 0..1.
         nms_iou: Of two boxes that overlap more, the better stays; None: see `NMS_IOU`.
     """
 
     setting: Setting = "original"
     flip: bool = False
-    pyramid: bool = False
+    as_served: bool = False
     score_threshold: float = SCORE_THRESHOLD
     nms_iou: float | None = None
 
@@ -69,7 +69,7 @@ class DetectorProtocol:
     def options(self) -> DetectorOptions:
         """For the detector, which is given photos that are scaled already."""
         return DetectorOptions(
-            self.score_threshold, self.overlap, max_side=None, single_scale=not self.pyramid
+            self.score_threshold, self.overlap, max_side=None, as_published=not self.as_served
         )
 
     def scale(self, width_px: int, height_px: int) -> float:
@@ -198,4 +198,4 @@ def _better_of_both(first: Faces, second: Faces, iou: float) -> Faces:
         np.concatenate([first.scores, second.scores]),
         np.concatenate([first.landmarks, second.landmarks]),
     )
-    return both.select(non_maximum_suppression(both.boxes_xyxy, both.scores, iou))
+    return best_faces(both, iou)
