@@ -260,7 +260,11 @@ def test_a_dense_network_is_built_as_its_parameters_are() -> None:
 
 @pytest.mark.parametrize(
     ("architecture", "size_px", "taps"),
-    [("facenet_mobilenet", SIDE_PX, '["tap0", "tap1", "tap2"]'), ("facenet_inception_resnet_v1", 80, "[]")],
+    [
+        ("facenet_mobilenet", SIDE_PX, '["tap0", "tap1", "tap2"]'),
+        ("facenet_mobilefacenet", 112, "[]"),
+        ("facenet_inception_resnet_v1", 80, "[]"),
+    ],
 )
 def test_the_other_trunks_train_with_hints_where_they_fit(
     tmp_path: Path, people: Path, architecture: str, size_px: int, taps: str
@@ -395,6 +399,11 @@ def test_whole_photos_are_aligned_for_training_and_validation(
             "wants faces of 32 px",
         ),
         ([INPUT.replace("size_px=32", "size_px=40")], UsageError, "multiple of 16"),
+        (
+            ["network.architecture=facenet_mobilefacenet", "network.widths=none", "network.blocks=none"],
+            UsageError,
+            "MobileFaceNet needs faces of 112 px, got 32",
+        ),
         (["network.initial=facenet_dense_128"], WeightsError, "grows by blocks only"),
         (["network.initial=retinaface_mobilenet025"], WeightsError, "not an encoder"),
         (["network.initial={empty}/gone.pt"], DataError, "gone.pt"),

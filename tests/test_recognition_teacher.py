@@ -13,7 +13,7 @@ from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
 
 from facepipe.align import align_faces
-from facepipe.errors import MissingExtraError
+from facepipe.errors import MissingExtraError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
 from training.pixels import Normalisation
@@ -22,7 +22,13 @@ from training.recognition.crops import NOBODY, FaceCrops
 from training.recognition.losses import LossConfig
 from training.recognition.sources import CropSource, DetectionSource, PhotoSource
 from training.recognition.task import RecognitionTask, RecognitionTaskConfig
-from training.recognition.teacher import Teacher, TeacherConfig, canonical_vectors, find_teacher
+from training.recognition.teacher import (
+    Teacher,
+    TeacherConfig,
+    canonical_vectors,
+    find_teacher,
+    matching_taps,
+)
 from weights.card import InputSpec
 
 SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
@@ -186,3 +192,12 @@ def test_faces_of_a_detectors_data_set_are_cut_out_by_their_landmarks(
     assert np.abs(cut(crops.pixels(0), 112, MARGIN).astype(int) - expected).mean() < 2
     both = FaceCrops([DetectionSource(folder, 140, min_face_px=20)], tmp_path / "cache")
     assert len(both) == 2
+
+
+def test_maps_of_one_size_are_taken_in_order_and_the_last_for_all_others() -> None:
+    ours = [torch.zeros(1, 4, side, side) for side in (28, 28, 14)]
+    theirs = [torch.zeros(1, 8, side, side) for side in (28, 28, 28, 14)]
+    config = TeacherConfig("teacher.onnx", taps=("a", "b", "c", "d"))
+    assert matching_taps(config, ours, theirs) == (0, 1, 1, 2)
+    with pytest.raises(UsageError, match=r"map d is of size \(14, 14\)"):
+        matching_taps(config, ours[:2], theirs)

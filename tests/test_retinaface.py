@@ -160,6 +160,25 @@ def test_equal_scores_and_no_boxes_at_all() -> None:
     assert non_maximum_suppression(boxes[:0], np.zeros(0, np.float32), 0.4).tolist() == []
 
 
+@pytest.mark.parametrize("side", [14, 15])
+def test_a_strided_depthwise_convolution_trains_as_torchs(side: int) -> None:
+    torch = pytest.importorskip("torch")
+    from facepipe.retinaface.network import StridedDepthwise
+
+    ours = StridedDepthwise(6, 6, 3, 2, 1, groups=6, bias=False)
+    theirs = torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 6, side, side)
+    outputs = [layer.train()(images) for layer in (ours, theirs)]
+    assert torch.allclose(*outputs, atol=1e-6)
+    gradients = [
+        torch.autograd.grad(output.square().sum(), layer.weight)[0]
+        for output, layer in zip(outputs, (ours, theirs), strict=True)
+    ]
+    assert torch.allclose(*gradients, atol=1e-4)
+    assert torch.equal(ours.eval()(images), theirs(images))
+
+
 def candidates(*rows: tuple[float, float, float, float, float]) -> Faces:
     """Candidates from left, top, right, bottom and score; all five landmarks in the middle of the box."""
     table = np.array(rows, np.float32).reshape(-1, 5)

@@ -1,4 +1,4 @@
-"""FaceNet (Schroff et al., arXiv:1503.03832): one of three trunks and a head that gives one vector a face."""
+"""FaceNet (Schroff et al., arXiv:1503.03832): one of four trunks and a head that gives one vector a face."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FaceNetOutput(NamedTuple):
     vectors: Tensor
     """(batch, dimensions), not yet of unit length."""
     taps: tuple[Tensor, ...]
-    """The trunk's maps at its `strides_px`, fine to coarse: what a distillation hint compares."""
+    """Maps of the trunk, fine to coarse, the head's last: what a distillation hint compares."""
 
 
 class ResidualBlock(nn.Module):
@@ -45,8 +45,6 @@ class DenseResidual(nn.Module):
         widths: Channels of the three stages, at strides 4, 8 and 16.
         blocks: Residual blocks of each.
     """
-
-    strides_px = (4, 8, 16)
 
     def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int]) -> None:
         super().__init__()
@@ -71,7 +69,6 @@ class DenseResidual(nn.Module):
 class MobileNetV1Trunk(nn.Module):
     """MobileNetV1 of width 1.0 with ReLU6, as in the published 128-d FaceNet."""
 
-    strides_px = (4, 8, 16, 32)
     widths = (128, 256, 512, 1024)
 
     def __init__(self) -> None:
@@ -87,6 +84,59 @@ class MobileNetV1Trunk(nn.Module):
         return c1, c2, c3, self.stages.stage3(c3)
 
 
+class InvertedResidual(nn.Module):
+    """MobileNetV2's block (Sandler et al., arXiv:1801.04381) with ReLU: wider, depthwise 3x3, narrow again.
+
+    (batch, inputs, h, w) to (batch, outputs, h / stride, w / stride); added to x where both are alike.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = inputs * expansion
+        self.expand = _conv_bn_relu(inputs, wide, size=1)
+        self.depthwise = _conv_bn_relu(wide, wide, stride=stride, groups=wide)
+        self.project = conv_bn(wide, outputs, 1)
+        self.adds = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x + project(depthwise(expand(x))), or without x."""
+        narrow: Tensor = self.project(self.depthwise(self.expand(x)))
+        return x + narrow if self.adds else narrow
+
+
+class MobileFaceNetTrunk(nn.Module):
+    """MobileFaceNet (Chen et al., arXiv:1804.07573) with ReLU, a pointwise layer more in its stem; 112 px.
+
+    Its maps are the stem's and every block's.
+    """
+
+    rows = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
+    """Expansion, channels, blocks, stride of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 64
+        self.stem = nn.Sequential(
+            _conv_bn_relu(3, width, stride=2),
+            _conv_bn_relu(width, width, groups=width),
+            _conv_bn_relu(width, width, size=1),
+        )
+        self.blocks = nn.ModuleList()
+        for expansion, outputs, blocks, stride in self.rows:
+            for number in range(blocks):
+                step = stride if number == 0 else 1
+                self.blocks.append(InvertedResidual(width, outputs, step, expansion))
+                width = outputs
+        self.widths = (64, *(outputs for _, outputs, blocks, _ in self.rows for _ in range(blocks)))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps at strides 2 (one), 4 (five), 8 (seven) and 16 (three)."""
+        maps = [self.stem(images)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return tuple(maps)
+
+
 class InceptionResNetV1Trunk(nn.Module):
     """Inception-ResNet-v1 of the facenet-pytorch package without its head.
 
@@ -96,7 +146,6 @@ class InceptionResNetV1Trunk(nn.Module):
         MissingExtraError: facenet-pytorch is not installed.
     """
 
-    strides_px = (8, 16, 32)
     widths = (256, 896, 1792)
 
     def __init__(self) -> None:
@@ -166,7 +215,7 @@ class FaceNet(nn.Module):
 
     def __init__(
         self,
-        trunk: DenseResidual | MobileNetV1Trunk | InceptionResNetV1Trunk,
+        trunk: DenseResidual | MobileNetV1Trunk | MobileFaceNetTrunk | InceptionResNetV1Trunk,
         head: DepthwiseHead | PooledHead,
     ) -> None:
         super().__init__()
@@ -235,14 +284,22 @@ def facenet_mobilenet(dimensions: int) -> FaceNet:
     return FaceNet(trunk, PooledHead(trunk.widths[-1], dimensions))
 
 
+def facenet_mobilefacenet(dimensions: int) -> FaceNet:
+    """FaceNet with MobileFaceNet: 1.00 M parameters for 128 dimensions of 112-pixel faces."""
+    trunk = MobileFaceNetTrunk()
+    return FaceNet(trunk, DepthwiseHead(trunk.widths[-1], side=7, dimensions=dimensions))
+
+
 def facenet_inception_resnet_v1(dimensions: int) -> FaceNet:
     """FaceNet with Inception-ResNet-v1: 22.79 M parameters for 128 dimensions."""
     trunk = InceptionResNetV1Trunk()
     return FaceNet(trunk, PooledHead(trunk.widths[-1], dimensions))
 
 
-def _conv_bn_relu(inputs: int, outputs: int, size: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(*conv_bn(inputs, outputs, size, stride), nn.ReLU(inplace=True))
+def _conv_bn_relu(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
+    return nn.Sequential(*conv_bn(inputs, outputs, size, stride, groups), nn.ReLU(inplace=True))
 
 
 def _replace_activations(network: nn.Module) -> None:

@@ -18,7 +18,9 @@ from training.recognition.teacher import TeacherConfig
 from weights.card import InputSpec
 from weights.registry import DEFAULT_DETECTOR
 
-Architecture = Literal["facenet_dense", "facenet_mobilenet", "facenet_inception_resnet_v1"]
+Architecture = Literal[
+    "facenet_dense", "facenet_mobilenet", "facenet_mobilefacenet", "facenet_inception_resnet_v1"
+]
 Alignment = Literal["arcface_112", "facenet_160"]
 
 

@@ -28,7 +28,12 @@ from weights.registry import load_card
 
 _LOG = logging.getLogger("facepipe.training")
 
-_SIDE_PX = {"facenet_dense": 112, "facenet_mobilenet": 112, "facenet_inception_resnet_v1": 160}
+_SIDE_PX = {
+    "facenet_dense": 112,
+    "facenet_mobilenet": 112,
+    "facenet_mobilefacenet": 112,
+    "facenet_inception_resnet_v1": 160,
+}
 _STRIDE_PX = 16
 """Of the dense trunk's coarsest map."""
 _NETWORK = "network."
@@ -98,6 +103,8 @@ def settled(config: NetworkConfig, start: Encoder) -> NetworkConfig:
 def _random(config: NetworkConfig) -> Encoder:
     spec = config.input or _default_input(config)
     embedding = _embedding(config, EmbeddingSpec(128, "arcface_112", flip_average=True))
+    if config.architecture == "facenet_mobilefacenet" and spec.size_px != _SIDE_PX[config.architecture]:
+        raise UsageError(f"network.input.size_px: MobileFaceNet needs faces of 112 px, got {spec.size_px}")
     if config.architecture != "facenet_dense":
         return Encoder(
             cast(FaceNet, build_network(config.architecture, embedding.dimensions)), spec, embedding

@@ -41,7 +41,7 @@ class TeacherConfig:
         weights: Name or card of an encoder's weight, or an ONNX file (.onnx) whose first input takes faces
             and nothing else; None: no teacher.
         vector: Name of the value that holds its vectors; empty: the first output.
-        taps: Names of inner maps for hints, each of the size of one of the student's, fine to coarse.
+        taps: Names of inner maps for hints, fine to coarse, each of the size of one of the student's.
         input: How it wants its pixels; None: as its card says, or else as the student does.
         view: "shared": it looks at every shaken face before that is damaged. "canonical": it looks once at
             every crop as it is and at its mirror image, and the student learns the mean vector, however
@@ -249,11 +249,13 @@ def matching_taps(
 ) -> tuple[int, ...]:
     """For each of the teacher's maps the number of the student's of the same size.
 
+    Where the student has several of a size, they are taken in order, and the last of them for all others.
+
     Raises:
         UsageError: There is none, so that the two can't be compared place by place.
     """
     sizes = [tuple(tap.shape[2:]) for tap in student_taps]
-    numbers = []
+    numbers: list[int] = []
     for name, tap in zip(config.taps, teacher_taps, strict=True):
         size = tuple(tap.shape[2:])
         if size not in sizes:
@@ -261,7 +263,8 @@ def matching_taps(
                 f"{config.weights}: its map {name} is of size {size}, and the student's are of {sizes}; "
                 "name other teacher.taps"
             )
-        numbers.append(sizes.index(size))
+        of_size = [number for number, other in enumerate(sizes) if other == size]
+        numbers.append(next((number for number in of_size if number not in numbers), of_size[-1]))
     return tuple(numbers)
 
 
