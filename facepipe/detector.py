@@ -49,7 +49,7 @@ class DetectorOptions:
             of a face have their say.
     """
 
-    score_threshold: float = 0.6
+    score_threshold: float = 0.5
     nms_iou: float = 0.4
     max_side: int | None = 1280
     min_face_px: float = 0.0
