@@ -17,6 +17,7 @@ from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.pipeline import FacePipeline, rows_to_compare
 from facepipe.quality import NamingRules
+from facepipe.retinaface.suppression import iou
 
 _BEST_FACES = 5
 """A track is named by the mean vector of so many of its largest faces."""
@@ -186,9 +187,9 @@ def link(tracks: list[list[Sighting]], seen: Sequence[Sighting], options: VideoO
 
 def _cost(track: Sequence[Sighting], seen: Sighting, options: VideoOptions) -> float:
     costs = [_NOT_LINKED]
-    iou = _iou(track[-1].face.boxes_xyxy[0], seen.face.boxes_xyxy[0])
-    if iou >= options.least_iou:
-        costs.append(1 - iou)
+    overlap = float(iou(track[-1].face.boxes_xyxy[0], seen.face.boxes_xyxy)[0])
+    if overlap >= options.least_iou:
+        costs.append(1 - overlap)
     before = next((sighting.vector for sighting in reversed(track) if sighting.vector is not None), None)
     if before is not None and seen.vector is not None:
         distance_l2 = float(np.linalg.norm(before - seen.vector))
@@ -197,13 +198,6 @@ def _cost(track: Sequence[Sighting], seen: Sighting, options: VideoOptions) -> f
         if distance_l2 <= options.same_within_l2:
             costs.append(distance_l2 / options.same_within_l2)
     return min(costs)
-
-
-def _iou(one: FloatArray, other: FloatArray) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    common = float(np.prod(np.clip(high - low, 0, None)))
-    areas = [float(np.prod(box[2:] - box[:2])) for box in (one, other)]
-    return common / (sum(areas) - common) if common else 0.0
 
 
 def name_tracks(

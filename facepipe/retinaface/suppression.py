@@ -29,7 +29,7 @@ def non_maximum_suppression(
         kept.append(i)
         rest = np.flatnonzero(alive[i + 1 :]) + i + 1
         if len(rest):
-            alive[rest[_iou(boxes[i], boxes[rest]) > iou_threshold]] = False
+            alive[rest[iou(boxes[i], boxes[rest]) > iou_threshold]] = False
     return order[kept]
 
 
@@ -72,7 +72,7 @@ def _agree(
 ) -> None:
     """Change faces, which are these rows of the candidates, to what all of those say; see `agreed_faces`."""
     own = np.arange(len(rows)), rows
-    overlap = _iou(boxes[:, None], candidates.boxes_xyxy)
+    overlap = iou(boxes[:, None], candidates.boxes_xyxy)
     overlap[own] = 1  # of a box without area it is 0
     overlap[overlap < _SAME_FACE_IOU] = 0
     weights = overlap * candidates.scores**2
@@ -84,14 +84,14 @@ def _agree(
     scores *= (1 + support) / 2
 
 
-def _iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Of boxes (..., 4) with boxes (n, 4), as (..., n)."""
+def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Intersection over union of boxes (..., 4) with boxes (n, 4), as (..., n); 0 of boxes without area."""
     low = np.maximum(boxes[..., :2], others[:, :2])
     high = np.minimum(boxes[..., 2:], others[:, 2:])
     shared = np.prod(np.clip(high - low, 0, None), axis=-1)
     union = _areas(boxes) + _areas(others) - shared
-    iou: FloatArray = shared / np.maximum(union, np.finfo(np.float32).tiny)
-    return iou
+    overlap: FloatArray = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    return overlap
 
 
 def _areas(boxes: FloatArray) -> FloatArray:
