@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +45,20 @@ def tiny_network(dimensions: int = 16, seed: int = 0) -> FaceNet:
 
 def write_teacher(path: Path, dimensions: int = 16, seed: int = 1) -> Path:
     """An ONNX file for one face of 32 px, with random weights; its maps are called `TAPS`."""
-    network = tiny_network(dimensions, seed).eval()
+    return export_teacher(tiny_network(dimensions, seed), path, SIDE_PX, TAPS)
+
+
+def export_teacher(network: FaceNet, path: Path, side_px: int, taps: Sequence[str]) -> Path:
+    """An ONNX file of a network for one face, with names for its maps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracing exporter is deprecated, and ten times as fast
         torch.onnx.export(
-            network,
-            (torch.zeros(1, 3, SIDE_PX, SIDE_PX),),
+            network.eval(),
+            (torch.zeros(1, 3, side_px, side_px),),
             str(path),
             dynamo=False,
             input_names=["faces"],
-            output_names=["vector", *TAPS],
+            output_names=["vector", *taps],
         )
     return path
 

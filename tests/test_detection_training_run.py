@@ -26,7 +26,12 @@ from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import DataError, DeviceError, UsageError, WeightsError
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image
-from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, retinaface_mobilenet025
+from facepipe.retinaface.network import (
+    MobileNetV1Stages,
+    RetinaFace,
+    retinaface_mobilenet025,
+    retinaface_resnet50,
+)
 from training.checkpoints import load_checkpoint
 from training.configuration import read_configuration, to_plain
 from training.detection.configuration import DetectorConfig, NetworkConfig, TeacherConfig
@@ -319,15 +324,50 @@ def test_all_hints_need_a_teacher_of_the_same_layers(dataset: Path) -> None:
         _task_with(dataset, Teacher(wide, IMAGENET_INPUT), loss=LossConfig(hints_from="all"))
 
 
+def test_forced_parts_learn_the_teachers_maps_each_from_the_maps_before(dataset: Path) -> None:
+    """A student that differs from its teacher in one block errs in that block's map and in no later one."""
+    shipped = NetworkConfig(initial="retinaface_mobilenet025")
+    teacher, student = (initial_detector(shipped).network for _ in range(2))
+    loss = LossConfig(hints_from="all", hints_forced=True)
+    task = _task_with(dataset, Teacher(teacher, IMAGENET_INPUT), loss=loss, network=student)
+    assert task._teacher is not None
+    assert isinstance(student.backbone, MobileNetV1Stages)
+    with torch.no_grad():
+        student.backbone.stage2[1][1][0].weight.mul_(-1)  # type: ignore[index]
+    task.module.eval()
+    batch = next(task.batches(0))
+    maps, output = task._teacher(batch.pixels)
+    ours, heads = task.module(task._input(batch.pixels), maps)
+    wrong = [not torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(ours, maps, strict=True)]
+    assert wrong == [number == 6 + 7 for number in range(6 + 14)]
+    torch.testing.assert_close(heads.boxes, output.boxes)
+
+    task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
+    pulled = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-5}
+    assert pulled
+    assert all(name.startswith("backbone.stage2.1.") for name in pulled)
+
+
+def test_forcing_needs_all_hints_and_a_chain_of_blocks(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="hints_from=all"):
+        LossConfig(hints_forced=True)
+    network, loss = retinaface_resnet50(), LossConfig(hints_from="all", hints_forced=True)
+    with pytest.raises(UsageError, match="MobileNetV1's blocks"):
+        _task_with(dataset, Teacher(retinaface_resnet50(), IMAGENET_INPUT), loss=loss, network=network)
+
+
 def _task_with(
-    dataset: Path, teacher: Teacher | None, labelled: bool = True, loss: LossConfig | None = None
+    dataset: Path,
+    teacher: Teacher | None,
+    labelled: bool = True,
+    loss: LossConfig | None = None,
+    network: RetinaFace | None = None,
 ) -> DetectorTask:
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0, labelled)]
     augment = replace(DetectorTaskConfig().augment, size_px=64)
     config = DetectorTaskConfig(augment=augment, loss=loss or LossConfig())
-    network = retinaface_mobilenet025()
     return DetectorTask(
-        network,
+        network or retinaface_mobilenet025(),
         IMAGENET_INPUT,
         AnchorSpec(),
         data,

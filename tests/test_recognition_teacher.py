@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recognition_helpers import SIDE_PX, TAPS, tiny_network, write_people, write_teacher
+from recognition_helpers import SIDE_PX, TAPS, export_teacher, tiny_network, write_people, write_teacher
 from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
 
 from facepipe.align import align_faces
 from facepipe.errors import MissingExtraError, UsageError
+from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk, facenet_mobilefacenet
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
 from training.pixels import Normalisation
@@ -148,6 +149,72 @@ def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: Fa
     before = hint()
     task.fit_to_network()
     assert hint() < 0.1 < 0.5 < before
+
+
+def _task_with_forcing(folder: Path, crops: FaceCrops, student: FaceNet, teacher: FaceNet) -> RecognitionTask:
+    taps = tuple(f"map{number}" for number in range(16))
+    path = export_teacher(teacher, folder / "mobile.onnx", 112, taps)
+    return RecognitionTask(
+        student,
+        InputSpec("rgb", (124, 116, 104), (58, 57, 57), 112),
+        crops,
+        RecognitionTaskConfig(loss=LossConfig(hints_forced=True)),
+        batch_size=4,
+        seed=0,
+        workers=0,
+        teacher=TeacherConfig(str(path), taps=taps),
+    )
+
+
+def _mobilefacenet(seed: int) -> FaceNet:
+    torch.manual_seed(seed)
+    return facenet_mobilefacenet(16)
+
+
+def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
+    tmp_path: Path, crops: FaceCrops
+) -> None:
+    """A student that differs from its teacher in one block errs in that block's map and in no later one."""
+    student, teacher = _mobilefacenet(1), _mobilefacenet(1)
+    assert isinstance(student.trunk, MobileFaceNetTrunk)
+    with torch.no_grad():
+        student.trunk.blocks[3].project[0].weight.mul_(-1)
+    task = _task_with_forcing(tmp_path, crops, student, teacher)
+    batch = task._sampler.batch(0)
+    task.module.eval()
+    assert task._lessons is not None
+    truth = task._lessons.of_batch(batch)
+    assert batch.clean is not None
+    with torch.no_grad():
+        vectors, maps, _ = task.module(task._input(batch.clean), None, truth.taps)
+    off = [
+        float((ours - theirs).square().mean() / theirs.var())
+        for ours, theirs in zip(maps, truth.taps, strict=True)
+    ]
+    assert off[4] > 1e-3
+    assert max(off[:4] + off[5:]) < 1e-6
+    torch.testing.assert_close(vectors, truth.vectors, atol=1e-4, rtol=1e-3)
+    parts = task.losses(task.module, batch, 0.0)
+    assert parts["hint"].item() == pytest.approx(off[4], rel=1e-3)
+
+    parts["hint"].backward()
+    blocks = student.trunk.blocks
+    pulled = [max(float(p.grad.abs().max()) for p in block.parameters()) > 1e-4 for block in blocks]
+    assert pulled == [number == 3 for number in range(15)]
+
+
+def test_forcing_needs_every_map_of_a_chain_of_blocks(tmp_path: Path, crops: FaceCrops) -> None:
+    with pytest.raises(UsageError, match="facenet_mobilefacenet"):
+        RecognitionTask(
+            tiny_network(),
+            SPEC,
+            crops,
+            RecognitionTaskConfig(loss=LossConfig(hints_forced=True)),
+            batch_size=4,
+            seed=0,
+            workers=0,
+            teacher=TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), taps=TAPS),
+        )
 
 
 def test_directions_begin_as_the_means_of_peoples_vectors(crops: FaceCrops) -> None:

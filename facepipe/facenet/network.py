@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -129,11 +129,16 @@ class MobileFaceNetTrunk(nn.Module):
                 width = outputs
         self.widths = (64, *(outputs for _, outputs, blocks, _ in self.rows for _ in range(blocks)))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Maps at strides 2 (one), 4 (five), 8 (seven) and 16 (three)."""
+    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """Maps at strides 2 (one), 4 (five), 8 (seven) and 16 (three).
+
+        Args:
+            images: Preprocessed aligned faces (batch, 3, 112, 112).
+            given: See `FaceNet.forward`.
+        """
         maps = [self.stem(images)]
-        for block in self.blocks:
-            maps.append(block(maps[-1]))
+        for number, block in enumerate(self.blocks):
+            maps.append(block(given[number] if given else maps[-1]))
         return tuple(maps)
 
 
@@ -222,10 +227,16 @@ class FaceNet(nn.Module):
         self.trunk = trunk
         self.head = head
 
-    def forward(self, images: Tensor) -> FaceNetOutput:
-        """Preprocessed aligned faces (batch, 3, side, side) to vectors and taps."""
-        taps = self.trunk(images)
-        return FaceNetOutput(self.head(taps[-1]), taps)
+    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> FaceNetOutput:
+        """Preprocessed aligned faces (batch, 3, side, side) to vectors and taps.
+
+        Args:
+            images: See above.
+            given: Maps of the shapes of all taps, which MobileFaceNet's blocks and the head take in place of
+                the map before them, so that each learns alone; empty: they take that map.
+        """
+        taps = self.trunk(images, given) if given else self.trunk(images)
+        return FaceNetOutput(self.head(given[-1] if given else taps[-1]), taps)
 
 
 class FaceNetServing(nn.Module):

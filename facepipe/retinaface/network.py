@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -92,12 +93,13 @@ class MobileNetV1Stages(nn.Module):
         self.stage2 = nn.Sequential(*_blocks([(8 * w, 16 * w, 2), *[(16 * w, 16 * w, 1)] * 5], slope))
         self.stage3 = nn.Sequential(*_blocks([(16 * w, 32 * w, 2), (32 * w, 32 * w, 1)], slope))
 
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """The map of every block, the first at stride 2."""
-        maps = [images]
-        for block in chain(self.stage1, self.stage2, self.stage3):
-            maps.append(block(maps[-1]))
-        return maps[1:]
+    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The map of every block, the first at stride 2; see `RetinaFace.features` for `given`."""
+        maps: list[Tensor] = []
+        for number, block in enumerate(chain(self.stage1, self.stage2, self.stage3)):
+            before = given or maps
+            maps.append(block(before[number - 1] if number else images))
+        return maps
 
 
 def _blocks(rows: list[tuple[int, int, int]], slope: float) -> list[nn.Sequential]:
@@ -184,11 +186,19 @@ class RetinaFace(nn.Module):
         """Preprocessed images (batch, 3, h, w), h and w multiples of 32, to raw outputs."""
         return self.heads(self.features(images))
 
-    def features(self, images: Tensor) -> RetinaFaceFeatures:
-        """The maps of backbone, FPN and SSH."""
-        maps = self.backbone(images)
-        fpn: tuple[Tensor, ...] = self.fpn(*(maps[end] for end in self.backbone.ends))
-        return RetinaFaceFeatures(maps, fpn, tuple(m(p) for m, p in zip(self.contexts, fpn, strict=True)))
+    def features(self, images: Tensor, given: RetinaFaceFeatures | None = None) -> RetinaFaceFeatures:
+        """The maps of backbone, FPN and SSH.
+
+        Args:
+            images: See `forward`.
+            given: Maps of the same shapes, which MobileNetV1's blocks, FPN and SSH take in place of the maps
+                before them, so that each learns alone; None: they take those.
+        """
+        maps = self.backbone(images, given.backbone) if given else self.backbone(images)
+        sources = given.backbone if given else maps
+        fpn: tuple[Tensor, ...] = self.fpn(*(sources[end] for end in self.backbone.ends))
+        before = given.fpn if given else fpn
+        return RetinaFaceFeatures(maps, fpn, tuple(m(p) for m, p in zip(self.contexts, before, strict=True)))
 
     def heads(self, features: RetinaFaceFeatures) -> RetinaFaceOutput:
         """The 1x1 heads over the SSH maps."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
+from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
 from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
@@ -59,13 +59,19 @@ class TrainedDetector(nn.Module):
         self.projections = nn.ModuleList(projections)
         self._shows_backbone = shows_backbone
 
-    def forward(self, images: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
-        """Preprocessed images (batch, 3, h, w) to (projected) maps, and raw outputs."""
-        features = self.network.features(images)
+    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[list[Tensor], RetinaFaceOutput]:
+        """Preprocessed images (batch, 3, h, w) to (projected) maps, and raw outputs.
+
+        `given` are maps as they are shown, backbone and all, that parts take in place of those before them.
+        """
+        levels = len(self.network.contexts)
+        fpn, ssh, backbone = given[:levels], given[levels : 2 * levels], given[2 * levels :]
+        forced = RetinaFaceFeatures(list(backbone), tuple(fpn), tuple(ssh)) if given else None
+        features = self.network.features(images, forced)
         maps = [*features.fpn, *features.ssh, *(features.backbone if self._shows_backbone else ())]
         if self.projections:
             maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
-        return maps, self.network.heads(features)
+        return maps, self.network.heads(forced or features)
 
 
 class DetectorTask:
@@ -133,11 +139,11 @@ class DetectorTask:
         """Weighted parts against the labels and, with a teacher, against its outputs and maps."""
         config = self._config.loss
         pixels = batch.pixels.to(self._device, non_blocking=True)
-        maps, output = module(self._input(pixels))
+        teacher_maps, teacher_output = self._teacher(pixels) if self._teacher else ([], None)
+        maps, output = module(self._input(pixels), teacher_maps if config.hints_forced else ())
         targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
         parts = label_losses(output, targets, config, self._variances)
-        if self._teacher is not None:
-            teacher_maps, teacher_output = self._teacher(pixels)
+        if teacher_output is not None:
             parts |= teacher_losses(output, teacher_output, targets, config)
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
             parts["hint"] = weight * self._hint_loss(maps, teacher_maps)
@@ -186,6 +192,8 @@ def _check_teacher(
         return
     if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
+    if config.hints_forced and not isinstance(student.backbone, MobileNetV1Stages):
+        raise UsageError("loss.hints_forced feeds MobileNetV1's blocks: set network.architecture accordingly")
     soft = config.distil_classes + config.distil_boxes + config.distil_landmarks
     if soft and teacher.anchors != anchors:
         raise UsageError(

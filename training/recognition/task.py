@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.errors import DataError, UsageError
-from facepipe.facenet.network import FaceNet
+from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk
 from training.distributed import sum_over_ranks, world_size
 from training.evaluation.distances import area_under_roc
 from training.pixels import Normalisation
@@ -87,14 +87,18 @@ class TrainedEncoder(nn.Module):
         self.margin_head = margin_head
 
     def forward(
-        self, images: Tensor, people: Tensor | None = None
+        self, images: Tensor, people: Tensor | None = None, given: Sequence[Tensor] = ()
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
-        """Preprocessed faces (batch, 3, side, side) to unit vectors, projected maps and the head's losses."""
-        output = self.network(images)
+        """Preprocessed faces (batch, 3, side, side) to unit vectors, maps and the head's losses.
+
+        Maps are projected to the teacher's width, or as they are where blocks are `given` the teacher's maps.
+        """
+        output = self.network(images, given)
         vectors = functional.normalize(output.vectors.float())
-        maps = [
+        projected = [
             projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
         ]
+        maps = list(output.taps) if given else projected
         losses = None if self.margin_head is None or people is None else self.margin_head(vectors, people)
         return vectors, maps, losses
 
@@ -180,10 +184,15 @@ class RecognitionTask:
     def losses(self, module: nn.Module, batch: FaceBatch, progress: float) -> dict[str, Tensor]:
         """Weighted parts against the teacher and the labels."""
         people = batch.people.to(self._device)
-        vectors, maps, of_head = module(self._input(batch.damaged), people)
+        truth = self._lessons.of_batch(batch) if self._lessons else None
+        if truth is not None and self._config.loss.hints_forced:
+            assert batch.clean is not None
+            vectors, maps, of_head = module(self._input(batch.clean), people, truth.taps)
+        else:
+            vectors, maps, of_head = module(self._input(batch.damaged), people)
         # Products of unit vectors in half the precision would be off by more than margins care for.
         with torch.autocast(self._device.type, enabled=False):
-            return self._parts(vectors, maps, of_head, people, batch, progress)
+            return self._parts(vectors, maps, of_head, people, truth, progress)
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Figures on undamaged held-out faces, and the validator's.
@@ -247,13 +256,13 @@ class RecognitionTask:
         maps: list[Tensor],
         of_head: Tensor | None,
         people: Tensor,
-        batch: FaceBatch,
+        truth: TeacherOutput | None,
         progress: float,
     ) -> dict[str, Tensor]:
         config = self._config.loss
         parts = {}
-        if self._lessons is not None:
-            parts = self._against_teacher(vectors, maps, self._lessons.of_batch(batch), progress)
+        if truth is not None:
+            parts = self._against_teacher(vectors, maps, truth, progress)
         if config.triplet:
             parts["triplet"] = config.triplet * triplet_loss(
                 vectors, people, config.mining, config.triplet_margin
@@ -290,11 +299,14 @@ class RecognitionTask:
             if teacher is not None and self._lessons is not None:
                 truth = self._lessons.of_batch(batch)
                 _check_dimensions(ours.vectors, truth.vectors)
-                taps = matching_taps(teacher, ours.taps, truth.taps)
-                projections = [
-                    nn.Conv2d(ours.taps[tap].shape[1], theirs.shape[1], 1)
-                    for tap, theirs in zip(taps, truth.taps, strict=True)
-                ]
+                if config.hints_forced:
+                    _check_forced(network, ours.taps, truth.taps)
+                else:
+                    taps = matching_taps(teacher, ours.taps, truth.taps)
+                    projections = [
+                        nn.Conv2d(ours.taps[tap].shape[1], theirs.shape[1], 1)
+                        for tap, theirs in zip(taps, truth.taps, strict=True)
+                    ]
             people = self._crops.people_count
             head = MarginHead(ours.vectors.shape[1], people, config) if config.softmax else None
             module = TrainedEncoder(network, projections, taps, head)
@@ -382,6 +394,8 @@ def check_objectives(loss: LossConfig, batch: BatchConfig, teacher: TeacherConfi
             f"hints compare inner maps, and {why}: set loss.hints_first and loss.hints_last to 0, or share "
             "the teacher's view and name its maps"
         )
+    if loss.hints_forced and not loss.needs_hints:
+        raise UsageError("loss.hints_forced teaches by hints: set loss.hints_first above 0")
     if loss.triplet and not batch.people:
         raise UsageError("loss.triplet needs several faces of a person in a batch: set batch.people")
 
@@ -391,6 +405,20 @@ def _check_people(loss: LossConfig, crops: FaceCrops) -> None:
         raise DataError(
             f"loss.triplet and loss.softmax tell people apart, and the data has {crops.people_count}: "
             "give a folder with a sub-folder per person (labelled = true)"
+        )
+
+
+def _check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    if not isinstance(network.trunk, MobileFaceNetTrunk):
+        raise UsageError(
+            "loss.hints_forced feeds blocks one by one: set network.architecture=facenet_mobilefacenet"
+        )
+    wanted, given = ([tuple(tap.shape[1:]) for tap in taps] for taps in (ours, theirs))
+    if wanted != given:
+        raise UsageError(
+            "loss.hints_forced needs all maps of the student: name teacher.taps of shapes "
+            f"{', '.join('x'.join(map(str, shape)) for shape in wanted)}, in this order; got "
+            f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
         )
 
 
