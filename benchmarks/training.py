@@ -42,7 +42,7 @@ from training.recognition.configuration import encoder_configuration
 from training.recognition.run import build_task as build_encoder_task
 from training.recognition.start import initial_encoder, settled
 
-_RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_dense_people"}
+_RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_mobilefacenet_people"}
 _WARM_UP = 4
 _READY_BATCHES = 4
 _NEVER = 1_000_000_000

@@ -52,8 +52,9 @@ def test_unknown_faces_become_a_person(photos: Path, tmp_path: Path) -> None:
     assert (gone.code, gone.complaints[0].endswith("see `facepipe cluster`")) == (1, True)
 
 
-def test_an_audit_of_one_person_under_two_names(photos: Path, tmp_path: Path) -> None:
-    gallery, page = tmp_path / "gallery", tmp_path / "audit.html"
+def test_an_audit_of_one_person_under_two_names(photos: Path, astronaut: UInt8Array, tmp_path: Path) -> None:
+    gallery, page, between = tmp_path / "gallery", tmp_path / "audit.html", tmp_path / "between.png"
+    write_image(between, shifted(astronaut, 2))  # halfway from the one to the other
     at("enroll", gallery, photos / "0.png", "--name", HER, *SURE)
     said = at("enroll", gallery, photos / "1.png", "--name", "Somebody", "--json", *SURE)
     (warning,) = json.loads(said.lines[0])["warnings"]
@@ -65,11 +66,11 @@ def test_an_audit_of_one_person_under_two_names(photos: Path, tmp_path: Path) ->
     lines = at("gallery audit", gallery).lines
     assert lines[0].startswith(f"one person? {HER} and Somebody: 0.")
     assert lines[1] == f"few photos: {HER}: 1"
-    (face,) = json.loads(at("identify", gallery, photos / "2.png", "--json", *SURE).lines[0])["faces"]
+    (face,) = json.loads(at("identify", gallery, between, "--json", *SURE).lines[0])["faces"]
     assert (face["name"], face["status"], face["reason"]) == (None, "unsure", "between_people")
     assert face["candidate"] in (HER, "Somebody")
     for measure in ("k-nearest-mean", "centroid"):
-        assert at("identify", gallery, photos / "2.png", "--person-distance", measure, *SURE).code == 0
+        assert at("identify", gallery, between, "--person-distance", measure, *SURE).code == 0
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_classifier_is_no_detector(shared_data: Path, folder: Path) -> None:
     [
         ({"architecture": "facenet_mobilenet"}, WeightsError, "nearest is facenet_mobilenet, with"),
         ({"architecture": "yolo"}, WeightsError, "can't import 'yolo'; known layouts are"),
-        ({"name": "facenet_dense_128"}, WeightsError, "ships with facepipe"),
+        ({"name": "facenet_mobilefacenet_128"}, WeightsError, "ships with facepipe"),
         ({"name": "../x"}, WeightsError, "can't name a weight"),
         ({"std": (1.0, 1.0, 0.0)}, WeightsError, "positive std"),
         ({"anchors": AnchorSpec(sizes_px=((16,), (64,), (256,)))}, UsageError, "two anchor sizes"),
@@ -335,4 +335,4 @@ def test_a_shipped_weight_is_whole_and_its_files_agree(name: str, astronaut: UIn
 
 
 def test_the_shipped_encoder_is_there() -> None:
-    assert "facenet_dense_128" in SHIPPED
+    assert "facenet_mobilefacenet_128" in SHIPPED

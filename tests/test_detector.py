@@ -161,7 +161,7 @@ def test_a_crowd_in_twelve_megapixels(detector: FaceDetector, shared_data: Path)
     places = [
         expected.boxes_xyxy + np.array([x * 800, y * 534] * 2, np.float32) for y in range(5) for x in range(5)
     ]
-    found = with_options(detector, score_threshold=0.4).detect(mosaic)
+    found = with_options(detector, score_threshold=0.5).detect(mosaic)
     overlaps = iou(np.concatenate(places), found.boxes_xyxy)
     assert (overlaps.max(axis=1) > 0.5).mean() > 0.6
     assert (overlaps.max(axis=0) > 0.3).mean() > 0.95

@@ -103,7 +103,7 @@ def test_a_run_that_can_not_begin_says_why(tmp_path: Path, people: Path) -> None
         (["--resume", "--photos", str(tmp_path)], "its own data"),
         (["--resume"], "no run to continue"),
         ([], "Name a recipe"),
-        (["--recipe", "facenet_dense_people"], "no faces to train on"),
+        (["--recipe", "facenet_mobilefacenet_people"], "no faces to train on"),
         (["--recipe", "facenet_dense", "--data", str(people)], "name one"),
     ):
         done = CliRunner().invoke(main, ["train", "encoder", str(tmp_path / "none"), *arguments])
@@ -404,7 +404,7 @@ def test_whole_photos_are_aligned_for_training_and_validation(
             UsageError,
             "MobileFaceNet needs faces of 112 px, got 32",
         ),
-        (["network.initial=facenet_dense_128"], WeightsError, "grows by blocks only"),
+        (["network.initial=facenet_mobilefacenet_128"], WeightsError, "not a facenet_dense"),
         (["network.initial=retinaface_mobilenet025"], WeightsError, "not an encoder"),
         (["network.initial={empty}/gone.pt"], DataError, "gone.pt"),
         (["validation.pairs=/none.txt", "validation.images=/none"], DataError, "none.txt"),

@@ -73,8 +73,8 @@ def test_openvino_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_card_says_how_a_teacher_wants_its_pixels() -> None:
-    path, spec = find_teacher(TeacherConfig("facenet_dense_128"), SPEC)
-    assert path.name == "facenet_dense_128.onnx"
+    path, spec = find_teacher(TeacherConfig("facenet_mobilefacenet_128"), SPEC)
+    assert path.name == "facenet_mobilefacenet_128.onnx"
     assert (spec.size_px, spec.mean[0]) == (112, 123.675)
 
 

@@ -15,7 +15,7 @@ from weights.card import WeightCard, check_name
 from weights.published import PUBLISHED
 
 DEFAULT_DETECTOR = "retinaface_mobilenet025"
-DEFAULT_ENCODER = "facenet_dense_128"
+DEFAULT_ENCODER = "facenet_mobilefacenet_128"
 
 Origin = Literal["shipped", "user", "offline"]
 
