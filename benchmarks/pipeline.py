@@ -292,7 +292,7 @@ def as_table(figures: dict[str, dict[str, Any]], memory: bool) -> str:
         lines.append(f"batch: processors busy {100 * batch['busy']:.0f}%; threads' time: {shares}")
         if memory and batch["growth"]:
             usual, most = (100 * batch["growth"][kind] for kind in ("median", "largest"))
-        lines.append(f"memory: the last photos took {usual:+.1f}% in the median, the worst {most:+.1f}%")
+            lines.append(f"memory: the last photos took {usual:+.1f}% in the median, the worst {most:+.1f}%")
     return "\n\n".join(lines)
 
 

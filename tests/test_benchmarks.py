@@ -74,3 +74,15 @@ def test_many_more_photos_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     pipeline.make_folder(tmp_path / "photos", None, 5)
     inodes = [photo.stat().st_ino for photo in sorted((tmp_path / "photos").iterdir())]
     assert inodes[0] == inodes[2] == inodes[4] != inodes[1] == inodes[3]
+
+
+@pytest.mark.parametrize("growth", [None, {"median": 0.01, "largest": 0.02}])
+def test_memory_is_in_the_table_where_it_was_measured(growth: dict[str, float] | None) -> None:
+    row = {"photos": 6, "seconds": 2.0, "faces": 9, "peak_bytes": 1_000_000}
+    figures = {
+        "batch": {**row, "stages": {"read": 1.0}, "busy": 0.9, "growth": growth},
+        "loop": {**row, "seconds": 4.0},
+    }
+    shown = pipeline.as_table(figures, memory=growth is not None)
+    assert "| batch | 3.00 | 2.0 | 9 | 1 MB |" in shown
+    assert ("+1.0% in the median" in shown) == (growth is not None)
