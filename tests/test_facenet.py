@@ -1,4 +1,4 @@
-"""FaceNet's three trunks, against their layouts and against independent forms of the published ones."""
+"""FaceNet's four trunks, against their layouts and against independent forms of the published ones."""
 
 from __future__ import annotations
 

@@ -189,6 +189,8 @@ def _check_teacher(
     if teacher is None:
         if not all(d.labelled for d in data):
             raise UsageError("a data set without labels trains only with a teacher")
+        if config.hints_forced:
+            raise UsageError("loss.hints_forced feeds a teacher's maps: name a teacher (teacher.weights)")
         return
     if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
