@@ -1,6 +1,7 @@
-"""Which rule gives the right names: distance to a person, one face a person, groups of unknown faces.
+"""Which rule gives the right names: distance to a person, one face a person, sharpness, groups of faces.
 
     python -m benchmarks.naming people FOLDER [--layout photos|lfw]
+    python -m benchmarks.naming damage FOLDER
     python -m benchmarks.naming groups [--people FOLDER] [--crops FOLDER [--same CSV] --sample N]
 
 `photos` is the layout of `facepipe evaluate people`: enroll/PERSON, probe/known/PERSON and
@@ -28,16 +29,26 @@ from scipy.spatial.distance import pdist, squareform
 
 from facepipe.commands.options import Setup, with_setup
 from facepipe.commands.output import with_progress
-from facepipe.faces import FloatArray
+from facepipe.faces import FloatArray, UInt8Array
 from facepipe.images import find_photos, read_image
-from facepipe.pipeline import FacePipeline
-from facepipe.quality import EnrolRules, NamingRules, judge, recognisable
+from facepipe.pipeline import FacePipeline, card_identity
+from facepipe.quality import EnrolRules, NamingRules, judge, recognisable, sharpness
+from gallery.calibration import DEFAULT_FPIR
 from gallery.clusters import LINK_SHARE, group_faces
-from gallery.matching import NearestPeople, PersonDistance, distances_to_people, doubts
+from gallery.matching import (
+    NearestPeople,
+    PersonDistance,
+    chances_of_a_stranger,
+    distances_to_people,
+    doubts,
+)
 from training.evaluation.clustering import bcubed
 from training.evaluation.main_faces import read_crops
+from training.evaluation.robustness import damages
 
 _STRANGERS_NAMED = (0.0, 0.01, 0.02, 0.05)
+_SHARPNESS = (0.20, 0.15, 0.10, 0.05, 0.0)
+_DEFAULT_DISTANCE = PersonDistance.NEAREST_OR_MEAN
 _SHARES = (0.8, 0.85, 0.9, 0.95, 1.0)
 _GROUP_PHOTOS = 3000
 _FOLDER = click.Path(path_type=Path, file_okay=False, exists=True)
@@ -78,6 +89,28 @@ def people(setup: Setup, folder: Path, layout: str) -> None:
         for name, rule in _RULES.items():
             cells = [trial.count(photos, rule, value, NamingRules().min_margin_l2) for value in thresholds]
             click.echo(f"| {faces} people | {name} | " + " | ".join(cells) + " |")
+
+
+@main.command()
+@click.argument("folder", type=_FOLDER)
+@with_setup
+def damage(setup: Setup, folder: Path) -> None:
+    """Right / wrong / strangers named among damaged faces, by the least sharpness asked for."""
+    pipeline = setup.pipeline()
+    split = _photos_layout(folder)
+    known = _with_vectors(pipeline, split.enrolled)
+    probes = _aligned(pipeline, split.probes)
+    threshold = _default_threshold(pipeline, known)
+    click.echo(f"{len(known)} faces enrolled, {len(probes)} probes, threshold {threshold:.3f}\n")
+    click.echo("| probes |" + "".join(f" {least:.2f} |" for least in _SHARPNESS))
+    click.echo("|---" * (1 + len(_SHARPNESS)) + "|")
+    for title, damaged in {"as they are": lambda crop: crop, **damages()}.items():
+        crops = np.stack([damaged(crop) for _, crop in probes])
+        vectors = pipeline.encoder.encode(crops)
+        trial = _Trial(known, [(name, vector) for (name, _), vector in zip(probes, vectors, strict=True)])
+        sharp = sharpness(crops)
+        cells = [trial.named(threshold, sharp >= least) for least in _SHARPNESS]
+        click.echo(f"| {title} | " + " | ".join(cells) + " |")
 
 
 @main.command()
@@ -142,14 +175,30 @@ def _lfw_layout(folder: Path) -> _Split:
 
 def _with_vectors(pipeline: FacePipeline, photos: Sequence[tuple[str, Path]]) -> list[Named]:
     """The face that each photo is of, where it is good enough to be compared."""
-    found: list[Named] = []
-    for name, path in with_progress(photos, len(photos), "encoding"):
+    found = _aligned(pipeline, photos)
+    vectors = pipeline.encoder.encode(np.stack([crop for _, crop in found]))
+    return [(name, vector) for (name, _), vector in zip(found, vectors, strict=True)]
+
+
+def _aligned(pipeline: FacePipeline, photos: Sequence[tuple[str, Path]]) -> list[tuple[str, UInt8Array]]:
+    """The crop of the face that each photo is of, where it is good enough to be compared."""
+    found = []
+    for name, path in with_progress(photos, len(photos), "aligning"):
         image = read_image(path)
         faces = pipeline.detect(image)
         face = judge(image, faces, _LAX).face
         if face is not None and recognisable(image, main := faces.select([face]))[0]:
-            found.append((name, pipeline.encoder.encode(pipeline.encoder.align(image, main))[0]))
+            found.append((name, pipeline.encoder.align(image, main)[0]))
     return found
+
+
+def _default_threshold(pipeline: FacePipeline, known: Sequence[Named]) -> float:
+    """Of a gallery that holds these; 1 for an encoder that was never measured."""
+    encoder = card_identity(pipeline.encoder.card)
+    if encoder.impostors is None:
+        return encoder.threshold_l2 or 1.0
+    chances = chances_of_a_stranger(len(known), len({name for name, _ in known}))
+    return encoder.impostors.threshold_l2(DEFAULT_FPIR, chances)
 
 
 def _crops(pipeline: FacePipeline, folder: Path, same: Path | None, sample: int) -> list[Named]:
@@ -226,6 +275,14 @@ class _Trial:
         while True:
             chosen = rng.choice(len(everybody), faces, replace=False)
             yield [everybody[i][rng.integers(len(everybody[i]))] for i in chosen]
+
+    def named(self, threshold: float, compared: npt.NDArray[np.bool_]) -> str:
+        """Right / wrong / strangers named, of the probes that are compared (probes,), one by one."""
+        margin = NamingRules().min_margin_l2
+        given = np.array(_by_doubts(once=False)(self.distances(_DEFAULT_DISTANCE), threshold, margin))
+        named, right, known = compared & (given >= 0), given == self._truth, self._truth >= 0
+        counts = (named & right, named & ~right & known, named & ~known)
+        return " / ".join(str(int(np.count_nonzero(count))) for count in counts)
 
     def count(self, photos: Iterable[Sequence[int]], rule: Rule, threshold: float, margin: float) -> str:
         """Right / wrong / strangers named, in percent of all faces."""

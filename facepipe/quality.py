@@ -50,7 +50,7 @@ class EnrolRules:
         min_sharpness: Least `sharpness`. 0.20 passes all of 320 press photos of 30 people and of 290 soft
             250-pixel news photos. It refuses all of the former blurred by a Gaussian of 2 crop pixels
             (where the cosine is 0.72), 97% brought up from 20 px, 99% smeared over 11 crop pixels.
-        max_misfit: Largest `template_misfit`; see `NamingRules`.
+        max_misfit: Largest `template_misfit`. 0.08 passes 97% of the main faces of 240 press photos.
         max_yaw_deg: Largest turn to a side. Of 314 press and 1,504 news photos, 91 to 95% have another of
             their person within the naming threshold below 20 degrees, 75 to 94% at 30 to 40, 15 of 17 at 50
             to 60.
@@ -87,17 +87,20 @@ class NamingRules:
     Attributes:
         min_score: Least detector confidence, 0..1.
         min_size_px: Least shorter side of the box.
-        min_sharpness: Least `sharpness`; as for enrolment.
-        max_misfit: Largest `template_misfit`. 0.08 passes 97% of the main faces of 240 press photos and
-            halves wrong names (docs/experiments.md).
+        min_sharpness: Least `sharpness`, half of what is asked for enrolment: the shipped encoder knows
+            blurred faces. How many photos of enrolled people get their name that way, and how few a wrong
+            one, `python -m benchmarks.naming damage` counts (docs/experiments.md). Blurrier faces lie near
+            others of their kind.
+        max_misfit: Largest `template_misfit`. Up to here, a turn of about 65 degrees, strong profiles are
+            taken for others no more often than frontal faces are (docs/experiments.md).
         min_margin_l2: By how much farther than the nearest person the next must be: a face between two
             people is nobody's.
     """
 
     min_score: float = 0.8
     min_size_px: float = 24.0
-    min_sharpness: float = 0.20
-    max_misfit: float = 0.08
+    min_sharpness: float = 0.10
+    max_misfit: float = 0.10
     min_margin_l2: float = 0.08
 
 

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -356,6 +357,35 @@ def test_forcing_needs_all_hints_and_a_chain_of_blocks(dataset: Path) -> None:
         _task_with(dataset, None, loss=loss)
     with pytest.raises(UsageError, match="MobileNetV1's blocks"):
         _task_with(dataset, Teacher(retinaface_resnet50(), IMAGENET_INPUT), loss=loss, network=network)
+
+
+def test_a_teacher_that_sees_the_crop_enlarged_finds_the_face_of_twelve_pixels(
+    tmp_path: Path, astronaut: UInt8Array
+) -> None:
+    """Its 12 px are 24 px there: the soft scores at the smallest stride rise, the other strides stay."""
+    teacher = load_teacher(TeacherConfig("retinaface_mobilenet025"))
+    crop = np.full((160, 160, 3), 128, np.uint8)
+    small = cv2.resize(astronaut[:256, 128:384], (32, 32), interpolation=cv2.INTER_AREA)
+    crop[64:96, 64:96] = small
+    dataset = write_dataset(tmp_path / "data", astronaut)
+    scores = {}
+    for enlarged in (False, True):
+        task = _task_with(dataset, teacher, loss=LossConfig(distil_enlarged=enlarged))
+        assert task._teacher is not None
+        _, output = task._teacher(torch.from_numpy(crop)[None])
+        scores[enlarged] = output.classes.softmax(dim=-1)[0, :, 1]
+    nearest = 2 * 20**2  # anchors at a stride of 8
+    assert scores[True].shape == scores[False].shape
+    torch.testing.assert_close(scores[True][nearest:], scores[False][nearest:])
+    assert scores[True][:nearest].max() > 0.9
+    assert scores[False][:nearest].max() < scores[True][:nearest].max() - 0.2
+
+
+def test_an_enlarged_look_needs_a_teacher_and_something_to_learn(dataset: Path) -> None:
+    with pytest.raises(UsageError, match="no output is learned"):
+        LossConfig(distil_enlarged=True, distil_classes=0, distil_boxes=0, distil_landmarks=0)
+    with pytest.raises(UsageError, match="name a teacher"):
+        _task_with(dataset, None, loss=LossConfig(distil_enlarged=True))
 
 
 def _task_with(

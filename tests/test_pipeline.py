@@ -18,7 +18,7 @@ from facepipe.errors import GalleryError, LandmarkError, UsageError, WeightsErro
 from facepipe.faces import Faces, MatchStatus, UInt8Array
 from facepipe.images import find_photos, read_image, write_image
 from facepipe.pipeline import FacePipeline, card_identity, process_files
-from facepipe.quality import NamingRules
+from facepipe.quality import NamingRules, Reason, judge
 from facepipe.runtime import RuntimeChoice
 from gallery import Gallery
 from gallery.matching import PersonDistance
@@ -124,6 +124,15 @@ def test_a_face_that_is_not_good_enough_is_not_compared(
     assert match.threshold_l2 == knows_her.gallery.default_threshold_l2
     assert faces.embeddings is not None
     assert np.isnan(faces.embeddings).all()
+
+
+def test_a_soft_photo_is_named_though_it_would_not_be_learned(
+    knows_her: FacePipeline, astronaut: UInt8Array
+) -> None:
+    photo = cv2.GaussianBlur(altered(astronaut, "darker"), (0, 0), 1.5).astype(np.uint8)
+    faces = knows_her.identify(photo)
+    assert [refusal.reason for refusal in judge(photo, faces).refusals] == [Reason.TOO_BLURRED]
+    assert names(faces) == [HER]
 
 
 def test_the_threshold_decides(knows_her: FacePipeline, astronaut: UInt8Array) -> None:

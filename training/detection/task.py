@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
 from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
+from training.detection.enlarged import EnlargedView
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
 from training.detection.targets import MatchConfig, match_batch
 from training.pixels import Normalisation
@@ -119,7 +121,7 @@ class DetectorTask:
         self._validator = validator
         self._input = Normalisation(input_spec, self._device)
         all_hints = teacher is not None and config.loss.hints_from == "all"
-        self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
+        self._teacher = _RunningTeacher(teacher, config.loss, self._device, compiled) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         projections = _projections(network, teacher.network) if teacher else []
         self.module = _placed(TrainedDetector(network, projections, shows_backbone=all_hints), self._device)
@@ -162,16 +164,25 @@ class DetectorTask:
 class _RunningTeacher:
     """A teacher, frozen, on a device."""
 
-    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool, shows_backbone: bool) -> None:
-        module = TrainedDetector(teacher.network, shows_backbone=shows_backbone)
+    def __init__(self, teacher: Teacher, loss: LossConfig, device: torch.device, compiled: bool) -> None:
+        module = TrainedDetector(teacher.network, shows_backbone=loss.hints_from == "all")
         module = _placed(module, device).eval().requires_grad_(False)
         self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput]]
-        self._module = torch.compile(module) if compiled else module
+        self._module = torch.compile(module, dynamic=False) if compiled else module
         self._input = Normalisation(teacher.input, device)
+        self._enlarged = EnlargedView(teacher.anchors) if loss.distil_enlarged else None
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
-        return self._module(self._input(pixels))
+        images = self._input(pixels)
+        maps, output = self._module(images)
+        if self._enlarged is None:
+            return maps, output
+        _, larger = self._module(functional.interpolate(images, scale_factor=2.0, mode="bilinear"))
+        small = self._enlarged.smallest_anchors(larger, images.shape[-1])
+        return maps, RetinaFaceOutput(
+            *(torch.cat([s, o[:, s.shape[1] :]], dim=1) for s, o in zip(small, output, strict=True))
+        )
 
 
 def _placed(module: TrainedDetector, device: torch.device) -> TrainedDetector:
@@ -191,6 +202,8 @@ def _check_teacher(
             raise UsageError("a data set without labels trains only with a teacher")
         if config.hints_forced:
             raise UsageError("loss.hints_forced feeds a teacher's maps: name a teacher (teacher.weights)")
+        if config.distil_enlarged:
+            raise UsageError("loss.distil_enlarged is a teacher's look: name a teacher (teacher.weights)")
         return
     if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
