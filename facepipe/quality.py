@@ -91,8 +91,9 @@ class NamingRules:
             blurred faces. How many photos of enrolled people get their name that way, and how few a wrong
             one, `python -m benchmarks.naming damage` counts (docs/experiments.md). Blurrier faces lie near
             others of their kind.
-        max_misfit: Largest `template_misfit`. Up to here, a turn of about 65 degrees, strong profiles are
-            taken for others no more often than frontal faces are (docs/experiments.md).
+        max_misfit: Largest `template_misfit`, a turn of about 65 degrees. Of 160 photos of enrolled
+            people, three lie between 0.08 and here and are named right; of strangers' faces 32 do, and none
+            is named (docs/experiments.md).
         min_margin_l2: By how much farther than the nearest person the next must be: a face between two
             people is nobody's.
     """
