@@ -13,7 +13,7 @@ from facepipe.faces import FloatArray
 IntArray = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
-LINK_SHARE = 0.85
+LINK_SHARE = 0.80
 """Mean distance within a group, as a share of the encoder's threshold for naming. A wrong group costs more
 than two groups of one person: see docs/experiments.md for the measured precision."""
 
