@@ -33,12 +33,10 @@ from facepipe.faces import FloatArray, UInt8Array
 from facepipe.images import find_photos, read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import EnrolRules, NamingRules, judge, recognisable, sharpness
-from gallery.calibration import DEFAULT_FPIR
 from gallery.clusters import LINK_SHARE, group_faces
 from gallery.matching import (
     NearestPeople,
     PersonDistance,
-    chances_of_a_stranger,
     distances_to_people,
     doubts,
 )
@@ -100,7 +98,8 @@ def damage(setup: Setup, folder: Path) -> None:
     split = _photos_layout(folder)
     known = _with_vectors(pipeline, split.enrolled)
     probes = _aligned(pipeline, split.probes)
-    threshold = _default_threshold(pipeline, known)
+    enrolled = len({name for name, _ in known})
+    threshold = card_identity(pipeline.encoder.card).default_threshold_l2(len(known), enrolled)
     click.echo(f"{len(known)} faces enrolled, {len(probes)} probes, threshold {threshold:.3f}\n")
     click.echo("| probes |" + "".join(f" {least:.2f} |" for least in _SHARPNESS))
     click.echo("|---" * (1 + len(_SHARPNESS)) + "|")
@@ -109,7 +108,7 @@ def damage(setup: Setup, folder: Path) -> None:
         vectors = pipeline.encoder.encode(crops)
         trial = _Trial(known, [(name, vector) for (name, _), vector in zip(probes, vectors, strict=True)])
         sharp = sharpness(crops)
-        cells = [trial.named(threshold, sharp >= least) for least in _SHARPNESS]
+        cells = trial.named(threshold, [sharp >= least for least in _SHARPNESS])
         click.echo(f"| {title} | " + " | ".join(cells) + " |")
 
 
@@ -192,15 +191,6 @@ def _aligned(pipeline: FacePipeline, photos: Sequence[tuple[str, Path]]) -> list
     return found
 
 
-def _default_threshold(pipeline: FacePipeline, known: Sequence[Named]) -> float:
-    """Of a gallery that holds these; 1 for an encoder that was never measured."""
-    encoder = card_identity(pipeline.encoder.card)
-    if encoder.impostors is None:
-        return encoder.threshold_l2 or 1.0
-    chances = chances_of_a_stranger(len(known), len({name for name, _ in known}))
-    return encoder.impostors.threshold_l2(DEFAULT_FPIR, chances)
-
-
 def _crops(pipeline: FacePipeline, folder: Path, same: Path | None, sample: int) -> list[Named]:
     people = sorted(path for path in folder.iterdir() if path.is_dir())
     chosen = np.random.default_rng(0).choice(len(people), min(sample, len(people)), replace=False)
@@ -276,13 +266,13 @@ class _Trial:
             chosen = rng.choice(len(everybody), faces, replace=False)
             yield [everybody[i][rng.integers(len(everybody[i]))] for i in chosen]
 
-    def named(self, threshold: float, compared: npt.NDArray[np.bool_]) -> str:
-        """Right / wrong / strangers named, of the probes that are compared (probes,), one by one."""
+    def named(self, threshold: float, choices: Iterable[npt.NDArray[np.bool_]]) -> list[str]:
+        """Right / wrong / strangers named, where only the chosen probes (probes,) are compared."""
         margin = NamingRules().min_margin_l2
         given = np.array(_by_doubts(once=False)(self.distances(_DEFAULT_DISTANCE), threshold, margin))
-        named, right, known = compared & (given >= 0), given == self._truth, self._truth >= 0
-        counts = (named & right, named & ~right & known, named & ~known)
-        return " / ".join(str(int(np.count_nonzero(count))) for count in counts)
+        named, right, known = given >= 0, given == self._truth, self._truth >= 0
+        kinds = (named & right, named & ~right & known, named & ~known)
+        return [" / ".join(str(int((kind & chosen).sum())) for kind in kinds) for chosen in choices]
 
     def count(self, photos: Iterable[Sequence[int]], rule: Rule, threshold: float, margin: float) -> str:
         """Right / wrong / strangers named, in percent of all faces."""

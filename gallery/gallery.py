@@ -14,7 +14,6 @@ import numpy as np
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray, Match
 from gallery.archive import read_archive, write_archive
-from gallery.calibration import DEFAULT_FPIR
 from gallery.codec import KEY_VARIABLE, secret_of_environment
 from gallery.derived_index import INDEX_FILE, DerivedIndex
 from gallery.files import PRIVATE_FOLDER_MODE
@@ -22,7 +21,6 @@ from gallery.matching import (
     PersonAt,
     PersonDistance,
     as_matches,
-    chances_of_a_stranger,
     doubts,
     nearest_people,
     others_than,
@@ -463,12 +461,10 @@ class Gallery:
 
     def _default_threshold(self, templates: int) -> float:
         """Inside a transaction."""
-        own_l2, impostors = self._store.threshold(), self.encoder.impostors
+        own_l2 = self._store.threshold()
         if own_l2 is not None:
             return own_l2
-        if impostors is None:
-            return self.encoder.threshold_l2
-        return impostors.threshold_l2(DEFAULT_FPIR, chances_of_a_stranger(templates, self._people_count()))
+        return self.encoder.default_threshold_l2(templates, self._people_count())
 
     def _people_count(self) -> int:
         """Inside a transaction; SQLite counts row by row, so only after a change."""

@@ -144,15 +144,6 @@ def distances_to_people(
     return to_means if measure is PersonDistance.CENTROID else np.minimum(nearest, to_means)
 
 
-def chances_of_a_stranger(templates: int, people: int) -> int:
-    """How often a face is compared: with each template, and with the mean of people who have several.
-
-    At most so often; how many people have several is not asked for. That chances of one person count as
-    independent was measured: docs/experiments.md.
-    """
-    return templates + max(0, min(people, templates - people))
-
-
 def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
     """The two nearest people of each query float32 (n, d), by their nearest templates."""
     return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray
-from gallery.calibration import ImpostorModel
+from gallery.calibration import DEFAULT_FPIR, ImpostorModel
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 """Largest | |v| - 1 | of a stored or queried vector: float32 rounding is 1e-6, half precision 5e-4."""
@@ -58,6 +58,18 @@ class EncoderIdentity:
     def makes_same_vectors_as(self, other: EncoderIdentity) -> bool:
         """Whether vectors of both may be compared."""
         return (self.fingerprint, self.dimensions) == (other.fingerprint, other.dimensions)
+
+    def default_threshold_l2(self, templates: int, people: int) -> float:
+        """Largest distance at which a face is named in a gallery of this size; 0: none was measured.
+
+        A face is compared with each template, and with the mean of people who have several: at most so often,
+        how many have several is not asked for. That chances of one person count as independent was measured:
+        docs/experiments.md.
+        """
+        if self.impostors is None:
+            return self.threshold_l2
+        means = max(0, min(people, templates - people))
+        return self.impostors.threshold_l2(DEFAULT_FPIR, templates + means)
 
     def __str__(self) -> str:
         return f"{self.name} (fingerprint {self.fingerprint}, {self.dimensions}-d)"
