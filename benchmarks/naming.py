@@ -119,7 +119,10 @@ def damage(setup: Setup, folder: Path) -> None:
 @click.option("--sample", default=300, show_default=True, help="People of the crops.")
 @with_setup
 def groups(setup: Setup, photos: Path | None, crops: Path | None, same: Path | None, sample: int) -> None:
-    """Groups of unknown faces by BCubed precision / recall / F, at shares of the encoder's threshold."""
+    """Groups of unknown faces by BCubed precision / recall / F, at shares of the encoder's threshold.
+
+    Of whole photos the faces that enrolment would take, as they are remembered; all crops.
+    """
     pipeline = setup.pipeline()
     threshold = pipeline.encoder.embedding.threshold_l2 or 1.0
     click.echo("| faces | how |" + "".join(f" {share:.2f} |" for share in _SHARES))
@@ -127,7 +130,7 @@ def groups(setup: Setup, photos: Path | None, crops: Path | None, same: Path | N
     sets: dict[str, list[Named]] = {}
     if photos is not None:
         split = _photos_layout(photos)
-        sets["whole photos"] = _with_vectors(pipeline, [*split.enrolled, *split.probes])
+        sets["whole photos"] = _with_vectors(pipeline, [*split.enrolled, *split.probes], enrollable=True)
     if crops is not None:
         sets["crops"] = _crops(pipeline, crops, same, sample)
     if len(sets) == 2:
@@ -172,21 +175,28 @@ def _lfw_layout(folder: Path) -> _Split:
     return _Split(enrolled, probes)
 
 
-def _with_vectors(pipeline: FacePipeline, photos: Sequence[tuple[str, Path]]) -> list[Named]:
-    """The face that each photo is of, where it is good enough to be compared."""
-    found = _aligned(pipeline, photos)
+def _with_vectors(
+    pipeline: FacePipeline, photos: Sequence[tuple[str, Path]], *, enrollable: bool = False
+) -> list[Named]:
+    """The face that each photo is of, where it is good enough to be compared, or else to be enrolled."""
+    found = _aligned(pipeline, photos, enrollable=enrollable)
     vectors = pipeline.encoder.encode(np.stack([crop for _, crop in found]))
     return [(name, vector) for (name, _), vector in zip(found, vectors, strict=True)]
 
 
-def _aligned(pipeline: FacePipeline, photos: Sequence[tuple[str, Path]]) -> list[tuple[str, UInt8Array]]:
-    """The crop of the face that each photo is of, where it is good enough to be compared."""
+def _aligned(
+    pipeline: FacePipeline, photos: Sequence[tuple[str, Path]], *, enrollable: bool = False
+) -> list[tuple[str, UInt8Array]]:
+    """The crop of the face that each photo is of, where it is good enough; see `_with_vectors`."""
     found = []
     for name, path in with_progress(photos, len(photos), "aligning"):
         image = read_image(path)
         faces = pipeline.detect(image)
-        face = judge(image, faces, _LAX).face
-        if face is not None and recognisable(image, main := faces.select([face]))[0]:
+        judgement = judge(image, faces, _LAX)
+        if judgement.face is None or judgement.measures is None:
+            continue
+        main = faces.select([judgement.face])
+        if judgement.measures.good_to_enroll() if enrollable else recognisable(image, main)[0]:
             found.append((name, pipeline.encoder.align(image, main)[0]))
     return found
 

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
 
@@ -77,6 +78,7 @@ class Faces:
         embeddings: float32 (n, d), unit length, or None before encoding. A row of NaN is a face that was not
             encoded: its landmarks determine no alignment, or it is not good enough to be compared.
         matches: n answers of a gallery, or None before matching.
+        enrollable: bool (n,), which of them enrolment would take too, or None before they were measured.
 
     Raises:
         ValueError: A column has another shape or length.
@@ -87,6 +89,7 @@ class Faces:
     landmarks: FloatArray
     embeddings: FloatArray | None = None
     matches: tuple[Match, ...] | None = None
+    enrollable: BoolArray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes_xyxy)
@@ -97,6 +100,8 @@ class Faces:
             _require_shape("embeddings", self.embeddings, (n, self.embeddings.shape[-1]))
         if self.matches is not None and len(self.matches) != n:
             raise ValueError(f"expected {n} matches, got {len(self.matches)}")
+        if self.enrollable is not None:
+            _require_shape("enrollable", self.enrollable, (n,))
 
     @classmethod
     def empty(cls) -> Self:
@@ -123,6 +128,7 @@ class Faces:
             landmarks=self.landmarks[index],
             embeddings=None if self.embeddings is None else self.embeddings[index],
             matches=None if self.matches is None else tuple(self.matches[i] for i in index),
+            enrollable=None if self.enrollable is None else self.enrollable[index],
         )
 
     def with_embeddings(self, embeddings: FloatArray) -> Self:
@@ -132,6 +138,10 @@ class Faces:
     def with_matches(self, matches: Iterable[Match]) -> Self:
         """These faces with what a gallery said of them, one answer a face."""
         return replace(self, matches=tuple(matches))
+
+    def with_enrollable(self, enrollable: BoolArray) -> Self:
+        """These faces with whether enrolment would take them, bool (n,)."""
+        return replace(self, enrollable=enrollable)
 
 
 def _require_shape(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> None:

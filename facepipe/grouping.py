@@ -58,7 +58,9 @@ def remembering_unknown(
 def remember_unknown(
     gallery: Gallery, result: PhotoResult, encoder: FaceEncoder, *, keep_crops: bool = False
 ) -> int:
-    """Keep the faces of an identified photo that were compared and are nobody's; answers how many were new.
+    """Keep the faces of an identified photo that are nobody's; answers how many were new.
+
+    Of those that were compared, the ones that enrolment would take: only they may become a person.
 
     Args:
         gallery: Where to.
@@ -139,12 +141,13 @@ def enroll_group(
 
 
 def _nobodys(faces: Faces) -> list[int]:
-    """Rows of the faces that were compared, and are neither named nor unsure."""
-    matches = faces.matches or ()
+    """Rows of the faces that enrolment would take, and that are neither named nor unsure."""
+    if faces.matches is None or faces.enrollable is None:
+        return []
     return [
         row
-        for row, match in enumerate(matches)
-        if match.reason in (Doubt.NOBODY_NEAR.value, Doubt.TAKEN.value)
+        for row, (match, enrollable) in enumerate(zip(faces.matches, faces.enrollable, strict=True))
+        if enrollable and match.reason in (Doubt.NOBODY_NEAR.value, Doubt.TAKEN.value)
     ]
 
 

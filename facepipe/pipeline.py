@@ -22,8 +22,8 @@ from facepipe.quality import (
     MEASURED_TEMPLATE,
     NamingRules,
     Reason,
+    measure,
     reasons_by_place,
-    sharpness,
 )
 from facepipe.runtime import RuntimeChoice, choose_runtime
 from gallery import EncoderIdentity, Gallery
@@ -149,7 +149,7 @@ class FacePipeline:
         rules = rules or NamingRules()
         self.threshold_l2(threshold_l2)
         faces = self.detector.detect(photo)
-        reasons, crops = self.crops_to_compare(photo, faces, rules)
+        faces, reasons, crops = self.crops_to_compare(photo, faces, rules)
         faces = self._with_vectors(faces, rows_to_compare(reasons), crops)
         return faces.with_matches(
             self.name(
@@ -164,7 +164,7 @@ class FacePipeline:
 
     def crops_to_compare(
         self, photo: UInt8Array, faces: Faces, rules: NamingRules, reduction: float = 1.0
-    ) -> tuple[list[Reason | None], UInt8Array]:
+    ) -> tuple[Faces, list[Reason | None], UInt8Array]:
         """Which faces are to be compared, as the encoder wants them.
 
         Args:
@@ -174,17 +174,21 @@ class FacePipeline:
             reduction: Pixels of the photo per pixel of the copy.
 
         Returns:
-            Why each face is not compared, None where it is; and the crops of those that are, in their order.
+            The faces with their `enrollable`; why each is not compared, None where it is; and the crops of
+            those that are, in their order.
         """
         reasons = reasons_by_place(faces, rules)
         rows = rows_to_compare(reasons)
         seen = faces.select(rows)
         seen = replace(seen, landmarks=in_reduced_copy(seen.landmarks, reduction))
         crops = self.encoder.align(photo, seen)
-        sharp = sharpness(self._measured_crops(photo, seen, crops)) >= rules.min_sharpness
+        measures = measure(self._measured_crops(photo, seen, crops), faces.select(rows))
+        sharp = np.array([face.sharpness >= rules.min_sharpness for face in measures], np.bool_)
         for row in rows[~sharp]:
             reasons[row] = Reason.TOO_BLURRED
-        return reasons, crops[sharp]
+        enrollable = np.zeros(len(faces), np.bool_)
+        enrollable[rows] = [face.good_to_enroll() for face in measures]
+        return faces.with_enrollable(enrollable), reasons, crops[sharp]
 
     def name(
         self,

@@ -127,6 +127,10 @@ class Measures:
     brightness: float
     contrast: float
 
+    def good_to_enroll(self, rules: EnrolRules | None = None) -> bool:
+        """Whether it breaks no rule for enrolment, other faces of its photo left aside."""
+        return not _refusals(self, 0, rules or EnrolRules())
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -168,10 +172,20 @@ def judge(image: UInt8Array, faces: Faces, rules: EnrolRules | None = None) -> J
     if not alignable(chosen.landmarks).all():
         astray = Refusal(Reason.NO_ALIGNMENT, "the face's landmarks determine no alignment")
         return Judgement(None, None, (astray,))
-    measures = _measure(align_faces(image, chosen.landmarks, MEASURED_TEMPLATE)[0], chosen)
+    (measures,) = measure(align_faces(image, chosen.landmarks, MEASURED_TEMPLATE), chosen)
     rivals = (faces.sizes_px >= rules.max_rival_size * measures.size_px) & (faces.scores >= rules.min_score)
     rivals[face] = False
     return Judgement(face, measures, _refusals(measures, int(rivals.sum()), rules))
+
+
+def measure(crops: UInt8Array, faces: Faces) -> list[Measures]:
+    """Faces in figures.
+
+    Args:
+        crops: RGB uint8 (n, 112, 112, 3), aligned to `MEASURED_TEMPLATE`.
+        faces: The same n, in pixels of the photo.
+    """
+    return [_measure(crop, faces.select([row])) for row, crop in enumerate(crops)]
 
 
 def recognisable(image: UInt8Array, faces: Faces, rules: NamingRules | None = None) -> npt.NDArray[np.bool_]:

@@ -160,7 +160,7 @@ def find_tracks(
 
 def _sightings(pipeline: FacePipeline, frame: Frame, options: VideoOptions) -> list[Sighting]:
     faces = pipeline.detect(frame.rgb)
-    reasons, crops = pipeline.crops_to_compare(frame.rgb, faces, options.rules)
+    faces, reasons, crops = pipeline.crops_to_compare(frame.rgb, faces, options.rules)
     vectors = dict(zip(rows_to_compare(reasons).tolist(), pipeline.encoder.encode(crops), strict=True))
     return [Sighting(frame.time_s, faces.select([row]), vectors.get(row)) for row in range(len(faces))]
 

@@ -13,9 +13,9 @@ from facepipe.faces import FloatArray
 IntArray = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
 
-LINK_SHARE = 0.80
-"""Mean distance within a group, as a share of the encoder's threshold for naming. A wrong group costs more
-than two groups of one person: see docs/experiments.md for the measured precision."""
+LINK_SHARE = 0.90
+"""Mean distance within a group, as a share of the encoder's threshold for naming, of faces good enough to be
+enrolled. A wrong group costs more than two groups of one person: docs/experiments.md has the precision."""
 
 _FARTHEST_L2 = 2.0
 _RANGE_SLACK_L2 = (

@@ -15,7 +15,10 @@ from facepipe.errors import FacepipeError, OutputError, UsageError
 from facepipe.faces import Match
 from facepipe.quality import Reason
 
-MATCHES = (Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, None, 1.0, reason="too_small"))
+SOMEBODY, NOBODY = Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, 1.4, 1.0, reason="nobody_near")
+TOO_SMALL = Match(None, None, 1.0, reason="too_small")
+MATCHES = (SOMEBODY, TOO_SMALL, NOBODY)
+VECTORS = np.array([[0.5, 0.5, 0.5, -0.5], [0.5, -0.5, 0.5, -0.5]], np.float32)
 
 
 def files(folder: Path, *names: str) -> list[Path]:
@@ -26,16 +29,15 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 
 def seen(path: Path) -> Look:
-    """Two faces, the second too small to be compared."""
+    """Three faces: good, too small to be compared, compared though enrolment would not take it."""
     from facepipe.images import photo_sha256
 
-    faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), scores=(0.9, 0.8))
-    vectors = np.full((2, 4), np.nan, np.float32)
-    vectors[0] = (0.5, 0.5, 0.5, -0.5)
-    reasons = (None, Reason.TOO_SMALL)
-    return Look(
-        photo_sha256(path), (640, 480), faces.with_embeddings(vectors), reasons, {0: b"webp", -1: b"all"}
-    )
+    faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), (99, 9, 120, 30), scores=(0.9, 0.8, 0.8))
+    vectors = np.full((3, 4), np.nan, np.float32)
+    vectors[0], vectors[2] = VECTORS
+    faces = faces.with_embeddings(vectors).with_enrollable(np.array([True, False, False]))
+    reasons = (None, Reason.TOO_SMALL, None)
+    return Look(photo_sha256(path), (640, 480), faces, reasons, {0: b"webp", -1: b"all"})
 
 
 def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
@@ -66,7 +68,7 @@ def test_what_was_seen_comes_back(tmp_path: Path) -> None:
         assert good.size_wh == (640, 480)
         assert job.pictures(good.id) == {0: b"webp", -1: b"all"}
         counts = job.counts()
-        assert (counts.waiting, counts.done, counts.failed, counts.faces, counts.known) == (0, 1, 1, 2, 1)
+        assert (counts.waiting, counts.done, counts.failed, counts.faces, counts.known) == (0, 1, 1, 3, 1)
 
 
 def test_only_what_is_new_or_changed_waits(tmp_path: Path) -> None:
@@ -136,7 +138,7 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
 
         def name(faces, reasons):  # type: ignore[no-untyped-def]
             asked.append((faces, reasons))
-            return [Match("New", 0.1, 1.0), MATCHES[1]]
+            return [Match("New", 0.1, 1.0), TOO_SMALL, NOBODY]
 
         assert job.name_again(name, "names", 4) == 0
         assert job.name_again(name, "other names", 4) == 2
@@ -144,7 +146,37 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
         assert [record.result.faces.matches[0].name for record in job.records()] == ["New", "New"]  # type: ignore
     faces, reasons = asked[0]
     np.testing.assert_array_equal(faces.embeddings, seen(photos[0]).faces.embeddings)
-    assert reasons == [None, Reason.TOO_SMALL]
+    assert reasons == [None, Reason.TOO_SMALL, None]
+
+
+def test_strangers_are_those_that_enrolment_would_take(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "a.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        (task,) = job.waiting()
+        job.save([(Outcome(task, seen(photos[0])), (NOBODY, TOO_SMALL, NOBODY))], "names")
+        (stranger,) = job.strangers()
+        assert (stranger.photo_id, stranger.face) == (task.id, 0)
+        np.testing.assert_array_equal(stranger.vector, VECTORS[0])
+        job.name_again(lambda faces, reasons: MATCHES, "other names", 4)
+        assert job.strangers() == []
+
+
+def test_a_job_of_before_enrolment_was_judged_has_no_strangers_until_looked_at_again(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "a.jpg")
+    nobodys = (NOBODY, TOO_SMALL, NOBODY)
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        (task,) = job.waiting()
+        job.save([(Outcome(task, seen(photos[0])), nobodys)], "names")
+    database = sqlite3.connect(tmp_path / "out" / JOB_FILE)
+    database.execute("ALTER TABLE photos DROP COLUMN enrollable")
+    database.close()
+    with Job(tmp_path / "out") as job:
+        assert job.strangers() == []
+        assert len(list(job.records())) == 1
+        job.save([(Outcome(task, seen(photos[0])), nobodys)], "names")
+        assert len(job.strangers()) == 1
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

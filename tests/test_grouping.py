@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, photo_hash
@@ -137,6 +138,23 @@ def test_unknown_faces_of_identified_photos(
     assert remember_unknown(gallery, results[0], pipeline.encoder) >= 0
 
 
+def test_what_enrolment_would_refuse_is_not_remembered(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    """A soft face is compared, and nobody's; made a person with its group, it would be a template."""
+    sharp, soft = tmp_path / "sharp.png", tmp_path / "soft.png"
+    write_image(sharp, astronaut)
+    write_image(soft, cv2.GaussianBlur(astronaut, (0, 0), 1.5).astype(np.uint8))
+    with Gallery.open(tmp_path / "g", pipeline.gallery.encoder, create=True) as gallery:
+        strangers = FacePipeline(pipeline.detector, pipeline.encoder, gallery)
+        results = list(remembering_unknown(strangers, strangers.identify_files([sharp, soft])))
+        for result, good in zip(results, (True, False), strict=True):
+            assert result.faces is not None
+            assert [match.reason for match in result.faces.matches or ()] == ["nobody_near"]
+            np.testing.assert_array_equal(result.faces.enrollable, [good])
+        assert [face.source for face in gallery.unknown_faces()] == [str(sharp.resolve())]
+
+
 MATCHES = [
     (Match(None, 1.3, 1.0, reason="nobody_near"), True),
     (Match(None, 0.8, 1.0, reason="taken"), True),
@@ -153,7 +171,7 @@ def test_only_faces_that_were_compared_and_are_nobodys(
 ) -> None:
     with Gallery.open(tmp_path / "g", pipeline.gallery.encoder, create=True) as gallery:  # type: ignore[union-attr]
         write_image(tmp_path / "her.png", astronaut)
-        faces = pipeline.embed(astronaut).with_matches([match])
+        faces = pipeline.embed(astronaut).with_matches([match]).with_enrollable(np.array([True]))
         result = PhotoResult(tmp_path / "her.png", astronaut, faces)
         assert remember_unknown(gallery, result, pipeline.encoder) == int(kept)
         assert len(gallery.unknown_faces()) == int(kept)

@@ -19,6 +19,7 @@ from facepipe.quality import (
     NamingRules,
     Reason,
     judge,
+    measure,
     reasons_by_place,
     recognisable,
     sharpness,
@@ -286,6 +287,16 @@ def test_why_a_face_is_not_compared(astronaut: UInt8Array) -> None:
     expected = [None, Reason.LOW_SCORE, Reason.NO_ALIGNMENT, Reason.TOO_SMALL, Reason.TURNED_AWAY]
     assert reasons_by_place(faces, NamingRules()) == expected
     assert recognisable(astronaut, faces).tolist() == [True, False, False, False, False]
+
+
+def test_faces_are_measured_and_judged_for_enrolment_one_by_one(astronaut: UInt8Array) -> None:
+    faces = faces_at((1, 0), (1, 0), (1, 0), scores=(0.99, 0.99, 0.79))
+    crop = align_faces(astronaut, LANDMARKS[None])
+    measures = measure(np.concatenate([crop, np.stack([blurred(crop[0], 2)]), crop]), faces)
+    assert measures[0] == judge(astronaut, faces.select([0])).measures
+    assert [face.good_to_enroll() for face in measures] == [True, False, False]
+    assert measures[2].good_to_enroll(EnrolRules(min_score=0.7))
+    assert measure(crop[:0], Faces.empty()) == []
 
 
 # Sharpness

@@ -40,6 +40,7 @@ CREATE TABLE photos (
     width INTEGER, height INTEGER,
     numbers BLOB,                 -- float32 (n, 15): box, score, landmarks
     vectors BLOB,                 -- float32 (m, d) of the faces without a reason
+    enrollable BLOB,              -- bool (n,)
     reasons TEXT,                 -- why a face was not compared, or null
     matches TEXT, named_by TEXT); -- what the gallery said, and which settings and state of it
 CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL;
@@ -68,7 +69,7 @@ class Look:
     Attributes:
         sha256: Of the file.
         size_wh: Width and height of the upright photo in pixels.
-        faces: With vectors, rows of NaN where a face is not to be compared.
+        faces: With `enrollable` and vectors, rows of NaN where a face is not to be compared.
         reasons: Why a face is not to be compared; None where it is.
         pictures: WebP files: of each face by its row, of the photo under `PREVIEW`.
     """
@@ -106,7 +107,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Stranger:
-    """A face that was compared and is near nobody: its photo, its row there, and its vector (d,)."""
+    """A face near nobody that enrolment would take: its photo, its row there, and its vector (d,)."""
 
     photo_id: int
     photo_sha256: str
@@ -293,9 +294,9 @@ class Job:
         return dict(rows.fetchall())
 
     def strangers(self) -> list[Stranger]:
-        """The faces that were compared and are near nobody, with their vectors."""
+        """The faces near nobody that enrolment would take, with their vectors."""
         rows = self._database.execute(
-            """SELECT id, sha256, vectors, reasons, matches FROM photos
+            """SELECT id, sha256, vectors, enrollable, reasons, matches FROM photos
             WHERE place IS NOT NULL AND state = 'done' AND length(vectors) > 0 ORDER BY place"""
         )
         return [stranger for row in rows for stranger in _strangers(*row)]
@@ -350,6 +351,9 @@ class Job:
                 for statement in _SCHEMA.split(";")[:-1]:
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+            columns = {row[1] for row in database.execute("PRAGMA table_info(photos)")}
+            if "enrollable" not in columns:  # a job of before it was measured
+                database.execute("ALTER TABLE photos ADD COLUMN enrollable BLOB")
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
 
@@ -435,19 +439,21 @@ def _save(database: sqlite3.Connection, outcome: Outcome, matches: Sequence[Matc
     named = _matches_to_text(matches), named_by
     database.execute(
         """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
-        vectors = ?, reasons = ?, matches = ?, named_by = ? WHERE id = ?""",
+        vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ? WHERE id = ?""",
         (look.sha256, *look.size_wh, *_face_bytes(look), reasons, *named, id),
     )
     pictures = ((id, face, webp) for face, webp in look.pictures.items())
     database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
 
 
-def _face_bytes(look: Look) -> tuple[bytes, bytes]:
+def _face_bytes(look: Look) -> tuple[bytes, bytes, bytes]:
     faces, n = look.faces, len(look.faces)
     assert faces.embeddings is not None
+    assert faces.enrollable is not None
     columns = (faces.boxes_xyxy, faces.scores[:, None], faces.landmarks.reshape(n, 10))
     vectors = faces.embeddings[rows_to_compare(look.reasons)]
-    return np.hstack(columns).astype("<f4").tobytes(), vectors.astype("<f4").tobytes()
+    numbers = np.hstack(columns).astype("<f4").tobytes()
+    return numbers, vectors.astype("<f4").tobytes(), faces.enrollable.tobytes()
 
 
 def _faces(numbers: bytes) -> Faces:
@@ -465,12 +471,16 @@ def _vectors(stored: bytes, reasons: Sequence[Reason | None], dimensions: int) -
     return vectors
 
 
-def _strangers(id: int, sha256: str, vectors: bytes, reasons: str, matches: str) -> Iterator[Stranger]:
+def _strangers(
+    id: int, sha256: str, vectors: bytes, enrollable: bytes | None, reasons: str, matches: str
+) -> Iterator[Stranger]:
+    if enrollable is None:
+        return
     rows = rows_to_compare(_reasons(reasons))
     table = np.frombuffer(vectors, "<f4").reshape(len(rows), -1)
     found = _matches_from_text(matches)
     for row, vector in zip(rows.tolist(), table, strict=True):
-        if found[row].reason == Doubt.NOBODY_NEAR.value:
+        if enrollable[row] and found[row].reason == Doubt.NOBODY_NEAR.value:
             yield Stranger(id, sha256, row, vector)
 
 

@@ -55,7 +55,7 @@ class Chosen:
     """What is left of a photo when its pixels are gone.
 
     Attributes:
-        faces: In pixels of the whole photo, without vectors.
+        faces: In pixels of the whole photo, without vectors, with `enrollable`.
         reasons: Why each is not compared, or None.
         crops: uint8 (m, S, S, 3) of those that are.
         pictures: See `facepipe.batch.job.Look`.
@@ -115,7 +115,7 @@ class Looker:
         if photo.reduction > 1 and self._is_too_small(photo, faces):
             photo = read_reduced(path, None, max_pixels=self.options.max_pixels)
         rules = self.options.rules
-        reasons, crops = self._pipeline.crops_to_compare(photo.rgb, faces, rules, photo.reduction)
+        faces, reasons, crops = self._pipeline.crops_to_compare(photo.rgb, faces, rules, photo.reduction)
         return Chosen(faces, tuple(reasons), crops, _pictures(photo, faces))
 
     def encode(self, crops: UInt8Array) -> FloatArray:

@@ -23,7 +23,7 @@ distance_option = click.option(
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with sample faces.")
 @gallery_option
 def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Path | None) -> None:
-    """Group the faces that `identify --remember-unknown` kept.
+    """Group the faces that `identify --remember-unknown` kept: those good enough to be enrolled.
 
     Give a group a name with `enroll --cluster NUMBER --name NAME`.
     """

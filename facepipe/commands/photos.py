@@ -105,7 +105,7 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
     show_default=True,
     help="Distance to a person of several photos.",
 )
-@click.option("--remember-unknown", is_flag=True, help="Keep faces of nobody, for `facepipe cluster`.")
+@click.option("--remember-unknown", is_flag=True, help="Keep good faces of nobody, for `facepipe cluster`.")
 @keep_crops_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
