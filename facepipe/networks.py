@@ -140,6 +140,7 @@ def _builders() -> _Builders:
     return _Builders(
         {
             "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
+            "retinaface_mobilenet025_detail": retinaface.retinaface_mobilenet025_detail,
             "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
             "retinaface_resnet50": retinaface.retinaface_resnet50,
         },

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from training_helpers import export_maps
 
 from facepipe.facenet.network import FaceNet, facenet_dense
 from facepipe.faces import UInt8Array
@@ -50,17 +50,7 @@ def write_teacher(path: Path, dimensions: int = 16, seed: int = 1) -> Path:
 
 def export_teacher(network: FaceNet, path: Path, side_px: int, taps: Sequence[str]) -> Path:
     """An ONNX file of a network for one face, with names for its maps."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, and ten times as fast
-        torch.onnx.export(
-            network.eval(),
-            (torch.zeros(1, 3, side_px, side_px),),
-            str(path),
-            dynamo=False,
-            input_names=["faces"],
-            output_names=["vector", *taps],
-        )
-    return path
+    return export_maps(network, path, side_px, ("vector", *taps))
 
 
 def tiny_config(*overrides: str) -> EncoderConfig:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -312,7 +311,7 @@ def test_all_hints_reach_every_block_of_the_backbone(dataset: Path) -> None:
     teacher = Teacher(retinaface_mobilenet025(), IMAGENET_INPUT)
     for hints_from, maps in (("pyramid", 6), ("all", 6 + 14)):
         task = _task_with(dataset, teacher, loss=LossConfig(hints_from=hints_from))
-        shown, _ = task.module(torch.zeros(1, 3, 64, 64))
+        shown, _, _ = task.module(torch.zeros(1, 3, 64, 64))
         assert len(shown) == maps
     losses = task.losses(task.module, next(task.batches(0)), 0.0)
     losses["hint"].backward()  # type: ignore[no-untyped-call]
@@ -338,7 +337,7 @@ def test_forced_parts_learn_the_teachers_maps_each_from_the_maps_before(dataset:
     task.module.eval()
     batch = next(task.batches(0))
     maps, output = task._teacher(batch.pixels)
-    ours, heads = task.module(task._input(batch.pixels), maps)
+    ours, heads, _ = task.module(task._input(batch.pixels), maps)
     wrong = [not torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(ours, maps, strict=True)]
     assert wrong == [number == 6 + 7 for number in range(6 + 14)]
     torch.testing.assert_close(heads.boxes, output.boxes)
@@ -357,35 +356,6 @@ def test_forcing_needs_all_hints_and_a_chain_of_blocks(dataset: Path) -> None:
         _task_with(dataset, None, loss=loss)
     with pytest.raises(UsageError, match="MobileNetV1's blocks"):
         _task_with(dataset, Teacher(retinaface_resnet50(), IMAGENET_INPUT), loss=loss, network=network)
-
-
-def test_a_teacher_that_sees_the_crop_enlarged_finds_the_face_of_twelve_pixels(
-    tmp_path: Path, astronaut: UInt8Array
-) -> None:
-    """Its 12 px are 24 px there: the soft scores at the smallest stride rise, the other strides stay."""
-    teacher = load_teacher(TeacherConfig("retinaface_mobilenet025"))
-    crop = np.full((160, 160, 3), 128, np.uint8)
-    small = cv2.resize(astronaut[:256, 128:384], (32, 32), interpolation=cv2.INTER_AREA)
-    crop[64:96, 64:96] = small
-    dataset = write_dataset(tmp_path / "data", astronaut)
-    scores = {}
-    for enlarged in (False, True):
-        task = _task_with(dataset, teacher, loss=LossConfig(distil_enlarged=enlarged))
-        assert task._teacher is not None
-        _, output = task._teacher(torch.from_numpy(crop)[None])
-        scores[enlarged] = output.classes.softmax(dim=-1)[0, :, 1]
-    nearest = 2 * 20**2  # anchors at a stride of 8
-    assert scores[True].shape == scores[False].shape
-    torch.testing.assert_close(scores[True][nearest:], scores[False][nearest:])
-    assert scores[True][:nearest].max() > 0.9
-    assert scores[False][:nearest].max() < scores[True][:nearest].max() - 0.2
-
-
-def test_an_enlarged_look_needs_a_teacher_and_something_to_learn(dataset: Path) -> None:
-    with pytest.raises(UsageError, match="no output is learned"):
-        LossConfig(distil_enlarged=True, distil_classes=0, distil_boxes=0, distil_landmarks=0)
-    with pytest.raises(UsageError, match="name a teacher"):
-        _task_with(dataset, None, loss=LossConfig(distil_enlarged=True))
 
 
 def _task_with(

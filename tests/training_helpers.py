@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,24 @@ def write_dataset(folder: Path, astronaut: UInt8Array, scales: tuple[float, ...]
         lines += [f"# {i}.png", f"{x:.2f} {y:.2f} {right - x:.2f} {bottom - y:.2f} {points} 0.9"]
     (folder / "label.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder
+
+
+def export_maps(
+    network: nn.Module, path: Path, side_px: int, names: Sequence[str], *, any_size: bool = False
+) -> Path:
+    """An ONNX file of a network for one square picture, or one of any size, with names for its outputs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracing exporter is deprecated, and ten times as fast
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(1, 3, side_px, side_px),),
+            str(path),
+            dynamo=False,
+            input_names=["pixels"],
+            output_names=list(names),
+            dynamic_axes={"pixels": {2: "height", 3: "width"}} if any_size else None,
+        )
+    return path
 
 
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -10,13 +10,14 @@ from typing import Literal
 from facepipe.errors import UsageError
 from training.configuration import quoted, read_configuration
 from training.detection.augment import AugmentConfig
+from training.detection.detail import DetailConfig
 from training.detection.losses import LossConfig
 from training.detection.targets import MatchConfig
 from training.loop import LoopConfig
 from training.optimisation import OptimiserConfig
 from weights.card import AnchorSpec, InputSpec
 
-Architecture = Literal["retinaface_mobilenet025", "retinaface_resnet50"]
+Architecture = Literal["retinaface_mobilenet025", "retinaface_mobilenet025_detail", "retinaface_resnet50"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,8 @@ class NetworkConfig:
         architecture: As on a card.
         initial: "random"; "imagenet" (ResNet-50: torchvision's weights, which it downloads); the name or card
             of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published .pth
-            file: a whole RetinaFace or an ImageNet backbone.
+            file: a whole RetinaFace or an ImageNet backbone. A network with a detail branch may begin as one
+            without, which it then agrees with.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
     """
@@ -114,6 +116,7 @@ class DetectorConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     teacher: TeacherConfig | None = None
+    detail: DetailConfig | None = None
     validation: ValidationConfig | None = None
 
 

@@ -29,8 +29,6 @@ class LossConfig:
             distance of the centres (Zheng et al., arXiv:1911.08287), which is what counts in the end.
         negatives_per_positive: Hard negatives that train, per positive anchor of a crop.
         distil_classes, distil_boxes, distil_landmarks: Weights of the teacher's soft outputs.
-        distil_enlarged: Take those at the smallest stride from a look at the crop at twice its size, where a
-            face of 12 px is one of 24 px: see `training.detection.enlarged`.
         hints_first, hints_last: Weight of the feature hints at the first and the last step, linear between.
         hints_from: Maps that are compared with the teacher's: "pyramid", those of FPN and SSH, or "all",
             those of the backbone's blocks too, for a teacher of the same layers.
@@ -47,7 +45,6 @@ class LossConfig:
     distil_classes: float = 1.0
     distil_boxes: float = 2.0
     distil_landmarks: float = 1.0
-    distil_enlarged: bool = False
     hints_first: float = 1.0
     hints_last: float = 0.05
     hints_from: Literal["pyramid", "all"] = "pyramid"
@@ -60,8 +57,6 @@ class LossConfig:
             raise UsageError("loss: expected weights from 0 and negatives_per_positive from 1")
         if self.hints_forced and self.hints_from != "all":
             raise UsageError("loss.hints_forced feeds every map: set loss.hints_from=all")
-        if self.distil_enlarged and not any(soft):
-            raise UsageError("loss.distil_enlarged: no output is learned; set loss.distil_classes above 0")
 
 
 def label_losses(

@@ -15,8 +15,9 @@ from facepipe.errors import UsageError
 from facepipe.images import write_image
 from training.configuration import to_plain
 from training.detection.configuration import DataConfig, DetectorConfig
-from training.detection.crops import WeightedPhotos
+from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
 from training.detection.data import DecodedPhotos, PhotoFiles
+from training.detection.detail import BranchTask, TrainedBranch
 from training.detection.labels import LabelledPhoto, read_labels, unlabelled_photos
 from training.detection.pictures import detection_sheet, preview
 from training.detection.start import Detector, initial_detector, load_teacher
@@ -68,7 +69,7 @@ def train_detector(
         return _outcome(loop, config, folder)
 
 
-def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTask:
+def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTask | BranchTask:
     """What the training loop runs: data, teacher and validation opened around a network.
 
     Raises:
@@ -77,6 +78,17 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
     """
     with main_first():
         data = open_data(config.data, config.cache)
+    if config.detail and config.detail.alone:
+        return BranchTask(
+            start.network,
+            start.input,
+            config.detail,
+            CropBatches(CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size),
+            workers=config.loop.workers,
+            photos=sum(len(d.photos.photos) for d in data),
+            compiled=config.loop.compile,
+            device=device,
+        )
     validator = None
     if config.validation and is_main():
         validator = Validator(config.validation, config.network.architecture, start.input, start.anchors)
@@ -90,6 +102,7 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         seed=config.loop.seed,
         workers=config.loop.workers,
         teacher=load_teacher(config.teacher) if config.teacher else None,
+        detail=config.detail,
         validator=validator,
         compiled=config.loop.compile,
         device=device,
@@ -132,7 +145,7 @@ def _outcome(loop: TrainingLoop[Any], config: DetectorConfig, folder: Path) -> T
 
 
 def _draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path) -> None:
-    assert isinstance(module, TrainedDetector)
+    assert isinstance(module, TrainedDetector | TrainedBranch)
     assert config.network.input is not None
     assert config.network.anchors is not None
     detector = network_detector(

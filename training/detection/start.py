@@ -25,6 +25,7 @@ from weights.registry import load_card
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """What most published RetinaFace weights were trained on."""
 
+_WITH_DETAIL: Architecture = "retinaface_mobilenet025_detail"
 _NETWORK = "network."
 """Prefix of the network in a checkpoint of `TrainedDetector`."""
 
@@ -58,9 +59,10 @@ def initial_detector(config: NetworkConfig) -> Detector:
         known = detector_of_checkpoints([Path(config.initial)])
     else:
         known = _detector_of_card(config.initial)
-    if _architecture(known.network) != config.architecture:
+    network = _with_detail(known.network) if config.architecture == _WITH_DETAIL else known.network
+    if _architecture(network) != config.architecture:
         raise WeightsError(f"{config.initial}: is not a {config.architecture}")
-    return Detector(known.network, config.input or known.input, config.anchors or known.anchors)
+    return Detector(network, config.input or known.input, config.anchors or known.anchors)
 
 
 def load_teacher(config: TeacherConfig) -> Teacher:
@@ -148,5 +150,15 @@ def _network(architecture: Architecture) -> RetinaFace:
 
 
 def _architecture(network: RetinaFace) -> Architecture:
-    resnet = isinstance(network.backbone, ResNet50Stages)
-    return "retinaface_resnet50" if resnet else "retinaface_mobilenet025"
+    if isinstance(network.backbone, ResNet50Stages):
+        return "retinaface_resnet50"
+    return "retinaface_mobilenet025" if network.detail is None else _WITH_DETAIL
+
+
+def _with_detail(network: RetinaFace) -> RetinaFace:
+    """The same network with a random detail branch that counts for nothing yet, where it has none."""
+    if _architecture(network) != "retinaface_mobilenet025":
+        return network
+    grown = _network(_WITH_DETAIL)
+    grown.load_state_dict(network.state_dict(), strict=False)
+    return grown

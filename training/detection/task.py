@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
 from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
-from training.detection.enlarged import EnlargedView
+from training.detection.detail import DetailConfig, DetailTeacher, branch_of
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
 from training.detection.targets import MatchConfig, match_batch
 from training.pixels import Normalisation
@@ -61,19 +60,21 @@ class TrainedDetector(nn.Module):
         self.projections = nn.ModuleList(projections)
         self._shows_backbone = shows_backbone
 
-    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[list[Tensor], RetinaFaceOutput]:
-        """Preprocessed images (batch, 3, h, w) to (projected) maps, and raw outputs.
+    def forward(
+        self, images: Tensor, given: Sequence[Tensor] = ()
+    ) -> tuple[list[Tensor], RetinaFaceOutput, list[Tensor]]:
+        """Preprocessed images (batch, 3, h, w) to (projected) maps, raw outputs and the detail branch's maps.
 
         `given` are maps as they are shown, backbone and all, that parts take in place of those before them.
         """
         levels = len(self.network.contexts)
         fpn, ssh, backbone = given[:levels], given[levels : 2 * levels], given[2 * levels :]
-        forced = RetinaFaceFeatures(list(backbone), tuple(fpn), tuple(ssh)) if given else None
+        forced = RetinaFaceFeatures(list(backbone), tuple(fpn), tuple(ssh), []) if given else None
         features = self.network.features(images, forced)
         maps = [*features.fpn, *features.ssh, *(features.backbone if self._shows_backbone else ())]
         if self.projections:
             maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
-        return maps, self.network.heads(forced or features)
+        return maps, self.network.heads(forced or features), features.detail
 
 
 class DetectorTask:
@@ -89,12 +90,14 @@ class DetectorTask:
         seed: Of crops and projections.
         workers: Processes that prepare batches.
         teacher: What to learn from besides labels.
+        detail: What the network's detail branch learns from.
         validator: Figures of a network; "score" chooses the best checkpoint.
         compiled: Whether the teacher and the comparison with its maps go through torch.compile.
         device: Where it all runs.
 
     Raises:
-        UsageError: The teacher has other anchors, or unlabelled data has no teacher.
+        UsageError: The teacher has other anchors, unlabelled data has no teacher, or `detail` no branch.
+        WeightsError: The teacher of `detail` can't be read.
     """
 
     def __init__(
@@ -109,19 +112,22 @@ class DetectorTask:
         seed: int,
         workers: int,
         teacher: Teacher | None = None,
+        detail: DetailConfig | None = None,
         validator: Callable[[RetinaFace], dict[str, float]] | None = None,
         compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        _check_teacher(teacher, network, anchors, config.loss, data)
         self._device = device or torch.device("cpu")
+        _check_teacher(teacher, network, anchors, config.loss, data)
+        self._detail = detail
+        self._detail_teacher = DetailTeacher(detail, branch_of(network), self._device) if detail else None
         self._variances, self._config = anchors.variances, config
         self._workers = workers
         self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
         self._validator = validator
         self._input = Normalisation(input_spec, self._device)
         all_hints = teacher is not None and config.loss.hints_from == "all"
-        self._teacher = _RunningTeacher(teacher, config.loss, self._device, compiled) if teacher else None
+        self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         projections = _projections(network, teacher.network) if teacher else []
         self.module = _placed(TrainedDetector(network, projections, shows_backbone=all_hints), self._device)
@@ -142,14 +148,23 @@ class DetectorTask:
         config = self._config.loss
         pixels = batch.pixels.to(self._device, non_blocking=True)
         teacher_maps, teacher_output = self._teacher(pixels) if self._teacher else ([], None)
-        maps, output = module(self._input(pixels), teacher_maps if config.hints_forced else ())
+        maps, output, detail = module(self._input(pixels), teacher_maps if config.hints_forced else ())
         targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
         parts = label_losses(output, targets, config, self._variances)
         if teacher_output is not None:
             parts |= teacher_losses(output, teacher_output, targets, config)
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
-            parts["hint"] = weight * self._hint_loss(maps, teacher_maps)
+            parts["hint"] = weight * self._hint_loss(*map(self._comparable, (maps, teacher_maps)))
+        if self._detail and self._detail_teacher:
+            weight = self._detail.weight(progress)
+            parts["detail"] = weight * self._hint_loss(detail, self._detail_teacher(pixels))
         return parts
+
+    def _comparable(self, maps: list[Tensor]) -> list[Tensor]:
+        """Without those that the detail branch enters: they are to say more than the teacher's."""
+        levels = len(self.module.network.contexts)
+        entered = (0, levels) if self.module.network.detail else ()
+        return [m for number, m in enumerate(maps) if number not in entered]
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """The validator's figures; nothing without one."""
@@ -164,25 +179,17 @@ class DetectorTask:
 class _RunningTeacher:
     """A teacher, frozen, on a device."""
 
-    def __init__(self, teacher: Teacher, loss: LossConfig, device: torch.device, compiled: bool) -> None:
-        module = TrainedDetector(teacher.network, shows_backbone=loss.hints_from == "all")
+    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool, shows_backbone: bool) -> None:
+        module = TrainedDetector(teacher.network, shows_backbone=shows_backbone)
         module = _placed(module, device).eval().requires_grad_(False)
-        self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput]]
-        self._module = torch.compile(module, dynamic=False) if compiled else module
+        self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput, list[Tensor]]]
+        self._module = torch.compile(module) if compiled else module
         self._input = Normalisation(teacher.input, device)
-        self._enlarged = EnlargedView(teacher.anchors) if loss.distil_enlarged else None
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> tuple[list[Tensor], RetinaFaceOutput]:
-        images = self._input(pixels)
-        maps, output = self._module(images)
-        if self._enlarged is None:
-            return maps, output
-        _, larger = self._module(functional.interpolate(images, scale_factor=2.0, mode="bilinear"))
-        small = self._enlarged.smallest_anchors(larger, images.shape[-1])
-        return maps, RetinaFaceOutput(
-            *(torch.cat([s, o[:, s.shape[1] :]], dim=1) for s, o in zip(small, output, strict=True))
-        )
+        maps, output, _ = self._module(self._input(pixels))
+        return maps, output
 
 
 def _placed(module: TrainedDetector, device: torch.device) -> TrainedDetector:
@@ -202,8 +209,6 @@ def _check_teacher(
             raise UsageError("a data set without labels trains only with a teacher")
         if config.hints_forced:
             raise UsageError("loss.hints_forced feeds a teacher's maps: name a teacher (teacher.weights)")
-        if config.distil_enlarged:
-            raise UsageError("loss.distil_enlarged is a teacher's look: name a teacher (teacher.weights)")
         return
     if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
@@ -218,7 +223,8 @@ def _check_teacher(
 
 
 def _layers(network: RetinaFace) -> list[torch.Size]:
-    return [parameter.shape for parameter in network.parameters()]
+    """Shapes of the parameters, those of a detail branch left aside."""
+    return [p.shape for name, p in network.named_parameters() if not name.startswith("detail")]
 
 
 def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:

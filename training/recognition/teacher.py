@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facepipe.errors import DataError, MissingExtraError, UsageError, WeightsError
+from facepipe.errors import DataError, UsageError, WeightsError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_write_bytes
+from training.onnx_teacher import Runtime, open_onnx, output_names, read_onnx
 from training.pixels import Normalisation
 from training.recognition.augment import cut
 from training.recognition.crops import DecodedCrops, FaceCrops
@@ -28,9 +29,7 @@ from weights.registry import load_card
 _LOG = logging.getLogger("facepipe.training")
 _BATCH = 64
 
-Runtime = Literal["onnx", "openvino"]
 View = Literal["shared", "canonical"]
-_Run = Callable[[FloatArray], Sequence[FloatArray]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +92,11 @@ class Teacher:
     ) -> None:
         self._device = device or torch.device("cpu")
         path, spec = find_teacher(config, student_input)
-        model = _with_outputs(path, config)
         self._input = Normalisation(spec, torch.device("cpu"))
         assert spec.size_px is not None
         self.size_px = spec.size_px
-        open_model = _open_openvino if config.runtime == "openvino" else _open_onnx_runtime
-        self._run = open_model(model, config.threads or torch.get_num_threads())
+        values = [config.vector or output_names(path)[0], *config.taps]
+        self._run = open_onnx(path, values, config.runtime, config.threads)
 
     def __call__(self, pixels: Tensor) -> TeacherOutput:
         """RGB uint8 faces (batch, side, side, 3) to unit vectors and maps."""
@@ -236,7 +234,7 @@ def find_teacher(config: TeacherConfig, student_input: InputSpec) -> tuple[Path,
     if weights.endswith(".onnx"):
         spec = config.input or student_input
         # Files made for faces of one size say so.
-        sides = _load(Path(weights)).graph.input[0].type.tensor_type.shape.dim[-1:]
+        sides = read_onnx(Path(weights)).graph.input[0].type.tensor_type.shape.dim[-1:]
         return Path(weights), replace(spec, size_px=sides[0].dim_value or spec.size_px)
     weight = load_card(weights)
     if weight.card.kind != "encoder" or weight.onnx_path is None:
@@ -300,75 +298,3 @@ def _sha256(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise WeightsError(f"{path}: can't read this teacher: {error}") from error
-
-
-def _open_onnx_runtime(model: Any, threads: int) -> _Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that wait by spinning would take the cores from torch, whose turn it is next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
-    return lambda images: session.run(outputs, {name: images})
-
-
-def _open_openvino(model: Any, threads: int) -> _Run:
-    try:
-        import openvino
-    except ImportError as error:
-        raise MissingExtraError("teacher.runtime = openvino", "openvino") from error
-    core = openvino.Core()
-    halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if halves else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
-    # The next batch overwrites the outputs.
-    return lambda images: [np.array(value) for value in compiled(images).to_tuple()]
-
-
-def _load(path: Path) -> Any:
-    import onnx
-
-    try:
-        return onnx.load(path)
-    except Exception as error:  # protobuf's own, by version
-        raise WeightsError(f"{path}: not a readable ONNX file: {error}") from error
-
-
-def _with_outputs(path: Path, config: TeacherConfig) -> Any:
-    """The teacher for any batch, with its vector and maps as outputs."""
-    import onnx
-
-    model = _load(path)
-    graph = model.graph
-    known = {name for node in graph.node for name in node.output}
-    wanted = [config.vector or graph.output[0].name, *config.taps]
-    if missing := [name for name in wanted if name not in known]:
-        raise WeightsError(f"{path}: computes no {', '.join(missing)}")
-    del graph.output[:]
-    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
-    del graph.value_info[:]  # they may state the batch that the file was made with
-    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    return _needed_part(model)
-
-
-def _needed_part(model: Any) -> Any:
-    """Without the nodes that no output needs: among them may be ones made for a batch of one."""
-    graph = model.graph
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):  # ONNX keeps nodes in order: users follow makers
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(reversed(kept))
-    return model

@@ -1,0 +1,237 @@
+"""The detail branch: what it changes at first (nothing), what it learns and from whom."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from network_helpers import randomised
+from training_helpers import export_maps, write_dataset
+
+from facepipe.errors import UsageError, WeightsError
+from facepipe.faces import UInt8Array
+from facepipe.networks import build_network, serving_module
+from facepipe.retinaface.network import DetailBranch, RetinaFace
+from training.configuration import read_configuration
+from training.detection.configuration import DetectorConfig, NetworkConfig
+from training.detection.crops import CropBatches, CropSampler, DetectionBatch
+from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
+from training.detection.run import build_task, open_data, train_detector
+from training.detection.start import Detector, initial_detector
+from training.detection.task import DetectorTask
+from training.export import export_checkpoint
+from training.logs import read_log
+from weights.card import AnchorSpec, InputSpec
+
+MAPS = tuple(f"map{number}" for number in range(8))
+INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
+YUNET_MAPS = ("458", "461", "464", "467", "470", "473", "476", "479")
+"""Before the ReLUs of its first eight blocks, in the published file."""
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("detail") / "data", astronaut)
+
+
+@pytest.fixture(scope="module")
+def teacher_branch() -> DetailBranch:
+    torch.manual_seed(3)
+    branch = randomised(DetailBranch())
+    assert isinstance(branch, DetailBranch)
+    return branch
+
+
+@pytest.fixture(scope="module")
+def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: DetailBranch) -> DetailConfig:
+    file = tmp_path_factory.mktemp("teacher") / "teacher.onnx"
+    export_maps(teacher_branch, file, 64, MAPS, any_size=True)
+    return DetailConfig(file, MAPS, INPUT)
+
+
+def grown(seed: int = 0) -> RetinaFace:
+    torch.manual_seed(seed)
+    return initial_detector(
+        NetworkConfig("retinaface_mobilenet025_detail", initial="retinaface_mobilenet025")
+    ).network
+
+
+def batches(dataset: Path, config: DetectorConfig) -> CropBatches:
+    data = open_data(read_configuration(DetectorConfig, None, [f"data.0.folder={dataset}"]).data, None)
+    return CropBatches(CropSampler(data, replace(config.augment, size_px=64), 0), 2)
+
+
+def branch_task(
+    dataset: Path, detail: DetailConfig, network: RetinaFace
+) -> tuple[BranchTask, DetectionBatch]:
+    crops = batches(dataset, DetectorConfig())
+    task = BranchTask(network, INPUT, replace(detail, alone=True), crops, workers=0, photos=2)
+    return task, next(task.batches(0))
+
+
+def run_config(dataset: Path, detail: DetailConfig, *overrides: str) -> DetectorConfig:
+    taps = ", ".join(f'"{name}"' for name in detail.taps)
+    return read_configuration(
+        DetectorConfig,
+        None,
+        [
+            f"data.0.folder={dataset}",
+            "network.architecture=retinaface_mobilenet025_detail",
+            "network.initial=retinaface_mobilenet025",
+            f"detail.weights={detail.weights}",
+            f"detail.taps=[{taps}]",
+            "device=cpu",
+            "augment.size_px=64",
+            "loop.batch_size=2",
+            "loop.workers=0",
+            "loop.warmup_steps=1",
+            "loop.log_every=1",
+            *overrides,
+        ],
+    )
+
+
+def test_a_network_that_grew_says_what_it_said() -> None:
+    before = initial_detector(NetworkConfig(initial="retinaface_mobilenet025")).network.eval()
+    images = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for ours, theirs in zip(grown().eval()(images), before(images), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_the_branch_speaks_of_the_finest_anchors_first() -> None:
+    """With a lateral that counts, it moves what is said at a stride of 8, and of no coarser one."""
+    network = grown().eval()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = network(images).classes
+        network.detail_lateral[1].weight.normal_(0, 1)
+        after = network(images).classes
+    finest = 2 * 8**2
+    assert (before - after)[:, :finest].abs().max() > 0.1
+    torch.testing.assert_close(after[:, finest:], before[:, finest:])
+
+
+def test_each_block_learns_from_the_teachers_map_before_it(
+    dataset: Path, detail: DetailConfig, teacher_branch: DetailBranch
+) -> None:
+    """A branch that differs from its teacher in one block errs in that block's map, and no other is moved."""
+    network = grown()
+    assert network.detail is not None
+    network.detail.load_state_dict(teacher_branch.state_dict())
+    with torch.no_grad():
+        network.detail.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
+    task, batch = branch_task(dataset, detail, network)
+    task.module.eval()
+    lesson = task._teacher(batch.pixels)
+    ours = task.module(task._input(batch.pixels), lesson)
+    wrong = [not torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in zip(ours, lesson, strict=True)]
+    assert wrong == [number == 4 for number in range(8)]
+    task.losses(task.module, batch, 0.0)["detail"].backward()  # type: ignore[no-untyped-call]
+    pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
+    assert pulled
+    assert all(name.startswith("detail.blocks.4.") for name in pulled)
+
+
+def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detail: DetailConfig) -> None:
+    settings = ("detail.alone=true", "loop.steps=12", "optimiser.learning_rate=0.02", "loop.ema_decay=0")
+    config = run_config(dataset, detail, *settings)
+    before = grown().state_dict()
+    outcome = train_detector(config, tmp_path / "run")
+    errors = [value for _, value in read_log(tmp_path / "run" / "log.csv")["detail"]]
+    assert errors[-1] < 0.7 * errors[0]
+    begun = NetworkConfig("retinaface_mobilenet025_detail", initial=str(outcome.last))
+    after = initial_detector(begun).network.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("detail.") for name in moved)
+
+    whole = run_config(dataset, detail, f"network.initial={outcome.last}", "loop.steps=2")
+    outcome = train_detector(whole, tmp_path / "whole")
+    assert {"class", "box", "landmark", "detail"} <= set(read_log(tmp_path / "whole" / "log.csv"))
+    weight = export_checkpoint([outcome.last], "fine", tmp_path / "weights", licence="MIT")
+    assert weight.card.architecture == "retinaface_mobilenet025_detail"
+    assert weight.card.training["recipe"]["detail"]["weights"].endswith("teacher.onnx")
+    assert str(tmp_path) not in weight.card.to_json()
+
+
+def test_maps_that_the_branch_enters_are_not_compared(dataset: Path, detail: DetailConfig) -> None:
+    teacher = "teacher.weights=retinaface_mobilenet025"
+    config = run_config(dataset, detail, teacher, "loss.hints_from=all", "loss.hints_first=1")
+    network = grown()
+    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    assert isinstance(task, DetectorTask)
+    with torch.no_grad():
+        network.detail_lateral[1].weight.normal_(0, 0.1)
+    task.module.eval()
+    task._input = task._teacher._input  # type: ignore[union-attr]
+    losses = task.losses(task.module, next(task.batches(0)), 0.0)
+    assert losses["hint"].item() < 1e-6
+    assert losses["detail"].item() > 0.1
+    losses["detail"].backward()  # type: ignore[no-untyped-call]
+    pulled = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert pulled == {f"detail.{name}" for name, _ in network.detail.named_parameters()}  # type: ignore[union-attr]
+
+
+def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_branch: DetailBranch) -> None:
+    pixels = torch.randint(
+        0, 256, (2, 96, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    mean, std = torch.tensor(INPUT.mean), torch.tensor(INPUT.std)
+    with torch.no_grad():
+        expected = teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
+    for ours, theirs in zip(DetailTeacher(detail, DetailBranch(), CPU)(pixels), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+def test_a_published_yunet_begins_with_the_branchs_layers(shared_data: Path) -> None:
+    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx", YUNET_MAPS)
+    maps = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
+    assert [tuple(m.shape) for m in maps[-2:]] == [(3, 64, 8, 12)] * 2
+
+
+def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="name an ONNX file"):
+        DetailTeacher(DetailConfig(taps=MAPS), DetailBranch(), CPU)
+    with pytest.raises(UsageError, match="one map for each block"):
+        DetailTeacher(replace(detail, taps=MAPS[:7]), DetailBranch(), CPU)
+    with pytest.raises(UsageError, match="one map for each block"):
+        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], MAPS[7])), DetailBranch(), CPU)
+    with pytest.raises(WeightsError, match="computes no map9"):
+        DetailTeacher(replace(detail, taps=(*MAPS[:7], "map9")), DetailBranch(), CPU)
+    (tmp_path / "broken.onnx").write_bytes(b"no network")
+    with pytest.raises(WeightsError, match=r"broken\.onnx: not a readable ONNX file"):
+        DetailTeacher(replace(detail, weights=tmp_path / "broken.onnx"), DetailBranch(), CPU)
+    with pytest.raises(UsageError, match="from 0"):
+        replace(detail, hints_last=-1.0)
+    plain = run_config(dataset, detail, "network.architecture=retinaface_mobilenet025")
+    with pytest.raises(UsageError, match="teaches a detail branch"):
+        train_detector(plain, tmp_path / "run")
+    with pytest.raises(WeightsError, match="is not a retinaface_mobilenet025"):
+        train_detector(
+            run_config(
+                dataset,
+                detail,
+                f"network.initial={_checkpoint(dataset, detail, tmp_path)}",
+                "network.architecture=retinaface_mobilenet025",
+            ),
+            tmp_path / "again",
+        )
+
+
+def _checkpoint(dataset: Path, detail: DetailConfig, folder: Path) -> Path:
+    return train_detector(run_config(dataset, detail, "loop.steps=1"), folder / "one").last
+
+
+def test_served_it_is_the_same_network() -> None:
+    network = randomised(build_network("retinaface_mobilenet025_detail"))
+    images = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        boxes, probabilities, _ = serving_module(network)(images)
+        raw = network(images)
+    torch.testing.assert_close(boxes, raw.boxes)
+    np.testing.assert_allclose(probabilities.sum(dim=-1), 1, atol=1e-6)
