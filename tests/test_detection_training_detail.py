@@ -17,9 +17,9 @@ from facepipe.networks import build_network, serving_module
 from facepipe.retinaface.network import DetailBranch, RetinaFace
 from training.configuration import read_configuration
 from training.detection.configuration import DetectorConfig, NetworkConfig
-from training.detection.crops import CropBatches, CropSampler, DetectionBatch
+from training.detection.crops import DetectionBatch
 from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
-from training.detection.run import build_task, open_data, train_detector
+from training.detection.run import build_task, train_detector
 from training.detection.start import Detector, initial_detector
 from training.detection.task import DetectorTask
 from training.export import export_checkpoint
@@ -30,6 +30,7 @@ MAPS = tuple(f"map{number}" for number in range(8))
 INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
 YUNET_MAPS = ("458", "461", "464", "467", "470", "473", "476", "479")
 """Before the ReLUs of its first eight blocks, in the published file."""
+YUNET_NECK = "287"
 CPU = torch.device("cpu")
 
 
@@ -50,7 +51,7 @@ def teacher_branch() -> DetailBranch:
 def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: DetailBranch) -> DetailConfig:
     file = tmp_path_factory.mktemp("teacher") / "teacher.onnx"
     export_maps(teacher_branch, file, 64, MAPS, any_size=True)
-    return DetailConfig(file, MAPS, INPUT)
+    return DetailConfig(file, MAPS, input=INPUT)
 
 
 def grown(seed: int = 0) -> RetinaFace:
@@ -60,16 +61,12 @@ def grown(seed: int = 0) -> RetinaFace:
     ).network
 
 
-def batches(dataset: Path, config: DetectorConfig) -> CropBatches:
-    data = open_data(read_configuration(DetectorConfig, None, [f"data.0.folder={dataset}"]).data, None)
-    return CropBatches(CropSampler(data, replace(config.augment, size_px=64), 0), 2)
-
-
 def branch_task(
     dataset: Path, detail: DetailConfig, network: RetinaFace
 ) -> tuple[BranchTask, DetectionBatch]:
-    crops = batches(dataset, DetectorConfig())
-    task = BranchTask(network, INPUT, replace(detail, alone=True), crops, workers=0, photos=2)
+    config = run_config(dataset, detail, "detail.alone=true")
+    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    assert isinstance(task, BranchTask)
     return task, next(task.batches(0))
 
 
@@ -84,6 +81,7 @@ def run_config(dataset: Path, detail: DetailConfig, *overrides: str) -> Detector
             "network.initial=retinaface_mobilenet025",
             f"detail.weights={detail.weights}",
             f"detail.taps=[{taps}]",
+            f"detail.input={{channels='rgb', mean={list(INPUT.mean)}, std={list(INPUT.std)}}}",
             "device=cpu",
             "augment.size_px=64",
             "loop.batch_size=2",
@@ -127,7 +125,7 @@ def test_each_block_learns_from_the_teachers_map_before_it(
         network.detail.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
     task, batch = branch_task(dataset, detail, network)
     task.module.eval()
-    lesson = task._teacher(batch.pixels)
+    lesson, _ = task._teacher(batch.pixels)
     ours = task.module(task._input(batch.pixels), lesson)
     wrong = [not torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in zip(ours, lesson, strict=True)]
     assert wrong == [number == 4 for number in range(8)]
@@ -150,9 +148,10 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     assert moved
     assert all(name.startswith("detail.") for name in moved)
 
-    whole = run_config(dataset, detail, f"network.initial={outcome.last}", "loop.steps=2")
+    further = (f"network.initial={outcome.last}", "loop.steps=2", f"detail.neck={MAPS[7]}")
+    whole = run_config(dataset, detail, *further)
     outcome = train_detector(whole, tmp_path / "whole")
-    assert {"class", "box", "landmark", "detail"} <= set(read_log(tmp_path / "whole" / "log.csv"))
+    assert {"class", "box", "landmark", "detail", "neck"} <= set(read_log(tmp_path / "whole" / "log.csv"))
     weight = export_checkpoint([outcome.last], "fine", tmp_path / "weights", licence="MIT")
     assert weight.card.architecture == "retinaface_mobilenet025_detail"
     assert weight.card.training["recipe"]["detail"]["weights"].endswith("teacher.onnx")
@@ -177,6 +176,23 @@ def test_maps_that_the_branch_enters_are_not_compared(dataset: Path, detail: Det
     assert pulled == {f"detail.{name}" for name, _ in network.detail.named_parameters()}  # type: ignore[union-attr]
 
 
+def test_the_finest_map_of_ssh_learns_the_teachers_neck(dataset: Path, detail: DetailConfig) -> None:
+    """Through a layer that is thrown away; FPN, and the branch behind it, learn along."""
+    config = run_config(dataset, detail, f"detail.neck={MAPS[7]}")
+    network = grown()
+    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    losses = task.losses(task.module, next(task.batches(0)), 0.5)
+    plain = build_task(run_config(dataset, detail), Detector(grown(), INPUT, AnchorSpec()), CPU)
+    assert set(losses) - set(plain.losses(plain.module, next(plain.batches(0)), 0.5)) == {"neck"}
+    losses["neck"].backward()  # type: ignore[no-untyped-call]
+    pulled = {name.split(".")[0] for name, p in task.module.named_parameters() if p.grad is not None}
+    assert pulled == {"network", "neck"}
+    of_network = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert any(name.startswith("contexts.0.") for name in of_network)
+    assert any(name.startswith("detail_lateral.1.") for name in of_network)
+    assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in of_network)
+
+
 def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_branch: DetailBranch) -> None:
     pixels = torch.randint(
         0, 256, (2, 96, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -184,14 +200,19 @@ def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_br
     mean, std = torch.tensor(INPUT.mean), torch.tensor(INPUT.std)
     with torch.no_grad():
         expected = teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
-    for ours, theirs in zip(DetailTeacher(detail, DetailBranch(), CPU)(pixels), expected, strict=True):
+    maps, neck = DetailTeacher(detail, DetailBranch(), CPU)(pixels)
+    assert neck is None
+    for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_a_published_yunet_begins_with_the_branchs_layers(shared_data: Path) -> None:
-    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx", YUNET_MAPS)
-    maps = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
+    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx", YUNET_MAPS, YUNET_NECK)
+    maps, neck = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
     assert [tuple(m.shape) for m in maps[-2:]] == [(3, 64, 8, 12)] * 2
+    assert neck is not None
+    assert neck.shape == (3, 64, 8, 12)
+    assert neck.min() >= 0
 
 
 def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_path: Path) -> None:
@@ -201,6 +222,8 @@ def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_p
         DetailTeacher(replace(detail, taps=MAPS[:7]), DetailBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
         DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], MAPS[7])), DetailBranch(), CPU)
+    with pytest.raises(WeightsError, match="computes no map8"):
+        DetailTeacher(replace(detail, neck="map8"), DetailBranch(), CPU)
     with pytest.raises(WeightsError, match="computes no map9"):
         DetailTeacher(replace(detail, taps=(*MAPS[:7], "map9")), DetailBranch(), CPU)
     (tmp_path / "broken.onnx").write_bytes(b"no network")

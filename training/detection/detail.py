@@ -30,8 +30,11 @@ class DetailConfig:
         weights: An ONNX file, for pictures of any size. It must be named.
         taps: Names of its maps, one for each of the branch's blocks: those before their ReLUs, which hide
             from a block what it does wrong below zero.
+        neck: Name of its map at a stride of 8 before its heads. The finest map of SSH is to tell as much,
+            through a 1x1 convolution that is thrown away. Empty: none.
         input: How it wants its pixels.
-        hints_first, hints_last: Weight of the hints at the first and the last step, linear between.
+        hints_first, hints_last: Weight of the hints at the first and the last step, linear between, of the
+            branch's maps together and of the neck's.
         alone: Train the branch and nothing else, each block fed the teacher's map instead of the one before
             it, as in `LossConfig.hints_forced`. To begin with; labels count for nothing.
         runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
@@ -39,6 +42,7 @@ class DetailConfig:
 
     weights: Path | None = None
     taps: tuple[str, ...] = ()
+    neck: str = ""
     input: InputSpec = YUNET_INPUT
     hints_first: float = 4.0
     hints_last: float = 0.8
@@ -62,6 +66,9 @@ class DetailTeacher:
         branch: What learns from it.
         device: Where its maps go.
 
+    Attributes:
+        neck_channels: Of the neck's map; 0 where it is not asked for.
+
     Raises:
         WeightsError: The file can't be read, or computes no map of a name.
         UsageError: No file is named, or the maps are not of the branch's shapes.
@@ -71,13 +78,21 @@ class DetailTeacher:
         if config.weights is None:
             raise UsageError("the detail branch has no teacher: name an ONNX file of YuNet (detail.weights)")
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
-        self._run = open_onnx(config.weights, config.taps, config.runtime)
-        _check_shapes(self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)), branch, config)
+        wanted = (*config.taps, config.neck) if config.neck else config.taps
+        self._run, self._blocks = open_onnx(config.weights, wanted, config.runtime), len(config.taps)
+        maps, neck = self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+        _check_shapes(maps, branch, config)
+        self.neck_channels = neck.shape[1] if neck is not None else 0
 
-    def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """RGB uint8 crops (batch, side, side, 3) to maps (batch, channels, h, w), one for each block."""
+    def __call__(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """RGB uint8 crops (batch, side, side, 3) to maps (batch, channels, h, w).
+
+        Returns:
+            One for each block, and the neck's where it is asked for.
+        """
         values = self._run(self._input(pixels.cpu()).contiguous().numpy())
-        return [torch.from_numpy(np.asarray(value, np.float32)).to(self._device) for value in values]
+        maps = [torch.from_numpy(np.asarray(value, np.float32)).to(self._device) for value in values]
+        return maps[: self._blocks], (maps[self._blocks] if len(maps) > self._blocks else None)
 
 
 class TrainedBranch(nn.Module):
@@ -143,7 +158,7 @@ class BranchTask:
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """The squared error of the branch's maps, as shares of the teacher's variance."""
-        lesson = self._teacher(batch.pixels)
+        lesson, _ = self._teacher(batch.pixels)
         maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), lesson)
         return {"detail": self._detail.weight(progress) * self._hint_loss(maps, lesson)}
 
