@@ -129,7 +129,7 @@ def test_a_face_that_is_not_good_enough_is_not_compared(
 def test_a_soft_photo_is_named_though_it_would_not_be_learned(
     knows_her: FacePipeline, astronaut: UInt8Array
 ) -> None:
-    photo = cv2.GaussianBlur(altered(astronaut, "darker"), (0, 0), 1.5).astype(np.uint8)
+    photo = cv2.GaussianBlur(altered(astronaut, "darker"), (0, 0), 1.8).astype(np.uint8)
     faces = knows_her.identify(photo)
     assert [refusal.reason for refusal in judge(photo, faces).refusals] == [Reason.TOO_BLURRED]
     assert names(faces) == [HER]
