@@ -135,7 +135,7 @@ def test_the_astronaut(detector: FaceDetector, astronaut: UInt8Array) -> None:
     assert faces.boxes_xyxy.dtype == faces.scores.dtype == faces.landmarks.dtype == np.float32
 
 
-@pytest.mark.parametrize("max_side", [1280, None], ids=["default", "original size"])
+@pytest.mark.parametrize("max_side", [DetectorOptions().max_side, None], ids=["default", "original size"])
 def test_a_selfie_that_fills_the_photo(
     detector: FaceDetector, astronaut: UInt8Array, max_side: int | None
 ) -> None:
