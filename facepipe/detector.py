@@ -42,7 +42,6 @@ class DetectorOptions:
         score_threshold: Least confidence, 0..1.
         nms_iou: Of two boxes that overlap more than this, the better stays.
         max_side: A photo whose longer side is longer is scaled down to it, in pixels; None: original size.
-            1,088 finds in large photos what the detector before found in 1,280 (docs/experiments.md).
         min_face_px: Least shorter side of a face, in pixels of the photo.
         top_k: At most this many faces, the most confident; None: all.
         as_published: As published evaluations do: look at one scale only, and take the best candidate of a
@@ -52,7 +51,7 @@ class DetectorOptions:
 
     score_threshold: float = 0.5
     nms_iou: float = 0.4
-    max_side: int | None = 1088
+    max_side: int | None = 1280
     min_face_px: float = 0.0
     top_k: int | None = None
     as_published: bool = False
