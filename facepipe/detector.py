@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Self
 
-import cv2
 import numpy as np
 
 from facepipe.errors import UsageError, WeightsError
 from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.images import scaled_down
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
 from facepipe.retinaface.suppression import agreed_faces, best_faces
 from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
@@ -234,5 +234,4 @@ def _padded(side: int) -> int:
 
 
 def _resized(image: UInt8Array, width: float, height: float) -> UInt8Array:
-    size_wh = max(1, round(width)), max(1, round(height))
-    return np.asarray(cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA), np.uint8)
+    return scaled_down(image, (max(1, round(width)), max(1, round(height))))

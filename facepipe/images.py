@@ -133,6 +133,27 @@ def photo_sha256(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
+    """A photo in fewer pixels: bilinear, a half at a time, so that every pixel counts.
+
+    Averaging what lies under each pixel takes six times as long, and no more faces are found in it
+    (docs/experiments.md).
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        size_wh: Width and height wanted, of at least a pixel and not above the photo's.
+
+    Returns:
+        uint8 (h, w, 3).
+    """
+    while (present_wh := rgb.shape[1::-1]) != size_wh:
+        step_wh = [
+            max(wanted, (present + 1) // 2) for wanted, present in zip(size_wh, present_wh, strict=True)
+        ]
+        rgb = np.asarray(cv2.resize(rgb, step_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
+    return rgb
+
+
 def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
     """Write RGB uint8 (H, W, 3) in the format of the suffix: .jpg, .png, .webp, .bmp or .tif.
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image, ImageCms
 from facepipe import images
 from facepipe.errors import PhotoError
 from facepipe.faces import UInt8Array
-from facepipe.images import find_photos, read_image
+from facepipe.images import find_photos, read_image, scaled_down
 
 Recipe = Callable[[Image.Image], tuple[Image.Image, str]]
 
@@ -175,6 +176,35 @@ def test_the_first_of_several_frames_is_read(picture: Image.Image, image_format:
     rgb = read_image(encode(first, image_format, save_all=True, append_images=[second]))
     assert rgb.shape == (48, 64, 3)
     assert np.abs(rgb.astype(int) - (200, 30, 30)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    "size_wh", [(511, 300), (320, 320), (256, 256), (200, 201), (128, 128), (96, 61), (1, 1)]
+)
+def test_scaled_down_is_near_the_average_of_what_lies_under_each_pixel(
+    astronaut: UInt8Array, size_wh: tuple[int, int]
+) -> None:
+    averaged = cv2.resize(astronaut, size_wh, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    small = scaled_down(astronaut, size_wh)
+    assert small.shape == averaged.shape
+    assert difference(small, averaged) < 4
+    skipping = cv2.resize(astronaut, size_wh, interpolation=cv2.INTER_NEAREST).astype(np.uint8)
+    assert difference(small, averaged) < 0.5 * difference(skipping, averaged)
+
+
+@pytest.mark.parametrize("side", [997, 1001, 1023, 1024])
+def test_scaled_down_keeps_places(side: int) -> None:
+    """Of sizes that have no half too."""
+    photo = np.zeros((side, side, 3), np.uint8)
+    photo[880:920, 600:640] = 255
+    small = scaled_down(photo, (240, 240))[..., 0].astype(np.float64)
+    rows, columns = np.indices(small.shape) + 0.5
+    place = np.array([(columns * small).sum(), (rows * small).sum()]) / small.sum() * side / 240
+    np.testing.assert_allclose(place, (620, 900), atol=1.5)
+
+
+def test_a_photo_of_that_size_stays(astronaut: UInt8Array) -> None:
+    assert scaled_down(astronaut, (512, 512)) is astronaut
 
 
 def test_one_pixel() -> None:

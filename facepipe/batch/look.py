@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -15,7 +14,7 @@ from facepipe.align import crop_scales
 from facepipe.batch.job import PREVIEW
 from facepipe.crops import cut_face
 from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, ReducedPhoto, photo_sha256, read_reduced
+from facepipe.images import DEFAULT_MAX_PIXELS, ReducedPhoto, photo_sha256, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline, in_reduced_copy, rows_to_compare
 from facepipe.quality import NamingRules, Reason, reasons_by_place
 
@@ -142,7 +141,6 @@ def _webp(rgb: UInt8Array, longest_px: int) -> bytes:
     height, width = rgb.shape[:2]
     scale = min(1.0, longest_px / max(width, height))
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
-    small = rgb if scale == 1 else cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA)
     stream = BytesIO()
-    Image.fromarray(np.ascontiguousarray(small)).save(stream, "WEBP", **_WEBP)
+    Image.fromarray(np.ascontiguousarray(scaled_down(rgb, size_wh))).save(stream, "WEBP", **_WEBP)
     return stream.getvalue()
