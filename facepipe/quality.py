@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.align import align_faces, alignable, template_misfit
+from facepipe.errors import LandmarkError
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.pose import HeadPose, head_pose
 
@@ -214,11 +215,11 @@ def _reason_by_place(face: Faces, rules: NamingRules) -> Reason | None:
         return Reason.LOW_SCORE
     if face.sizes_px[0] < rules.min_size_px:
         return Reason.TOO_SMALL
-    if not alignable(face.landmarks).all():
+    try:
+        (misfit,) = template_misfit(face.landmarks)
+    except LandmarkError:
         return Reason.NO_ALIGNMENT
-    if template_misfit(face.landmarks)[0] > rules.max_misfit:
-        return Reason.TURNED_AWAY
-    return None
+    return Reason.TURNED_AWAY if misfit > rules.max_misfit else None
 
 
 def sharpness(crops: UInt8Array) -> FloatArray:
