@@ -16,7 +16,7 @@ from facepipe.faces import UInt8Array
 from facepipe.networks import build_network, serving_module
 from facepipe.retinaface.network import DetailBranch, RetinaFace
 from training.configuration import read_configuration
-from training.detection.configuration import DetectorConfig, NetworkConfig
+from training.detection.configuration import Architecture, DetectorConfig, NetworkConfig
 from training.detection.crops import DetectionBatch
 from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
 from training.detection.run import build_task, train_detector
@@ -32,6 +32,8 @@ YUNET_MAPS = ("458", "461", "464", "467", "470", "473", "476", "479")
 """Before the ReLUs of its first eight blocks, in the published file."""
 YUNET_NECK = "287"
 CPU = torch.device("cpu")
+DETAIL: Architecture = "retinaface_mobilenet025_detail"
+LIGHT: Architecture = "retinaface_mobilenet025_detail_light"
 
 
 @pytest.fixture(scope="module")
@@ -56,32 +58,27 @@ def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: DetailBranc
 
 def grown(seed: int = 0) -> RetinaFace:
     torch.manual_seed(seed)
-    return initial_detector(
-        NetworkConfig("retinaface_mobilenet025_detail", initial="retinaface_mobilenet025")
-    ).network
+    return initial_detector(NetworkConfig(DETAIL, initial="retinaface_mobilenet025")).network
 
 
 def branch_task(
     dataset: Path, detail: DetailConfig, network: RetinaFace
 ) -> tuple[BranchTask, DetectionBatch]:
     config = run_config(dataset, detail, "detail.alone=true")
-    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     assert isinstance(task, BranchTask)
     return task, next(task.batches(0))
 
 
-def run_config(dataset: Path, detail: DetailConfig, *overrides: str) -> DetectorConfig:
-    taps = ", ".join(f'"{name}"' for name in detail.taps)
+def run_config(dataset: Path, detail: DetailConfig | None, *overrides: str) -> DetectorConfig:
     return read_configuration(
         DetectorConfig,
         None,
         [
             f"data.0.folder={dataset}",
-            "network.architecture=retinaface_mobilenet025_detail",
+            f"network.architecture={DETAIL}",
             "network.initial=retinaface_mobilenet025",
-            f"detail.weights={detail.weights}",
-            f"detail.taps=[{taps}]",
-            f"detail.input={{channels='rgb', mean={list(INPUT.mean)}, std={list(INPUT.std)}}}",
+            *(_detail_settings(detail) if detail else ()),
             "device=cpu",
             "augment.size_px=64",
             "loop.batch_size=2",
@@ -91,6 +88,15 @@ def run_config(dataset: Path, detail: DetailConfig, *overrides: str) -> Detector
             *overrides,
         ],
     )
+
+
+def _detail_settings(detail: DetailConfig) -> list[str]:
+    taps = ", ".join(f'"{name}"' for name in detail.taps)
+    return [
+        f"detail.weights={detail.weights}",
+        f"detail.taps=[{taps}]",
+        f"detail.input={{channels='rgb', mean={list(INPUT.mean)}, std={list(INPUT.std)}}}",
+    ]
 
 
 def test_a_network_that_grew_says_what_it_said() -> None:
@@ -142,7 +148,7 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     outcome = train_detector(config, tmp_path / "run")
     errors = [value for _, value in read_log(tmp_path / "run" / "log.csv")["detail"]]
     assert errors[-1] < 0.7 * errors[0]
-    begun = NetworkConfig("retinaface_mobilenet025_detail", initial=str(outcome.last))
+    begun = NetworkConfig(DETAIL, initial=str(outcome.last))
     after = initial_detector(begun).network.state_dict()
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     assert moved
@@ -153,7 +159,7 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     outcome = train_detector(whole, tmp_path / "whole")
     assert {"class", "box", "landmark", "detail", "neck"} <= set(read_log(tmp_path / "whole" / "log.csv"))
     weight = export_checkpoint([outcome.last], "fine", tmp_path / "weights", licence="MIT")
-    assert weight.card.architecture == "retinaface_mobilenet025_detail"
+    assert weight.card.architecture == DETAIL
     assert weight.card.training["recipe"]["detail"]["weights"].endswith("teacher.onnx")
     assert str(tmp_path) not in weight.card.to_json()
 
@@ -162,7 +168,7 @@ def test_maps_that_the_branch_enters_are_not_compared(dataset: Path, detail: Det
     teacher = "teacher.weights=retinaface_mobilenet025"
     config = run_config(dataset, detail, teacher, "loss.hints_from=all", "loss.hints_first=1")
     network = grown()
-    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     assert isinstance(task, DetectorTask)
     with torch.no_grad():
         network.detail_lateral[1].weight.normal_(0, 0.1)
@@ -180,9 +186,9 @@ def test_the_finest_map_of_ssh_learns_the_teachers_neck(dataset: Path, detail: D
     """Through a layer that is thrown away; FPN, and the branch behind it, learn along."""
     config = run_config(dataset, detail, f"detail.neck={MAPS[7]}")
     network = grown()
-    task = build_task(config, Detector(network, INPUT, AnchorSpec()), CPU)
+    task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     losses = task.losses(task.module, next(task.batches(0)), 0.5)
-    plain = build_task(run_config(dataset, detail), Detector(grown(), INPUT, AnchorSpec()), CPU)
+    plain = build_task(run_config(dataset, detail), Detector(DETAIL, grown(), INPUT, AnchorSpec()), CPU)
     assert set(losses) - set(plain.losses(plain.module, next(plain.batches(0)), 0.5)) == {"neck"}
     losses["neck"].backward()  # type: ignore[no-untyped-call]
     pulled = {name.split(".")[0] for name, p in task.module.named_parameters() if p.grad is not None}
@@ -191,6 +197,50 @@ def test_the_finest_map_of_ssh_learns_the_teachers_neck(dataset: Path, detail: D
     assert any(name.startswith("contexts.0.") for name in of_network)
     assert any(name.startswith("detail_lateral.1.") for name in of_network)
     assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in of_network)
+
+
+@pytest.mark.parametrize("initial", ["retinaface_mobilenet025", "retinaface_mobilenet025_detail"])
+def test_the_light_one_begins_as_a_heavier_one(initial: str) -> None:
+    """All of it but the layers that it has in another form; coarser anchors say what they said."""
+    before = initial_detector(NetworkConfig(_architecture_of(initial), initial=initial)).network.eval()
+    light = initial_detector(NetworkConfig(LIGHT, initial=initial)).network.eval()
+    ours, theirs = light.state_dict(), before.state_dict()
+    new = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
+    parts = {".".join(name.split(".")[:3]) for name in new if not name.startswith("detail")}
+    assert parts == {"fpn.merges.0", "contexts.0.field3", "contexts.0.reduce"}
+    assert any(name.startswith("detail.") for name in new) == (initial == "retinaface_mobilenet025")
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(light(images).classes[:, 128:], before(images).classes[:, 128:])
+
+
+def _architecture_of(name: str) -> Architecture:
+    return DETAIL if name.endswith("detail") else "retinaface_mobilenet025"
+
+
+def test_the_light_one_learns_its_layers_from_a_heavier_one(dataset: Path) -> None:
+    """Fed the teacher's maps only the new layers err; the teacher has a branch too, so they are compared."""
+    teacher = [
+        "teacher.weights=retinaface_mobilenet025_detail",
+        "network.initial=retinaface_mobilenet025_detail",
+    ]
+    forced = ["loss.hints_from=all", "loss.hints_forced=true", "loss.hints_first=1"]
+    config = run_config(dataset, None, f"network.architecture={LIGHT}", *teacher, *forced)
+    start = initial_detector(config.network)
+    task = build_task(config, start, CPU)
+    assert isinstance(task, DetectorTask)
+    task.module.eval()
+    batch = next(task.batches(0))
+    lesson, _ = task._teacher(batch.pixels)  # type: ignore[misc]
+    ours, _, _ = task.module(task._input(batch.pixels), lesson)
+    wrong = [not torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip(ours, lesson, strict=True)]
+    assert [number for number, is_wrong in enumerate(wrong) if is_wrong] == [0, 3]
+    task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
+    pulled = {n for n, p in start.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+    assert {
+        f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")
+    } <= pulled
+    assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in pulled)
 
 
 def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_branch: DetailBranch) -> None:
@@ -251,7 +301,7 @@ def _checkpoint(dataset: Path, detail: DetailConfig, folder: Path) -> Path:
 
 
 def test_served_it_is_the_same_network() -> None:
-    network = randomised(build_network("retinaface_mobilenet025_detail"))
+    network = randomised(build_network(DETAIL))
     images = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         boxes, probabilities, _ = serving_module(network)(images)

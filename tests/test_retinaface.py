@@ -32,7 +32,13 @@ def published_outputs(shared_data: Path, weights: str, photo: str, channels: str
 
 
 @pytest.mark.parametrize(
-    ("architecture", "millions"), [("retinaface_mobilenet025", 0.427), ("retinaface_resnet50", 27.29)]
+    ("architecture", "millions"),
+    [
+        ("retinaface_mobilenet025", 0.427),
+        ("retinaface_mobilenet025_detail", 0.454),
+        ("retinaface_mobilenet025_detail_light", 0.398),
+        ("retinaface_resnet50", 27.29),
+    ],
 )
 def test_parameter_counts(architecture: str, millions: float) -> None:
     torch = pytest.importorskip("torch")

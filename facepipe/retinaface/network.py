@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -77,6 +77,11 @@ def depthwise_separable(inputs: int, outputs: int, stride: int, slope: float) ->
 def pointwise_depthwise(inputs: int, outputs: int) -> nn.Sequential:
     """YuNet's block up to its ReLU: pointwise 1x1, then depthwise 3x3 with BatchNorm."""
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1), *conv_bn(outputs, outputs, 3, groups=outputs))
+
+
+def separated(inputs: int, outputs: int, *, slope: float | None = None) -> nn.Sequential:
+    """A wide 3x3 convolution in an eighth of the operations: depthwise, then pointwise, linear between."""
+    return nn.Sequential(*conv_bn(inputs, inputs, groups=inputs), *conv_bn(inputs, outputs, 1, slope=slope))
 
 
 class MobileNetV1Stages(nn.Module):
@@ -163,13 +168,21 @@ class DetailBranch(nn.Module):
         return maps
 
 
+Convolution = Callable[..., nn.Sequential]
+"""Makes a 3x3 convolution with BatchNorm of (inputs, outputs, slope=...): `conv_bn` or `separated`."""
+
+
 class FeaturePyramid(nn.Module):
     """FPN (Lin et al., arXiv:1612.03144): 1x1 laterals, nearest upsampling, addition, 3x3 merge."""
 
-    def __init__(self, inputs: tuple[int, int, int], width: int, slope: float) -> None:
+    def __init__(
+        self, inputs: tuple[int, int, int], width: int, slope: float, finest: Convolution = conv_bn
+    ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(conv_bn(n, width, 1, slope=slope) for n in inputs)
-        self.merges = nn.ModuleList(conv_bn(width, width, 3, slope=slope) for _ in range(2))
+        self.merges = nn.ModuleList(
+            convolution(width, width, slope=slope) for convolution in (finest, conv_bn)
+        )
 
     def forward(
         self, c1: Tensor, c2: Tensor, c3: Tensor, detail: Tensor | None = None
@@ -185,11 +198,11 @@ class FeaturePyramid(nn.Module):
 class ContextModule(nn.Module):
     """SSH's context module (Najibi et al., arXiv:1708.03979): 3x3, 5x5 and 7x7 fields from stacked 3x3s."""
 
-    def __init__(self, width: int, slope: float) -> None:
+    def __init__(self, width: int, slope: float, convolution: Convolution = conv_bn) -> None:
         super().__init__()
         half, quarter = width // 2, width // 4
-        self.field3 = conv_bn(width, half)
-        self.reduce = conv_bn(width, quarter, slope=slope)
+        self.field3 = convolution(width, half)
+        self.reduce = convolution(width, quarter, slope=slope)
         self.field5 = conv_bn(quarter, quarter)
         self.widen = conv_bn(quarter, quarter, slope=slope)
         self.field7 = conv_bn(quarter, quarter)
@@ -210,6 +223,7 @@ class RetinaFace(nn.Module):
         slope: Of the LeakyReLUs in FPN and SSH; 0: plain ReLU.
         detail: Fine maps for faces of few pixels, added to the FPN's at a stride of 8. They count for nothing
             at first: the network says what it says without them.
+        finest: Of the wide convolutions at a stride of 8, near half of all operations with MobileNetV1-0.25.
     """
 
     def __init__(
@@ -218,10 +232,11 @@ class RetinaFace(nn.Module):
         width: int,
         slope: float,
         detail: DetailBranch | None = None,
+        finest: Convolution = conv_bn,
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.fpn = FeaturePyramid(backbone.widths, width, slope)
+        self.fpn = FeaturePyramid(backbone.widths, width, slope, finest)
         self.detail = detail
         if detail is not None:
             self.detail_lateral = nn.Sequential(
@@ -229,7 +244,9 @@ class RetinaFace(nn.Module):
             )
             for parameter in self.detail_lateral[1].parameters():
                 nn.init.zeros_(parameter)
-        self.contexts = nn.ModuleList(ContextModule(width, slope) for _ in range(3))
+        self.contexts = nn.ModuleList(
+            ContextModule(width, slope, convolution) for convolution in (finest, conv_bn, conv_bn)
+        )
         self.box_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 4, 1) for _ in range(3))
         self.class_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 2, 1) for _ in range(3))
         self.landmark_heads = nn.ModuleList(nn.Conv2d(width, ANCHORS_PER_CELL * 10, 1) for _ in range(3))
@@ -293,6 +310,12 @@ def retinaface_mobilenet025() -> RetinaFace:
 def retinaface_mobilenet025_detail() -> RetinaFace:
     """The same with a `DetailBranch`: 0.454 M parameters, and half as many operations again."""
     return RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=64, slope=0.1, detail=DetailBranch())
+
+
+def retinaface_mobilenet025_detail_light() -> RetinaFace:
+    """The same with `separated` finest parts: 0.398 M parameters, a tenth more operations than the first."""
+    stages = MobileNetV1Stages(stem=8, slope=0.1)
+    return RetinaFace(stages, width=64, slope=0.1, detail=DetailBranch(), finest=separated)
 
 
 def retinaface_mobilenet025_relu() -> RetinaFace:

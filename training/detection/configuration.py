@@ -17,7 +17,12 @@ from training.loop import LoopConfig
 from training.optimisation import OptimiserConfig
 from weights.card import AnchorSpec, InputSpec
 
-Architecture = Literal["retinaface_mobilenet025", "retinaface_mobilenet025_detail", "retinaface_resnet50"]
+Architecture = Literal[
+    "retinaface_mobilenet025",
+    "retinaface_mobilenet025_detail",
+    "retinaface_mobilenet025_detail_light",
+    "retinaface_resnet50",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,7 @@ class NetworkConfig:
         initial: "random"; "imagenet" (ResNet-50: torchvision's weights, which it downloads); the name or card
             of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published .pth
             file: a whole RetinaFace or an ImageNet backbone. A network with a detail branch may begin as one
-            without, which it then agrees with.
+            without, which it then agrees with; the light one as either, its new layers at random.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
     """

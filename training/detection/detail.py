@@ -179,7 +179,8 @@ def branch_of(network: RetinaFace) -> DetailBranch:
     """
     if network.detail is None:
         raise UsageError(
-            "[detail] teaches a detail branch: set network.architecture=retinaface_mobilenet025_detail"
+            "[detail] teaches a detail branch: set network.architecture=retinaface_mobilenet025_detail "
+            "or retinaface_mobilenet025_detail_light"
         )
     return network.detail
 

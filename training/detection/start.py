@@ -10,7 +10,7 @@ from typing import cast
 from torch import Tensor
 
 from facepipe.errors import WeightsError
-from facepipe.networks import build_network, load_network, load_parameters
+from facepipe.networks import build_network, layout_difference, load_network, load_parameters
 from facepipe.retinaface.network import ResNet50Stages, RetinaFace
 from facepipe.retinaface.published import imagenet_backbone_name, our_name
 from training.checkpoints import averaged_weights, load_checkpoint
@@ -25,7 +25,10 @@ from weights.registry import load_card
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """What most published RetinaFace weights were trained on."""
 
-_WITH_DETAIL: Architecture = "retinaface_mobilenet025_detail"
+_GROWS_FROM: dict[Architecture, tuple[Architecture, ...]] = {
+    "retinaface_mobilenet025_detail": ("retinaface_mobilenet025",),
+    "retinaface_mobilenet025_detail_light": ("retinaface_mobilenet025", "retinaface_mobilenet025_detail"),
+}
 _NETWORK = "network."
 """Prefix of the network in a checkpoint of `TrainedDetector`."""
 
@@ -34,6 +37,7 @@ _NETWORK = "network."
 class Detector:
     """A network with all that its numbers need to mean something."""
 
+    architecture: str
     network: RetinaFace
     input: InputSpec
     anchors: AnchorSpec
@@ -50,19 +54,22 @@ def initial_detector(config: NetworkConfig) -> Detector:
         network = _network(config.architecture)
         if config.initial == "imagenet":
             _load_torchvision_backbone(network)
-        known = Detector(network, IMAGENET_INPUT, AnchorSpec())
+        known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
     elif config.initial.endswith(".pth"):
         network = _network(config.architecture)
         load_published(network, Path(config.initial))
-        known = Detector(network, IMAGENET_INPUT, AnchorSpec())
+        known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
     elif config.initial.endswith(".pt"):
         known = detector_of_checkpoints([Path(config.initial)])
     else:
         known = _detector_of_card(config.initial)
-    network = _with_detail(known.network) if config.architecture == _WITH_DETAIL else known.network
-    if _architecture(network) != config.architecture:
+    network = known.network
+    if known.architecture in _GROWS_FROM.get(config.architecture, ()):
+        network = _grown(network, config.architecture)
+    elif known.architecture != config.architecture:
         raise WeightsError(f"{config.initial}: is not a {config.architecture}")
-    return Detector(network, config.input or known.input, config.anchors or known.anchors)
+    input_spec, anchors = config.input or known.input, config.anchors or known.anchors
+    return Detector(config.architecture, network, input_spec, anchors)
 
 
 def load_teacher(config: TeacherConfig) -> Teacher:
@@ -94,7 +101,8 @@ def detector_of_checkpoints(paths: list[Path]) -> Detector:
     weights = averaged_weights(states)
     shipped = {name.removeprefix(_NETWORK): v for name, v in weights.items() if name.startswith(_NETWORK)}
     load_parameters(network, shipped, str(paths[-1]))
-    return Detector(network, config.input or IMAGENET_INPUT, config.anchors or AnchorSpec())
+    input_spec, anchors = config.input or IMAGENET_INPUT, config.anchors or AnchorSpec()
+    return Detector(config.architecture, network, input_spec, anchors)
 
 
 def load_published(network: RetinaFace, path: Path, *, backbone_will_do: bool = True) -> None:
@@ -140,25 +148,19 @@ def _load_torchvision_backbone(network: RetinaFace) -> None:
 
 def _detector_of_card(name_or_path: str) -> Detector:
     weight = load_card(name_or_path)
-    if weight.card.anchors is None:
-        raise WeightsError(f"{weight.card.name} is an {weight.card.kind}, not a detector")
-    return Detector(cast(RetinaFace, load_network(weight)), weight.card.input, weight.card.anchors)
+    card = weight.card
+    if card.anchors is None:
+        raise WeightsError(f"{card.name} is an {card.kind}, not a detector")
+    return Detector(card.architecture, cast(RetinaFace, load_network(weight)), card.input, card.anchors)
 
 
 def _network(architecture: Architecture) -> RetinaFace:
     return cast(RetinaFace, build_network(architecture))
 
 
-def _architecture(network: RetinaFace) -> Architecture:
-    if isinstance(network.backbone, ResNet50Stages):
-        return "retinaface_resnet50"
-    return "retinaface_mobilenet025" if network.detail is None else _WITH_DETAIL
-
-
-def _with_detail(network: RetinaFace) -> RetinaFace:
-    """The same network with a random detail branch that counts for nothing yet, where it has none."""
-    if _architecture(network) != "retinaface_mobilenet025":
-        return network
-    grown = _network(_WITH_DETAIL)
-    grown.load_state_dict(network.state_dict(), strict=False)
+def _grown(network: RetinaFace, architecture: Architecture) -> RetinaFace:
+    """The network with what it lacks, at random."""
+    grown, known = _network(architecture), network.state_dict()
+    unfit = layout_difference(grown, known).misshapen
+    grown.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
     return grown

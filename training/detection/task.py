@@ -139,6 +139,8 @@ class DetectorTask:
         all_hints = teacher is not None and config.loss.hints_from == "all"
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
+        enters = network.detail is not None and teacher is not None and teacher.network.detail is None
+        self._beyond_teacher = (0, len(network.contexts)) if enters else ()
         projections = _projections(network, teacher.network) if teacher else []
         neck = _neck(network, self._detail_teacher) if self._detail_teacher else None
         module = TrainedDetector(network, projections, neck=neck, shows_backbone=all_hints)
@@ -175,10 +177,8 @@ class DetectorTask:
         return parts
 
     def _comparable(self, maps: list[Tensor]) -> list[Tensor]:
-        """Without those that the detail branch enters: they are to say more than the teacher's."""
-        levels = len(self.module.network.contexts)
-        entered = (0, levels) if self.module.network.detail else ()
-        return [m for number, m in enumerate(maps) if number not in entered]
+        """Without those that a branch enters which the teacher lacks: they are to say more than its own."""
+        return [m for number, m in enumerate(maps) if number not in self._beyond_teacher]
 
     def validate(self, module: nn.Module) -> dict[str, float]:
         """The validator's figures; nothing without one."""
@@ -224,7 +224,7 @@ def _check_teacher(
         if config.hints_forced:
             raise UsageError("loss.hints_forced feeds a teacher's maps: name a teacher (teacher.weights)")
         return
-    if config.hints_from == "all" and _layers(teacher.network) != _layers(student):
+    if config.hints_from == "all" and _shown(teacher.network) != _shown(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
     if config.hints_forced and not isinstance(student.backbone, MobileNetV1Stages):
         raise UsageError("loss.hints_forced feeds MobileNetV1's blocks: set network.architecture accordingly")
@@ -236,9 +236,9 @@ def _check_teacher(
         )
 
 
-def _layers(network: RetinaFace) -> list[torch.Size]:
-    """Shapes of the parameters, those of a detail branch left aside."""
-    return [p.shape for name, p in network.named_parameters() if not name.startswith("detail")]
+def _shown(network: RetinaFace) -> tuple[list[torch.Size], list[int]]:
+    """Shapes of the backbone's parameters, and widths of the maps after it."""
+    return [p.shape for p in network.backbone.parameters()], _map_widths(network)
 
 
 def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:
