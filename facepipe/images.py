@@ -146,6 +146,8 @@ def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
     Returns:
         uint8 (h, w, 3).
     """
+    if min(size_wh) < 1:
+        raise ValueError(f"expected a size of at least 1 x 1, got {size_wh}")
     while (present_wh := rgb.shape[1::-1]) != size_wh:
         step_wh = [
             max(wanted, (present + 1) // 2) for wanted, present in zip(size_wh, present_wh, strict=True)

@@ -203,6 +203,11 @@ def test_scaled_down_keeps_places(side: int) -> None:
     np.testing.assert_allclose(place, (620, 900), atol=1.5)
 
 
+def test_nothing_is_scaled_down_to_nothing(astronaut: UInt8Array) -> None:
+    with pytest.raises(ValueError, match="at least 1 x 1"):
+        scaled_down(astronaut, (0, 16))
+
+
 def test_a_photo_of_that_size_stays(astronaut: UInt8Array) -> None:
     assert scaled_down(astronaut, (512, 512)) is astronaut
 
