@@ -25,6 +25,7 @@ from training.detection.task import DetectorTask
 from training.export import export_checkpoint
 from training.logs import read_log
 from weights.card import AnchorSpec, InputSpec
+from weights.registry import load_card
 
 MAPS = tuple(f"map{number}" for number in range(8))
 INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
@@ -199,31 +200,24 @@ def test_the_finest_map_of_ssh_learns_the_teachers_neck(dataset: Path, detail: D
     assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in of_network)
 
 
-@pytest.mark.parametrize("initial", ["retinaface_mobilenet025", "retinaface_mobilenet025_detail"])
-def test_the_light_one_begins_as_a_heavier_one(initial: str) -> None:
+@pytest.mark.parametrize("heavier", ["retinaface_mobilenet025", DETAIL])
+def test_the_light_one_begins_as_a_heavier_one(heavier: Architecture) -> None:
     """All of it but the layers that it has in another form; coarser anchors say what they said."""
-    before = initial_detector(NetworkConfig(_architecture_of(initial), initial=initial)).network.eval()
-    light = initial_detector(NetworkConfig(LIGHT, initial=initial)).network.eval()
+    before = initial_detector(NetworkConfig(heavier, initial=heavier)).network.eval()
+    light = initial_detector(NetworkConfig(LIGHT, initial=heavier)).network.eval()
     ours, theirs = light.state_dict(), before.state_dict()
     new = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
     parts = {".".join(name.split(".")[:3]) for name in new if not name.startswith("detail")}
     assert parts == {"fpn.merges.0", "contexts.0.field3", "contexts.0.reduce"}
-    assert any(name.startswith("detail.") for name in new) == (initial == "retinaface_mobilenet025")
+    assert any(name.startswith("detail.") for name in new) == (heavier != DETAIL)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(light(images).classes[:, 128:], before(images).classes[:, 128:])
 
 
-def _architecture_of(name: str) -> Architecture:
-    return DETAIL if name.endswith("detail") else "retinaface_mobilenet025"
-
-
 def test_the_light_one_learns_its_layers_from_a_heavier_one(dataset: Path) -> None:
     """Fed the teacher's maps only the new layers err; the teacher has a branch too, so they are compared."""
-    teacher = [
-        "teacher.weights=retinaface_mobilenet025_detail",
-        "network.initial=retinaface_mobilenet025_detail",
-    ]
+    teacher = [f"teacher.weights={DETAIL}", f"network.initial={DETAIL}"]
     forced = ["loss.hints_from=all", "loss.hints_forced=true", "loss.hints_first=1"]
     config = run_config(dataset, None, f"network.architecture={LIGHT}", *teacher, *forced)
     start = initial_detector(config.network)
@@ -294,6 +288,15 @@ def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_p
             ),
             tmp_path / "again",
         )
+
+
+def test_a_weight_with_plain_relus_is_no_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same parameters, and would be exported as what it is not."""
+    weight = load_card("retinaface_mobilenet025")
+    plain = replace(weight, card=replace(weight.card, architecture="retinaface_mobilenet025_relu"))
+    monkeypatch.setattr("training.detection.start.load_card", lambda _: plain)
+    with pytest.raises(WeightsError, match="is not a retinaface_mobilenet025"):
+        initial_detector(NetworkConfig(initial="retinaface_mobilenet025"))
 
 
 def _checkpoint(dataset: Path, detail: DetailConfig, folder: Path) -> Path:
