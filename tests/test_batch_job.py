@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import JOB_FILE, Job, Look, Outcome, Task
 from facepipe.errors import FacepipeError, OutputError, UsageError
-from facepipe.faces import Match
+from facepipe.faces import Faces, Match
 from facepipe.quality import Reason
 
 SOMEBODY, NOBODY = Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, 1.4, 1.0, reason="nobody_near")
@@ -131,19 +132,20 @@ def test_other_settings_are_refused_until_asked_for_again(tmp_path: Path) -> Non
 
 def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> None:
     photos = files(tmp_path / "photos", "1.jpg", "2.jpg")
-    asked = []
+    asked: list[tuple[Faces, Sequence[Reason | None]]] = []
+
+    def name(faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
+        asked.append((faces, reasons))
+        return [Match("New", 0.1, 1.0), TOO_SMALL, NOBODY]
+
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         do(job)
-
-        def name(faces, reasons):  # type: ignore[no-untyped-def]
-            asked.append((faces, reasons))
-            return [Match("New", 0.1, 1.0), TOO_SMALL, NOBODY]
-
         assert job.name_again(name, "names", 4) == 0
         assert job.name_again(name, "other names", 4) == 2
         assert job.name_again(name, "other names", 4) == 0
-        assert [record.result.faces.matches[0].name for record in job.records()] == ["New", "New"]  # type: ignore
+        matches = [record.result.faces.matches for record in job.records() if record.result.faces]
+    assert [first.name for first, *_ in filter(None, matches)] == ["New", "New"]
     faces, reasons = asked[0]
     np.testing.assert_array_equal(faces.embeddings, seen(photos[0]).faces.embeddings)
     assert reasons == [None, Reason.TOO_SMALL, None]

@@ -109,6 +109,12 @@ def test_forget_a_photo_by_its_path_or_its_bytes(folder: Path, encoder: EncoderI
         assert [t.source for t in gallery.templates("Ada")] == ["photos/ada2.jpg"]
 
 
+def test_forget_a_photo_that_is_not_there(folder: Path) -> None:
+    said = facepipe("gallery", "forget", "--photo", "photos/ada9.jpg", "--gallery", folder)
+    assert (said.code, "photos/ada9.jpg: no face of this photo" in said.err) == (1, True)
+    assert names(folder) == ["Ada", "Bob"]
+
+
 def test_remove_and_audit_take_the_threshold_of_naming(tmp_path: Path, encoder: EncoderIdentity) -> None:
     """That of the gallery's size, which the encoder's card knows and the gallery does not."""
     distance_l2 = 1.13

@@ -101,6 +101,8 @@ def gallery_forget(gallery_path: Path, photo: Path) -> None:
 
     with _opened(gallery_path) as opened:
         count = opened.forget_photo(photo, photo_sha256(photo) if photo.is_file() else None)
+    if not count:
+        raise GalleryError(f"{photo}: no face of this photo is in {gallery_path}: give its path as enrolled")
     click.echo(f"facepipe: erased {count} faces of {photo}", err=True)
 
 
