@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from facepipe.errors import DataError, MissingExtraError, OutputError, UsageError
 from training.checkpoints import (
-    averaged_weights,
+    averaged_network,
     changed_settings,
     load_checkpoint,
     save_checkpoint,
@@ -339,13 +339,15 @@ def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_the_mean_of_checkpoints() -> None:
     def state(value: float) -> dict[str, Any]:
-        return {"average": {"w": torch.full((2,), float(value)), "count": torch.tensor(int(value))}}
+        network = {"network.w": torch.full((2,), float(value)), "network.count": torch.tensor(int(value))}
+        return {"average": network | {"head.w": torch.zeros(int(value))}}  # of other shapes, and not shipped
 
-    mean = averaged_weights([state(1), state(2), state(6)])
+    mean = averaged_network([state(1), state(2), state(6)])
     assert mean["w"].tolist() == [3, 3]
     assert mean["count"].item() == 6
+    assert mean.keys() == {"w", "count"}
     with pytest.raises(DataError, match="different networks"):
-        averaged_weights([state(1), {"average": {"w": torch.zeros(3), "count": torch.tensor(0)}}])
+        averaged_network([state(1), {"average": {"network.w": torch.zeros(3)}}])
 
 
 def test_changed_settings() -> None:

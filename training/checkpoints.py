@@ -13,6 +13,9 @@ from torch import Tensor
 from facepipe.errors import DataError, OutputError
 from facepipe.files import atomic_write_bytes
 
+_NETWORK = "network."
+"""Prefix of what is shipped in the modules of both trainers (`TrainedDetector`, `TrainedEncoder`)."""
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write tensors, numbers, strings and containers of them; never code.
@@ -43,13 +46,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def averaged_weights(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The mean of the averaged (EMA) weights of one or more checkpoints of one network; counters of the last.
+def averaged_network(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+    """The mean of the averaged (EMA) weights of what one or more checkpoints ship; counters of the last.
+
+    Projections and heads that only trained along are left out, and may differ.
 
     Raises:
         DataError: They are of different networks.
     """
-    *others, last = (state["average"] for state in states)
+    *others, last = (_shipped(state["average"]) for state in states)
     shapes = [{name: value.shape for name, value in weights.items()} for weights in (*others, last)]
     if any(shape != shapes[-1] for shape in shapes):
         raise DataError("the checkpoints are of different networks and have no mean")
@@ -58,6 +63,12 @@ def averaged_weights(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         if value.is_floating_point()
         else value
         for name, value in last.items()
+    }
+
+
+def _shipped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(_NETWORK): value for name, value in weights.items() if name.startswith(_NETWORK)
     }
 
 

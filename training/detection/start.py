@@ -13,7 +13,7 @@ from facepipe.errors import WeightsError
 from facepipe.networks import build_network, layout_difference, load_network, load_parameters
 from facepipe.retinaface.network import ResNet50Stages, RetinaFace
 from facepipe.retinaface.published import imagenet_backbone_name, our_name
-from training.checkpoints import averaged_weights, load_checkpoint
+from training.checkpoints import averaged_network, load_checkpoint
 from training.configuration import from_plain
 from training.detection.configuration import Architecture, NetworkConfig, TeacherConfig
 from training.detection.task import Teacher
@@ -29,8 +29,6 @@ _GROWS_FROM: dict[Architecture, tuple[Architecture, ...]] = {
     "retinaface_mobilenet025_detail": ("retinaface_mobilenet025",),
     "retinaface_mobilenet025_detail_light": ("retinaface_mobilenet025", "retinaface_mobilenet025_detail"),
 }
-_NETWORK = "network."
-"""Prefix of the network in a checkpoint of `TrainedDetector`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +96,7 @@ def detector_of_checkpoints(paths: list[Path]) -> Detector:
         raise WeightsError(f"{paths[-1]}: was not written by the detector's trainer")
     config = from_plain(NetworkConfig, plain, "network")
     network = _network(config.architecture)
-    weights = averaged_weights(states)
-    shipped = {name.removeprefix(_NETWORK): v for name, v in weights.items() if name.startswith(_NETWORK)}
+    shipped = averaged_network(states)
     load_parameters(network, shipped, str(paths[-1]))
     input_spec, anchors = config.input or IMAGENET_INPUT, config.anchors or AnchorSpec()
     return Detector(config.architecture, network, input_spec, anchors)

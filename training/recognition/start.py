@@ -19,7 +19,7 @@ from facepipe.facenet.network import (
     facenet_dense,
 )
 from facepipe.networks import build_network, load_network, load_parameters
-from training.checkpoints import averaged_weights, load_checkpoint
+from training.checkpoints import averaged_network, load_checkpoint
 from training.configuration import from_plain
 from training.pixels import IMAGENET_INPUT
 from training.recognition.configuration import NetworkConfig
@@ -36,8 +36,6 @@ _SIDE_PX = {
 }
 _STRIDE_PX = 16
 """Of the dense trunk's coarsest map."""
-_NETWORK = "network."
-"""Prefix of the network in a checkpoint of `TrainedEncoder`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +168,7 @@ def _of_checkpoints(paths: list[Path]) -> tuple[str, Encoder]:
     if plain is None or not str(plain.get("architecture", "")).startswith("facenet_"):
         raise WeightsError(f"{paths[-1]}: was not written by the encoder's trainer")
     config = from_plain(NetworkConfig, plain, "network")
-    weights = averaged_weights(states)
-    shipped = {name.removeprefix(_NETWORK): v for name, v in weights.items() if name.startswith(_NETWORK)}
+    shipped = averaged_network(states)
     linear = shipped.get("head.linear.weight")
     dimensions = 128 if linear is None else len(linear)
     network = cast(FaceNet, build_network(config.architecture, dimensions, shipped))
