@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -318,6 +319,21 @@ def test_all_hints_reach_every_block_of_the_backbone(dataset: Path) -> None:
     assert all(p.grad is not None for p in task.module.network.backbone.parameters())
 
 
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="needs a C++ compiler")
+def test_a_compiled_teacher_says_the_same(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    teacher = load_teacher(TeacherConfig(weights="retinaface_mobilenet025"))
+    said = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        task = _task_with(dataset, teacher, loss=LossConfig(hints_from="all"), compiled=compiled)
+        with torch.no_grad():
+            said.append(task.losses(task.module, next(task.batches(0)), 0.0))
+    torch.testing.assert_close(said[1], said[0], rtol=1e-3, atol=1e-4)
+
+
 def test_all_hints_need_a_teacher_of_the_same_layers(dataset: Path) -> None:
     wide = RetinaFace(MobileNetV1Stages(stem=8, slope=0.1), width=96, slope=0.0)
     with pytest.raises(UsageError, match="other layers"):
@@ -364,6 +380,7 @@ def _task_with(
     labelled: bool = True,
     loss: LossConfig | None = None,
     network: RetinaFace | None = None,
+    compiled: bool = False,
 ) -> DetectorTask:
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0, labelled)]
     augment = replace(DetectorTaskConfig().augment, size_px=64)
@@ -378,6 +395,7 @@ def _task_with(
         seed=0,
         workers=0,
         teacher=teacher,
+        compiled=compiled,
     )
 
 
