@@ -20,7 +20,7 @@ from training.detection.configuration import Architecture, DetectorConfig, Netwo
 from training.detection.crops import DetectionBatch
 from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
 from training.detection.run import build_task, train_detector
-from training.detection.start import Detector, initial_detector
+from training.detection.start import Detector, detector_of_checkpoints, initial_detector
 from training.detection.task import DetectorTask
 from training.export import export_checkpoint
 from training.logs import read_log
@@ -119,6 +119,23 @@ def test_the_branch_speaks_of_the_finest_anchors_first() -> None:
     finest = 2 * 8**2
     assert (before - after)[:, :finest].abs().max() > 0.1
     torch.testing.assert_close(after[:, finest:], before[:, finest:])
+
+
+@pytest.mark.parametrize("architecture", ["retinaface_mobilenet025", LIGHT])
+def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_before(
+    tmp_path: Path, dataset: Path, architecture: Architecture
+) -> None:
+    frozen = ("network.frozen=finest", "loop.freeze_steps=3", "loop.steps=3", "loop.ema_decay=0.1")
+    initial = (f"network.architecture={architecture}", f"network.initial={architecture}")
+    train_detector(run_config(dataset, None, *initial, *frozen), tmp_path)
+    before = initial_detector(NetworkConfig(architecture, initial=architecture)).network.eval()
+    after = detector_of_checkpoints([tmp_path / "last.pt"]).network.eval()
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    finest = 2 * 8**2
+    with torch.no_grad():
+        for ours, theirs in zip(after(images), before(images), strict=True):
+            torch.testing.assert_close(ours[:, :finest], theirs[:, :finest])
+            assert (ours - theirs)[:, finest:].abs().max() > 1e-3
 
 
 def test_each_block_learns_from_the_teachers_map_before_it(

@@ -272,6 +272,12 @@ class RetinaFace(nn.Module):
         ssh = tuple(m(p) for m, p in zip(self.contexts, before, strict=True))
         return RetinaFaceFeatures(maps, fpn, ssh, detail)
 
+    def parts_of_finest(self) -> list[nn.Module]:
+        """All that what is said at the finest stride depends on; SSH and heads of the others are left."""
+        branch = [] if self.detail is None else [self.detail, self.detail_lateral]
+        heads = [self.box_heads[0], self.class_heads[0], self.landmark_heads[0]]
+        return [self.backbone, *branch, self.fpn, self.contexts[0], *heads]
+
     def heads(self, features: RetinaFaceFeatures) -> RetinaFaceOutput:
         """The 1x1 heads over the SSH maps."""
         return RetinaFaceOutput(

@@ -23,6 +23,7 @@ Architecture = Literal[
     "retinaface_mobilenet025_detail_light",
     "retinaface_resnet50",
 ]
+Frozen = Literal["backbone", "finest"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,15 @@ class NetworkConfig:
             without, which it then agrees with; the light one as either, its new layers at random.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
+        frozen: What `loop.freeze_steps` keeps as it is: the "backbone", or all that the "finest" stride
+            depends on, so that large faces learn and small ones are found as before.
     """
 
     architecture: Architecture = "retinaface_mobilenet025"
     initial: str = "random"
     input: InputSpec | None = None
     anchors: AnchorSpec | None = None
+    frozen: Frozen = "backbone"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         teacher=load_teacher(config.teacher) if config.teacher else None,
         detail=config.detail,
         validator=validator,
+        frozen=config.network.frozen,
         compiled=config.loop.compile,
         device=device,
     )

@@ -12,6 +12,7 @@ from facepipe.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
 from training.detection.augment import AugmentConfig
+from training.detection.configuration import Frozen
 from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from training.detection.detail import DetailConfig, DetailTeacher, branch_of
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
@@ -102,6 +103,7 @@ class DetectorTask:
         teacher: What to learn from besides labels.
         detail: What the network's detail branch learns from.
         validator: Figures of a network; "score" chooses the best checkpoint.
+        frozen: What `loop.freeze_steps` keeps as it is.
         compiled: Whether the teacher and the comparison with its maps go through torch.compile.
         device: Where it all runs.
 
@@ -124,10 +126,12 @@ class DetectorTask:
         teacher: Teacher | None = None,
         detail: DetailConfig | None = None,
         validator: Callable[[RetinaFace], dict[str, float]] | None = None,
+        frozen: Frozen = "backbone",
         compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
+        self._frozen = frozen
         _check_teacher(teacher, network, anchors, config.loss, data)
         self._detail = detail
         self._detail_teacher = DetailTeacher(detail, branch_of(network), self._device) if detail else None
@@ -150,8 +154,9 @@ class DetectorTask:
         self._anchors = torch.from_numpy(make_anchors(side, side, anchors).copy()).to(self._device)
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The backbone."""
-        return [self.module.network.backbone]
+        """The backbone, or all that the finest stride depends on."""
+        network = self.module.network
+        return network.parts_of_finest() if self._frozen == "finest" else [network.backbone]
 
     def batches(self, first_step: int) -> Iterator[DetectionBatch]:
         """Endless crops of this process; a resumed run sees what it would have seen."""
