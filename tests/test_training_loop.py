@@ -347,7 +347,7 @@ def test_the_mean_of_checkpoints() -> None:
     assert mean["count"].item() == 6
     assert mean.keys() == {"w", "count"}
     with pytest.raises(DataError, match="different networks"):
-        averaged_network([state(1), {"average": {"network.w": torch.zeros(3)}}])
+        averaged_network([state(1), {"average": state(1)["average"] | {"network.w": torch.zeros(3)}}])
 
 
 def test_changed_settings() -> None:
