@@ -28,7 +28,6 @@ import click
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
@@ -37,6 +36,7 @@ from training.detection.run import build_task as build_detector_task
 from training.detection.start import initial_detector
 from training.distributed import process_group
 from training.loop import LoopConfig, Task, TrainingLoop
+from training.memory import keep_freed_memory
 from training.optimisation import OptimiserConfig, autocast
 from training.recognition.configuration import encoder_configuration
 from training.recognition.run import build_task as build_encoder_task
@@ -56,6 +56,7 @@ _NEVER = 1_000_000_000
 @click.option("--steps", default=20, show_default=True, help="Timed steps of each round.")
 @click.option("--rounds", default=3, show_default=True, help="Their median counts.")
 @click.option("--device", default="auto", show_default=True)
+@click.option("--give-back", is_flag=True, help="Give freed memory back, as `facepipe train` does not.")
 @click.option("--json", "as_json", is_flag=True)
 def main(
     trainer: str,
@@ -65,9 +66,12 @@ def main(
     steps: int,
     rounds: int,
     device: str,
+    give_back: bool,
     as_json: bool,
 ) -> None:
     """Print a table, or JSON."""
+    if not give_back:
+        keep_freed_memory()
     with tempfile.TemporaryDirectory() as temporary, process_group(device) as place:
         folder = data or made_up(trainer, Path(temporary) / "data")
         build = _detector if trainer == "detector" else _encoder
@@ -101,19 +105,19 @@ def loss_share(task: Task[Any], loop: LoopConfig, samples_per_s: float, device: 
     batch = next(task.batches(0))
     answers: list[Any] = []
 
-    def ask(images: Tensor) -> Any:
-        answers.append(task.module(images))
+    def ask(*inputs: Any) -> Any:
+        answers.append(task.module(*inputs))
         return answers[-1]
 
     with autocast(loop.precision, device):
         task.losses(ask, batch, 0.0)
-    maps, output = answers[0]
+    maps, output, detail = answers[0]
     output = type(output)(*(part.detach().requires_grad_() for part in output))
 
     def once() -> float:
         started = time.perf_counter()
         with autocast(loop.precision, device):
-            parts = task.losses(lambda _: (maps, output), batch, 0.0)
+            parts = task.losses(lambda *_: (maps, output, detail), batch, 0.0)
         torch.stack(list(parts.values())).sum().backward()
         _finish(device)
         return time.perf_counter() - started

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -86,3 +88,27 @@ def test_memory_is_in_the_table_where_it_was_measured(growth: dict[str, float] |
     shown = pipeline.as_table(figures, memory=growth is not None)
     assert "| batch | 3.00 | 2.0 | 9 | 1 MB |" in shown
     assert ("+1.0% in the median" in shown) == (growth is not None)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "small"),
+    [
+        ("detector", ["augment.size_px=64", "loop.batch_size=2"]),
+        ("encoder", ["loop.batch_size=4", "batch.people=2", "batch.photos_per_person=2"]),
+    ],
+)
+def test_the_parts_of_training_are_measured(trainer: str, small: list[str]) -> None:
+    settings = [part for setting in [*small, "loop.compile=false"] for part in ("--set", setting)]
+    command = [sys.executable, "-m", "benchmarks.training", trainer, *settings]
+    # In a process of its own, whose memory the benchmark keeps as a trainer does.
+    run = subprocess.run(
+        [*command, "--steps", "1", "--rounds", "1", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert run.returncode == 0, run.stderr
+    figures = json.loads(run.stdout)
+    assert min(figures.values()) > 0
+    assert figures.get("losses_of_step", 0) < 1
+    assert ("losses_of_step" in figures) == (trainer == "detector")

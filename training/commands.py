@@ -13,6 +13,7 @@ import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command
 from facepipe.errors import MissingExtraError
+from training.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from training.loop import Progress
@@ -31,6 +32,7 @@ def _require_torch(purpose: str) -> None:
 @click.group()
 def train() -> None:
     """Train networks on your own data."""
+    keep_freed_memory()
 
 
 def _with_run_options(command: Command) -> Command:
