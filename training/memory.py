@@ -12,7 +12,7 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory it frees, for the tensors of its next step.
 
     By default glibc maps every large tensor anew and gives it back once it is freed; the kernel clears its
-    pages each time, a tenth of a training step. The process stays as large as its largest step.
+    pages each time, a tenth of a training step and more. The process stays as large as its largest step.
 
     Returns:
         Whether the allocator is glibc's; another one is left as it is.
