@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from io import TextIOWrapper
 from typing import Any
@@ -31,10 +32,19 @@ class FacepipeGroup(click.Group):
             raise  # click leaves quietly: whoever read stdout has had enough
         except OSError as error:
             click.echo(f"facepipe: {error}", err=True)
+            _drop_what_stdout_refuses()
             ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("facepipe: interrupted; what was reported as done is kept", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _drop_what_stdout_refuses() -> None:
+    """Python would try again at its end, fail again, and leave with a code of its own."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @click.group(cls=FacepipeGroup, context_settings={"help_option_names": ["-h", "--help"]})

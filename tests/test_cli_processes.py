@@ -107,10 +107,17 @@ def test_a_reader_that_has_seen_enough(album: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_behind_stdout(album: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_behind_stdout(album: Path, tmp_path: Path, unbuffered: str) -> None:
     with open("/dev/full", "w") as full:
         process = start(
-            "identify", album / "her.png", "--gallery", album / "gallery", home=tmp_path, stdout=full
+            "identify",
+            album / "her.png",
+            "--gallery",
+            album / "gallery",
+            home=tmp_path,
+            stdout=full,
+            environment={"PYTHONUNBUFFERED": unbuffered},
         )
         said = finished(process)
     assert said.code == 1
