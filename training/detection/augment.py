@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, UInt8Array
+from facepipe.images import scaled_down
 from training.detection.labels import LabelledPhoto
 
 PADDING_RGB = (124, 116, 104)
@@ -121,7 +122,7 @@ def augment(
     points = (photo.landmarks - offset) * scale
     ignored = (photo.ignored_xyxy - np.tile(offset, 2)) * np.tile(scale, 2)
     if rng.random() < 0.5:
-        crop = np.ascontiguousarray(crop[:, ::-1])
+        crop = np.asarray(cv2.flip(crop, 1), np.uint8)
         boxes, ignored = mirror_boxes(boxes, size_px), mirror_boxes(ignored, size_px)
         points = mirror_landmarks(points, size_px)
     if config.turn_share and rng.random() < config.turn_share:
@@ -253,15 +254,19 @@ def _cut(
     to_x0, to_y0 = min(to_x0, size - 1), min(to_y0, size - 1)
     to_w = max(1, min(size - to_x0, round((x1 - x0) * scale_x)))
     to_h = max(1, min(size - to_y0, round((y1 - y0) * scale_y)))
-    how = cv2.INTER_AREA if max(scale_x, scale_y) < 1 else cv2.INTER_LINEAR
-    part = np.asarray(cv2.resize(pixels[y0:y1, x0:x1], (to_w, to_h), interpolation=how), np.uint8)
-    part = recolour(part, config, rng)
+    part = recolour(_scaled(pixels[y0:y1, x0:x1], (to_w, to_h)), config, rng)
     if part.shape[0] == part.shape[1] == size:
         return part
     canvas = np.empty((size, size, 3), np.uint8)
     canvas[:] = PADDING_RGB
     canvas[to_y0 : to_y0 + to_h, to_x0 : to_x0 + to_w] = part
     return canvas
+
+
+def _scaled(part: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
+    if size_wh[0] <= part.shape[1] and size_wh[1] <= part.shape[0]:
+        return scaled_down(part, size_wh)
+    return np.asarray(cv2.resize(part, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _sort_out_faces(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -82,8 +83,19 @@ def match_batch(
     crops: Sequence[CropFaces], anchors: Tensor, variances: tuple[float, float], config: MatchConfig
 ) -> Targets:
     """Targets of a batch, on the device of `anchors` (n, 4: centre, size, in pixels)."""
-    columns = zip(*(_match_crop(crop, anchors, variances, config) for crop in crops), strict=True)
-    return Targets(*(torch.stack(column) for column in columns))
+    known = [_on_device(crop, anchors.device) for crop in crops]
+    columns = zip(*(_match_crop(faces, anchors, config) for faces in known), strict=True)
+    labels, face = (torch.stack(column) for column in columns)
+    crop, anchor = (labels == FACE).nonzero(as_tuple=True)
+    chosen = anchors[anchor]
+    counts = torch.tensor([len(faces.boxes) for faces in known], device=anchors.device)
+    of_all = (counts.cumsum(0) - counts)[crop] + face[crop, anchor]
+    boxes = anchors.new_zeros(*labels.shape, 4)
+    landmarks = anchors.new_full((*labels.shape, 10), torch.nan)
+    boxes[crop, anchor] = encode_boxes(torch.cat([f.boxes for f in known])[of_all], chosen, variances)
+    points = torch.cat([f.landmarks for f in known])[of_all]
+    landmarks[crop, anchor] = encode_landmarks(points, chosen, variances)
+    return Targets(labels, boxes, landmarks)
 
 
 def encode_boxes(boxes_xyxy: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
@@ -100,28 +112,35 @@ def encode_landmarks(landmarks: Tensor, anchors: Tensor, variances: tuple[float,
     return offsets.flatten(1)
 
 
-def _match_crop(
-    crop: CropFaces, anchors: Tensor, variances: tuple[float, float], config: MatchConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (anchors,), box (anchors, 4) and landmark (anchors, 10) targets of one crop."""
+class _Faces(NamedTuple):
+    """`CropFaces` as tensors."""
+
+    boxes: Tensor
+    landmarks: Tensor
+    ignored: Tensor
+    labelled: bool
+
+
+def _on_device(crop: CropFaces, device: torch.device) -> _Faces:
     boxes, landmarks, ignored = (
-        torch.from_numpy(array).to(anchors.device)
-        for array in (crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy)
+        torch.from_numpy(array).to(device) for array in (crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy)
     )
-    labels = anchors.new_full((len(anchors),), BACKGROUND if crop.labelled else IGNORED, dtype=torch.int64)
-    if len(boxes) == 0:
-        _ignore(labels, anchors, ignored)
-        return labels, anchors.new_zeros(len(anchors), 4), anchors.new_full((len(anchors), 10), torch.nan)
-    face, positive = _assign(_iou(boxes, anchors), config)
-    has_anchor = torch.zeros(len(boxes), dtype=torch.bool, device=anchors.device)
+    return _Faces(boxes, landmarks, ignored, crop.labelled)
+
+
+def _match_crop(faces: _Faces, anchors: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
+    """Label and face of each anchor (anchors,); the face counts where the label is FACE."""
+    unmatched = BACKGROUND if faces.labelled else IGNORED
+    labels = anchors.new_full((len(anchors),), unmatched, dtype=torch.int64)
+    if len(faces.boxes) == 0:
+        _ignore(labels, anchors, faces.ignored)
+        return labels, torch.zeros_like(labels)
+    face, positive = _assign(_iou(faces.boxes, anchors), config)
+    has_anchor = torch.zeros(len(faces.boxes), dtype=torch.bool, device=anchors.device)
     has_anchor[face[positive]] = True
-    _ignore(labels, anchors, torch.cat([ignored, boxes[~has_anchor]]))
+    _ignore(labels, anchors, torch.cat([faces.ignored, faces.boxes[~has_anchor]]))
     labels[positive] = FACE
-    return (
-        labels,
-        encode_boxes(boxes[face], anchors, variances),
-        encode_landmarks(landmarks[face], anchors, variances),
-    )
+    return labels, face
 
 
 def _assign(overlap: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
