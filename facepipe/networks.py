@@ -141,7 +141,6 @@ def _builders() -> _Builders:
         {
             "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
             "retinaface_mobilenet025_detail": retinaface.retinaface_mobilenet025_detail,
-            "retinaface_mobilenet025_detail_light": retinaface.retinaface_mobilenet025_detail_light,
             "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
             "retinaface_resnet50": retinaface.retinaface_resnet50,
         },

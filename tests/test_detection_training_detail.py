@@ -16,7 +16,11 @@ from facepipe.faces import UInt8Array
 from facepipe.networks import build_network, serving_module
 from facepipe.retinaface.network import DetailBranch, RetinaFace
 from training.configuration import read_configuration
-from training.detection.configuration import Architecture, DetectorConfig, NetworkConfig
+from training.detection.configuration import (
+    Architecture,
+    DetectorConfig,
+    NetworkConfig,
+)
 from training.detection.crops import DetectionBatch
 from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
 from training.detection.run import build_task, train_detector
@@ -27,14 +31,11 @@ from training.logs import read_log
 from weights.card import AnchorSpec, InputSpec
 from weights.registry import load_card
 
-MAPS = tuple(f"map{number}" for number in range(8))
+MAPS = tuple(f"map{number}" for number in range(16))
 INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
-YUNET_MAPS = ("458", "461", "464", "467", "470", "473", "476", "479")
-"""Before the ReLUs of its first eight blocks, in the published file."""
-YUNET_NECK = "287"
+PLAIN: Architecture = "retinaface_mobilenet025"
 CPU = torch.device("cpu")
 DETAIL: Architecture = "retinaface_mobilenet025_detail"
-LIGHT: Architecture = "retinaface_mobilenet025_detail_light"
 
 
 @pytest.fixture(scope="module")
@@ -100,17 +101,10 @@ def _detail_settings(detail: DetailConfig) -> list[str]:
     ]
 
 
-def test_a_network_that_grew_says_what_it_said() -> None:
-    before = initial_detector(NetworkConfig(initial="retinaface_mobilenet025")).network.eval()
-    images = torch.randn(1, 3, 96, 64, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for ours, theirs in zip(grown().eval()(images), before(images), strict=True):
-            torch.testing.assert_close(ours, theirs)
-
-
-def test_the_branch_speaks_of_the_finest_anchors_first() -> None:
+def test_the_branch_speaks_of_the_finest_anchors_first(teacher_branch: DetailBranch) -> None:
     """With a lateral that counts, it moves what is said at a stride of 8, and of no coarser one."""
     network = grown().eval()
+    network.detail = teacher_branch.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(images).classes
@@ -121,7 +115,7 @@ def test_the_branch_speaks_of_the_finest_anchors_first() -> None:
     torch.testing.assert_close(after[:, finest:], before[:, finest:])
 
 
-@pytest.mark.parametrize("architecture", ["retinaface_mobilenet025", LIGHT])
+@pytest.mark.parametrize("architecture", [PLAIN, DETAIL])
 def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_before(
     tmp_path: Path, dataset: Path, architecture: Architecture
 ) -> None:
@@ -149,19 +143,27 @@ def test_each_block_learns_from_the_teachers_map_before_it(
         network.detail.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
     task, batch = branch_task(dataset, detail, network)
     task.module.eval()
-    lesson, _ = task._teacher(batch.pixels)
-    ours = task.module(task._input(batch.pixels), lesson)
-    wrong = [not torch.allclose(a, b, atol=1e-4, rtol=1e-3) for a, b in zip(ours, lesson, strict=True)]
-    assert wrong == [number == 4 for number in range(8)]
+    lesson = task._teacher(batch.pixels)
+    assert wrong_maps(task.module(task._input(batch.pixels), lesson), lesson) == [4]
+    assert wrong_maps(task.module(task._input(batch.pixels), ()), lesson) == list(range(4, 16))
     task.losses(task.module, batch, 0.0)["detail"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
     assert pulled
     assert all(name.startswith("detail.blocks.4.") for name in pulled)
 
+    task.losses(task.module, batch, detail.forced_share)["detail"].backward()  # type: ignore[no-untyped-call]
+    pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
+    assert {name.split(".")[2] for name in pulled} == {str(number) for number in range(16)}
+
+
+def wrong_maps(ours: list[torch.Tensor], lesson: list[torch.Tensor]) -> list[int]:
+    pairs = enumerate(zip(ours, lesson, strict=True))
+    return [number for number, (a, b) in pairs if not torch.allclose(a, b, atol=1e-3, rtol=1e-3)]
+
 
 def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detail: DetailConfig) -> None:
-    settings = ("detail.alone=true", "loop.steps=12", "optimiser.learning_rate=0.02", "loop.ema_decay=0")
-    config = run_config(dataset, detail, *settings)
+    settings = ("loop.steps=12", "optimiser.learning_rate=0.02", "loop.ema_decay=0")
+    config = run_config(dataset, detail, "detail.alone=true", "detail.forced_share=1", *settings)
     before = grown().state_dict()
     outcome = train_detector(config, tmp_path / "run")
     errors = [value for _, value in read_log(tmp_path / "run" / "log.csv")["detail"]]
@@ -172,10 +174,9 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     assert moved
     assert all(name.startswith("detail.") for name in moved)
 
-    further = (f"network.initial={outcome.last}", "loop.steps=2", f"detail.neck={MAPS[7]}")
-    whole = run_config(dataset, detail, *further)
+    whole = run_config(dataset, detail, f"network.initial={outcome.last}", "loop.steps=2")
     outcome = train_detector(whole, tmp_path / "whole")
-    assert {"class", "box", "landmark", "detail", "neck"} <= set(read_log(tmp_path / "whole" / "log.csv"))
+    assert {"class", "box", "landmark", "detail"} <= set(read_log(tmp_path / "whole" / "log.csv"))
     weight = export_checkpoint([outcome.last], "fine", tmp_path / "weights", licence="MIT")
     assert weight.card.architecture == DETAIL
     assert weight.card.training["recipe"]["detail"]["weights"].endswith("teacher.onnx")
@@ -200,43 +201,23 @@ def test_maps_that_the_branch_enters_are_not_compared(dataset: Path, detail: Det
     assert pulled == {f"detail.{name}" for name, _ in network.detail.named_parameters()}  # type: ignore[union-attr]
 
 
-def test_the_finest_map_of_ssh_learns_the_teachers_neck(dataset: Path, detail: DetailConfig) -> None:
-    """Through a layer that is thrown away; FPN, and the branch behind it, learn along."""
-    config = run_config(dataset, detail, f"detail.neck={MAPS[7]}")
-    network = grown()
-    task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
-    losses = task.losses(task.module, next(task.batches(0)), 0.5)
-    plain = build_task(run_config(dataset, detail), Detector(DETAIL, grown(), INPUT, AnchorSpec()), CPU)
-    assert set(losses) - set(plain.losses(plain.module, next(plain.batches(0)), 0.5)) == {"neck"}
-    losses["neck"].backward()  # type: ignore[no-untyped-call]
-    pulled = {name.split(".")[0] for name, p in task.module.named_parameters() if p.grad is not None}
-    assert pulled == {"network", "neck"}
-    of_network = {name for name, p in network.named_parameters() if p.grad is not None}
-    assert any(name.startswith("contexts.0.") for name in of_network)
-    assert any(name.startswith("detail_lateral.1.") for name in of_network)
-    assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in of_network)
-
-
-@pytest.mark.parametrize("heavier", ["retinaface_mobilenet025", DETAIL])
-def test_the_light_one_begins_as_a_heavier_one(heavier: Architecture) -> None:
+def test_it_begins_as_the_one_without_a_branch() -> None:
     """All of it but the layers that it has in another form; coarser anchors say what they said."""
-    before = initial_detector(NetworkConfig(heavier, initial=heavier)).network.eval()
-    light = initial_detector(NetworkConfig(LIGHT, initial=heavier)).network.eval()
-    ours, theirs = light.state_dict(), before.state_dict()
+    before = initial_detector(NetworkConfig(initial=PLAIN)).network.eval()
+    network = grown().eval()
+    ours, theirs = network.state_dict(), before.state_dict()
     new = {name for name in ours if name not in theirs or not torch.equal(ours[name], theirs[name])}
     parts = {".".join(name.split(".")[:3]) for name in new if not name.startswith("detail")}
     assert parts == {"fpn.merges.0", "contexts.0.field3", "contexts.0.reduce"}
-    assert any(name.startswith("detail.") for name in new) == (heavier != DETAIL)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        torch.testing.assert_close(light(images).classes[:, 128:], before(images).classes[:, 128:])
+        torch.testing.assert_close(network(images).classes[:, 128:], before(images).classes[:, 128:])
 
 
-def test_the_light_one_learns_its_layers_from_a_heavier_one(dataset: Path) -> None:
-    """Fed the teacher's maps only the new layers err; the teacher has a branch too, so they are compared."""
-    teacher = [f"teacher.weights={DETAIL}", f"network.initial={DETAIL}"]
+def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> None:
+    """Fed the teacher's maps only the new layers err, and they are compared."""
     forced = ["loss.hints_from=all", "loss.hints_forced=true", "loss.hints_first=1"]
-    config = run_config(dataset, None, f"network.architecture={LIGHT}", *teacher, *forced)
+    config = run_config(dataset, None, f"teacher.weights={PLAIN}", *forced)
     start = initial_detector(config.network)
     task = build_task(config, start, CPU)
     assert isinstance(task, DetectorTask)
@@ -244,13 +225,11 @@ def test_the_light_one_learns_its_layers_from_a_heavier_one(dataset: Path) -> No
     batch = next(task.batches(0))
     lesson, _ = task._teacher(batch.pixels)  # type: ignore[misc]
     ours, _, _ = task.module(task._input(batch.pixels), lesson)
-    wrong = [not torch.allclose(a, b, atol=1e-3, rtol=1e-3) for a, b in zip(ours, lesson, strict=True)]
-    assert [number for number, is_wrong in enumerate(wrong) if is_wrong] == [0, 3]
+    assert wrong_maps(ours, lesson) == [0, 3]
     task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in start.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
-    assert {
-        f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")
-    } <= pulled
+    new = {f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")}
+    assert new <= pulled
     assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in pulled)
 
 
@@ -261,37 +240,34 @@ def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_br
     mean, std = torch.tensor(INPUT.mean), torch.tensor(INPUT.std)
     with torch.no_grad():
         expected = teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
-    maps, neck = DetailTeacher(detail, DetailBranch(), CPU)(pixels)
-    assert neck is None
+    maps = DetailTeacher(detail, DetailBranch(), CPU)(pixels)
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
-def test_a_published_yunet_begins_with_the_branchs_layers(shared_data: Path) -> None:
-    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx", YUNET_MAPS, YUNET_NECK)
-    maps, neck = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
-    assert [tuple(m.shape) for m in maps[-2:]] == [(3, 64, 8, 12)] * 2
-    assert neck is not None
-    assert neck.shape == (3, 64, 8, 12)
-    assert neck.min() >= 0
+def test_a_published_yunet_has_the_branchs_layers(shared_data: Path) -> None:
+    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx")
+    maps = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
+    assert maps[-1].shape == (3, 64, 8, 12)
+    assert all(m.min() < 0 for m in maps)  # before their ReLUs
 
 
 def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name an ONNX file"):
         DetailTeacher(DetailConfig(taps=MAPS), DetailBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=MAPS[:7]), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, taps=MAPS[:15]), DetailBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], MAPS[7])), DetailBranch(), CPU)
-    with pytest.raises(WeightsError, match="computes no map8"):
-        DetailTeacher(replace(detail, neck="map8"), DetailBranch(), CPU)
-    with pytest.raises(WeightsError, match="computes no map9"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:7], "map9")), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], *MAPS[7:])), DetailBranch(), CPU)
+    with pytest.raises(WeightsError, match="computes no map16"):
+        DetailTeacher(replace(detail, taps=(*MAPS[:15], "map16")), DetailBranch(), CPU)
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"broken\.onnx: not a readable ONNX file"):
         DetailTeacher(replace(detail, weights=tmp_path / "broken.onnx"), DetailBranch(), CPU)
     with pytest.raises(UsageError, match="from 0"):
         replace(detail, hints_last=-1.0)
+    with pytest.raises(UsageError, match=r"forced_share: expected 0\.\.1"):
+        replace(detail, forced_share=1.5)
     plain = run_config(dataset, detail, "network.architecture=retinaface_mobilenet025")
     with pytest.raises(UsageError, match="teaches a detail branch"):
         train_detector(plain, tmp_path / "run")

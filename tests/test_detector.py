@@ -245,6 +245,18 @@ def test_what_is_no_photo_is_refused(detector: FaceDetector, photo: Any) -> None
 # Options
 
 
+def test_a_photo_leaves_nothing_behind_for_the_next(detector: FaceDetector, astronaut: UInt8Array) -> None:
+    """Memory is used again: what a larger photo held must not show in the padding of a smaller one."""
+    small = np.ascontiguousarray(astronaut[:470, :490])
+    alone = with_options(detector).detect(small)
+    after = with_options(detector)
+    for larger in (np.tile(astronaut, (2, 3, 1)), astronaut):  # of another padded size, and of the same
+        after.detect(larger)
+        again = after.detect(small)
+        np.testing.assert_array_equal(again.boxes_xyxy, alone.boxes_xyxy)
+        np.testing.assert_array_equal(again.scores, alone.scores)
+
+
 def test_the_photo_is_not_changed(detector: FaceDetector, astronaut: UInt8Array) -> None:
     before = astronaut.copy()
     detector.detect(astronaut)

@@ -14,7 +14,7 @@ from facepipe.home import facepipe_home
 from weights.card import WeightCard, check_name
 from weights.published import PUBLISHED
 
-DEFAULT_DETECTOR = "retinaface_mobilenet025_detail_light"
+DEFAULT_DETECTOR = "retinaface_mobilenet025_detail"
 DEFAULT_ENCODER = "facenet_mobilefacenet_128"
 
 Origin = Literal["shipped", "user", "offline"]

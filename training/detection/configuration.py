@@ -20,7 +20,6 @@ from weights.card import AnchorSpec, InputSpec
 Architecture = Literal[
     "retinaface_mobilenet025",
     "retinaface_mobilenet025_detail",
-    "retinaface_mobilenet025_detail_light",
     "retinaface_resnet50",
 ]
 Frozen = Literal["backbone", "finest"]

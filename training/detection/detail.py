@@ -19,39 +19,44 @@ from training.pixels import Normalisation
 from training.stream import batches_of_process
 from weights.card import InputSpec
 
+YUNET_TAPS = (
+    *("458", "461", "464", "467", "470", "473", "476", "479"),
+    *("482", "485", "488", "491", "494", "497", "500", "503"),
+)
 YUNET_INPUT = InputSpec("bgr", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
 class DetailConfig:
-    """What the detail branch learns besides labels: the first layers of a published YuNet.
+    """What the detail branch learns besides labels: the maps of a published YuNet.
 
     Attributes:
         weights: An ONNX file, for pictures of any size. It must be named.
         taps: Names of its maps, one for each of the branch's blocks: those before their ReLUs, which hide
-            from a block what it does wrong below zero.
-        neck: Name of its map at a stride of 8 before its heads. The finest map of SSH is to tell as much,
-            through a 1x1 convolution that is thrown away. Empty: none.
+            from a block what it does wrong below zero. They differ by file; the default is for
+            `yunet_n_dynamic.onnx`.
         input: How it wants its pixels.
-        hints_first, hints_last: Weight of the hints at the first and the last step, linear between, of the
-            branch's maps together and of the neck's.
-        alone: Train the branch and nothing else, each block fed the teacher's map instead of the one before
-            it, as in `LossConfig.hints_forced`. To begin with; labels count for nothing.
+        hints_first, hints_last: Weight of the hints at the first and the last step, linear between.
+        alone: Train the branch and nothing else, to begin with; labels count for nothing.
+        forced_share: With `alone`, the first part of the run, 0..1, in which each block is fed the teacher's
+            map instead of the one before it, as in `LossConfig.hints_forced`.
         runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
     """
 
     weights: Path | None = None
-    taps: tuple[str, ...] = ()
-    neck: str = ""
+    taps: tuple[str, ...] = YUNET_TAPS
     input: InputSpec = YUNET_INPUT
     hints_first: float = 4.0
     hints_last: float = 0.8
     alone: bool = False
+    forced_share: float = 0.3
     runtime: Runtime = "onnx"
 
     def __post_init__(self) -> None:
         if min(self.hints_first, self.hints_last) < 0:
             raise UsageError("detail: expected weights of hints from 0")
+        if not 0 <= self.forced_share <= 1:
+            raise UsageError(f"detail.forced_share: expected 0..1, got {self.forced_share}")
 
     def weight(self, progress: float) -> float:
         """Of the hints, when this share of the run is done."""
@@ -66,9 +71,6 @@ class DetailTeacher:
         branch: What learns from it.
         device: Where its maps go.
 
-    Attributes:
-        neck_channels: Of the neck's map; 0 where it is not asked for.
-
     Raises:
         WeightsError: The file can't be read, or computes no map of a name.
         UsageError: No file is named, or the maps are not of the branch's shapes.
@@ -78,21 +80,13 @@ class DetailTeacher:
         if config.weights is None:
             raise UsageError("the detail branch has no teacher: name an ONNX file of YuNet (detail.weights)")
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
-        wanted = (*config.taps, config.neck) if config.neck else config.taps
-        self._run, self._blocks = open_onnx(config.weights, wanted, config.runtime), len(config.taps)
-        maps, neck = self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
-        _check_shapes(maps, branch, config)
-        self.neck_channels = neck.shape[1] if neck is not None else 0
+        self._run = open_onnx(config.weights, config.taps, config.runtime)
+        _check_shapes(self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)), branch, config)
 
-    def __call__(self, pixels: Tensor) -> tuple[list[Tensor], Tensor | None]:
-        """RGB uint8 crops (batch, side, side, 3) to maps (batch, channels, h, w).
-
-        Returns:
-            One for each block, and the neck's where it is asked for.
-        """
+    def __call__(self, pixels: Tensor) -> list[Tensor]:
+        """RGB uint8 crops (batch, side, side, 3) to a map (batch, channels, h, w) for each block."""
         values = self._run(self._input(pixels.cpu()).contiguous().numpy())
-        maps = [torch.from_numpy(np.asarray(value, np.float32)).to(self._device) for value in values]
-        return maps[: self._blocks], (maps[self._blocks] if len(maps) > self._blocks else None)
+        return [torch.from_numpy(np.asarray(value, np.float32)).to(self._device) for value in values]
 
 
 class TrainedBranch(nn.Module):
@@ -108,7 +102,7 @@ class TrainedBranch(nn.Module):
         branch_of(network).requires_grad_(True)
 
     def forward(self, images: Tensor, given: Sequence[Tensor]) -> list[Tensor]:
-        """Preprocessed images to the map of every block, each fed the given map before it."""
+        """Preprocessed images to the map of every block; see `DetailBranch.forward` for `given`."""
         return branch_of(self.network)(images, given)  # type: ignore[no-any-return]
 
 
@@ -158,8 +152,9 @@ class BranchTask:
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """The squared error of the branch's maps, as shares of the teacher's variance."""
-        lesson, _ = self._teacher(batch.pixels)
-        maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), lesson)
+        lesson = self._teacher(batch.pixels)
+        forced = lesson if progress < self._detail.forced_share else ()
+        maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), forced)
         return {"detail": self._detail.weight(progress) * self._hint_loss(maps, lesson)}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -179,8 +174,7 @@ def branch_of(network: RetinaFace) -> DetailBranch:
     """
     if network.detail is None:
         raise UsageError(
-            "[detail] teaches a detail branch: set network.architecture=retinaface_mobilenet025_detail "
-            "or retinaface_mobilenet025_detail_light"
+            "[detail] teaches a detail branch: set network.architecture=retinaface_mobilenet025_detail"
         )
     return network.detail
 

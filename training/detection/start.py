@@ -25,10 +25,7 @@ from weights.registry import load_card
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """What most published RetinaFace weights were trained on."""
 
-_GROWS_FROM: dict[Architecture, tuple[Architecture, ...]] = {
-    "retinaface_mobilenet025_detail": ("retinaface_mobilenet025",),
-    "retinaface_mobilenet025_detail_light": ("retinaface_mobilenet025", "retinaface_mobilenet025_detail"),
-}
+_GROWS_FROM: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ def initial_detector(config: NetworkConfig) -> Detector:
     else:
         known = _detector_of_card(config.initial)
     network = known.network
-    if known.architecture in _GROWS_FROM.get(config.architecture, ()):
+    if known.architecture == _GROWS_FROM.get(config.architecture):
         network = _grown(network, config.architecture)
     elif known.architecture != config.architecture:
         raise WeightsError(f"{config.initial}: is not a {config.architecture}")

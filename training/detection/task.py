@@ -50,7 +50,6 @@ class TrainedDetector(nn.Module):
     Args:
         network: What is trained and shipped.
         projections: Per map, FPN first, a layer to the teacher's width; empty: the widths are the same.
-        neck: A layer from SSH's finest map to another teacher's; None: there is none.
         shows_backbone: Whether the backbone's maps are on show after those of FPN and SSH.
     """
 
@@ -59,21 +58,17 @@ class TrainedDetector(nn.Module):
         network: RetinaFace,
         projections: Sequence[nn.Module] = (),
         *,
-        neck: nn.Module | None = None,
         shows_backbone: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
-        self.neck = neck
         self._shows_backbone = shows_backbone
 
     def forward(
         self, images: Tensor, given: Sequence[Tensor] = ()
     ) -> tuple[list[Tensor], RetinaFaceOutput, list[Tensor]]:
         """Preprocessed images (batch, 3, h, w) to (projected) maps, raw outputs and the branch's maps.
-
-        After the maps of the detail branch's blocks stands the neck's.
 
         `given` are maps as they are shown, backbone and all, that parts take in place of those before them.
         """
@@ -84,8 +79,7 @@ class TrainedDetector(nn.Module):
         maps = [*features.fpn, *features.ssh, *(features.backbone if self._shows_backbone else ())]
         if self.projections:
             maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
-        detail = features.detail if self.neck is None else [*features.detail, self.neck(features.ssh[0])]
-        return maps, self.network.heads(forced or features), detail
+        return maps, self.network.heads(forced or features), features.detail
 
 
 class DetectorTask:
@@ -144,10 +138,9 @@ class DetectorTask:
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         enters = network.detail is not None and teacher is not None and teacher.network.detail is None
-        self._beyond_teacher = (0, len(network.contexts)) if enters else ()
+        self._beyond_teacher = (0, len(network.contexts)) if enters and not config.loss.hints_forced else ()
         projections = _projections(network, teacher.network) if teacher else []
-        neck = _neck(network, self._detail_teacher) if self._detail_teacher else None
-        module = TrainedDetector(network, projections, neck=neck, shows_backbone=all_hints)
+        module = TrainedDetector(network, projections, shows_backbone=all_hints)
         self.module = _placed(module, self._device)
         self.samples_per_epoch = sum(len(d.photos.photos) for d in data)
         side = config.augment.size_px
@@ -175,10 +168,8 @@ class DetectorTask:
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
             parts["hint"] = weight * self._hint_loss(*map(self._comparable, (maps, teacher_maps)))
         if self._detail and self._detail_teacher:
-            weight, (lesson, neck) = self._detail.weight(progress), self._detail_teacher(pixels)
-            parts["detail"] = weight * self._hint_loss(detail[: len(lesson)], lesson)
-            if neck is not None:
-                parts["neck"] = weight * self._hint_loss(detail[len(lesson) :], [neck])
+            weight = self._detail.weight(progress)
+            parts["detail"] = weight * self._hint_loss(detail, self._detail_teacher(pixels))
         return parts
 
     def _comparable(self, maps: list[Tensor]) -> list[Tensor]:
@@ -253,11 +244,6 @@ def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:
     if all(ours == theirs for ours, theirs in pairs):
         return []
     return [nn.Conv2d(ours, theirs, 1) for ours, theirs in pairs]
-
-
-def _neck(student: RetinaFace, teacher: DetailTeacher) -> nn.Module | None:
-    channels: int = student.box_heads[0].in_channels  # type: ignore[assignment]
-    return nn.Conv2d(channels, teacher.neck_channels, 1) if teacher.neck_channels else None
 
 
 def _map_widths(network: RetinaFace) -> list[int]:
