@@ -16,11 +16,7 @@ from facepipe.faces import UInt8Array
 from facepipe.networks import build_network, serving_module
 from facepipe.retinaface.network import DetailBranch, RetinaFace
 from training.configuration import read_configuration
-from training.detection.configuration import (
-    Architecture,
-    DetectorConfig,
-    NetworkConfig,
-)
+from training.detection.configuration import Architecture, DetectorConfig, NetworkConfig
 from training.detection.crops import DetectionBatch
 from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
 from training.detection.run import build_task, train_detector
