@@ -70,9 +70,8 @@ def label_losses(
     Smooth L1 bends at 1; its terms are summed over the values of an anchor. `variances` are the anchors'.
     """
     positive = targets.labels == FACE
-    entropy = functional.cross_entropy(
-        output.classes.float().flatten(0, 1), targets.labels.clamp(min=0).flatten(), reduction="none"
-    ).view_as(targets.labels)
+    background, face = output.classes.float().unbind(dim=-1)
+    entropy = functional.softplus(torch.where(positive, background - face, face - background))
     trained = positive | _hard_negatives(entropy.detach(), targets.labels, config.negatives_per_positive)
     known = positive & targets.landmarks.isfinite().all(dim=-1)
     count = _total(positive)
@@ -137,8 +136,8 @@ def _hard_negatives(entropy: Tensor, labels: Tensor, ratio: int) -> Tensor:
     """The background anchors of each crop with the largest loss, `ratio` for each of its positives."""
     candidates = entropy.masked_fill(labels != BACKGROUND, -1.0)
     wanted = ((labels == FACE).sum(dim=1) * ratio).clamp(min=min(ratio, labels.shape[1]), max=labels.shape[1])
-    ranked = candidates.sort(dim=1, descending=True).values
-    threshold = ranked.gather(1, (wanted - 1)[:, None])
+    hardest = candidates.topk(int(wanted.max()), dim=1).values
+    threshold = hardest.gather(1, (wanted - 1)[:, None])
     return (candidates >= threshold) & (candidates >= 0)
 
 

@@ -84,7 +84,8 @@ def match_batch(
 ) -> Targets:
     """Targets of a batch, on the device of `anchors` (n, 4: centre, size, in pixels)."""
     known = [_on_device(crop, anchors.device) for crop in crops]
-    columns = zip(*(_match_crop(faces, anchors, config) for faces in known), strict=True)
+    sides = _Sides.of(anchors)
+    columns = zip(*(_match_crop(faces, anchors, sides, config) for faces in known), strict=True)
     labels, face = (torch.stack(column) for column in columns)
     crop, anchor = (labels == FACE).nonzero(as_tuple=True)
     chosen = anchors[anchor]
@@ -121,6 +122,21 @@ class _Faces(NamedTuple):
     labelled: bool
 
 
+class _Sides(NamedTuple):
+    """Where the anchors end, each (anchors,) and contiguous, in pixels, and their areas."""
+
+    left: Tensor
+    top: Tensor
+    right: Tensor
+    bottom: Tensor
+    area: Tensor
+
+    @classmethod
+    def of(cls, anchors: Tensor) -> _Sides:
+        x, y, width, height = anchors.T.contiguous()
+        return cls(x - width / 2, y - height / 2, x + width / 2, y + height / 2, width * height)
+
+
 def _on_device(crop: CropFaces, device: torch.device) -> _Faces:
     boxes, landmarks, ignored = (
         torch.from_numpy(array).to(device) for array in (crop.boxes_xyxy, crop.landmarks, crop.ignored_xyxy)
@@ -128,14 +144,14 @@ def _on_device(crop: CropFaces, device: torch.device) -> _Faces:
     return _Faces(boxes, landmarks, ignored, crop.labelled)
 
 
-def _match_crop(faces: _Faces, anchors: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
+def _match_crop(faces: _Faces, anchors: Tensor, sides: _Sides, config: MatchConfig) -> tuple[Tensor, Tensor]:
     """Label and face of each anchor (anchors,); the face counts where the label is FACE."""
     unmatched = BACKGROUND if faces.labelled else IGNORED
     labels = anchors.new_full((len(anchors),), unmatched, dtype=torch.int64)
     if len(faces.boxes) == 0:
         _ignore(labels, anchors, faces.ignored)
         return labels, torch.zeros_like(labels)
-    face, positive = _assign(_iou(faces.boxes, anchors), config)
+    face, positive = _assign(_iou(faces.boxes, sides), config)
     has_anchor = torch.zeros(len(faces.boxes), dtype=torch.bool, device=anchors.device)
     has_anchor[face[positive]] = True
     _ignore(labels, anchors, torch.cat([faces.ignored, faces.boxes[~has_anchor]]))
@@ -157,13 +173,13 @@ def _assign(overlap: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
     return face, (best >= config.positive_iou) | (claim > 0)
 
 
-def _iou(boxes: Tensor, anchors: Tensor) -> Tensor:
-    low, high = anchors[:, :2] - anchors[:, 2:] / 2, anchors[:, :2] + anchors[:, 2:] / 2
-    width = torch.minimum(boxes[:, None, 2], high[:, 0]) - torch.maximum(boxes[:, None, 0], low[:, 0])
-    height = torch.minimum(boxes[:, None, 3], high[:, 1]) - torch.maximum(boxes[:, None, 1], low[:, 1])
-    shared = width.clamp_(min=0) * height.clamp_(min=0)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
-    return shared / (areas[:, None] + anchors[:, 2:].prod(dim=1) - shared)
+def _iou(boxes: Tensor, anchors: _Sides) -> Tensor:
+    left, top, right, bottom = boxes[:, :, None].unbind(dim=1)
+    width = torch.minimum(right, anchors.right) - torch.maximum(left, anchors.left)
+    height = torch.minimum(bottom, anchors.bottom) - torch.maximum(top, anchors.top)
+    shared = width.clamp_(min=0).mul_(height.clamp_(min=0))
+    union = ((right - left) * (bottom - top) + anchors.area).sub_(shared)
+    return shared.div_(union)
 
 
 def _ignore(labels: Tensor, anchors: Tensor, regions: Tensor) -> None:
