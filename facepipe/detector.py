@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from facepipe.errors import UsageError, WeightsError
-from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.faces import BoolArray, Faces, FloatArray, UInt8Array
 from facepipe.images import scaled_down
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
 from facepipe.retinaface.suppression import agreed_faces, best_faces
@@ -125,14 +125,14 @@ class FaceDetector:
             for i, (photo, size_wh) in enumerate(zip(photos, sizes_wh, strict=True))
             for level in self._levels(i, photo, size_wh)
         ]
-        found: dict[int, list[Faces]] = defaultdict(list)
+        seen: dict[int, list[_Seen]] = defaultdict(list)
         by_size: dict[tuple[int, int], list[_Level]] = defaultdict(list)
         for level in levels:
             by_size[level.padded_size].append(level)
         for size, group in by_size.items():
             for level, faces in zip(group, self._run(group, size), strict=True):
-                found[level.photo].append(level.to_photo(faces))
-        return [self._merge(found[i], size_wh) for i, size_wh in enumerate(sizes_wh)]
+                seen[level.photo].append(level.to_photo(faces))
+        return [self._merge(seen[i], size_wh) for i, size_wh in enumerate(sizes_wh)]
 
     def _levels(self, index: int, photo: UInt8Array, size_wh: tuple[int, int]) -> list[_Level]:
         """The photo at every scale it needs, finest first."""
@@ -189,16 +189,22 @@ class FaceDetector:
             decode_landmarks(landmarks[likely], anchors[likely], variances),
         )
 
-    def _merge(self, levels: list[Faces], size_wh: tuple[int, int]) -> Faces:
+    def _merge(self, levels: list[_Seen], size_wh: tuple[int, int]) -> Faces:
         faces = Faces(
-            np.concatenate([faces.boxes_xyxy for faces in levels]),
-            np.concatenate([faces.scores for faces in levels]),
-            np.concatenate([faces.landmarks for faces in levels]),
+            np.concatenate([level.faces.boxes_xyxy for level in levels]),
+            np.concatenate([level.faces.scores for level in levels]),
+            np.concatenate([level.faces.landmarks for level in levels]),
         )
         if self.options.as_published:
             faces = best_faces(faces, self.options.nms_iou)
         else:
-            faces = agreed_faces(faces, self.options.nms_iou, self.options.score_threshold)
+            faces = agreed_faces(
+                faces,
+                self.options.nms_iou,
+                self.options.score_threshold,
+                eligible=np.concatenate([level.own for level in levels]),
+                scales=np.concatenate([np.full(len(level.own), level.scale, np.float32) for level in levels]),
+            )
         inside = np.clip(faces.boxes_xyxy, 0, np.tile(np.array(size_wh, np.float32), 2))
         faces = Faces(inside, faces.scores, faces.landmarks)
         faces = faces.select(faces.sizes_px >= max(self.options.min_face_px, 1.0))
@@ -239,14 +245,23 @@ class _Level:
         height, width = self.image.shape[:2]
         return _padded(width), _padded(height)
 
-    def to_photo(self, faces: Faces) -> Faces:
-        """The faces that are this level's to find, in pixels of the photo."""
+    def to_photo(self, faces: Faces) -> _Seen:
+        """All candidates of this level in pixels of the photo, with those that are its own to find."""
         own = (faces.sizes_px >= self.least_face_px) & (faces.sizes_px <= self.largest_face_px)
-        faces = faces.select(own)
         # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
         height, width = self.image.shape[:2]
         back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)
-        return Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
+        in_photo = Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
+        return _Seen(in_photo, own, width / self.photo_size_wh[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Candidates of one photo at one scale, and which of them are faces that are to be found there."""
+
+    faces: Faces
+    own: BoolArray
+    scale: float
 
 
 def _check_photo(photo: UInt8Array) -> None:

@@ -97,18 +97,22 @@ def _detail_settings(detail: DetailConfig) -> list[str]:
     ]
 
 
-def test_the_branch_speaks_of_the_finest_anchors_first(teacher_branch: DetailBranch) -> None:
-    """With a lateral that counts, it moves what is said at a stride of 8, and of no coarser one."""
+@pytest.mark.parametrize("entered", [0, 1])
+def test_the_branch_speaks_of_no_coarser_anchors_than_it_enters(
+    teacher_branch: DetailBranch, entered: int
+) -> None:
+    """With a lateral that counts, it moves what is said at that stride of 8 or 16 and finer ones."""
     network = grown().eval()
     network.detail = teacher_branch.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(images).classes
-        network.detail_lateral[1].weight.normal_(0, 1)
+        network.detail_laterals[entered][1].weight.normal_(0, 1)
         after = network(images).classes
-    finest = 2 * 8**2
-    assert (before - after)[:, :finest].abs().max() > 0.1
-    torch.testing.assert_close(after[:, finest:], before[:, finest:])
+    strides = [2 * 8**2, 2 * 4**2, 2 * 2**2]
+    moved = [a - b for a, b in zip(after.split(strides, 1), before.split(strides, 1), strict=True)]
+    assert all(m.abs().max() > 0.1 for m in moved[: entered + 1])
+    assert all(m.abs().max() < 1e-5 for m in moved[entered + 1 :])
 
 
 @pytest.mark.parametrize("architecture", [PLAIN, DETAIL])
@@ -179,14 +183,17 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     assert str(tmp_path) not in weight.card.to_json()
 
 
-def test_maps_that_the_branch_enters_are_not_compared(dataset: Path, detail: DetailConfig) -> None:
+@pytest.mark.parametrize("entered", [0, 1])
+def test_maps_that_the_branch_enters_are_not_compared(
+    dataset: Path, detail: DetailConfig, entered: int
+) -> None:
     teacher = "teacher.weights=retinaface_mobilenet025"
     config = run_config(dataset, detail, teacher, "loss.hints_from=all", "loss.hints_first=1")
     network = grown()
     task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     assert isinstance(task, DetectorTask)
     with torch.no_grad():
-        network.detail_lateral[1].weight.normal_(0, 0.1)
+        network.detail_laterals[entered][1].weight.normal_(0, 0.1)
     task.module.eval()
     task._input = task._teacher._input  # type: ignore[union-attr]
     losses = task.losses(task.module, next(task.batches(0)), 0.0)

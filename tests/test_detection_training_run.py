@@ -27,6 +27,7 @@ from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import DataError, DeviceError, UsageError, WeightsError
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image
+from facepipe.networks import load_network
 from facepipe.retinaface.network import (
     MobileNetV1Stages,
     RetinaFace,
@@ -434,6 +435,21 @@ def test_published_files_are_starts_and_teachers(shared_data: Path) -> None:
         initial_detector(
             NetworkConfig("retinaface_resnet50", initial=str(weights / "retinaface_mnet025_bgr.pth"))
         )
+
+
+def test_an_export_may_raise_what_coarse_strides_say_of_faces(tmp_path: Path, dataset: Path) -> None:
+    last = train_detector(_config(dataset, "loop.steps=2"), tmp_path / "run").last
+    plain, raised = (
+        export_checkpoint([last], f"by_{bias}", tmp_path, coarse_bias=bias) for bias in (0.0, 0.5)
+    )
+    assert "coarse_bias" not in plain.card.training
+    assert raised.card.training["coarse_bias"] == 0.5
+    images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = (load_network(weight).eval()(images) for weight in (plain, raised))
+    coarse = (torch.arange(before.classes.shape[1]) >= 2 * 8**2).float()
+    torch.testing.assert_close(after.classes - before.classes, coarse[None, :, None] * torch.tensor([0, 0.5]))
+    torch.testing.assert_close(after.landmarks, before.landmarks)
 
 
 def test_training_goes_on_from_a_weight_or_a_checkpoint(tmp_path: Path, dataset: Path) -> None:

@@ -220,6 +220,8 @@ def test_a_grown_network_begins_as_the_shallower_one(
     first = train_encoder(config, tmp_path / "run").last
     small = encoder_of_checkpoints([first])
     export_checkpoint([first], "small", tmp_path)
+    with pytest.raises(UsageError, match="coarse bias: an encoder has no strides"):
+        export_checkpoint([first], "biased", tmp_path, coarse_bias=0.5)
     faces = np.stack([astronaut[i : i + SIDE_PX, 200 : 200 + SIDE_PX] for i in range(60, 140, 20)])
     for initial in (str(first), str(tmp_path / "small.json")):
         grown = initial_encoder(NetworkConfig(initial=initial, blocks=(2, 3, 1)))

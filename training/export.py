@@ -10,6 +10,7 @@ from torch import nn
 
 from facepipe.convert import write_pair
 from facepipe.errors import UsageError, WeightsError
+from facepipe.retinaface.network import RetinaFace, raise_coarse
 from training.checkpoints import load_checkpoint
 from training.detection.start import detector_of_checkpoints
 from training.recognition.start import encoder_of_checkpoints
@@ -24,6 +25,7 @@ def export_checkpoint(
     folder: Path,
     *,
     half_storage: bool = False,
+    coarse_bias: float = 0.0,
     measured: Mapping[str, Any] | None = None,
     licence: str = "",
     limits: str = "",
@@ -36,23 +38,33 @@ def export_checkpoint(
         name: Of the weight.
         folder: Where to.
         half_storage: See `facepipe.convert.write_pair`.
+        coarse_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
+            negatives of its own, and the ranking of large faces among small ones is left to chance; choose it
+            like a threshold, on photos that did not train.
         measured: For the card; None: the checkpoint's own validation.
         licence, limits: For the card.
         replace_existing: Whether a weight of this name there may be replaced.
 
     Raises:
         DataError, WeightsError: A checkpoint is damaged or of no trainer, or the name is taken.
+        UsageError: No checkpoint, or a bias for an encoder.
     """
     if not checkpoints:
         raise UsageError("no checkpoint to export")
     network, kind = _trained(checkpoints)
     state = load_checkpoint(checkpoints[-1])
+    record = training_record(state, len(checkpoints))
+    if coarse_bias:
+        if not isinstance(network, RetinaFace):
+            raise UsageError("coarse bias: an encoder has no strides to raise")
+        raise_coarse(network, coarse_bias)
+        record["coarse_bias"] = coarse_bias
     card = WeightCard(
         name=name,
         architecture=state["record"]["network"]["architecture"],
         parameters=WeightFile(f"{name}.safetensors", None),
         licence=licence,
-        training=training_record(state, len(checkpoints)),
+        training=record,
         measured=validation_record(state, len(checkpoints)) if measured is None else measured,
         limits=limits,
         **kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.faces import Faces, FloatArray
+from facepipe.faces import BoolArray, Faces, FloatArray
 
 _SAME_FACE_IOU = 0.5
 _FACES_AT_ONCE = 256
@@ -38,27 +38,40 @@ def best_faces(candidates: Faces, iou_threshold: float) -> Faces:
     return candidates.select(non_maximum_suppression(candidates.boxes_xyxy, candidates.scores, iou_threshold))
 
 
-def agreed_faces(candidates: Faces, iou_threshold: float, score_threshold: float) -> Faces:
+def agreed_faces(
+    candidates: Faces,
+    iou_threshold: float,
+    score_threshold: float,
+    *,
+    eligible: BoolArray | None = None,
+    scales: FloatArray | None = None,
+) -> Faces:
     """The faces that non-maximum suppression leaves, each as all candidates see it that overlap it by half.
 
-    Box and landmarks are means weighted by score squared and overlap (box voting: Gidaris and Komodakis,
-    arXiv:1505.01749). The score is multiplied by (1 + support) / 2, where support is the chance that any
-    other of these candidates is right, each with its score times its overlap: a face is seen from several
-    anchors, a false alarm mostly from one.
+    Box and landmarks are means weighted by score squared, overlap and scale (box voting: Gidaris and
+    Komodakis, arXiv:1505.01749). The score is multiplied by (1 + support) / 2, where support is the chance
+    that any other of these candidates is right, each with its score times its overlap: a face is seen from
+    several anchors and at several scales, a false alarm mostly from one.
 
     Args:
         candidates: All that may support a face, also those whose own score is low.
         iou_threshold: Of two candidates that overlap more than this, the better is a face.
         score_threshold: Faces score more than this in the end.
+        eligible: bool (n,), which may be a face, where the others only have their say on those; None: all.
+        scales: float32 (n,), above 0, of the copy of the photo in which each was seen: what is seen in large
+            is seen exactly; None: all were seen in one.
     """
-    likely = np.flatnonzero(candidates.scores > score_threshold)
+    may_be = candidates.scores > score_threshold
+    likely = np.flatnonzero(may_be if eligible is None else may_be & eligible)
+    weights = candidates.scores**2 * (1 if scales is None else scales)
     kept = likely[
         non_maximum_suppression(candidates.boxes_xyxy[likely], candidates.scores[likely], iou_threshold)
     ]
     faces = candidates.select(kept)
     for start in range(0, len(kept), _FACES_AT_ONCE):
         part = slice(start, start + _FACES_AT_ONCE)
-        _agree(faces.boxes_xyxy[part], faces.scores[part], faces.landmarks[part], kept[part], candidates)
+        of_part = faces.boxes_xyxy[part], faces.scores[part], faces.landmarks[part]
+        _agree(*of_part, kept[part], candidates, weights)
     faces = faces.select(faces.scores > score_threshold)
     return faces.select(np.argsort(-faces.scores, kind="stable"))
 
@@ -69,16 +82,17 @@ def _agree(
     landmarks: FloatArray,
     rows: npt.NDArray[np.intp],
     candidates: Faces,
+    weights: FloatArray,
 ) -> None:
     """Change faces, which are these rows of the candidates, to what all of those say; see `agreed_faces`."""
     own = np.arange(len(rows)), rows
     overlap = iou(boxes[:, None], candidates.boxes_xyxy)
     overlap[own] = 1  # of a box without area it is 0
     overlap[overlap < _SAME_FACE_IOU] = 0
-    weights = overlap * candidates.scores**2
-    weights /= weights.sum(axis=1, keepdims=True)
-    boxes[:] = weights @ candidates.boxes_xyxy
-    landmarks[:] = np.tensordot(weights, candidates.landmarks, 1)
+    shares = overlap * weights
+    shares /= shares.sum(axis=1, keepdims=True)
+    boxes[:] = shares @ candidates.boxes_xyxy
+    landmarks[:] = np.tensordot(shares, candidates.landmarks, 1)
     overlap[own] = 0
     support = 1 - np.prod(1 - overlap * candidates.scores, axis=1)
     scores *= (1 + support) / 2

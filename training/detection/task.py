@@ -137,8 +137,7 @@ class DetectorTask:
         all_hints = teacher is not None and config.loss.hints_from == "all"
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
-        enters = network.detail is not None and teacher is not None and teacher.network.detail is None
-        self._beyond_teacher = (0, len(network.contexts)) if enters and not config.loss.hints_forced else ()
+        self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.hints_forced else ()
         projections = _projections(network, teacher.network) if teacher else []
         module = TrainedDetector(network, projections, shows_backbone=all_hints)
         self.module = _placed(module, self._device)
@@ -173,7 +172,6 @@ class DetectorTask:
         return parts
 
     def _comparable(self, maps: list[Tensor]) -> list[Tensor]:
-        """Without those that a branch enters which the teacher lacks: they are to say more than its own."""
         return [m for number, m in enumerate(maps) if number not in self._beyond_teacher]
 
     def validate(self, module: nn.Module) -> dict[str, float]:
@@ -235,6 +233,14 @@ def _check_teacher(
 def _shown(network: RetinaFace) -> tuple[list[torch.Size], list[int]]:
     """Shapes of the backbone's parameters, and widths of the maps after it."""
     return [p.shape for p in network.backbone.parameters()], _map_widths(network)
+
+
+def _beyond_teacher(student: RetinaFace, teacher: Teacher | None) -> tuple[int, ...]:
+    """FPN's and SSH's maps, by number, that a branch enters which the teacher lacks: they are to say more."""
+    if student.detail is None or teacher is None or teacher.network.detail is not None:
+        return ()
+    entered = range(len(student.detail.ends))
+    return *entered, *(len(student.contexts) + level for level in entered)
 
 
 def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:
