@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -112,6 +113,8 @@ def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path,
     best = export_checkpoint([outcome.best], "best", tmp_path / "weights", half_storage=True).card
     assert best.measured["validation"]["setting"]["max_side"] == 128
     assert best.measured["validation"]["ap"] > 0.9
+    raised = export_checkpoint([outcome.best], "raised", tmp_path / "weights", coarse_bias=0.1).card
+    assert raised.measured == {}  # and so is one that says more of large faces
     detector = FaceDetector.load(
         str(tmp_path / "weights" / "tiny.json"), DetectorOptions(top_k=1, max_side=128)
     )
@@ -444,6 +447,8 @@ def test_an_export_may_raise_what_coarse_strides_say_of_faces(tmp_path: Path, da
     )
     assert "coarse_bias" not in plain.card.training
     assert raised.card.training["coarse_bias"] == 0.5
+    with pytest.raises(UsageError, match="expected a finite number, got nan"):
+        export_checkpoint([last], "nowhere", tmp_path, coarse_bias=math.nan)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, after = (load_network(weight).eval()(images) for weight in (plain, raised))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,13 @@ def export_checkpoint(
         coarse_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
             negatives of its own, and the ranking of large faces among small ones is left to chance; choose it
             like a threshold, on photos that did not train.
-        measured: For the card; None: the checkpoint's own validation.
+        measured: For the card; None: the checkpoint's own validation, where it is exported as it was.
         licence, limits: For the card.
         replace_existing: Whether a weight of this name there may be replaced.
 
     Raises:
         DataError, WeightsError: A checkpoint is damaged or of no trainer, or the name is taken.
-        UsageError: No checkpoint, or a bias for an encoder.
+        UsageError: No checkpoint, or a bias for an encoder or of no finite number.
     """
     if not checkpoints:
         raise UsageError("no checkpoint to export")
@@ -57,15 +58,20 @@ def export_checkpoint(
     if coarse_bias:
         if not isinstance(network, RetinaFace):
             raise UsageError("coarse bias: an encoder has no strides to raise")
+        if not math.isfinite(coarse_bias):
+            raise UsageError(f"coarse bias: expected a finite number, got {coarse_bias}")
         raise_coarse(network, coarse_bias)
         record["coarse_bias"] = coarse_bias
+    if measured is None:
+        as_measured = len(checkpoints) == 1 and not coarse_bias
+        measured = validation_record(state) if as_measured else {}
     card = WeightCard(
         name=name,
         architecture=state["record"]["network"]["architecture"],
         parameters=WeightFile(f"{name}.safetensors", None),
         licence=licence,
         training=record,
-        measured=validation_record(state, len(checkpoints)) if measured is None else measured,
+        measured=measured,
         limits=limits,
         **kind,
     )

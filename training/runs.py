@@ -122,10 +122,10 @@ def training_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
     }
 
 
-def validation_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
-    """For a card: the latest figures with their setting; a mean of checkpoints has not been measured."""
+def validation_record(state: dict[str, Any]) -> dict[str, Any]:
+    """For a card: a checkpoint's latest figures with their setting."""
     figures, setting = state.get("figures"), state["record"].get("validation")
-    if not figures or checkpoints > 1:
+    if not figures:
         return {}
     rounded: dict[str, Any] = {key: round(value, 4) for key, value in figures.items()}
     return {"validation": rounded | ({"setting": _without_folders(setting)} if setting else {})}
