@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -131,6 +132,26 @@ def photo_sha256(path: str | os.PathLike[str]) -> str:
     name = _shown(path)
     with _failures_named(name), _opened(path, name) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """EXIF orientation of a photo, 1..8: how `read_image` turns the stored picture upright.
+
+    1, no turn, where the photo has none. That of a HEIC photo is in its EXIF data too, though the decoder
+    turns its pixels.
+
+    Raises:
+        PhotoError: As `read_image`; damaged pixels are no reason.
+    """
+    name = _shown(source)
+    with _failures_named(name), _opened(source, name) as stream:
+        if _is_heif(stream):
+            orientation = _heif_orientation(stream, name)
+        else:
+            photo = _open_photo(stream, name, max_pixels)
+            with _own_rules(max_pixels):
+                orientation = _orientation(photo)
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
@@ -373,15 +394,25 @@ def _is_heif(stream: BufferedReader | BytesIO) -> bool:
 
 
 def _open_heif(stream: BufferedReader | BytesIO, name: str, max_pixels: int, too_large: str) -> Image.Image:
-    try:
-        import pillow_heif
-    except ImportError as error:
-        raise PhotoError(f"{name}: to read HEIC photos, pip install 'facepipe[heic]'") from error
-    heif = pillow_heif.open_heif(stream)
+    heif = _heif_file(stream, name)
     if heif.size[0] * heif.size[1] > max_pixels:
         raise PhotoError(too_large)
     photo: Image.Image = heif.to_pillow()
     return photo
+
+
+def _heif_orientation(stream: BufferedReader | BytesIO, name: str) -> int:
+    header = Image.new("L", (1, 1))
+    header.info["exif"] = _heif_file(stream, name).info.get("exif") or b""
+    return _orientation(header)
+
+
+def _heif_file(stream: BufferedReader | BytesIO, name: str) -> Any:
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise PhotoError(f"{name}: to read HEIC photos, pip install 'facepipe[heic]'") from error
+    return pillow_heif.open_heif(stream)
 
 
 @contextmanager

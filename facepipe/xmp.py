@@ -1,18 +1,21 @@
 """XMP sidecars with face regions, as photo managers read them; whatever else a sidecar holds stays in it.
 
 The form is that of the Metadata Working Group ("Guidelines for Handling Image Metadata", 2.0, section 5.9):
-normalised areas by their centre, in the frame of the upright photo.
+normalised areas by their centre, in the frame of the stored image, before EXIF orientation is applied.
 """
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from facepipe.errors import MissingExtraError, OutputError
 from facepipe.faces import Faces
 from facepipe.files import atomic_write_bytes
+from facepipe.images import read_orientation
 
 Element = Any
 """Of lxml, which has no types."""
@@ -22,21 +25,52 @@ _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _REGIONS = "http://www.metadataworkinggroup.com/schemas/regions/"
 _AREA = "http://ns.adobe.com/xmp/sType/Area#"
 _DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
+_TIFF = "http://ns.adobe.com/tiff/1.0/"
 _OURS = "https://facepipe.invalid/xmp/1.0/"
 _PREFIXES = {"rdf": _RDF, "mwg-rs": _REGIONS, "stArea": _AREA, "stDim": _DIMENSIONS, "facepipe": _OURS}
 _SAME_PLACE = 0.5
 """Share of a foreign region's sides by which the centre of a face may be off and still be that face."""
+_SAME_SHAPE = 0.02
+"""Relative difference of two aspect ratios, by rounding of dimensions, that is no difference."""
+_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+class _Turn(NamedTuple):
+    """From the upright photo to the stored image: first swap x and y, then mirror."""
+
+    swap: bool
+    mirror_x: bool
+    mirror_y: bool
+
+
+_TO_STORED = {
+    1: _Turn(False, False, False),
+    2: _Turn(False, True, False),
+    3: _Turn(False, True, True),
+    4: _Turn(False, False, True),
+    5: _Turn(True, False, False),
+    6: _Turn(True, False, True),
+    7: _Turn(True, True, True),
+    8: _Turn(True, True, False),
+}
+"""By EXIF orientation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A named area: centre and sides as shares of the photo's width and height."""
+    """A named area: centre and sides as shares of the image's width and height."""
 
     name: str
     x: float
     y: float
     w: float
     h: float
+
+    def in_stored_frame(self, orientation: int) -> Region:
+        """The area of the upright photo in the frame of the stored image, which has this EXIF orientation."""
+        turn = _TO_STORED[orientation]
+        x, y, w, h = (self.y, self.x, self.h, self.w) if turn.swap else (self.x, self.y, self.w, self.h)
+        return Region(self.name, 1 - x if turn.mirror_x else x, 1 - y if turn.mirror_y else y, w, h)
 
 
 def sidecar_path(photo: Path) -> Path:
@@ -61,59 +95,66 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces) -> Path |
     Regions that facepipe wrote before are replaced. A face that somebody else marked is left as it is, and
     not marked a second time. All else in the sidecar is kept.
 
+    The EXIF orientation is the photo's own: it is the one that was applied before faces were found. Where
+    the photo is gone it is the sidecar's `tiff:Orientation`, and 1 where that has none.
+
     Args:
         photo: Need not exist.
         size_wh: Width and height of the upright photo in pixels.
-        faces: With matches.
+        faces: With matches, in pixels of the upright photo.
 
     Returns:
         The sidecar; None where there was nothing to write, and none to take anything from.
 
     Raises:
-        OutputError: The sidecar that is there is no XMP, or speaks of a photo of another shape, or can't be
-            written; it is left as it is.
+        OutputError: The sidecar that is there is no XMP, or has regions of an image of another shape, or
+            can't be written; it is left as it is.
+        PhotoError: The photo can't be read.
         MissingExtraError: lxml is not installed.
     """
     sidecar = sidecar_path(photo)
+    exists = os.path.exists(sidecar)
     regions = named_regions(faces, size_wh)
-    if not regions and not sidecar.exists():
+    if not regions and not exists:
         return None
-    root = _parse(sidecar) if sidecar.exists() else _new_root()
+    root = _parse(sidecar) if exists else _new_root()
     before = _bytes(root)
-    _put(root, regions, size_wh, sidecar)
+    orientation = _orientation(photo, root, max_pixels=size_wh[0] * size_wh[1])
+    stored_wh = size_wh[::-1] if _TO_STORED[orientation].swap else size_wh
+    _put(root, [region.in_stored_frame(orientation) for region in regions], stored_wh, sidecar)
     after = _bytes(root)
-    if sidecar.exists() and after == before:
+    if exists and after == before:
         return sidecar
     try:
         atomic_write_bytes(sidecar, after)
     except OSError as error:
         raise OutputError(
-            f"{sidecar}: can't be written ({error.strerror}); make its folder writable"
+            f"{sidecar}: can't be written ({error.strerror}); make its folder writable, or its name shorter"
         ) from error
     return sidecar
 
 
-def _put(root: Element, regions: list[Region], size_wh: tuple[int, int], sidecar: Path) -> None:
+def _put(root: Element, regions: list[Region], stored_wh: tuple[int, int], sidecar: Path) -> None:
     holder = _regions_element(root)
+    ours = [] if holder is None else list(filter(_is_ours, holder.iter(_tag(_RDF, "li"))))
+    if not regions and not ours:
+        return
+    for item in ours:
+        item.getparent().remove(item)
     if holder is None:
-        if not regions:
-            return
-        holder = _new_regions(root, size_wh)
-    bag = _bag(holder)
-    for item in bag.findall(_tag(_RDF, "li")):
-        if _is_ours(item):
-            bag.remove(item)
-    foreign = [region for region in map(_read_region, bag) if region is not None]
-    if len(bag) and not _same_shape(holder, size_wh):
-        raise OutputError(
-            f"{sidecar}: its face regions are of a photo of another shape; turn the photo back, or move the "
-            "sidecar away"
-        )
+        holder = _new_regions(root)
+    items = _list_of_regions(holder)
+    if not regions:
+        if not len(items):
+            _drop(holder)
+        return
+    if not len(items):
+        _set_dimensions(holder, stored_wh)
+    _require_same_shape(holder, stored_wh, sidecar)
+    others = [region for region in map(_read_region, items) if region is not None]
     for region in regions:
-        if not any(_is_at(region, other) for other in foreign):
-            bag.append(_region_item(region))
-    if not len(bag):
-        _drop(holder)
+        if not any(_is_at(region, other) for other in others):
+            items.append(_region_item(region))
 
 
 # Reading
@@ -141,18 +182,30 @@ def _regions_element(root: Element) -> Element | None:
     return _rdf(root).find(f"{_tag(_RDF, 'Description')}/{_tag(_REGIONS, 'Regions')}")
 
 
-def _bag(holder: Element) -> Element:
-    """The list of regions, made where there is none. Structures come in two spellings: attributes of the
-    element (parseType Resource) or of a Description inside."""
-    etree = _etree()
-    bag: Element | None = holder.find(f".//{_tag(_REGIONS, 'RegionList')}/{_tag(_RDF, 'Bag')}")
-    if bag is not None:
-        return bag
+def _structure(holder: Element) -> Element:
+    """What has the fields of a structure: the element itself (parseType Resource) or a Description in it."""
     inside = holder.find(_tag(_RDF, "Description"))
-    structure = holder if inside is None else inside
-    old = structure.find(_tag(_REGIONS, "RegionList"))
-    listed = etree.SubElement(structure, _tag(_REGIONS, "RegionList")) if old is None else old
-    return etree.SubElement(listed, _tag(_RDF, "Bag"))
+    return holder if inside is None else inside
+
+
+def _list_of_regions(holder: Element) -> Element:
+    """The container of the list of regions: a Bag, Seq or Alt, whichever is there; a new Bag where none is.
+
+    Further containers, with which readers find no region at all, are removed where they are empty: facepipe
+    once put a Bag beside a Seq.
+    """
+    etree, structure = _etree(), _structure(holder)
+    listed = structure.find(_tag(_REGIONS, "RegionList"))
+    if listed is None:
+        listed = etree.SubElement(structure, _tag(_REGIONS, "RegionList"))
+    kinds = {_tag(_RDF, kind) for kind in ("Bag", "Seq", "Alt")}
+    first, *others = [child for child in listed if child.tag in kinds] or [
+        etree.SubElement(listed, _tag(_RDF, "Bag"))
+    ]
+    for other in others:
+        if not len(other):
+            listed.remove(other)
+    return first
 
 
 def _value(element: Element, namespace: str, name: str) -> str | None:
@@ -166,11 +219,21 @@ def _value(element: Element, namespace: str, name: str) -> str | None:
     return None
 
 
+def _orientation(photo: Path, root: Element, max_pixels: int) -> int:
+    if os.path.lexists(photo):
+        return read_orientation(photo, max_pixels=max_pixels)
+    stored = _value(_rdf(root), _TIFF, "Orientation")
+    return next((orientation for orientation in _TO_STORED if str(orientation) == stored), 1)
+
+
 def _is_ours(item: Element) -> bool:
     return _value(item, _OURS, "Written") is not None
 
 
 def _read_region(item: Element) -> Region | None:
+    """The face that an item of the list marks; None where it marks a pet, a focus point, or no area."""
+    if (_value(item, _REGIONS, "Type") or "Face") != "Face":
+        return None
     values = [_value(item, _AREA, name) for name in "xywh"]
     try:
         x, y, w, h = (float(value) for value in values if value is not None)
@@ -186,13 +249,17 @@ def _is_at(region: Region, other: Region) -> bool:
     )  # fmt: skip
 
 
-def _same_shape(holder: Element, size_wh: tuple[int, int]) -> bool:
+def _require_same_shape(holder: Element, stored_wh: tuple[int, int], sidecar: Path) -> None:
     width, height = _value(holder, _DIMENSIONS, "w"), _value(holder, _DIMENSIONS, "h")
     try:
         theirs = float(width or "") / float(height or "")
     except (ValueError, ZeroDivisionError):
-        return True  # they do not say
-    return abs(theirs / (size_wh[0] / size_wh[1]) - 1) < 0.02
+        return  # it does not have their dimensions
+    if abs(theirs / (stored_wh[0] / stored_wh[1]) - 1) >= _SAME_SHAPE:
+        raise OutputError(
+            f"{sidecar}: its face regions are for an image of {width} x {height}, but this one is stored as "
+            f"{stored_wh[0]} x {stored_wh[1]}; check them in the program that wrote them"
+        )
 
 
 # Writing
@@ -206,23 +273,30 @@ def _new_root() -> Element:
     return root
 
 
-def _new_regions(root: Element, size_wh: tuple[int, int]) -> Element:
+def _new_regions(root: Element) -> Element:
     etree = _etree()
     description = etree.SubElement(_rdf(root), _tag(_RDF, "Description"), nsmap=_PREFIXES)
     description.set(_tag(_RDF, "about"), "")
     holder = etree.SubElement(description, _tag(_REGIONS, "Regions"))
     holder.set(_tag(_RDF, "parseType"), "Resource")
-    dimensions = etree.SubElement(holder, _tag(_REGIONS, "AppliedToDimensions"))
-    for name, value in (("w", str(size_wh[0])), ("h", str(size_wh[1])), ("unit", "pixel")):
-        dimensions.set(_tag(_DIMENSIONS, name), value)
     return holder
+
+
+def _set_dimensions(holder: Element, stored_wh: tuple[int, int]) -> None:
+    etree, structure = _etree(), _structure(holder)
+    for old in structure.findall(_tag(_REGIONS, "AppliedToDimensions")):
+        structure.remove(old)
+    dimensions = etree.Element(_tag(_REGIONS, "AppliedToDimensions"), nsmap=_PREFIXES)
+    for name, value in (("w", str(stored_wh[0])), ("h", str(stored_wh[1])), ("unit", "pixel")):
+        dimensions.set(_tag(_DIMENSIONS, name), value)
+    structure.insert(0, dimensions)
 
 
 def _region_item(region: Region) -> Element:
     etree = _etree()
     item = etree.Element(_tag(_RDF, "li"), nsmap=_PREFIXES)
     structure = etree.SubElement(item, _tag(_RDF, "Description"))
-    structure.set(_tag(_REGIONS, "Name"), region.name)
+    structure.set(_tag(_REGIONS, "Name"), _NOT_IN_XML.sub("\ufffd", region.name))
     structure.set(_tag(_REGIONS, "Type"), "Face")
     area = etree.SubElement(structure, _tag(_REGIONS, "Area"))
     for name, value in (("x", region.x), ("y", region.y), ("w", region.w), ("h", region.h)):
@@ -265,7 +339,7 @@ def require_lxml() -> None:
 
 def _etree() -> Any:
     try:
-        from lxml import etree  # type: ignore[import-untyped]
+        from lxml import etree
     except ImportError as error:
         raise MissingExtraError("writing XMP sidecars", "xmp") from error
     return etree

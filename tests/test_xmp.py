@@ -8,16 +8,26 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from image_helpers import encode
+from lxml import etree
+from PIL import Image, ImageOps
 from pipeline_helpers import faces_at
 
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
-from facepipe.xmp import sidecar_path, write_sidecar
+from facepipe.images import read_image, read_orientation
+from facepipe.xmp import named_regions, sidecar_path, write_sidecar
 
 SIZE_WH = (400, 200)
 TAGS = ("-Validate", "-RegionInfo", "-Rating", "-Subject")
+EXIF_ORIENTATION = 0x0112
+ORIENTATIONS = range(1, 9)
 needs_exiftool = pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
+needs_exiv2 = pytest.mark.skipif(shutil.which("exiv2") is None, reason="exiv2 is not installed")
 
 FOREIGN = """<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
@@ -50,6 +60,39 @@ def named(*people: tuple[str | None, tuple[float, float, float, float]]) -> Face
 
 HER = ("Eileen Collins", (40.0, 20.0, 120.0, 100.0))
 AT_GRANDMOTHER = ("Somebody Else", (184.0, 84.0, 220.0, 120.0))
+
+
+BOX_STORED = (100, 40, 160, 120)
+STORED_AREA = {"X": 0.325, "Y": 0.4, "W": 0.15, "H": 0.4, "Unit": "normalized"}
+"""`BOX_STORED` in an image of `SIZE_WH`."""
+
+
+def photo_with_box(path: Path, orientation: int) -> tuple[tuple[int, int], Faces]:
+    """Write a photo that is stored in `SIZE_WH` with a white `BOX_STORED`; its upright size and that face."""
+    stored = Image.new("RGB", SIZE_WH)
+    stored.paste("white", BOX_STORED)
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    stored.save(path, exif=exif)
+    upright = read_image(path)
+    rows, columns = np.nonzero(upright[:, :, 0] > 127)
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    return (upright.shape[1], upright.shape[0]), named(("Ada", box))
+
+
+def exiftool(*arguments: str | Path) -> None:
+    subprocess.run(["exiftool", "-q", *map(str, arguments)], check=True)
+
+
+def names_exiv2_reads(sidecar: Path) -> list[str]:
+    done = subprocess.run(["exiv2", "-PXkv", str(sidecar)], capture_output=True, text=True, check=True)
+    lines = [line.partition(" ") for line in done.stdout.splitlines()]
+    return [value.strip() for key, _, value in lines if key.endswith("/mwg-rs:Name")]
+
+
+def region_list(sidecar: Path) -> list[dict[str, Any]]:
+    regions: list[dict[str, Any]] = read(sidecar)["RegionInfo"]["RegionList"]
+    return regions
 
 
 def read(sidecar: Path) -> dict[str, Any]:
@@ -102,6 +145,209 @@ def test_regions_of_ours_follow_the_names(tmp_path: Path) -> None:
     assert names == ["Grandmother"]
 
 
+@needs_exiftool
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_regions_are_in_the_frame_of_the_stored_image(tmp_path: Path, orientation: int) -> None:
+    photo = tmp_path / "photo.png"
+    write_sidecar(photo, *photo_with_box(photo, orientation))
+    info = read(sidecar_path(photo))["RegionInfo"]
+    assert info["AppliedToDimensions"] == {"W": SIZE_WH[0], "H": SIZE_WH[1], "Unit": "pixel"}
+    assert [region["Area"] for region in info["RegionList"]] == [STORED_AREA]
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIC"])
+def test_the_orientation_is_read_from_every_format(image_format: str) -> None:
+    for orientation in ORIENTATIONS:
+        exif = Image.Exif()
+        exif[EXIF_ORIENTATION] = orientation
+        data = encode(Image.new("RGB", (64, 32)), image_format, exif=exif.tobytes())
+        assert read_orientation(data) == orientation
+        assert read_image(data).shape[:2] == ((64, 32) if orientation > 4 else (32, 64))
+    assert read_orientation(encode(Image.new("RGB", (64, 32)), image_format)) == 1
+
+
+@needs_exiftool
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_face_that_exiftool_marked_gets_no_second_mark(tmp_path: Path, orientation: int) -> None:
+    photo = tmp_path / "photo.png"
+    size_wh, at_the_box = photo_with_box(photo, orientation)
+    region = "{Name=Grandmother,Type=Face,Area={X=0.325,Y=0.4,W=0.15,H=0.4,Unit=normalized}}"
+    applied = f"AppliedToDimensions={{W={SIZE_WH[0]},H={SIZE_WH[1]},Unit=pixel}}"
+    exiftool(f"-RegionInfo={{{applied},RegionList=[{region}]}}", sidecar_path(photo))
+    write_sidecar(photo, size_wh, at_the_box)
+    assert [region["Name"] for region in region_list(sidecar_path(photo))] == ["Grandmother"]
+    write_sidecar(photo, size_wh, named(("Ada", (0, 0, 20, 20))))
+    assert [region["Name"] for region in region_list(sidecar_path(photo))] == ["Grandmother", "Ada"]
+
+
+@needs_exiftool
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_regions_come_back_through_exiftool(tmp_path: Path, orientation: int) -> None:
+    """exiftool writes them into the photo, with its own spelling, and from there into a new sidecar."""
+    photo = tmp_path / "photo.png"
+    size_wh, faces = photo_with_box(photo, orientation)
+    sidecar = write_sidecar(photo, size_wh, faces)
+    assert sidecar is not None
+    before = read(sidecar)["RegionInfo"]
+    exiftool("-overwrite_original", "-TagsFromFile", sidecar, "-XMP:all", photo)
+    sidecar.unlink()
+    exiftool("-TagsFromFile", photo, "-XMP:all", sidecar)
+    write_sidecar(photo, size_wh, faces)
+    after = read(sidecar)["RegionInfo"]
+    assert after["AppliedToDimensions"] == before["AppliedToDimensions"]
+    assert [(region["Name"], region["Area"]) for region in after["RegionList"]] == [("Ada", STORED_AREA)]
+
+
+@given(
+    orientation=st.sampled_from(ORIENTATIONS),
+    size_wh=st.tuples(st.integers(2, 40), st.integers(2, 40)),
+    shares=st.tuples(*[st.floats(0, 0.999)] * 4),
+)
+def test_stored_to_upright_to_stored_is_the_same_box(
+    orientation: int, size_wh: tuple[int, int], shares: tuple[float, float, float, float]
+) -> None:
+    (width, height), (x, y, w, h) = size_wh, shares
+    left, top = int(x * width), int(y * height)
+    right, bottom = left + 1 + int(w * (width - left)), top + 1 + int(h * (height - top))
+    right, bottom = min(right, width), min(bottom, height)
+    stored = Image.new("L", size_wh)
+    stored.paste(255, (left, top, right, bottom))
+    stored.getexif()[EXIF_ORIENTATION] = orientation
+    upright = ImageOps.exif_transpose(stored)
+    box = upright.getbbox()
+    assert box is not None
+    (region,) = named_regions(named(("Ada", box)), upright.size)
+    back = region.in_stored_frame(orientation)
+    expected = (left + right) / 2 / width, (top + bottom) / 2 / height
+    assert (back.x, back.y) == pytest.approx(expected)
+    assert (back.w, back.h) == pytest.approx(((right - left) / width, (bottom - top) / height))
+    inverse = {6: 8, 8: 6}.get(orientation, orientation)
+    again = back.in_stored_frame(inverse)
+    assert (again.x, again.y, again.w, again.h) == pytest.approx((region.x, region.y, region.w, region.h))
+
+
+@needs_exiftool
+def test_regions_of_the_upright_frame_that_facepipe_wrote_are_mended(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    size_wh, faces = photo_with_box(photo, 6)
+    write_sidecar(tmp_path / "gone.png", size_wh, faces)  # as if it were stored upright
+    sidecar_path(tmp_path / "gone.png").rename(sidecar_path(photo))
+    assert read(sidecar_path(photo))["RegionInfo"]["AppliedToDimensions"]["W"] == SIZE_WH[1]
+    write_sidecar(photo, size_wh, faces)
+    info = read(sidecar_path(photo))["RegionInfo"]
+    assert info["AppliedToDimensions"] == {"W": SIZE_WH[0], "H": SIZE_WH[1], "Unit": "pixel"}
+    assert [region["Area"] for region in info["RegionList"]] == [STORED_AREA]
+
+
+@needs_exiftool
+@pytest.mark.parametrize(
+    ("is_there", "area"),
+    [(True, STORED_AREA), (False, {"X": 0.4, "Y": 0.325, "W": 0.4, "H": 0.15, "Unit": "normalized"})],
+    ids=["the photo's own", "the photo is gone"],
+)
+def test_the_sidecars_orientation_counts_where_the_photo_is_gone(
+    tmp_path: Path, is_there: bool, area: dict[str, Any]
+) -> None:
+    """A viewer may show the photo turned otherwise: that moves nothing in the stored image."""
+    photo = tmp_path / "photo.png"
+    size_wh, faces = photo_with_box(photo, 1)
+    exiftool("-XMP-tiff:Orientation#=5", sidecar_path(photo))
+    if not is_there:
+        photo.unlink()
+    write_sidecar(photo, size_wh, faces)
+    assert [region["Area"] for region in region_list(sidecar_path(photo))] == [area]
+
+
+@needs_exiftool
+@needs_exiv2
+@pytest.mark.parametrize("container", ["Bag", "Seq", "Alt"])
+def test_the_list_keeps_its_container(tmp_path: Path, container: str) -> None:
+    photo = tmp_path / "photo.jpg"
+    sidecar, text = sidecar_path(photo), FOREIGN.format(w=800, h=400)
+    before, regions = text.split("<mwg-rs:RegionList>")
+    sidecar.write_text(f"{before}<mwg-rs:RegionList>{regions.replace('rdf:Bag', f'rdf:{container}')}")
+    for _ in range(2):
+        write_sidecar(photo, SIZE_WH, named(HER, AT_GRANDMOTHER))
+        assert names_exiv2_reads(sidecar) == ["Grandmother", HER[0]]
+        assert read(sidecar)["Validate"] == "OK"
+        assert [region["Name"] for region in region_list(sidecar)] == ["Grandmother", HER[0]]
+        assert f"<rdf:{container}>" in sidecar.read_text().split("<mwg-rs:RegionList>")[1]
+    write_sidecar(photo, SIZE_WH, named((None, HER[1])))
+    assert names_exiv2_reads(sidecar) == ["Grandmother"]
+
+
+APPLE = """<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="XMP Core 6.0.0">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/"
+    xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#" xmlns:stDim="http://ns.adobe.com/xap/1.0/sType/Dimensions#">
+   <mwg-rs:Regions rdf:parseType="Resource">
+    <mwg-rs:AppliedToDimensions rdf:parseType="Resource">
+     <stDim:h>400</stDim:h><stDim:w>800</stDim:w><stDim:unit>pixel</stDim:unit>
+    </mwg-rs:AppliedToDimensions>
+    <mwg-rs:RegionList><rdf:Seq>
+     <rdf:li rdf:parseType="Resource">
+      <mwg-rs:Area rdf:parseType="Resource">
+       <stArea:x>0.2</stArea:x><stArea:y>0.3</stArea:y><stArea:w>0.2</stArea:w><stArea:h>0.4</stArea:h>
+       <stArea:unit>normalized</stArea:unit>
+      </mwg-rs:Area>
+      <mwg-rs:Type>{type}</mwg-rs:Type><mwg-rs:Name>{name}</mwg-rs:Name>
+     </rdf:li>
+    </rdf:Seq>{more}</mwg-rs:RegionList>
+   </mwg-rs:Regions>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>"""
+
+
+@needs_exiv2
+def test_a_bag_that_was_put_beside_a_seq_is_removed(tmp_path: Path) -> None:
+    photo = tmp_path / "photo.jpg"
+    write_sidecar(photo, SIZE_WH, named(HER))
+    ours = sidecar_path(photo).read_text().split("<mwg-rs:RegionList>")[1].split("</mwg-rs:RegionList>")[0]
+    ours = ours.replace(
+        "<rdf:Description", '<rdf:Description xmlns:facepipe="https://facepipe.invalid/xmp/1.0/"'
+    )
+    sidecar_path(photo).write_text(APPLE.format(type="Face", name="Grandmother", more=ours))
+    assert names_exiv2_reads(sidecar_path(photo)) == []
+    at_another_place = named(("Ada", (300.0, 20.0, 380.0, 100.0)))
+    write_sidecar(photo, SIZE_WH, at_another_place)
+    assert names_exiv2_reads(sidecar_path(photo)) == ["Grandmother", "Ada"]
+
+
+@needs_exiv2
+@pytest.mark.parametrize(("kind", "names"), [("Face", ["Sunset"]), ("Focus", ["Sunset", HER[0]])])
+def test_only_faces_count_as_marks_of_a_face(tmp_path: Path, kind: str, names: list[str]) -> None:
+    photo = tmp_path / "photo.jpg"
+    sidecar_path(photo).write_text(APPLE.format(type=kind, name="Sunset", more=""))
+    write_sidecar(photo, SIZE_WH, named(HER))
+    assert names_exiv2_reads(sidecar_path(photo)) == names
+
+
+@given(name=st.text(min_size=1).filter(lambda name: name.strip() != ""))
+def test_any_name_can_be_written(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
+    """What XML forbids is replaced, and the other names of the photo stay."""
+    photo = tmp_path_factory.mktemp("names") / "photo.jpg"
+    sidecar = write_sidecar(photo, SIZE_WH, named((name, (300, 20, 380, 100)), HER))
+    assert sidecar is not None
+    key = "{http://www.metadataworkinggroup.com/schemas/regions/}Name"
+    found = [element.get(key) for element in etree.parse(sidecar).iter() if element.get(key) is not None]
+    allowed = "".join(letter if is_in_xml(letter) else "\ufffd" for letter in name)
+    assert found == [allowed, HER[0]]
+
+
+def is_in_xml(letter: str) -> bool:
+    """The production Char of XML 1.0."""
+    code = ord(letter)
+    return letter in "\t\n\r" or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+
+
+def test_a_photo_whose_sidecar_would_have_too_long_a_name_is_told(tmp_path: Path) -> None:
+    photo = tmp_path / f"{'a' * 250}.jpg"
+    with pytest.raises(OutputError, match=r"can't be written .*its name shorter"):
+        write_sidecar(photo, SIZE_WH, named(HER))
+    assert not any(tmp_path.iterdir())
+
+
 def test_nobody_named_no_sidecar(tmp_path: Path) -> None:
     assert write_sidecar(tmp_path / "photo.jpg", SIZE_WH, named((None, HER[1]))) is None
     assert not any(tmp_path.iterdir())
@@ -112,10 +358,13 @@ def test_nobody_named_no_sidecar(tmp_path: Path) -> None:
     [
         ("My diary", "can't be read as XMP"),
         ("<html/>", "this is no XMP"),
-        (FOREIGN.format(w=200, h=400), "of a photo of another shape"),
+        (
+            FOREIGN.format(w=200, h=400),
+            "for an image of 200 x 400, but this one is stored as 400 x 200",
+        ),
         (FOREIGN.format(w=800, h=400)[:-400], "can't be read as XMP"),
     ],
-    ids=["no XML", "no XMP", "photo was turned since", "cut off"],
+    ids=["no XML", "no XMP", "another image", "cut off"],
 )
 def test_a_sidecar_that_is_not_understood_is_left_alone(tmp_path: Path, content: str, told: str) -> None:
     sidecar = tmp_path / "photo.jpg.xmp"

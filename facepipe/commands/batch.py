@@ -126,7 +126,7 @@ def write_results(
     if crops:
         make_products(job, "crops", make_crops(job.folder / "crops", photos, max_pixels))
     if xmp:
-        make_products(job, "xmp", make_sidecar)
+        make_products(job, "xmp in the stored frame", make_sidecar)  # those of another frame are made again
 
 
 def _tell_end(summary: Summary, out: Path) -> None:
