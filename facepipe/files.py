@@ -20,7 +20,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: The folder does not exist or can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    temporary = temporary_beside(path)
     with temporary.open("xb") as stream:
         try:
             yield stream
@@ -36,6 +36,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def temporary_beside(path: Path, suffix: str = "") -> Path:
+    """A hidden name in the folder of `path` that no file has, `.part` or `.part` and `suffix` at its end.
+
+    Its length does not depend on the name of `path`, which may be as long as the file system allows.
+    """
+    return path.with_name(f".{secrets.token_hex(8)}.part{suffix}")
 
 
 def atomic_write_bytes(path: Path, data: bytes) -> None:

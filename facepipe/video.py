@@ -15,6 +15,7 @@ import numpy as np
 from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
+from facepipe.files import temporary_beside
 from facepipe.pipeline import FacePipeline, rows_to_compare
 from facepipe.quality import NamingRules
 from facepipe.retinaface.suppression import iou
@@ -275,7 +276,7 @@ def write_annotated(
     Raises:
         OutputError: It can't be written.
     """
-    partial = target.with_name(f".{target.stem}.part{target.suffix}")
+    partial = temporary_beside(target, target.suffix)  # the suffix selects the container
     writer = None
     try:
         for frame in read_frames(source):

@@ -28,6 +28,7 @@ import numpy as np
 
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
+from facepipe.files import temporary_beside
 from gallery.files import replaced
 from gallery.records import (
     CROP_BYTES_MAX,
@@ -92,8 +93,10 @@ def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> N
     for row, face in enumerate(faces):
         vectors[row] = face.embedding
     try:
-        temporary = file.parent / f".{file.name}.{os.getpid()}.new"
-        with replaced(file, temporary) as out, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            replaced(file, temporary_beside(file)) as out,
+            zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
             archive.writestr(_PEOPLE, text)
             archive.writestr(_VECTORS, save({_TENSOR: vectors}), zipfile.ZIP_STORED)
             for row, face in enumerate(faces):

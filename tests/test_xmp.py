@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_helpers import encode
 from lxml import etree
@@ -323,6 +323,7 @@ def test_only_faces_count_as_marks_of_a_face(tmp_path: Path, kind: str, names: l
     assert names_exiv2_reads(sidecar_path(photo)) == names
 
 
+@settings(deadline=None)
 @given(name=st.text(min_size=1).filter(lambda name: name.strip() != ""))
 def test_any_name_can_be_written(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     """What XML forbids is replaced, and the other names of the photo stay."""
