@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from facepipe.crops import cut_face
 from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, UsageError
-from facepipe.faces import UInt8Array
+from facepipe.faces import Match, UInt8Array
+from facepipe.file_names import file_name_of, with_ending
 from facepipe.files import atomic_write_bytes
 from facepipe.images import write_image
 from facepipe.pipeline import PhotoResult
 
-_NAME_IN_FILE = 40
-"""Letters of a person's name in a file's: a name may have 200, which no file system takes."""
+_PERSON_IN_CROP_BYTES = 60
 _WRITABLE = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -37,21 +36,21 @@ class PictureFolder:
         parents = [os.path.abspath(photo.parent) for photo in photos]
         self._root = Path(os.path.commonpath(parents)) if parents else Path()
         self._photos = {os.path.realpath(photo) for photo in photos}
-        for photo in photos:
-            self._require_no_photo(self._target(photo))
+        if any(self._is_photo(self._target(photo)) for photo in photos):
+            raise UsageError(f"{folder}: holds the photos themselves; choose another folder")
         make_folder(folder)
 
     def write_annotated(self, result: PhotoResult) -> Path:
         """The photo with its faces drawn, under its own name (`.jpg` added to formats that are only read).
 
         Raises:
-            OutputError: The file can't be written.
+            OutputError: The file can't be written, or would take the place of one of the photos.
         """
         assert result.photo is not None
         assert result.faces is not None
         target = self._target(result.path)
         if target.suffix.lower() not in _WRITABLE:
-            target = target.with_name(f"{target.name}.jpg")
+            target = target.with_name(with_ending(target.name, ".jpg"))
         return self._write(target, draw_faces(result.photo, result.faces))
 
     def write_crops(self, result: PhotoResult) -> list[Path]:
@@ -59,28 +58,33 @@ class PictureFolder:
         assert result.photo is not None
         assert result.faces is not None
         matches = result.faces.matches or [None] * len(result.faces)
-        names = [match.name or match.status.value if match else "unknown" for match in matches]
         return [
-            self._write(self._crop_target(result.path, i, name), cut_face(result.photo, box))
-            for i, (name, box) in enumerate(zip(names, result.faces.boxes_xyxy, strict=True))
+            self._write(self._crop_target(result.path, i, match), cut_face(result.photo, box))
+            for i, (match, box) in enumerate(zip(matches, result.faces.boxes_xyxy, strict=True))
         ]
 
     def _target(self, photo: Path) -> Path:
         return self._folder / Path(os.path.abspath(photo)).relative_to(self._root)
 
-    def _crop_target(self, photo: Path, face: int, name: str) -> Path:
-        safe = re.sub(r"[^\w .-]", "_", name)[:_NAME_IN_FILE].strip(" .")
-        return self._target(photo).with_name(f"{photo.name}_face{face}_{safe}.jpg")
+    def _crop_target(self, photo: Path, face: int, match: Match | None) -> Path:
+        ending = f"_face{face}_{_name_in_crop(match)}.jpg"
+        return self._target(photo).with_name(with_ending(photo.name, ending))
 
-    def _require_no_photo(self, target: Path) -> None:
-        if os.path.realpath(target) in self._photos:
-            raise UsageError(f"{self._folder}: holds the photos themselves; choose another folder")
+    def _is_photo(self, target: Path) -> bool:
+        return os.path.realpath(target) in self._photos
 
     def _write(self, target: Path, picture: UInt8Array) -> Path:
-        self._require_no_photo(target)
+        if self._is_photo(target):
+            raise OutputError(f"{target}: one of the photos has this name; choose another folder")
         make_folder(target.parent)
         write_image(target, picture)
         return target
+
+
+def _name_in_crop(match: Match | None) -> str:
+    if match is None:
+        return "unknown"
+    return match.status.value if match.name is None else file_name_of(match.name, _PERSON_IN_CROP_BYTES)
 
 
 def write_page(file: Path, html: str) -> None:

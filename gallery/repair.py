@@ -6,7 +6,6 @@ import base64
 import json
 import secrets
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from facepipe.errors import GalleryError
+from facepipe.file_names import with_ending
 from facepipe.files import atomic_write_bytes
 from gallery.checks import Row, RowCheck, summarised
 from gallery.codec import PlainCodec, secret_of_environment
 from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
 from gallery.derived_index import INDEX_FILE
+from gallery.files import PRIVATE_FOLDER_MODE
 from gallery.gallery import STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
@@ -307,7 +308,8 @@ def _refuse_twins(table: _Table, columns: tuple[str, ...]) -> None:
 def _put_aside(path: Path, tables: dict[str, _Table]) -> Path:
     """Copy the damaged files and write the refused rows into a private folder beside the gallery."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = Path(tempfile.mkdtemp(prefix=f"{path.name}.damaged-{stamp}-", dir=path.parent))
+    aside = path.parent / with_ending(path.name, f".damaged-{stamp}-{secrets.token_hex(4)}")
+    aside.mkdir(PRIVATE_FOLDER_MODE)
     file = path / STORE_FILE
     for part in (file, *logs_of(file)):
         if part.exists() and not part.name.endswith("-shm"):

@@ -121,6 +121,22 @@ def test_names_in_any_script_and_in_none(here: Path) -> None:
     assert [line.split()[0] for line in said.lines] == ["enrolled", "known", "known", "known"]
 
 
+def test_one_pictures_trouble_does_not_end_the_others(here: Path) -> None:
+    """A folder stands where the first annotated photo must go, and a file where the second's folder must."""
+    photos = ["whole.jpg", "album/whole.jpg", f"{'a' * 251}.jpg"]
+    shutil.copy("whole.jpg", photos[2])
+    Path("out/whole.jpg").mkdir(parents=True)
+    Path("out/album").write_text("a file")
+    said = facepipe("detect", "--json", *photos, "--annotate", "out", "--crops", "faces")
+    assert said.code == PARTIAL
+    assert [line.split(": ")[1] for line in said.complaints] == ["out/whole.jpg", "out/album"]
+    assert len(said.lines) == 3
+    assert Path("out", photos[2]).is_file()
+    assert len({crop.name.split("_face")[0] for crop in Path("faces").rglob("*_face0_*")}) == 2
+    assert len(list(Path("faces").rglob("*_face0_*"))) == 3
+    assert facepipe("detect", photos[0], "--annotate", "out").code == FAILURE
+
+
 # Folders, galleries, outputs
 
 CASES: dict[str, tuple[str, int, str]] = {

@@ -293,6 +293,11 @@ class Job:
         rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
         return dict(rows.fetchall())
 
+    def sha256(self, photo_id: int) -> str | None:
+        """Of the file that was looked at; None where that failed."""
+        row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
+        return None if row is None else row[0]
+
     def strangers(self) -> list[Stranger]:
         """The faces near nobody that enrolment would take, with their vectors."""
         rows = self._database.execute(

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import filecmp
+import itertools
 import os
-import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from facepipe.errors import OutputError
+from facepipe.batch.job import Job, Record
+from facepipe.errors import OutputError, PhotoError
+from facepipe.file_names import file_name_of, with_ending
 from facepipe.files import atomic_file
+from facepipe.images import photo_sha256
 from facepipe.outputs import make_folder
 from facepipe.pipeline import PhotoResult
 from facepipe.xmp import sidecar_path
-
-_LONGEST_NAME = 80
-"""Letters of a person's name in a folder's: a name may have 200, which no file system takes."""
 
 
 class Way(Enum):
@@ -31,41 +31,54 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One photo into one person's folder."""
+    """One photo into one person's folder; `is_done` where it is there already."""
 
     source: Path
     target: Path
+    is_done: bool
 
 
-def plan_sorting(results: Iterable[PhotoResult], folder: Path, way: Way) -> Iterator[Placement]:
-    """Where photos of named people belong that are not there yet.
+def plan_sorting(job: Job, folder: Path, way: Way) -> Iterator[Placement]:
+    """Where the photos of named people belong.
 
     A photo goes to everybody who is named in it. One that is to be moved goes to the person with the largest
-    face. A photo of another content and the same file name gets a number: `IMG_1 (2).jpg`.
+    face. A photo of another content and the same file name gets a number: `IMG_1 (2).jpg`. A photo that is
+    gone is compared by the hash that the job has: it may have been moved before.
     """
-    names = _FolderNames()
     taken: dict[Path, Path] = {}
-    for result in results:
-        people = _people(result)
+    for record in job.records():
+        photo, people = record.result.path, _people(record.result)
         for name in people[:1] if way is Way.MOVE else people:
-            target = _free(folder / names.of(name) / result.path.name, result.path, taken)
-            taken[target] = result.path
-            if not os.path.lexists(target):
-                yield Placement(result.path, target)
+            target = _free(folder / file_name_of(name) / photo.name, record, job, taken)
+            yield Placement(photo, target, is_done=target in taken or os.path.lexists(target))
+            if os.path.lexists(photo):
+                taken[target] = photo
+
+
+def require_source(placement: Placement) -> None:
+    """Check that there is a photo to be sorted.
+
+    Raises:
+        PhotoError: It is gone.
+    """
+    if not os.path.exists(placement.source):
+        raise PhotoError(f"{placement.source}: no such file; run the batch again where the photo is now")
 
 
 def carry_out(placement: Placement, way: Way) -> None:
     """Copy, link or move one photo, and its sidecar with it.
 
     Raises:
+        PhotoError: The photo is gone.
         OutputError: It can't be done; the message begins with the target's name.
     """
+    require_source(placement)
     source, target = placement.source, placement.target
     make_folder(target.parent)
     pairs = [(source, target), (sidecar_path(source), sidecar_path(target))]
     try:
         for old, new in pairs:
-            if old.exists() and not os.path.lexists(new):
+            if os.path.exists(old) and not os.path.lexists(new):
                 _WAYS[way](old, new)
     except OSError as error:
         raise OutputError(f"{target}: can't {way.value} {source} there ({error.strerror})") from error
@@ -80,44 +93,29 @@ def _people(result: PhotoResult) -> list[str]:
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
-class _FolderNames:
-    """One folder a person: names that no folder can have are changed, and kept apart."""
-
-    def __init__(self) -> None:
-        self._by_name: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        if name not in self._by_name:
-            safe = re.sub(r"[^\w .-]", "_", name)[:_LONGEST_NAME].strip(" .") or "_"
-            used = {folder.casefold() for folder in self._by_name.values()}
-            self._by_name[name] = next(folder for folder in _numbered(safe) if folder.casefold() not in used)
-        return self._by_name[name]
-
-
-def _free(target: Path, source: Path, taken: dict[Path, Path]) -> Path:
+def _free(target: Path, record: Record, job: Job, taken: dict[Path, Path]) -> Path:
     """The first of the numbered names that is free, or is this photo already."""
-    for stem in _numbered(target.stem):
-        candidate = target.with_name(f"{stem}{target.suffix}")
-        other = taken.get(candidate)
-        if other is None and os.path.lexists(candidate):
-            other = candidate
-        if other is None or _is_same(other, source):
+    for candidate in _numbered(target):
+        other = candidate if os.path.lexists(candidate) else taken.get(candidate)
+        if other is None or not os.path.lexists(other) or _is_same(other, record, job):
             return candidate
     raise AssertionError("numbers do not end")
 
 
-def _numbered(name: str) -> Iterator[str]:
-    yield name
-    number = 2
-    while True:
-        yield f"{name} ({number})"
-        number += 1
+def _numbered(target: Path) -> Iterator[Path]:
+    yield target
+    for number in itertools.count(2):
+        yield target.with_name(with_ending(target.stem, f" ({number}){target.suffix}"))
 
 
-def _is_same(one: Path, other: Path) -> bool:
+def _is_same(other: Path, record: Record, job: Job) -> bool:
+    """Whether a file has the content of the photo, or had it: a photo that is gone is known by its hash."""
+    photo = record.result.path
     try:
-        return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
-    except OSError:  # a link that leads nowhere, a photo that is gone
+        if os.path.exists(photo):
+            return os.path.samefile(photo, other) or filecmp.cmp(photo, other, shallow=False)
+        return photo_sha256(other) == job.sha256(record.id)
+    except (OSError, PhotoError):  # a link that leads nowhere
         return False
 
 

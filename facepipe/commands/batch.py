@@ -7,13 +7,14 @@ import logging
 import sys
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
-from facepipe.commands.output import INTERRUPTED, finish
+from facepipe.commands.output import INTERRUPTED, counted, finish
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job
@@ -225,20 +226,32 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
     """Copy photos into a folder per person, from the results in JOB_FOLDER (the --out of a batch).
 
     A photo of several people goes to each of them; with --move to the one with the largest face. Nothing is
-    replaced, and nothing is removed but what --move moves.
+    replaced, and nothing is removed but what --move moves. A folder has the person's name; some names are
+    changed for file systems and then end with 10 digits of their own. Exit code 3 where a photo is gone or
+    can't be put there.
     """
     from facepipe.batch.job import Job
-    from facepipe.batch.sorting import Way, carry_out, plan_sorting
+    from facepipe.batch.sorting import Way, carry_out, plan_sorting, require_source
+    from facepipe.errors import FacepipeError
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")
     way = Way.LINK if link else Way.MOVE if move else Way.COPY
-    count = 0
+    carry = require_source if dry_run else partial(carry_out, way=way)
+    count, failed, total = 0, 0, 0
     with Job(job_folder) as job:
-        for placement in plan_sorting((record.result for record in job.records()), target, way):
-            count += 1
-            click.echo(f"{placement.source} -> {placement.target}")
-            if not dry_run:
-                carry_out(placement, way)
+        for placement in plan_sorting(job, target, way):
+            total += 1
+            if placement.is_done:
+                continue
+            try:
+                carry(placement)
+            except FacepipeError as error:  # one photo's trouble
+                failed += 1
+                click.echo(f"facepipe: {error}", err=True)
+            else:
+                count += 1
+                click.echo(f"{placement.source} -> {placement.target}")
     told = "to be sorted" if dry_run else "sorted"
-    click.echo(f"facepipe: {count} photos {told} into {target} ({way.value})", err=True)
+    click.echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value})", err=True)
+    finish(failed, total)

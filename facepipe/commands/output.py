@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
+
+from facepipe.errors import OutputError
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
@@ -37,6 +39,11 @@ def finish(failed: int, total: int) -> None:
         sys.exit(1 if failed == total else PARTIAL)
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 photo`, `2 photos`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 class Output:
     """Where results go: stdout in the asked-for form, and the asked-for pictures. Refuses before any work."""
 
@@ -50,26 +57,30 @@ class Output:
             raise click.UsageError("--json and --csv exclude each other.")
         self._total = len(photos)
         self._lines = printer("json" if as_json else "csv" if as_csv else "table")
-        self._annotated = PictureFolder(annotate, photos) if annotate else None
-        self._cropped = PictureFolder(crops, photos) if crops else None
+        self._writers: list[Callable[[PhotoResult], object]] = []
+        if annotate:
+            self._writers.append(PictureFolder(annotate, photos).write_annotated)
+        if crops:
+            self._writers.append(PictureFolder(crops, photos).write_crops)
 
     def show(self, results: Iterable[PhotoResult]) -> None:
-        """Print and write results as they come; leaves with 3 or 1 where photos failed."""
+        """Print and write results as they come; leaves with 3 or 1 where photos or their pictures failed."""
         failed = 0
         for header in self._lines.header:
             click.echo(header)
         for result in with_progress(results, self._total, "looking"):
-            if result.error is not None:
-                failed += 1
-                click.echo(f"facepipe: {result.error}", err=True)
-            else:
-                self._write_pictures(result)
+            errors = list(self._write_pictures(result)) if result.error is None else [result.error]
+            failed += bool(errors)
+            for error in errors:
+                click.echo(f"facepipe: {error}", err=True)
             for line in self._lines.of(result):
                 click.echo(line)
         finish(failed, self._total)
 
-    def _write_pictures(self, result: PhotoResult) -> None:
-        if self._annotated:
-            self._annotated.write_annotated(result)
-        if self._cropped:
-            self._cropped.write_crops(result)
+    def _write_pictures(self, result: PhotoResult) -> Iterator[str]:
+        """Write the pictures of one photo; yields what could not be written, which is no reason to stop."""
+        for write in self._writers:
+            try:
+                write(result)
+            except OutputError as error:
+                yield str(error)

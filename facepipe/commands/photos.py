@@ -9,7 +9,7 @@ import click
 
 from facepipe.commands.cluster import distance_option
 from facepipe.commands.options import ANY_PATH, Setup, gallery_option, photos_argument, with_setup
-from facepipe.commands.output import Output, finish, with_progress
+from facepipe.commands.output import Output, counted, finish, with_progress
 
 if TYPE_CHECKING:
     from facepipe.enrolment import PersonPhoto
@@ -74,7 +74,7 @@ def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float
 
     with Gallery.open(gallery_path) as gallery:
         count = len(enroll_group(gallery, cluster, name, distance))
-    click.echo(f"facepipe: {count} faces of group {cluster} are now {name!r}'s", err=True)
+    click.echo(f"facepipe: {counted(count, 'face')} of group {cluster} enrolled as {name!r}", err=True)
 
 
 def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path | None) -> list[PersonPhoto]:
