@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pipeline_helpers import noise
+from pipeline_helpers import faces_at, noise
 
-from facepipe.batch.job import Job
+from facepipe.batch.job import Job, Look, Outcome
 from facepipe.batch.run import Batch, BatchOptions, Summary
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
+from facepipe.faces import Match, UInt8Array
+from facepipe.images import photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.report import to_json
 from gallery import NewTemplate
@@ -91,3 +91,17 @@ def in_a_corner(photo: UInt8Array, side: int) -> UInt8Array:
     wide = np.full((side, side, 3), 128, np.uint8)
     wide[: photo.shape[0], : photo.shape[1]] = photo
     return wide
+
+
+def job_of(folder: Path, people: Mapping[Path, Sequence[str]]) -> Path:
+    """A batch's folder: these photos, in this order, with these people, the largest face first."""
+    with Job(folder, create=True) as job:
+        job.plan(people)
+        for task in job.waiting():
+            names = people[task.path]
+            faces = faces_at(*((0, 0, 90 - 10 * i, 90 - 10 * i) for i in range(len(names))))
+            faces = faces.with_embeddings(np.full((len(names), 4), 0.5, np.float32))
+            faces = faces.with_enrollable(np.ones(len(names), bool))
+            look = Look(photo_sha256(task.path), (100, 100), faces, (None,) * len(names), {})
+            job.save([(Outcome(task, look), [Match(name, 0.5, 1.0) for name in names])], "names")
+    return folder

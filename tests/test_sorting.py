@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
+from batch_helpers import job_of
 from cli_helpers import facepipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
-from facepipe.batch.job import Job, Look, Outcome, Record
+from facepipe.batch.job import Job, Record
 from facepipe.batch.sorting import Way, carry_out, plan_sorting
 from facepipe.faces import Match
 from facepipe.file_names import file_name_of
-from facepipe.images import photo_sha256
 from facepipe.pipeline import PhotoResult
 
 PARTIAL = 3
@@ -30,20 +29,6 @@ NAMES = st.lists(
     max_size=5,
     unique=True,
 )
-
-
-def job_of(folder: Path, people: Mapping[Path, Sequence[str]]) -> Path:
-    """A batch's folder: these photos, in this order, with these people, the largest face first."""
-    with Job(folder, create=True) as job:
-        job.plan(people)
-        for task in job.waiting():
-            names = people[task.path]
-            faces = faces_at(*((0, 0, 90 - 10 * i, 90 - 10 * i) for i in range(len(names))))
-            faces = faces.with_embeddings(np.full((len(names), 4), 0.5, np.float32))
-            faces = faces.with_enrollable(np.ones(len(names), bool))
-            look = Look(photo_sha256(task.path), (100, 100), faces, (None,) * len(names), {})
-            job.save([(Outcome(task, look), [Match(name, 0.5, 1.0) for name in names])], "names")
-    return folder
 
 
 def photo(path: Path, content: str) -> Path:

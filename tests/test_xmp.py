@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batch_helpers import job_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from image_helpers import encode
@@ -17,6 +18,8 @@ from lxml import etree
 from PIL import Image, ImageOps
 from pipeline_helpers import faces_at
 
+from facepipe.batch.job import Job
+from facepipe.batch.results import make_products, make_sidecar
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.images import read_image, read_orientation
@@ -340,6 +343,17 @@ def is_in_xml(letter: str) -> bool:
     """The production Char of XML 1.0."""
     code = ord(letter)
     return letter in "\t\n\r" or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000
+
+
+def test_names_and_photos_that_give_no_sidecar_do_not_end_a_batch(tmp_path: Path) -> None:
+    people = {tmp_path / name: ["Ada"] for name in ("damaged.png", f"{'a' * 250}.png", "2.png")}
+    people[tmp_path / "1.png"] = ["\ufffe"]
+    for path in people:
+        Image.new("RGB", (100, 100)).save(path)
+    with Job(job_of(tmp_path / "job", people)) as job:
+        (tmp_path / "damaged.png").write_bytes(b"no photo")
+        make_products(job, "xmp", make_sidecar)
+    assert sorted(file.name for file in tmp_path.glob("*.xmp")) == ["1.png.xmp", "2.png.xmp"]
 
 
 def test_a_photo_whose_sidecar_would_have_too_long_a_name_is_told(tmp_path: Path) -> None:
