@@ -2,14 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from training_helpers import write_dataset
+from click.testing import CliRunner
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from training_helpers import LANDMARKS, write_dataset
 
+from cli import main
 from facepipe.errors import DataError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image, write_image
-from training.detection.check import check_dataset
+from training.detection.check import check_dataset, swapped_landmarks
 from training.detection.data import DecodedPhotos, PhotoFiles
 from training.detection.labels import read_labels, unlabelled_photos
 
@@ -60,13 +65,14 @@ def test_wider_labels(tmp_path: Path) -> None:
         ("label.txt", "", "names no photos"),
         ("label.txt", "1 2 3 4\n", "line 1: expected '# photo'"),
         ("label.txt", "# a.jpg\n1 2 three 4\n", "line 2: expected numbers, got '1 2 three 4'"),
-        ("label.txt", "# a.jpg\n1 2 3\n", "line 2: expected 4 or more numbers"),
-        ("label.txt", "# a.jpg\n1 2 nan 4\n", "line 2: expected 4 or more numbers"),
+        ("label.txt", "# a.jpg\n1 2 3\n", "line 2: expected 4 numbers (a box), or 19 numbers"),
+        ("label.txt", "# a.jpg\n1 2 nan 4\n", "line 2: expected finite numbers"),
         ("x_bbx_gt.txt", "a.jpg\nmany\n", "line 2: expected the number of faces, got 'many'"),
         ("x_bbx_gt.txt", "a.jpg\n-1\n", "line 2: expected the number of faces"),
         ("x_bbx_gt.txt", "a.jpg\n", "line 2: expected the number of faces, got ''"),
         ("x_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n", "ends before the 2 faces of a.jpg"),
-        ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3\n", "line 3"),
+        ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3\n", "line 3: expected 4 numbers (a box), or 10 numbers"),
+        ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3 4 0 0 0\n", "line 3: expected 4 numbers"),
         ("other.txt", "", "no label.txt and no *bbx_gt.txt"),
     ],
 )
@@ -75,6 +81,19 @@ def test_bad_labels_name_file_and_line(tmp_path: Path, name: str, text: str, mes
         read_labels(_labels(tmp_path, text, name))
     assert str(tmp_path) in str(caught.value)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, *range(5, 19), 21, 24])
+def test_a_face_that_would_lose_its_landmarks_is_refused(tmp_path: Path, count: int) -> None:
+    text = f"# a.jpg\n{' '.join('7' for _ in range(4))}\n# b.jpg\n{' '.join('7' for _ in range(count))}\n"
+    if not count:
+        assert len(read_labels(_labels(tmp_path, text))) == 2
+        return
+    with pytest.raises(DataError, match=rf"label\.txt, line 4: expected .*, got {count}: '7 7"):
+        read_labels(_labels(tmp_path, text))
+    done = CliRunner().invoke(main, ["data", "check", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "label.txt, line 4" in done.output
 
 
 def test_several_label_files_must_be_chosen_from(tmp_path: Path) -> None:
@@ -185,3 +204,43 @@ def test_the_development_data_is_as_its_readme_says(shared_data: Path) -> None:
     photos = read_labels(shared_data / "landmarks" / "train")
     assert len(photos) == 1500
     assert all(np.isfinite(photo.landmarks).all() and len(photo.landmarks) == 1 for photo in photos)
+
+
+_SWAPS = {
+    "eyes swapped": [1, 0, 2, 3, 4],
+    "mouth corners swapped": [0, 1, 2, 4, 3],
+    "face mirrored": [1, 0, 2, 4, 3],
+}
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(degrees=st.floats(-180, 180), scale=st.floats(0.2, 4), kind=st.sampled_from([None, *_SWAPS]))
+def test_swapped_landmarks_are_found_however_the_face_is_turned(
+    tmp_path: Path, degrees: float, scale: float, kind: str | None
+) -> None:
+    matrix = cv2.getRotationMatrix2D((225, 130), degrees, scale)
+    points = LANDMARKS @ matrix[:, :2].T + matrix[:, 2]
+    if kind:
+        points = points[_SWAPS[kind]]
+    line = " ".join(f"{x:.3f} {y:.3f} 0" for x, y in points)
+    (tmp_path / "images").mkdir(exist_ok=True)
+    if not (tmp_path / "images" / "a.png").exists():
+        write_image(tmp_path / "images" / "a.png", np.zeros((512, 512, 3), np.uint8))
+    report = check_dataset(_labels(tmp_path, f"# a.png\n0 0 512 512 {line}\n"))
+    assert [fault.kind for fault in report.faults if fault.kind in _SWAPS] == ([kind] if kind else [])
+
+
+def test_unknown_landmarks_are_not_swapped(tmp_path: Path, astronaut: UInt8Array) -> None:
+    (tmp_path / "images").mkdir()
+    write_image(tmp_path / "images" / "a.png", astronaut)
+    one_eye = "-1 -1 0 203 108 0 225 130 0 206 152 0 242 152 0"
+    report = check_dataset(_labels(tmp_path, f"# a.png\n178 68 90 118 {one_eye}\n178 68 90 118 {_UNKNOWN}\n"))
+    assert report.faults == ()
+
+
+def test_real_labels_have_no_swapped_landmarks(shared_data: Path) -> None:
+    for name in ("wider/train", "landmarks/train", "landmarks/dev"):
+        points = [face for photo in read_labels(shared_data / name) for face in photo.landmarks]
+        known = [face for face in points if np.isfinite(face).all()]
+        assert len(known) >= 300
+        assert [swapped_landmarks(face) for face in known if swapped_landmarks(face)] == []

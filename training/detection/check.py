@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from facepipe.errors import PhotoError
+from facepipe.faces import FloatArray
 from facepipe.images import read_image
 from training.detection.labels import LabelledPhoto, read_labels
 
@@ -21,6 +22,10 @@ SIZE_EDGES_PX = (0, 8, 16, 32, 64, 128, 256, 512, 1_000_000)
 _LANDMARK_SLACK = 0.25
 """Share of the box by which a landmark may lie outside it: profiles and tight boxes do that."""
 _EDGE_SLACK_PX = 2.0
+_SWAPPED_WIDTH = 0.3
+"""How far the right eye lies left of the left one, and likewise the corners of the mouth, to be swapped, in
+distances from eyes to mouth. In profiles they nearly coincide, or pass each other. Of 18,172 faces of two
+data sets none reaches 0.3; if their points were swapped, 94 of 100 would by the eyes, 91 by the mouth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +34,8 @@ class Fault:
 
     Attributes:
         kind: "missing photo", "unreadable photo", "photo listed twice", "zero size", "box outside the photo",
-            "landmarks outside the box" or "photo without faces".
+            "landmarks outside the box", "eyes swapped", "mouth corners swapped", "face mirrored" (both) or
+            "photo without faces".
         photo: Where.
         detail: The box or the reason.
     """
@@ -128,3 +134,17 @@ def _faults(photo: LabelledPhoto) -> Iterator[Fault]:
         # Comparisons with unknown (NaN) points are false.
         if ((points < box[:2] - slack) | (points > box[2:] + slack)).any():
             yield Fault("landmarks outside the box", photo.path, shown)
+        if kind := swapped_landmarks(points):
+            yield Fault(kind, photo.path, shown)
+
+
+def swapped_landmarks(points: FloatArray) -> str | None:
+    """Which landmarks (5, 2) stand left for right, however the face is turned; None: none, or unknown."""
+    eyes, mouth = points[1] - points[0], points[4] - points[3]
+    down = (points[3] + points[4] - points[0] - points[1]) / 2
+    limit = -_SWAPPED_WIDTH * float(down @ down)
+    # Comparisons with unknown (NaN) points are false.
+    of_eyes, of_mouth = (float(pair[0] * down[1] - pair[1] * down[0]) < limit for pair in (eyes, mouth))
+    if of_eyes and of_mouth:
+        return "face mirrored"
+    return "eyes swapped" if of_eyes else "mouth corners swapped" if of_mouth else None

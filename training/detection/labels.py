@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,13 @@ from facepipe.faces import FloatArray
 from facepipe.images import find_photos
 
 _LANDMARK_COLUMNS = slice(4, 19)
+_RETINAFACE_LINES = {
+    4: "a box",
+    19: "a box and five landmarks of x, y and a flag",
+    20: "the same and a number that is not used",
+}
+"""What lines of so many numbers hold; others would lose landmarks without a word."""
+_WIDER_LINES = {4: "a box", 10: "a box and six attributes"}
 _WIDER_INVALID_COLUMN = 7
 
 
@@ -95,7 +102,7 @@ def _retinaface_photos(lines: list[str], labels: Path, images: Path) -> Iterator
         elif line.strip():
             if name is None:
                 raise DataError(f"{labels}, line {number}: expected '# photo' before the first face")
-            rows.append(_numbers(line, labels, number, least=4))
+            rows.append(_numbers(line, labels, number, _RETINAFACE_LINES))
     if name is not None:
         yield _labelled(images / name, rows)
 
@@ -110,7 +117,7 @@ def _wider_photos(lines: list[str], labels: Path, images: Path) -> Iterator[Labe
         end = at + 2 + max(count, 1)
         if end > len(lines):
             raise DataError(f"{labels}, line {at + 2}: the file ends before the {count} faces of {name}")
-        rows = [_numbers(lines[i], labels, i + 1, least=4) for i in range(at + 2, end)][:count]
+        rows = [_numbers(lines[i], labels, i + 1, _WIDER_LINES) for i in range(at + 2, end)][:count]
         invalid = [len(row) > _WIDER_INVALID_COLUMN and row[_WIDER_INVALID_COLUMN] == 1 for row in rows]
         yield _labelled(images / name, [row[:4] for row in rows], invalid)
         at = end
@@ -123,13 +130,16 @@ def _face_count(lines: list[str], at: int, labels: Path) -> int:
     return int(word)
 
 
-def _numbers(line: str, labels: Path, number: int, least: int) -> list[float]:
+def _numbers(line: str, labels: Path, number: int, known: Mapping[int, str]) -> list[float]:
     try:
         values = [float(word) for word in line.split()]
     except ValueError as error:
         raise DataError(f"{labels}, line {number}: expected numbers, got {line[:60]!r}") from error
-    if len(values) < least or not all(math.isfinite(value) for value in values):
-        raise DataError(f"{labels}, line {number}: expected {least} or more numbers, got {line[:60]!r}")
+    if not all(math.isfinite(value) for value in values):
+        raise DataError(f"{labels}, line {number}: expected finite numbers, got {line[:60]!r}")
+    if len(values) not in known:
+        wanted = ", or ".join(f"{count} numbers ({meaning})" for count, meaning in known.items())
+        raise DataError(f"{labels}, line {number}: expected {wanted}, got {len(values)}: {line[:60]!r}")
     return values
 
 
