@@ -33,6 +33,9 @@ _OVERLAP = 0.75
 """A coarser level begins this much below the finer one's end, so that no face falls between them."""
 _MOST_KEPT = 1 << 24
 """Values of the network's input, 2,360 px square, whose memory is kept: 64 MB for a thread."""
+_MOST_CANDIDATES = 5000
+"""Of one photo at one scale, the most confident, as in published evaluations: a network that has learned
+nothing yet finds tens of thousands, whose overlaps take minutes. On WIDER FACE the AP stays the same."""
 _LEAST_CANDIDATE = 0.1
 """Score from which a candidate supports others, whatever score a face needs."""
 
@@ -182,6 +185,9 @@ class FaceDetector:
         self, boxes: FloatArray, scores: FloatArray, landmarks: FloatArray, anchors: FloatArray
     ) -> Faces:
         likely = np.flatnonzero(scores > self._least_candidate)
+        if len(likely) > _MOST_CANDIDATES:
+            best = np.argpartition(scores[likely], -_MOST_CANDIDATES)[-_MOST_CANDIDATES:]
+            likely = likely[np.sort(best)]
         variances = self._anchors.variances
         return Faces(
             decode_boxes(boxes[likely], anchors[likely], variances),
