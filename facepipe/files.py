@@ -65,3 +65,25 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def utf8_name(path: str) -> Iterator[str]:
+    """A name for a file or folder that is there, to give to a C library.
+
+    OpenCV takes names as UTF-8, and crashes the process on others. While the block runs, such a file can be
+    reached through its descriptor.
+
+    Raises:
+        OSError: It can't be opened.
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            yield f"/dev/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+    else:
+        yield path

@@ -1,297 +1,361 @@
-"""Videos and webcams: faces in sampled frames, linked into tracks, each named once by its best faces."""
+"""Videos and webcams: frames with their times, and videos written again with names drawn."""
 
 from __future__ import annotations
 
-import json
+import errno
+import math
+import os
+import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import cv2
 import numpy as np
 
 from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, PhotoError, UsageError
-from facepipe.faces import Faces, FloatArray, Match, UInt8Array
-from facepipe.files import temporary_beside
-from facepipe.pipeline import FacePipeline, rows_to_compare
-from facepipe.quality import NamingRules
-from facepipe.retinaface.suppression import iou
+from facepipe.faces import Faces, UInt8Array
+from facepipe.files import temporary_beside, utf8_name
+from facepipe.tracking import Track
 
-_BEST_FACES = 5
-"""A track is named by the mean vector of so many of its largest faces."""
-_NOT_LINKED = 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class VideoOptions:
-    """How a video is looked at.
-
-    Attributes:
-        every_s: Seconds between the frames that are looked at.
-        lost_after_s: A face not seen for so long begins a new track when it comes back.
-        least_iou: A box that overlaps a track's last one by this much goes on with it.
-        same_within_l2: So does one whose vector is within this Euclidean distance of the track's last one.
-        rules: Which faces are compared.
-        threshold_l2: Largest distance at which a track is named; None: the gallery's.
-    """
-
-    every_s: float = 0.2
-    lost_after_s: float = 1.0
-    least_iou: float = 0.3
-    same_within_l2: float = 0.8
-    rules: NamingRules = field(default_factory=NamingRules)
-    threshold_l2: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.every_s <= 0 or self.lost_after_s < 0:
-            raise UsageError(f"expected seconds above 0 between frames, got {self.every_s}")
+_USUAL_RATE = 25.0
+_MAX_STATED_RATE = 1000.0
+"""Containers that state more frames a second than this state the unit of their times."""
+_MAX_COPY_RATE = 60.0
+"""Frames a second of the copy of a video without a constant rate, at most."""
+_WRITTEN = (".mp4", ".m4v", ".mov", ".avi", ".mkv")
+_CLOCK_SLACK_S = 1.0
+"""Times that go back by more begin again: two videos in one file."""
+_LEAST_STEP_S = 0.001
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A frame of a video: its time from the beginning, and RGB uint8 (h, w, 3)."""
+    """A frame of a video: its time from the beginning, and RGB uint8 (h, w, 3), upright."""
 
     time_s: float
     rgb: UInt8Array
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """One face in one frame; `vector` is None where it was not good enough to be compared."""
-
-    time_s: float
-    face: Faces
-    vector: FloatArray | None
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """One face through consecutive frames, and who it is."""
-
-    sightings: tuple[Sighting, ...]
-    match: Match
-
-    @property
-    def first_s(self) -> float:
-        """When it was first seen."""
-        return self.sightings[0].time_s
-
-    @property
-    def last_s(self) -> float:
-        """When it was last seen."""
-        return self.sightings[-1].time_s
-
-    def at(self, time_s: float) -> Faces | None:
-        """The face at a time between first and last: the box moves evenly from one sighting to the next."""
-        if not self.first_s <= time_s <= self.last_s:
-            return None
-        times = np.array([sighting.time_s for sighting in self.sightings])
-        after = int(np.searchsorted(times, time_s))
-        later, earlier = self.sightings[after], self.sightings[max(0, after - 1)]
-        share = np.float32(
-            1 if later is earlier else (time_s - earlier.time_s) / (later.time_s - earlier.time_s)
-        )
-        return Faces(
-            earlier.face.boxes_xyxy * (1 - share) + later.face.boxes_xyxy * share,
-            later.face.scores,
-            earlier.face.landmarks * (1 - share) + later.face.landmarks * share,
-            matches=(self.match,),
-        )
-
-
 def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None = None) -> Iterator[Frame]:
-    """The frames of a video file, or of a webcam by its number, at least `every_s` seconds apart.
+    """The frames of a video file, or of a webcam by its number: one at most in every `every_s` seconds.
+
+    Times are the container's, which need no constant rate. They rise from frame to frame.
 
     Args:
-        source: A file's path, or a webcam's number.
+        source: A file's path, the address of a stream, or a webcam's number.
         every_s: 0: all frames.
         for_s: Stop after so many seconds; None: at the end of the file, for webcams never.
 
     Raises:
         PhotoError: It can't be opened, or holds no frame.
     """
-    capture = cv2.VideoCapture(source)
-    try:
-        found, due_s = False, 0.0
-        for time_s in _grabbed(capture, is_file=isinstance(source, str)):
-            if for_s is not None and time_s > for_s:
-                break
+    found, due_s = False, 0.0
+    with _opened(source) as capture:
+        for time_s in _grabbed(capture, source, for_s):
             if time_s + 1e-6 < due_s:
                 continue
             readable, bgr = capture.retrieve()
             if readable:
-                found, due_s = True, due_s + every_s if every_s else 0.0
+                found = True
+                due_s = (math.floor((time_s + 1e-6) / every_s) + 1) * every_s if every_s else 0.0
                 yield Frame(time_s, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))
-        if not found:
-            kind = "no video that can be read" if isinstance(source, str) else "no webcam of this number"
-            raise PhotoError(f"{source}: {kind}; try another")
+    if not found:
+        raise PhotoError(f"{source}: {_why_unreadable(source)}")
+
+
+def stated_duration_s(source: str | int) -> float | None:
+    """How long a file states to be, about; None where it does not, and for webcams and streams.
+
+    Raises:
+        PhotoError: It can't be opened.
+    """
+    if isinstance(source, int) or _is_stream(source):
+        return None
+    with _opened(source) as capture:
+        count = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        return count / _stated_rate(capture) if count > 0 else None
+
+
+def is_cut_off(source: str) -> bool:
+    """Whether a file ends before its container says: MP4 and its kin, Matroska and WebM, AVI.
+
+    Other containers don't say. How many frames a container states tells nothing: trimmed videos, and those
+    whose sound goes on for longer, hold fewer.
+    """
+    path = Path(source)
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        size, start = os.fstat(stream.fileno()).st_size, stream.read(12)
+        if start[:4] == b"\x1a\x45\xdf\xa3":
+            return _matroska_is_cut(stream, size)
+        if start[:4] == b"RIFF":
+            return _avi_is_cut(stream, size)
+        return start[4:8] in _FIRST_BOXES and _mp4_is_cut(stream, size)
+
+
+# Opening
+
+
+@contextmanager
+def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
+    """A capture, which is closed at the end.
+
+    Raises:
+        PhotoError: A file is missing or may not be read.
+    """
+    if isinstance(source, int) or _is_stream(source):
+        capture = cv2.VideoCapture(source)
+    else:
+        _require_readable(source)
+        with utf8_name(os.path.abspath(source)) as name:
+            capture = cv2.VideoCapture(name)
+    try:
+        yield capture
     finally:
         capture.release()
 
 
-def _grabbed(capture: Any, is_file: bool) -> Iterator[float]:
-    """The time of each frame, which is not decoded yet."""
+def _is_stream(source: str) -> bool:
+    return "://" in source and not os.path.exists(source)
+
+
+def _require_readable(path: str) -> None:
+    if not os.path.exists(path):
+        raise PhotoError(f"{path}: no such file; check the path")
+    if os.path.isdir(path):
+        raise PhotoError(f"{path}: this is a folder; name a video in it")
+    if not os.access(path, os.R_OK):
+        raise PhotoError(f"{path}: no permission to read it; change its permissions")
+
+
+def _why_unreadable(source: str | int) -> str:
+    if isinstance(source, int):
+        return "no webcam of this number; try another"
+    if is_cut_off(source):
+        return "the file is cut off, and what is left of it can't be read; copy it again from where it came"
+    return "no video that can be read; try another"
+
+
+# Times
+
+
+def _grabbed(capture: cv2.VideoCapture, source: str | int, for_s: float | None) -> Iterator[float]:
+    """The time of each frame, which is not converted yet."""
+    times = _container_times(capture) if isinstance(source, str) else _clock_times(capture)
+    for time_s in times:
+        if for_s is not None and time_s > for_s:
+            return
+        yield time_s
+
+
+def _clock_times(capture: cv2.VideoCapture) -> Iterator[float]:
     start = time.monotonic()
-    frames_per_s = capture.get(cv2.CAP_PROP_FPS) or 25.0
-    number = 0
     while capture.grab():
-        yield number / frames_per_s if is_file else time.monotonic() - start
-        number += 1
+        yield time.monotonic() - start
 
 
-def find_tracks(
-    pipeline: FacePipeline, frames: Iterable[Frame], options: VideoOptions | None = None
-) -> list[Track]:
-    """Who is in a video, and when; tracks in the order of their beginnings.
-
-    Args:
-        pipeline: With a gallery.
-        frames: In the order of time.
-        options: See `VideoOptions`.
-    """
-    options = options or VideoOptions()
-    tracks: list[list[Sighting]] = []
-    for frame in frames:
-        link(tracks, _sightings(pipeline, frame, options), options)
-    return name_tracks(pipeline, tracks, options)
-
-
-def _sightings(pipeline: FacePipeline, frame: Frame, options: VideoOptions) -> list[Sighting]:
-    faces = pipeline.detect(frame.rgb)
-    faces, reasons, crops = pipeline.crops_to_compare(frame.rgb, faces, options.rules)
-    vectors = dict(zip(rows_to_compare(reasons).tolist(), pipeline.encoder.encode(crops), strict=True))
-    return [Sighting(frame.time_s, faces.select([row]), vectors.get(row)) for row in range(len(faces))]
+def _container_times(capture: cv2.VideoCapture) -> Iterator[float]:
+    """The container's times; where it has none, one frame's length after the frame before."""
+    step_s, shift_s = 1 / _stated_rate(capture), 0.0
+    last_s: float | None = None
+    while capture.grab():
+        position_s = float(capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+        if last_s is None:
+            shift_s = max(0.0, -position_s)
+            last_s = position_s + shift_s
+        elif position_s == 0:  # not known: no frame but the first is there
+            last_s += step_s
+        else:
+            if last_s - (position_s + shift_s) > _CLOCK_SLACK_S:
+                shift_s = last_s + step_s - position_s
+            last_s = max(position_s + shift_s, last_s + _LEAST_STEP_S)
+        yield last_s
 
 
-def link(tracks: list[list[Sighting]], seen: Sequence[Sighting], options: VideoOptions) -> None:
-    """Add the faces of one frame to the tracks they go on with; the others begin new ones.
-
-    Each track goes on with one face at most, so that the sum of the costs is least. A pair costs 1 - IoU, or
-    its vectors' share of the distance allowed, whichever is less.
-    """
-    from scipy.optimize import linear_sum_assignment
-
-    now_s = seen[0].time_s if seen else 0.0
-    alive = [track for track in tracks if now_s - track[-1].time_s <= options.lost_after_s]
-    costs = np.array([[_cost(track, face, options) for face in seen] for track in alive])
-    linked = set()
-    if costs.size:
-        for row, column in zip(*linear_sum_assignment(costs), strict=True):
-            if costs[row, column] < _NOT_LINKED:
-                alive[row].append(seen[column])
-                linked.add(int(column))
-    tracks.extend([face] for column, face in enumerate(seen) if column not in linked)
+def _stated_rate(capture: cv2.VideoCapture) -> float:
+    """Frames a second, of a constant rate or on average."""
+    rate = float(capture.get(cv2.CAP_PROP_FPS))
+    return rate if 0 < rate <= _MAX_STATED_RATE else _USUAL_RATE
 
 
-def _cost(track: Sequence[Sighting], seen: Sighting, options: VideoOptions) -> float:
-    costs = [_NOT_LINKED]
-    overlap = float(iou(track[-1].face.boxes_xyxy[0], seen.face.boxes_xyxy)[0])
-    if overlap >= options.least_iou:
-        costs.append(1 - overlap)
-    before = next((sighting.vector for sighting in reversed(track) if sighting.vector is not None), None)
-    if before is not None and seen.vector is not None:
-        distance_l2 = float(np.linalg.norm(before - seen.vector))
-        if distance_l2 > 2 * options.same_within_l2 and len(costs) == 1:
-            return _NOT_LINKED
-        if distance_l2 <= options.same_within_l2:
-            costs.append(distance_l2 / options.same_within_l2)
-    return min(costs)
+# Where files end
+
+_FIRST_BOXES = frozenset((b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"))
+_BOXES_WITH_FRAMES = frozenset((b"moov", b"moof", b"mdat"))
+_SEGMENT = b"\x18\x53\x80\x67"
 
 
-def name_tracks(
-    pipeline: FacePipeline, tracks: Sequence[Sequence[Sighting]], options: VideoOptions
-) -> list[Track]:
-    """Ask the gallery once about each track. Of two tracks at the same time, one at most is a person."""
-    named = [Track(tuple(track), _match(pipeline, track, options)) for track in tracks]
-    by_distance = sorted(named, key=lambda track: (track.match.name is None, track.match.distance_l2 or 0.0))
-    kept: list[Track] = []
-    for track in by_distance:
-        rivals = (other for other in kept if other.match.name == track.match.name is not None)
-        taken = any(track.first_s <= other.last_s and other.first_s <= track.last_s for other in rivals)
-        kept.append(replace(track, match=replace(track.match, name=None, reason="taken")) if taken else track)
-    return sorted(kept, key=lambda track: track.first_s)
+def _mp4_is_cut(stream: BinaryIO, size: int) -> bool:
+    at = 0
+    while at + 16 <= size:
+        stream.seek(at)
+        length, kind, long_length = struct.unpack(">I4sQ", stream.read(16))
+        if length == 1:
+            length = long_length
+        if at + length > size:
+            return kind in _BOXES_WITH_FRAMES  # else bytes that somebody has put behind the video
+        if length < 8:  # 0: to the end of the file
+            return False
+        at += length
+    return False
 
 
-def _match(pipeline: FacePipeline, track: Sequence[Sighting], options: VideoOptions) -> Match:
-    good = [(sighting.face, sighting.vector) for sighting in track if sighting.vector is not None]
-    if not good:
-        threshold_l2 = pipeline.threshold_l2(options.threshold_l2)
-        return Match(None, None, threshold_l2, reason="never_good_enough")
-    best = sorted(good, key=lambda pair: -float(pair[0].sizes_px[0]))[:_BEST_FACES]
-    total = np.sum([vector for _, vector in best], axis=0)
-    face = best[0][0].with_embeddings((total / np.linalg.norm(total))[None].astype(np.float32))
-    margin = options.rules.min_margin_l2
-    return pipeline.name(face, [None], threshold_l2=options.threshold_l2, min_margin_l2=margin)[0]
+def _avi_is_cut(stream: BinaryIO, size: int) -> bool:
+    at = 0
+    while at + 8 <= size:
+        stream.seek(at)
+        kind, length = struct.unpack("<4sI", stream.read(8))
+        if kind != b"RIFF" or length == 0:
+            return False
+        at += 8 + length + length % 2
+    return at > size + 1  # the last byte may be missing where it only fills up
 
 
-def track_record(number: int, track: Track) -> dict[str, Any]:
-    """A track for JSON Lines: who, from when to when, and every sighting."""
-    match = track.match
-    return {
-        "track": number,
-        "name": match.name,
-        "status": match.status.value,
-        "candidate": match.candidate_name,
-        "reason": match.reason,
-        "distance_l2": None if match.distance_l2 is None else round(match.distance_l2, 4),
-        "first_s": round(track.first_s, 3),
-        "last_s": round(track.last_s, 3),
-        "sightings": [
-            {
-                "time_s": round(sighting.time_s, 3),
-                "box_xyxy": [round(side, 2) for side in sighting.face.boxes_xyxy[0].tolist()],
-                "score": round(float(sighting.face.scores[0]), 4),
-            }
-            for sighting in track.sightings
-        ],
-    }
+def _matroska_is_cut(stream: BinaryIO, size: int) -> bool:
+    stream.seek(4)
+    header_bytes = _ebml_size(stream)
+    if header_bytes is None:
+        return False
+    stream.seek(header_bytes, os.SEEK_CUR)
+    if stream.read(4) != _SEGMENT:
+        return False
+    segment_bytes = _ebml_size(stream)
+    return segment_bytes is not None and stream.tell() + segment_bytes > size
 
 
-TIMELINE_COLUMNS = ("track", "name", "status", "candidate", "reason", "distance_l2", "first_s", "last_s")
+def _ebml_size(stream: BinaryIO) -> int | None:
+    """A size of 1 to 8 bytes, the first of which states how many; None: not known, as in live recordings."""
+    first = stream.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    bits = 7 * (more + 1)
+    value = int.from_bytes(first + stream.read(more)) & ((1 << bits) - 1)
+    return None if value == (1 << bits) - 1 else value
 
 
-def timeline_json(tracks: Sequence[Track]) -> Iterator[str]:
-    """One line a track."""
-    for number, track in enumerate(tracks):
-        yield json.dumps(track_record(number, track), ensure_ascii=False)
-
-
-def timeline_rows(tracks: Sequence[Track]) -> Iterator[list[Any]]:
-    """One row a track, in the order of `TIMELINE_COLUMNS`."""
-    for number, track in enumerate(tracks):
-        record = track_record(number, track)
-        yield ["" if record[column] is None else record[column] for column in TIMELINE_COLUMNS]
+# Writing
 
 
 def write_annotated(
-    source: str, target: Path, tracks: Sequence[Track], on_frame: Callable[[float], None] | None = None
+    source: str,
+    target: Path,
+    tracks: Sequence[Track],
+    on_frame: Callable[[float], None] | None = None,
+    *,
+    for_s: float | None = None,
 ) -> None:
     """Write the video again (MPEG-4, without sound) with faces and names drawn into every frame.
 
-    The file appears whole or not at all.
+    What the video shows at a time, the copy shows at that time. Its rate is constant: the video's own, one
+    frame for one, where that is constant; else frames are repeated, or left out where more than 60 come in a
+    second. The file appears whole or not at all.
+
+    Args:
+        source: A video file.
+        target: Where to; best `.mp4`.
+        tracks: Of that video.
+        on_frame: Called with the time of each frame that is done.
+        for_s: Stop after so many seconds of the video.
 
     Raises:
         OutputError: It can't be written.
+        UsageError: As `require_target`.
     """
-    partial = temporary_beside(target, target.suffix)  # the suffix selects the container
-    writer = None
+    require_target(source, target)
+    temporary = temporary_beside(target, target.suffix)  # the suffix selects the container
     try:
-        for frame in read_frames(source):
-            if writer is None:
-                writer = _writer(source, partial, frame.rgb.shape[1::-1])
-            faces = [face for track in tracks if (face := track.at(frame.time_s)) is not None]
-            drawn = draw_faces(frame.rgb, _together(faces)) if faces else frame.rgb
-            writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        with utf8_name(os.path.abspath(target.parent)) as folder:
+            name = os.path.join(folder, temporary.name)
+            written = _write_copy(source, name, tracks, on_frame, for_s)
+            if abs(_frame_count(name) - written) > 1:  # the writer itself reports nothing
+                raise OutputError(f"{target}: can't be written whole; make room there")
+        temporary.replace(target)
+    except OSError as error:
+        raise OutputError(f"{target}: can't be written ({error.strerror}); choose another place") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_target(source: str, target: Path) -> None:
+    """Check where an annotated video is to go, before the work whose result it is.
+
+    Raises:
+        UsageError: It is the video itself, or of a form that is not written.
+    """
+    if target.suffix.lower() not in _WRITTEN:
+        raise UsageError(f"{target}: can't write this format; use one of {' '.join(_WRITTEN)}")
+    if os.path.exists(source) and target.exists() and target.samefile(source):
+        raise UsageError(f"{target}: is the video itself; choose another file for the annotated one")
+
+
+def _write_copy(
+    source: str,
+    name: str,
+    tracks: Sequence[Track],
+    on_frame: Callable[[float], None] | None,
+    for_s: float | None,
+) -> int:
+    """How many frames were written."""
+    with _opened(source) as capture:
+        rate, last_repeats = _copy_clock(list(_grabbed(capture, source, for_s)), _stated_rate(capture))
+    writer, size_wh, written = cv2.VideoWriter(), (0, 0), 0
+    try:
+        for frame, repeats in _held(read_frames(source, for_s=for_s), rate, last_repeats):
+            if not writer.isOpened():
+                size_wh = (frame.rgb.shape[1], frame.rgb.shape[0])
+                if not writer.open(name, cv2.VideoWriter.fourcc(*"mp4v"), rate, size_wh):
+                    raise OSError(errno.EIO, "OpenCV opens no writer there")
+            if repeats:
+                drawn = cv2.resize(_drawn(frame, tracks), size_wh)  # a video may change its size on the way
+                for _ in range(repeats):
+                    writer.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+            written += repeats
             if on_frame is not None:
                 on_frame(frame.time_s)
-        if writer is not None:
-            writer.release()
-            partial.replace(target)
     finally:
-        partial.unlink(missing_ok=True)
+        writer.release()
+    return written
+
+
+def _copy_clock(times_s: Sequence[float], stated_rate: float) -> tuple[float, int]:
+    """The rate of a copy, and how many of its frames the video's last one fills."""
+    rate = _writable(stated_rate)
+    if len(times_s) < 2:
+        return rate, 1
+    steps_s = np.diff(times_s)
+    if not (np.diff(np.rint(np.multiply(times_s, rate))) == 1).all():
+        rate = _writable(min(_MAX_COPY_RATE, max(stated_rate, 1 / float(steps_s.min()))))
+    return rate, max(1, round(float(np.median(steps_s)) * rate))
+
+
+def _writable(rate: float) -> float:
+    """The rate that OpenCV writes for this one: it is rounded to three decimals at most."""
+    return next(near for decimals in range(4) if abs((near := round(rate, decimals)) - rate) <= 1e-3)
+
+
+def _held(frames: Iterator[Frame], rate: float, last_repeats: int) -> Iterator[tuple[Frame, int]]:
+    """Each frame with how many frames of a constant rate it fills, until the next one's time."""
+    written, before = 0, None
+    for frame in frames:
+        if before is not None:
+            until = round(frame.time_s * rate)
+            yield before, until - written
+            written = until
+        before = frame
+    if before is not None:
+        yield before, last_repeats
+
+
+def _drawn(frame: Frame, tracks: Sequence[Track]) -> UInt8Array:
+    faces = [face for track in tracks if (face := track.at(frame.time_s)) is not None]
+    return draw_faces(frame.rgb, _together(faces)) if faces else frame.rgb
 
 
 def _together(faces: Sequence[Faces]) -> Faces:
@@ -303,9 +367,9 @@ def _together(faces: Sequence[Faces]) -> Faces:
     )
 
 
-def _writer(source: str, target: Path, size_wh: tuple[int, int]) -> cv2.VideoWriter:
-    frames_per_s = cv2.VideoCapture(source).get(cv2.CAP_PROP_FPS) or 25.0
-    writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), frames_per_s, size_wh)
-    if not writer.isOpened():
-        raise OutputError(f"{target}: can't write a video there; choose a name that ends in .mp4")
-    return writer
+def _frame_count(file: str) -> int:
+    capture = cv2.VideoCapture(file)
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -31,6 +32,27 @@ def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item
             bar.clear()  # what is printed next may go to the same terminal
             yield item
             bar.update()
+
+
+@contextmanager
+def time_progress(total_s: float | None, what: str) -> Iterator[Callable[[float], None]]:
+    """A function that shows how far into a video the work is, on a bar where stderr is a terminal.
+
+    Args:
+        total_s: Length of the video; None: not known.
+        what: What is being done.
+    """
+    from tqdm import tqdm
+
+    end = "" if total_s is None else f" of {tqdm.format_interval(total_s)}"
+    form = "{desc}{postfix}" if total_s is None else "{desc}: {percentage:3.0f}%|{bar}|{postfix}"
+    with tqdm(desc=what, total=total_s, leave=False, disable=not sys.stderr.isatty(), bar_format=form) as bar:
+
+        def show(time_s: float) -> None:
+            bar.set_postfix_str(f"{tqdm.format_interval(time_s)}{end}", refresh=False)
+            bar.update(min(time_s, total_s or time_s) - bar.n)
+
+        yield show
 
 
 def finish(failed: int, total: int) -> None:

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
+from facepipe.commands.output import INTERRUPTED, PARTIAL, time_progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Sequence
 
-    from facepipe.video import Frame
+    from facepipe.pipeline import FacePipeline
+    from facepipe.tracking import Track, VideoOptions
 
 
 @click.command()
@@ -38,28 +40,58 @@ def video(
 ) -> None:
     """Say who is in a video FILE, or before the webcam of number INDEX, and when.
 
-    Prints a timeline: each person's or stranger's appearance with its first and last second.
+    Prints a timeline: each person's or stranger's appearance with its first and last second. After Ctrl-C it
+    holds what was seen until then.
     """
     from facepipe.outputs import require_place
-    from facepipe.video import (
-        TIMELINE_COLUMNS,
-        VideoOptions,
-        find_tracks,
-        read_frames,
-        timeline_json,
-        timeline_rows,
-        write_annotated,
-    )
+    from facepipe.tracking import VideoOptions
+    from facepipe.video import is_cut_off, require_target
 
     webcam = source.isdecimal() and not Path(source).exists()
     if annotate and webcam:
         raise click.UsageError("--annotate reads the video a second time: it needs a file.")
     if annotate:
+        require_target(source, annotate)
         require_place(annotate)
     options = VideoOptions(every_s=every, threshold_l2=threshold)
     with setup.pipeline(gallery_path) as pipeline:
-        frames = read_frames(int(source) if webcam else source, every, for_s=seconds)
-        tracks = find_tracks(pipeline, _until_interrupted(frames) if webcam else frames, options)
+        tracks, end_s, interrupted = _watched(pipeline, int(source) if webcam else source, options, seconds)
+    _print_timeline(tracks, as_csv)
+    if interrupted and not webcam:
+        left_out = "; no annotated video was written" if annotate else ""
+        click.echo(f"facepipe: interrupted: the timeline ends at {end_s:.1f} s{left_out}", err=True)
+        sys.exit(INTERRUPTED)
+    if annotate:
+        _annotate(source, annotate, tracks, end_s, seconds)
+    if not webcam and is_cut_off(source) and (seconds is None or end_s + every < seconds):
+        told = f"the file is cut off: the timeline ends at {end_s:.1f} s; copy it again from where it came"
+        click.echo(f"facepipe: {source}: {told}", err=True)
+        sys.exit(PARTIAL)
+
+
+def _watched(
+    pipeline: FacePipeline, source: str | int, options: VideoOptions, for_s: float | None
+) -> tuple[list[Track], float, bool]:
+    """The tracks, the time of the last frame that was looked at, and whether Ctrl-C ended it."""
+    from facepipe.tracking import Tracker
+    from facepipe.video import read_frames, stated_duration_s
+
+    tracker, end_s, interrupted = Tracker(pipeline, options), 0.0, False
+    lengths_s = [length_s for length_s in (stated_duration_s(source), for_s) if length_s]
+    with time_progress(min(lengths_s, default=None), "looking") as show:
+        try:
+            for frame in read_frames(source, options.every_s, for_s=for_s):
+                tracker.look(frame)
+                end_s = frame.time_s
+                show(end_s)
+        except KeyboardInterrupt:
+            interrupted = True
+    return tracker.tracks(), end_s, interrupted
+
+
+def _print_timeline(tracks: Sequence[Track], as_csv: bool) -> None:
+    from facepipe.tracking import TIMELINE_COLUMNS, timeline_json, timeline_rows
+
     if as_csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(TIMELINE_COLUMNS)
@@ -67,12 +99,10 @@ def video(
     else:
         for line in timeline_json(tracks):
             click.echo(line)
-    if annotate:
-        write_annotated(source, annotate, tracks)
 
 
-def _until_interrupted(frames: Iterable[Frame]) -> Iterator[Frame]:
-    try:
-        yield from frames
-    except KeyboardInterrupt:
-        return
+def _annotate(source: str, target: Path, tracks: Sequence[Track], end_s: float, for_s: float | None) -> None:
+    from facepipe.video import write_annotated
+
+    with time_progress(end_s, "drawing") as show:
+        write_annotated(source, target, tracks, show, for_s=for_s)
