@@ -151,7 +151,9 @@ def _others(yunet: Path | None) -> dict[str, Look]:
 
 
 def _yunet(file: Path) -> Look:
-    network = cv2.FaceDetectorYN.create(str(file), "", (320, 320), SCORE_THRESHOLD, _YUNET_NMS_IOU, 5000)
+    model, nothing = np.fromfile(file, np.uint8), np.zeros(0, np.uint8)  # a name that is no UTF-8 would crash
+    limits = (SCORE_THRESHOLD, _YUNET_NMS_IOU, 5000)
+    network = cv2.FaceDetectorYN.create("onnx", model, nothing, (320, 320), *limits)
 
     def look(photo: UInt8Array) -> npt.NDArray[np.float64]:
         network.setInputSize(photo.shape[1::-1])
