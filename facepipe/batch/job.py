@@ -225,6 +225,12 @@ class Job:
             (last,) = database.execute("SELECT coalesce(max(place), -1) FROM photos").fetchone()
             self._take(database, [Path(os.path.abspath(photo)) for photo in photos], first_place=last + 1)
 
+    def leave_out(self, photos: Iterable[Path]) -> None:
+        """Take these photos out of those of the command; they stay remembered."""
+        with self._changing() as database:
+            keys = [(os.fsencode(photo),) for photo in photos]
+            database.executemany("UPDATE photos SET place = NULL WHERE path = ?", keys)
+
     def waiting(self) -> list[Task]:
         """The photos to be looked at, in the order of the command."""
         rows = self._database.execute(

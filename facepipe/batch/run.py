@@ -161,9 +161,21 @@ class Batch:
 
     def add(self, files: Iterable[Path]) -> int:
         """Take more photos, of files that have come to the folders; answers how many wait for a look."""
-        photos = [Path(os.path.abspath(file)) for file in files if file.exists()]
+        photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if file.exists())
         self._job.plan_more([photo for photo in photos if is_wanted(photo, self._exclude)])
         return self._job.counts().waiting
+
+    def leave_out_missing(self) -> int:
+        """Leave out the photos that are no longer there; answers how many.
+
+        Where none is there any more, nothing is changed: a disk may have been unmounted.
+        """
+        photos = self._job.photos()
+        missing = [photo for photo in photos if not os.path.lexists(photo)]
+        if len(missing) == len(photos):
+            return 0
+        self._job.leave_out(missing)
+        return len(missing)
 
     @property
     def _exclude(self) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Event
 from typing import Any
 
 from facepipe.batch.run import Batch, Progress
-from facepipe.errors import MissingExtraError
+from facepipe.errors import MissingExtraError, UsageError
+from facepipe.images import find_photos
 
 _POLL_S = 0.2
+_MOVES = ("created", "moved", "deleted")
+_CHANGES = (*_MOVES, "modified", "closed")
 
 
 def watch(
@@ -27,12 +31,12 @@ def watch(
     """Catch up with a folder, then look at photos as they come, until `stop` is set.
 
     A photo is looked at when nothing has been written to it for `settle_s` seconds; one that was read too
-    early has changed since and is looked at again.
+    early has changed since and is looked at again. Photos that were removed or renamed leave the results.
 
     Args:
         batch: With its job; see `Batch`.
         folder: What to watch, with its sub-folders.
-        on_results: Called after photos were looked at.
+        on_results: Called after photos were looked at, or were left out.
         stop: Ends it, also from another thread.
         on_progress: As for `Batch.run`.
         settle_s: Seconds of quiet.
@@ -52,12 +56,30 @@ def watch(
             settled = [path for path, changed in waiting.items() if time.monotonic() - changed >= settle_s]
             for path in settled:
                 del waiting[path]
-            if batch.add(settled):
-                batch.run(on_progress)
+            if settled and _follow(batch, settled, on_progress):
                 on_results()
     finally:
         observer.stop()
         observer.join()
+
+
+def _follow(batch: Batch, paths: Sequence[Path], on_progress: Callable[[Progress], None] | None) -> bool:
+    """Whether the results have changed with what is, and what is no longer, under these paths."""
+    left_out = 0 if all(map(os.path.lexists, paths)) else batch.leave_out_missing()
+    waiting = batch.add(photo for path in paths for photo in _photos_of(path))
+    if waiting:
+        batch.run(on_progress)
+    return waiting + left_out > 0
+
+
+def _photos_of(path: Path) -> list[Path]:
+    """A file itself; the photos of a folder, of which some systems report nothing but the folder's move."""
+    if not path.is_dir():
+        return [path]
+    try:
+        return find_photos([path])
+    except UsageError:  # none
+        return []
 
 
 def _note(arrivals: queue.SimpleQueue[Path], waiting: dict[Path, float]) -> None:
@@ -75,14 +97,23 @@ def _observer(folder: Path, arrivals: queue.SimpleQueue[Path]) -> Any:
         from watchdog.observers import Observer
     except ImportError as error:
         raise MissingExtraError("watching a folder", "watch") from error
+    named, real = Path(os.path.abspath(folder)), folder.resolve()
 
     class Arrivals(FileSystemEventHandler):
         def on_any_event(self, event: FileSystemEvent) -> None:
-            """Files made, written, or moved here; what is read or removed is none of them."""
-            if not event.is_directory and event.event_type in ("created", "modified", "moved", "closed"):
-                arrivals.put(Path(str(event.dest_path or event.src_path)))
+            """Take what was made, written, moved or removed; what was only read is of no interest."""
+            if event.event_type not in (_MOVES if event.is_directory else _CHANGES):
+                return
+            for changed in filter(None, (event.src_path, event.dest_path)):
+                path = Path(str(changed))
+                if path != real and path.is_relative_to(real) and not _is_hidden(path.relative_to(real)):
+                    arrivals.put(named / path.relative_to(real))
 
     observer = Observer()
-    observer.schedule(Arrivals(), str(folder.resolve()), recursive=True)
+    observer.schedule(Arrivals(), str(real), recursive=True)
     observer.start()
     return observer
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
