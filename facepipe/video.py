@@ -53,7 +53,10 @@ def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None 
 
     Raises:
         PhotoError: It can't be opened, or holds no frame.
+        UsageError: `for_s` is no time.
     """
+    if for_s is not None and not for_s >= 0:
+        raise UsageError(f"expected 0 seconds or more to be looked at, got {for_s}")
     found, due_s = False, 0.0
     with _opened(source) as capture:
         for time_s in _grabbed(capture, source, for_s):
@@ -62,10 +65,14 @@ def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None 
             readable, bgr = capture.retrieve()
             if readable:
                 found = True
-                due_s = (math.floor((time_s + 1e-6) / every_s) + 1) * every_s if every_s else 0.0
+                due_s = _next_multiple(time_s, every_s) if every_s > _LEAST_STEP_S else 0.0
                 yield Frame(time_s, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))
     if not found:
         raise PhotoError(f"{source}: {_why_unreadable(source)}")
+
+
+def _next_multiple(time_s: float, every_s: float) -> float:
+    return (math.floor((time_s + 1e-6) / every_s) + 1) * every_s
 
 
 def stated_duration_s(source: str | int) -> float | None:
@@ -139,7 +146,7 @@ def _why_unreadable(source: str | int) -> str:
         return "no webcam of this number; try another"
     if is_cut_off(source):
         return "the file is cut off, and what is left of it can't be read; copy it again from where it came"
-    return "no video that can be read; try another"
+    return "no video that can be read; convert it to H.264 in an MP4, or try another"
 
 
 # Times

@@ -20,6 +20,7 @@ from cli_helpers import facepipe, finished, start
 from video_helpers import ffmpeg, number_of, numbered, write_timed, write_video
 
 from facepipe import tracking
+from facepipe import video as facepipe_video
 from facepipe.commands.output import INTERRUPTED, PARTIAL, time_progress
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
@@ -213,6 +214,13 @@ def test_unusual_videos(tmp_path: Path) -> None:
     assert stated_duration_s(str(tmp_path / "odd.avi")) == pytest.approx(0.5)
 
 
+def test_absurd_times(video: Path, gallery: Path) -> None:
+    for seconds in ("-1", "nan"):
+        assert facepipe("video", video, "--gallery", gallery, "--seconds", seconds).code == 2
+    assert len(list(read_frames(str(video), 1e-320))) == 50
+    assert len(list(read_frames(str(video), float("inf")))) == 1
+
+
 # Ends
 
 
@@ -297,6 +305,20 @@ def test_ctrl_c_keeps_what_was_seen(
     assert len(track["sightings"]) == 5
     assert "the timeline ends at 0.8 s; no annotated video" in said.complaints[-1]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_the_end_of_a_webcam(video: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def from_the_camera(
+        source: str | int, every_s: float = 0.0, *, for_s: float | None = None
+    ) -> Iterator[Frame]:
+        assert source == 0
+        yield from read_frames(str(video), every_s, for_s=0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(facepipe_video, "read_frames", from_the_camera)
+    said = facepipe("video", "0", "--gallery", gallery)
+    assert (said.code, said.complaints) == (0, [])
+    assert NAME in {json.loads(line)["name"] for line in said.lines}
 
 
 def test_progress_is_shown_on_terminals_only(monkeypatch: pytest.MonkeyPatch) -> None:
