@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 from PIL import Image
 
-from facepipe.images import find_photos
+from facepipe.finding import find_photos
 
 _BROKEN, _TWICE, _TURNED = 0.05, 0.05, 0.1
 _EXIF_ORIENTATION = 0x0112

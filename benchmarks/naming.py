@@ -30,7 +30,8 @@ from scipy.spatial.distance import pdist, squareform
 from facepipe.commands.options import Setup, with_setup
 from facepipe.commands.output import with_progress
 from facepipe.faces import FloatArray, UInt8Array
-from facepipe.images import find_photos, read_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import EnrolRules, NamingRules, judge, recognisable, sharpness
 from gallery.clusters import LINK_SHARE, group_faces

@@ -43,7 +43,8 @@ from skimage import data
 
 from benchmarks.measure import table
 from facepipe.faces import UInt8Array
-from facepipe.images import find_photos, read_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image
 
 SIZES_WH = ((640, 480), (1280, 960), (2048, 1536), (4000, 3000))
 SHARES = (0.35, 0.35, 0.15, 0.15)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from facepipe.enrolment import enrol, photos_in_csv, photos_in_folders
     from facepipe.errors import FacepipeError
     from facepipe.faces import Faces, Match
-    from facepipe.images import find_photos, read_image
+    from facepipe.finding import find_photos
+    from facepipe.images import read_image
     from facepipe.pipeline import FacePipeline
     from facepipe.runtime import choose_runtime
     from gallery import Gallery
@@ -52,7 +53,7 @@ _HOMES = {
     "align_faces": "facepipe.align",
     "choose_runtime": "facepipe.runtime",
     "enrol": "facepipe.enrolment",
-    "find_photos": "facepipe.images",
+    "find_photos": "facepipe.finding",
     "photos_in_csv": "facepipe.enrolment",
     "photos_in_folders": "facepipe.enrolment",
     "read_image": "facepipe.images",

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import csv
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from facepipe.crops import box_of, encode_crop
 from facepipe.errors import PhotoError, UsageError
-from facepipe.images import (
-    DEFAULT_MAX_PIXELS,
-    PHOTO_SUFFIXES,
-    find_photos,
-    photo_sha256,
-    read_image,
-)
+from facepipe.finding import PhotoSearch
+from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules, judge
 from facepipe.report import record_to_json
@@ -89,28 +84,44 @@ class EnrolReport:
         )
 
 
-def photos_in_folders(folder: str | Path) -> list[PersonPhoto]:
+def photos_in_folders(folder: str | Path, *, exclude: Sequence[str] = ()) -> list[PersonPhoto]:
     """One sub-folder a person, named after the person; photos at any depth below it.
 
-    Photos beside the sub-folders are nobody's: they are passed over, with a warning.
+    A sub-folder without photos, and photos beside the sub-folders, are passed over with a warning.
+
+    Args:
+        folder: Holds the sub-folders.
+        exclude: Patterns of files and folders to pass over; see `find_photos`.
 
     Raises:
-        UsageError: Not a readable folder, no sub-folders, or a sub-folder without photos.
-        GalleryError: A sub-folder's name can't be a person's.
+        UsageError: Not a readable folder, no sub-folders, or no photos in any of them.
+        GalleryError: The name of a sub-folder with photos can't be a person's.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: not a folder; expected one with a sub-folder per person, or use --name")
+    folder, search = Path(folder), PhotoSearch(exclude)
     try:
-        visible = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        files, people = search.list_folder(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        told = f"{folder}: not a folder; expected one with a sub-folder per person, or use --name"
+        raise UsageError(told) from error
     except OSError as error:
         raise UsageError(f"{folder}: can't read this folder ({error.strerror})") from error
-    people = [entry for entry in visible if entry.is_dir()]
     if not people:
         raise UsageError(f"{folder}: has no sub-folders; expected one per person, or use --name NAME")
-    if stray := sum(p.suffix.lower() in PHOTO_SUFFIXES and not p.is_dir() for p in visible):
+    if stray := sum(file.suffix.lower() in PHOTO_SUFFIXES for file in files):
         _log.warning("%s: passed over %d photos in no person's sub-folder", folder, stray)
-    return [PersonPhoto(person.name, photo) for person in people for photo in find_photos([person])]
+    photos = [PersonPhoto(person.name, photo) for person in people for photo in _photos_of(person, search)]
+    search.log_unread()
+    if not photos:
+        raise UsageError(f"{folder}: no photos in any sub-folder; expected some of each person")
+    return photos
+
+
+def _photos_of(person: Path, search: PhotoSearch) -> list[Path]:
+    try:
+        return search.find([person])
+    except UsageError as error:
+        _log.warning("%s; nobody is enrolled from it", error)
+        return []
 
 
 def photos_in_csv(file: str | Path) -> list[PersonPhoto]:

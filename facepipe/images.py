@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import logging
 import math
 import os
-import re
 import stat
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
@@ -64,7 +61,6 @@ _UPRIGHT: dict[int, Callable[[UInt8Array], npt.NDArray[np.generic]]] = {
 _FIRST_ON_ITS_SIDE = 5  # EXIF orientations from here on swap width and height
 _STRIP_PIXELS = 1 << 20
 _PILLOW_GLOBALS = threading.RLock()
-_log = logging.getLogger("facepipe")
 
 
 def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
@@ -118,7 +114,7 @@ def read_reduced(
     Raises:
         PhotoError: As `read_image`.
     """
-    name = _shown(source)
+    name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
         return _decode(stream, name, least_long_side, max_pixels)
 
@@ -129,7 +125,7 @@ def photo_sha256(path: str | os.PathLike[str]) -> str:
     Raises:
         PhotoError: The file can't be read.
     """
-    name = _shown(path)
+    name = printable(path)
     with _failures_named(name), _opened(path, name) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -143,7 +139,7 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
     Raises:
         PhotoError: As `read_image`; damaged pixels are no reason.
     """
-    name = _shown(source)
+    name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
         if _is_heif(stream):
             orientation = _heif_orientation(stream, name)
@@ -188,108 +184,27 @@ def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
     """
     target = Path(path)
     if target.suffix.lower() not in _WRITE_OPTIONS:
-        raise UsageError(f"{_shown(path)}: can't write this format; use one of {' '.join(_WRITE_OPTIONS)}")
+        raise UsageError(f"{printable(path)}: can't write this format; use one of {' '.join(_WRITE_OPTIONS)}")
     image_format, options = _WRITE_OPTIONS[target.suffix.lower()]
     encoded = BytesIO()
     try:
         Image.fromarray(rgb).save(encoded, image_format, **options)
         atomic_write_bytes(target, encoded.getvalue())
     except ValueError as error:  # an encoder's limits
-        raise OutputError(f"{_shown(path)}: can't be written ({error}); use .png") from error
+        raise OutputError(f"{printable(path)}: can't be written ({error}); use .png") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        message = f"{_shown(path)}: can't be written ({reason}); choose a folder that exists and is writable"
+        message = (
+            f"{printable(path)}: can't be written ({reason}); choose a folder that exists and is writable"
+        )
         raise OutputError(message) from error
-
-
-def find_photos(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> list[Path]:
-    """Expand files, folders and globs to photo files, each file once, in a stable order.
-
-    A file is kept as given whatever its suffix, also when it does not exist (`read_image` says so later).
-    Folders are walked recursively: a folder's files before its sub-folders, both in natural order (2 before
-    10), files with `PHOTO_SUFFIXES` only, nothing hidden. Links are followed, each folder once.
-
-    Args:
-        paths: Files, folders and globs.
-        exclude: Patterns of files and folders to pass over, as `Path.match` takes them: `cache` and `*.png`
-            are names anywhere, `2019/raw` the end of a path, `/photos/private` a whole one.
-
-    Raises:
-        UsageError: A folder or glob holds no photo; the message names it.
-    """
-    found: dict[str, Path] = {}
-    for path in paths:
-        for photo in _expanded(os.fspath(path), exclude):
-            found.setdefault(os.path.realpath(photo), photo)
-    return list(found.values())
-
-
-def is_wanted(file: Path, exclude: Sequence[str] = ()) -> bool:
-    """Whether `find_photos` takes this file (an absolute path) from a folder it walks."""
-    above = [file, *file.parents]
-    visible = not file.name.startswith(".")
-    return _is_photo(file) and visible and len(list(_wanted(above, exclude))) == len(above)
-
-
-# Finding
-
-
-def _expanded(path: str, exclude: Sequence[str]) -> list[Path]:
-    if os.path.isdir(path):
-        return _some(list(_walk(Path(path), set(), exclude)), path, "folder")
-    if os.path.lexists(path) or not glob.has_magic(path):
-        return [Path(path)]
-    matches = sorted(_wanted(map(Path, glob.glob(path, recursive=True)), exclude), key=_natural)
-    walked = (_walk(match, set(), exclude) if match.is_dir() else [match] for match in matches)
-    return _some([photo for photos in walked for photo in photos if _is_photo(photo)], path, "pattern")
-
-
-def _wanted(paths: Iterable[Path], exclude: Sequence[str]) -> Iterator[Path]:
-    return (path for path in paths if not any(path.match(pattern) for pattern in exclude))
-
-
-def _some(photos: list[Path], path: str, kind: str) -> list[Path]:
-    if not photos:
-        raise UsageError(f"{_shown(path)}: no photos match this {kind} (looked for {_suffix_list()})")
-    return photos
-
-
-def _walk(folder: Path, seen: set[str], exclude: Sequence[str]) -> Iterator[Path]:
-    identity = os.path.realpath(folder)
-    if identity in seen:
-        return
-    seen.add(identity)
-    try:
-        with os.scandir(folder) as entries:
-            visible = [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        _log.warning("%s: folder skipped (%s)", _shown(folder), error.strerror)
-        return
-    files = (folder / entry.name for entry in visible if not entry.is_dir())
-    yield from sorted(_wanted(filter(_is_photo, files), exclude), key=_natural)
-    folders = (folder / entry.name for entry in visible if entry.is_dir())
-    for child in sorted(_wanted(folders, exclude), key=_natural):
-        yield from _walk(child, seen, exclude)
-
-
-def _is_photo(path: Path) -> bool:
-    return path.suffix.lower() in PHOTO_SUFFIXES
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, str]], str]:
-    pieces = re.split(r"([0-9]+)", str(path).casefold())
-    return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in pieces], str(path)
-
-
-def _suffix_list() -> str:
-    return " ".join(sorted(PHOTO_SUFFIXES))
 
 
 # Opening, and naming failures
 
 
-def _shown(source: PhotoSource) -> str:
-    """How a message calls the photo; names that are not valid Unicode are made printable."""
+def printable(source: PhotoSource) -> str:
+    """How a message names a photo: parts of its path that are not valid Unicode are escaped."""
     if isinstance(source, bytes):
         return "photo from memory"
     return os.fspath(source).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import subprocess
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import pytest
 from click.testing import CliRunner
 
 import cli
@@ -76,3 +78,27 @@ def finished(process: subprocess.Popen[str]) -> Said:
     """Wait for it."""
     out, err = process.communicate(timeout=120)
     return Said(process.returncode, out or "", err or "")
+
+
+def bound_by_permissions() -> Callable[[], None] | None:
+    """What a started process does first so that permission bits hold for it, also for the superuser."""
+    if os.geteuid() != 0:
+        return None
+    if not sys.platform.startswith("linux"):
+        pytest.skip("permission bits don't hold for the superuser")
+    library = ctypes.CDLL(None, use_errno=True)
+
+    def drop() -> None:
+        drop_from_bounding_set, override, read_search = 24, 1, 2
+        for capability in (override, read_search):
+            library.prctl(drop_from_bounding_set, capability, 0, 0, 0)
+
+    probe = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.access('/proc/1/environ', os.R_OK))"],
+        preexec_fn=drop,
+        capture_output=True,
+        check=False,
+    )
+    if probe.returncode:
+        pytest.skip("Python is out of reach without the superuser's rights")
+    return drop

@@ -22,7 +22,8 @@ from facepipe.batch.run import BatchOptions, NamingOptions, Progress
 from facepipe.commands.batch import ProgressTeller
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.images import find_photos, read_image, write_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image, write_image
 from facepipe.pipeline import FacePipeline
 
 PHOTOS = 40

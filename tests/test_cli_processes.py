@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_helpers import Said, facepipe, finished, start
+from cli_helpers import Said, bound_by_permissions, facepipe, finished, start
 from pipeline_helpers import SURE, shifted
 
 from facepipe.doctor import examine
@@ -206,30 +203,6 @@ def read_only(album: Path, tmp_path: Path) -> Iterator[Path]:
         path.chmod(0o500 if path.is_dir() else 0o400)
     yield folder
     folder.chmod(0o700)
-
-
-def bound_by_permissions() -> Callable[[], None] | None:
-    """What a started process does first so that permission bits hold for it, also for the superuser."""
-    if os.geteuid() != 0:
-        return None
-    if not sys.platform.startswith("linux"):
-        pytest.skip("permission bits don't hold for the superuser")
-    library = ctypes.CDLL(None, use_errno=True)
-
-    def drop() -> None:
-        drop_from_bounding_set, override, read_search = 24, 1, 2
-        for capability in (override, read_search):
-            library.prctl(drop_from_bounding_set, capability, 0, 0, 0)
-
-    probe = subprocess.run(
-        [sys.executable, "-c", "import os; print(os.access('/proc/1/environ', os.R_OK))"],
-        preexec_fn=drop,
-        capture_output=True,
-        check=False,
-    )
-    if probe.returncode:
-        pytest.skip("Python is out of reach without the superuser's rights")
-    return drop
 
 
 def test_a_read_only_gallery_names_and_refuses_to_learn(album: Path, read_only: Path, tmp_path: Path) -> None:

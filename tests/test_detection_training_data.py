@@ -69,6 +69,8 @@ def test_wider_labels(tmp_path: Path) -> None:
         ("label.txt", "# a.jpg\n1 2 nan 4\n", "line 2: expected finite numbers"),
         ("x_bbx_gt.txt", "a.jpg\nmany\n", "line 2: expected the number of faces, got 'many'"),
         ("x_bbx_gt.txt", "a.jpg\n-1\n", "line 2: expected the number of faces"),
+        ("x_bbx_gt.txt", "a.jpg\n3²\n", "line 2: expected the number of faces, got '3²'"),
+        ("x_bbx_gt.txt", f"a.jpg\n{'9' * 5000}\n", "line 2: expected the number of faces"),
         ("x_bbx_gt.txt", "a.jpg\n", "line 2: expected the number of faces, got ''"),
         ("x_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n", "ends before the 2 faces of a.jpg"),
         ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3\n", "line 3: expected 4 numbers (a box), or 10 numbers"),

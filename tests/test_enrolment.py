@@ -16,7 +16,8 @@ from pipeline_helpers import noise, shifted, side_by_side, write_broken_photos
 from facepipe.enrolment import EnrolReport, Outcome, PersonPhoto, enrol, photos_in_csv, photos_in_folders
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.images import find_photos, write_image
+from facepipe.finding import find_photos
+from facepipe.images import write_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules
 from facepipe.runtime import RuntimeChoice
@@ -88,13 +89,40 @@ def test_photos_beside_the_sub_folders_are_told(tmp_path: Path, caplog: pytest.L
     assert "passed over 2 photos in no person's sub-folder" in caplog.text
 
 
+def test_empty_sub_folders_are_told_and_the_rest_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("Ada", "Bo", "Cy"):
+        (tmp_path / name).mkdir()
+    write_image(tmp_path / "Bo" / "1.png", PIXEL)
+    (tmp_path / "Cy" / "notes.txt").write_text("no photo")
+    assert [photo.name for photo in photos_in_folders(tmp_path)] == ["Bo"]
+    told = [line for line in caplog.messages if "no photos match this folder" in line]
+    assert [Path(line.partition(":")[0]).name for line in told] == ["Ada", "Cy"]
+    assert all(line.endswith("nobody is enrolled from it") for line in told)
+
+
+def test_folders_of_the_system_are_no_people(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("Ada", "@eaDir", "$RECYCLE.BIN", "lost+found", "Ada/@eaDir", "Album"):
+        (tmp_path / name).mkdir()
+        write_image(tmp_path / name / "1.png", PIXEL)
+    (tmp_path / "Ada" / "film.mov").write_bytes(b"x")
+    (tmp_path / "Album" / "raw.nef").write_bytes(b"x")
+    with caplog.at_level(logging.INFO, "facepipe"):
+        photos = photos_in_folders(tmp_path, exclude=["Album"])
+    assert [photo.path.relative_to(tmp_path).as_posix() for photo in photos] == ["Ada/1.png"]
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith("passed over 1 video (.mov)")
+
+
 def test_folders_that_name_nobody(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a folder"):
         photos_in_folders(tmp_path / "missing")
     with pytest.raises(UsageError, match="has no sub-folders"):
         photos_in_folders(tmp_path)
-    (tmp_path / "Ada").mkdir()
-    with pytest.raises(UsageError, match=r"Ada: no photos match this folder"):
+    for name in ("Ada", "Zoë"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(UsageError, match="no photos in any sub-folder"):
         photos_in_folders(tmp_path)
     (tmp_path / "file.jpg").write_bytes(b"x")
     with pytest.raises(UsageError, match="not a folder"):

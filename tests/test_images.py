@@ -16,7 +16,8 @@ from PIL import Image, ImageCms
 from facepipe import images
 from facepipe.errors import PhotoError
 from facepipe.faces import UInt8Array
-from facepipe.images import find_photos, read_image, scaled_down
+from facepipe.finding import find_photos
+from facepipe.images import read_image, scaled_down
 
 Recipe = Callable[[Image.Image], tuple[Image.Image, str]]
 

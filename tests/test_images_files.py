@@ -1,4 +1,4 @@
-"""Finding photos in folders, knowing one again, and writing images whole or not at all."""
+"""Knowing a photo again, and writing images whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from image_helpers import difference, encoded
 
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
-from facepipe.images import find_photos, photo_sha256, read_image, write_image
+from facepipe.images import photo_sha256, read_image, write_image
 
 
 def test_the_same_photo_has_the_same_sha256(tmp_path: Path) -> None:
@@ -22,77 +22,6 @@ def test_the_same_photo_has_the_same_sha256(tmp_path: Path) -> None:
     assert len(a) == 64
     with pytest.raises(PhotoError, match=r"d\.jpg: no such file"):
         photo_sha256(tmp_path / "d.jpg")
-
-
-# Finding
-
-
-@pytest.fixture
-def album(tmp_path: Path) -> Path:
-    names = [
-        "img10.jpg",
-        "img2.JPG",
-        "Img1.heic",
-        "notes.txt",
-        ".hidden.jpg",
-        "sub/b.png",
-        "sub/deep/a.webp",
-        ".secret/c.jpg",
-        "empty/readme.md",
-        "[odd] name.jpg",
-    ]
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    return tmp_path
-
-
-ALL = ["[odd] name.jpg", "Img1.heic", "img2.JPG", "img10.jpg", "sub/b.png", "sub/deep/a.webp"]
-FOUND: dict[str, tuple[list[str], list[str]]] = {
-    "a folder, files first, natural order": (["."], ALL),
-    "an odd suffix as given": (["notes.txt"], ["notes.txt"]),
-    "a missing file as given": (["gone.jpg", "img2.JPG"], ["gone.jpg", "img2.JPG"]),
-    "order as given, duplicates once": (
-        ["sub", "img10.jpg", "sub/b.png", "./img10.jpg", "sub/../img10.jpg"],
-        ["sub/b.png", "sub/deep/a.webp", "img10.jpg"],
-    ),
-    "a glob": (["img*.jpg"], ["img10.jpg"]),
-    "a glob takes photos and folders only": (["*"], ALL),
-    "a recursive glob": (["**/*.webp"], ["sub/deep/a.webp"]),
-    "a file whose name looks like a glob": (["[odd] name.jpg"], ["[odd] name.jpg"]),
-    "a hidden file or folder by name": ([".hidden.jpg", ".secret"], [".hidden.jpg", ".secret/c.jpg"]),
-    "nothing": ([], []),
-}
-
-
-@pytest.mark.parametrize("case", FOUND)
-def test_find_photos(album: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
-    monkeypatch.chdir(album)
-    paths, expected = FOUND[case]
-    assert [path.as_posix() for path in find_photos(paths)] == expected
-    assert find_photos(map(Path, paths)) == find_photos(paths)
-
-
-@pytest.mark.parametrize("path", ["empty", "*.tiff", "sub/*.jpg"])
-def test_a_folder_or_glob_without_photos_is_named(
-    album: Path, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.chdir(album)
-    with pytest.raises(UsageError) as caught:
-        find_photos([path])
-    assert str(caught.value).startswith(f"{path}: no photos")
-
-
-def test_links_are_followed_and_loops_end(album: Path) -> None:
-    try:
-        (album / "sub" / "loop").symlink_to(album)
-        (album / "link.jpg").symlink_to(album / "img10.jpg")
-        (album / "broken.jpg").symlink_to(album / "gone.jpg")
-    except OSError:
-        pytest.skip("this system makes no links here")
-    names = [path.relative_to(album).as_posix() for path in find_photos([album])]
-    assert len(names) == len(ALL) + 1
-    assert "broken.jpg" in names
 
 
 # Writing

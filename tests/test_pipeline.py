@@ -16,7 +16,8 @@ from facepipe.detector import DetectorOptions
 from facepipe.enrolment import PersonPhoto, enrol
 from facepipe.errors import GalleryError, LandmarkError, UsageError, WeightsError
 from facepipe.faces import Faces, MatchStatus, UInt8Array
-from facepipe.images import find_photos, read_image, write_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image, write_image
 from facepipe.pipeline import FacePipeline, card_identity, process_files
 from facepipe.quality import NamingRules, Reason, judge
 from facepipe.runtime import RuntimeChoice

@@ -12,7 +12,8 @@ import pytest
 
 from facepipe.align import align_faces
 from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.images import find_photos, read_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image
 from facepipe.quality import (
     EnrolRules,
     Judgement,

@@ -95,11 +95,12 @@ def test_a_value_is_no_section() -> None:
 
 def test_missing_and_broken_recipes_are_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.toml"
-    broken.write_text("[loop\n")
     with pytest.raises(UsageError, match="retinaface_mobilenet025"):
         read_configuration(DetectorConfig, "no_such_recipe")
-    with pytest.raises(UsageError, match=r"broken\.toml"):
-        read_configuration(DetectorConfig, broken)
+    for text in ("[loop\n", f"a = {'[' * 10_000}"):
+        broken.write_text(text)
+        with pytest.raises(UsageError, match=r"broken\.toml"):
+            read_configuration(DetectorConfig, broken)
 
 
 def test_plain_data_is_not_changed_by_overrides() -> None:

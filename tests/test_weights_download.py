@@ -51,6 +51,14 @@ def cut(request: BaseHTTPRequestHandler) -> None:
     request.wfile.write(BODY[: len(BODY) // 2])
 
 
+def of_a_senseless_length(request: BaseHTTPRequestHandler) -> None:
+    """Announce a length that no number of Python holds, and send all."""
+    request.send_response(200)
+    request.send_header("Content-Length", "9" * 5000)
+    request.end_headers()
+    request.wfile.write(BODY)
+
+
 def cut_chunked(request: BaseHTTPRequestHandler) -> None:
     """No length announced; hang up in the middle of a chunk."""
     request.send_response(200)
@@ -218,6 +226,7 @@ REFUSED = {
     "forbidden": (send(b"no", status=403), "HTTP 403"),
     "gone": (send(b"<html>", status=410, kind="text/html"), "HTTP 410"),
     "too large": (send(BODY), "larger than the limit of 200000 bytes"),
+    "too large, senselessly announced": (of_a_senseless_length, "larger than the limit of 200000 bytes"),
     "too large, unannounced": (without_length, "larger than the limit of 200000 bytes"),
 }
 

@@ -191,9 +191,7 @@ def _check_redirect(asked: str, answered: str) -> None:
 def _counted(
     response: http.client.HTTPResponse, url: str, max_bytes: int, progress: Progress | None
 ) -> Iterator[bytes]:
-    announced = response.headers.get("Content-Length", "")
-    total = int(announced) if announced.isdecimal() else None
-    received = 0
+    total, received = response.length, 0
     too_large = WeightsError(f"{url}: larger than the limit of {max_bytes} bytes")
     if total is not None and total > max_bytes:
         raise too_large

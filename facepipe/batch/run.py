@@ -20,7 +20,7 @@ from facepipe.batch.job import Counts, Job, Outcome
 from facepipe.batch.look import Looker, LookOptions
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, Match
-from facepipe.images import find_photos, is_wanted
+from facepipe.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import Reason
 from gallery.clusters import LINK_SHARE
@@ -135,6 +135,7 @@ class Batch:
     def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
         self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
         self._looker = Looker(pipeline, self._options.look)
+        self._folders: list[Path] = []
         threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
         self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
         job.require_settings(look_settings(pipeline, self._options.look), again=self._options.again)
@@ -151,8 +152,9 @@ class Batch:
         Raises:
             UsageError: A folder or glob holds no photo, and may not.
         """
+        self._folders = [Path(os.path.abspath(folder)) for folder in folders]
         try:
-            photos = find_photos(map(os.path.abspath, folders), exclude=self._exclude)
+            photos = find_photos(self._folders, exclude=self._exclude)
         except UsageError:
             if not may_be_empty:
                 raise
@@ -161,8 +163,8 @@ class Batch:
 
     def add(self, files: Iterable[Path]) -> int:
         """Take more photos, of files that have come to the folders; answers how many wait for a look."""
-        photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if file.exists())
-        self._job.plan_more([photo for photo in photos if is_wanted(photo, self._exclude)])
+        photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if os.path.exists(file))
+        self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, self._exclude)])
         return self._job.counts().waiting
 
     def leave_out_missing(self) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
+from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
 from facepipe.commands.output import INTERRUPTED, counted, finish
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _REDRAW_EVERY_S = 0.3
 @click.command()
 @click.argument("folders", nargs=-1, required=True, type=click.Path(readable=False))
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over files and folders; repeatable.")
+@exclude_option
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option("--retry-failed", is_flag=True, help="Look again at photos that failed.")

@@ -193,3 +193,9 @@ def gallery_option(command: Command) -> Command:
 
 
 photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))
+exclude_option = click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Pass over files and folders: cache, *.png, 2019/raw; repeatable.",
+)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.cluster import distance_option
-from facepipe.commands.options import ANY_PATH, Setup, gallery_option, photos_argument, with_setup
+from facepipe.commands.options import (
+    ANY_PATH,
+    Setup,
+    exclude_option,
+    gallery_option,
+    photos_argument,
+    with_setup,
+)
 from facepipe.commands.output import Output, counted, finish, with_progress
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ keep_crops_option = click.option(
 @click.command()
 @click.argument("photos", nargs=-1, type=click.Path(readable=False))
 @click.option("--name", help="Who is in all these photos.")
+@exclude_option
 @click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name.")
 @click.option("--cluster", type=int, metavar="ID", help="Instead of photos: a group of `facepipe cluster`.")
 @distance_option
@@ -34,6 +42,7 @@ keep_crops_option = click.option(
 def enroll(
     setup: Setup,
     photos: tuple[str, ...],
+    exclude: tuple[str, ...],
     name: str | None,
     csv_file: Path | None,
     cluster: int | None,
@@ -55,7 +64,7 @@ def enroll(
             raise click.UsageError("--cluster goes with --name and without photos.")
         _enroll_cluster(gallery_path, cluster, name, distance)
         return
-    wanted = _photos_to_enroll(photos, name, csv_file)
+    wanted = _photos_to_enroll(photos, name, csv_file, exclude)
     counts = dict.fromkeys(Outcome, 0)
     with setup.pipeline(gallery_path, create=True) as pipeline:
         reports = enrol(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
@@ -77,11 +86,13 @@ def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float
     click.echo(f"facepipe: {counted(count, 'face')} of group {cluster} enrolled as {name!r}", err=True)
 
 
-def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path | None) -> list[PersonPhoto]:
+def _photos_to_enroll(
+    photos: tuple[str, ...], name: str | None, csv_file: Path | None, exclude: tuple[str, ...]
+) -> list[PersonPhoto]:
     from facepipe.enrolment import PersonPhoto, photos_in_csv, photos_in_folders
-    from facepipe.images import find_photos
+    from facepipe.finding import find_photos
 
-    if csv_file and (photos or name is not None):
+    if csv_file and (photos or exclude or name is not None):
         raise click.UsageError("--csv goes alone: it names photos and people itself.")
     if csv_file:
         return photos_in_csv(csv_file)
@@ -90,12 +101,13 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
             "Name a folder with one sub-folder per person, --name NAME PHOTOS..., or --csv FILE."
         )
     if name is not None:
-        return [PersonPhoto(name, path) for path in find_photos(photos)]
-    return [photo for folder in photos for photo in photos_in_folders(Path(folder))]
+        return [PersonPhoto(name, path) for path in find_photos(photos, exclude=exclude)]
+    return [photo for folder in photos for photo in photos_in_folders(folder, exclude=exclude)]
 
 
 @click.command()
 @photos_argument
+@exclude_option
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option(
@@ -116,6 +128,7 @@ def _photos_to_enroll(photos: tuple[str, ...], name: str | None, csv_file: Path 
 def identify(
     setup: Setup,
     photos: tuple[str, ...],
+    exclude: tuple[str, ...],
     threshold: float | None,
     allow_repeats: bool,
     person_distance: str,
@@ -128,13 +141,13 @@ def identify(
     gallery_path: Path,
 ) -> None:
     """Say who is in PHOTOS: files, folders or globs."""
+    from facepipe.finding import find_photos
     from facepipe.grouping import remembering_unknown
-    from facepipe.images import find_photos
     from gallery.matching import PersonDistance
 
     if keep_crops and not remember_unknown:
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
-    paths = find_photos(photos)
+    paths = find_photos(photos, exclude=exclude)
     output = Output(paths, as_json, as_csv, annotate, crops)
     with setup.pipeline(gallery_path) as pipeline:
         results = pipeline.identify_files(
@@ -151,6 +164,7 @@ def identify(
 
 @click.command()
 @photos_argument
+@exclude_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
 @click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with boxes drawn.")
@@ -159,6 +173,7 @@ def identify(
 def detect(
     setup: Setup,
     photos: tuple[str, ...],
+    exclude: tuple[str, ...],
     as_json: bool,
     as_csv: bool,
     annotate: Path | None,
@@ -166,11 +181,11 @@ def detect(
 ) -> None:
     """Find the faces in PHOTOS without naming them."""
     from facepipe.detector import FaceDetector
-    from facepipe.images import find_photos
+    from facepipe.finding import find_photos
     from facepipe.pipeline import process_files
     from weights.registry import DEFAULT_DETECTOR
 
-    paths = find_photos(photos)
+    paths = find_photos(photos, exclude=exclude)
     output = Output(paths, as_json, as_csv, annotate, crops)
     detector = FaceDetector.load(
         setup.detector_weights or DEFAULT_DETECTOR, setup.detector_options(), setup.choose_runtime()
@@ -180,16 +195,17 @@ def detect(
 
 @click.command()
 @photos_argument
+@exclude_option
 @click.option("--out", type=ANY_PATH, required=True, metavar="FILE.npz", help="Where to.")
 @with_setup
-def embed(setup: Setup, photos: tuple[str, ...], out: Path) -> None:
+def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: Path) -> None:
     """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
-    from facepipe.images import find_photos
+    from facepipe.finding import find_photos
     from facepipe.outputs import require_place
     from facepipe.pipeline import process_files
     from facepipe.report import save_embeddings
 
-    paths = find_photos(photos)
+    paths = find_photos(photos, exclude=exclude)
     require_place(out)
     with setup.pipeline() as pipeline:
         stream = process_files(paths, pipeline.embed, setup.max_pixels())

@@ -8,13 +8,13 @@ from pathlib import Path
 import click
 
 from facepipe.commands.batch import ProgressTeller, write_results
-from facepipe.commands.options import ANY_PATH, FOLDER, Setup, gallery_option, with_setup
+from facepipe.commands.options import ANY_PATH, FOLDER, Setup, exclude_option, gallery_option, with_setup
 
 
 @click.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Pass over files and folders; repeatable.")
+@exclude_option
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")

@@ -11,7 +11,7 @@ import numpy as np
 
 from facepipe.errors import DataError
 from facepipe.faces import FloatArray
-from facepipe.images import find_photos
+from facepipe.finding import find_photos
 
 _LANDMARK_COLUMNS = slice(4, 19)
 _RETINAFACE_LINES = {
@@ -22,6 +22,7 @@ _RETINAFACE_LINES = {
 """What lines of so many numbers hold; others would lose landmarks without a word."""
 _WIDER_LINES = {4: "a box", 10: "a box and six attributes"}
 _WIDER_INVALID_COLUMN = 7
+_MOST_DIGITS = 9
 
 
 def _no_boxes() -> FloatArray:
@@ -125,7 +126,7 @@ def _wider_photos(lines: list[str], labels: Path, images: Path) -> Iterator[Labe
 
 def _face_count(lines: list[str], at: int, labels: Path) -> int:
     word = lines[at].strip() if at < len(lines) else ""
-    if not word.isdecimal():
+    if not word.isdecimal() or len(word) > _MOST_DIGITS:
         raise DataError(f"{labels}, line {at + 1}: expected the number of faces, got {word[:60]!r}")
     return int(word)
 

@@ -14,7 +14,8 @@ import numpy as np
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, find_photos, read_image
+from facepipe.finding import find_photos
+from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.retinaface.suppression import best_faces
 from training.detection.augment import mirror_boxes, mirror_landmarks
 from training.detection.labels import read_labels

@@ -13,7 +13,7 @@ import numpy as np
 from facepipe.errors import DataError, OutputError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_write_bytes
-from facepipe.images import find_photos
+from facepipe.finding import find_photos
 from facepipe.pipeline import FacePipeline
 from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, Couples, ImpostorModel
 from training.evaluation.arrays import Float64Array

@@ -13,7 +13,7 @@ import numpy as np
 from facepipe.enrolment import Outcome, enrol, photos_in_folders
 from facepipe.errors import DataError
 from facepipe.faces import Faces, FloatArray
-from facepipe.images import find_photos, read_image
+from facepipe.images import read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import NamingRules, recognisable
 from gallery import Gallery
@@ -101,8 +101,7 @@ _Probe = tuple[str, FloatArray]
 
 
 def _probes(pipeline: FacePipeline, folder: Path) -> list[_Probe]:
-    people = sorted(path for path in folder.iterdir() if path.is_dir())
-    return [(person.name, _vectors(pipeline, photo)) for person in people for photo in find_photos([person])]
+    return [(photo.name, _vectors(pipeline, photo.path)) for photo in photos_in_folders(folder)]
 
 
 def _vectors(pipeline: FacePipeline, photo: Path) -> FloatArray:

@@ -15,7 +15,8 @@ from facepipe.align import align_faces
 from facepipe.detector import FaceDetector
 from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
-from facepipe.images import find_photos, read_image
+from facepipe.finding import find_photos
+from facepipe.images import read_image
 from facepipe.quality import EnrolRules
 from training.detection.labels import read_labels
 from weights.registry import DEFAULT_DETECTOR, load_card
