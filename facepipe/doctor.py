@@ -26,6 +26,7 @@ _NEEDED = {
     "safetensors": "safetensors",
     "scikit-image": "skimage",
     "scipy": "scipy",
+    "tifffile": "tifffile",
     "tqdm": "tqdm",
 }
 """Package to the module that it is imported as."""

@@ -19,10 +19,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.files import atomic_write_bytes
+from facepipe.tiff import eight_bit, is_misread, is_tiff, read_tiff
 
 DEFAULT_MAX_PIXELS = 200_000_000
 """Largest photo read unless asked otherwise, in pixels: the sensors of phones today end there."""
@@ -67,9 +69,11 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     """Read a photo: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame), AVIF; HEIC with `facepipe[heic]`.
 
     EXIF orientation is applied. Transparent parts are laid over white. Gray and 1-bit photos become three
-    equal channels. 16-bit gray is scaled to 8 bits over its full range; 32-bit integers and floats over the
+    equal channels. 16 bits are scaled to 8 over their full range; 32-bit integers and floats over the
     smallest usual range (1, 255, 65535, 2^32 - 1) that holds their brightest pixel. CMYK is converted by
-    formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture.
+    formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture, and
+    so is a TIFF of a kind that is not read (floats or 16 bits in planes are read where they are not
+    compressed, or deflated).
 
     Args:
         source: A file, or the bytes of one.
@@ -265,6 +269,9 @@ def _decode(
     stream: BufferedReader | BytesIO, name: str, least_long_side: int | None, max_pixels: int
 ) -> ReducedPhoto:
     photo = _open_photo(stream, name, max_pixels)
+    if photo is None:
+        rgb, orientation = read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))
+        return _upright(rgb, orientation, (rgb.shape[1], rgb.shape[0]))
     size_wh = photo.size
     if least_long_side is not None and least_long_side < max(size_wh):
         share = least_long_side / max(size_wh)
@@ -276,29 +283,39 @@ def _decode(
     rgb = _rgb(photo)
     with _own_rules(max_pixels):
         orientation = _orientation(photo)
+    return _upright(rgb, orientation, size_wh)
+
+
+def _upright(rgb: UInt8Array, orientation: int, size_wh: tuple[int, int]) -> ReducedPhoto:
     if orientation not in _UPRIGHT:
         return ReducedPhoto(rgb, size_wh)
     upright = np.ascontiguousarray(_UPRIGHT[orientation](rgb), dtype=np.uint8)
     return ReducedPhoto(upright, size_wh[::-1] if orientation >= _FIRST_ON_ITS_SIDE else size_wh)
 
 
-def _open_photo(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image:
-    too_large = (
+def _too_large(name: str, max_pixels: int) -> str:
+    return (
         f"{name}: more than {max_pixels:,} pixels; shrink it or, if you trust it, "
         "raise the limit (max_pixels, --max-megapixels)"
     )
+
+
+def _open_photo(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image | None:
+    """The photo, its header read; None for a TIFF that Pillow doesn't read, or not rightly."""
     try:
         with _own_rules(max_pixels):
             photo: Image.Image = Image.open(stream, formats=_PILLOW_FORMATS)
     except Image.DecompressionBombError as error:
-        raise PhotoError(too_large) from error
+        raise PhotoError(_too_large(name, max_pixels)) from error
     except UnidentifiedImageError:
+        if is_tiff(stream):
+            return None
         if not _is_heif(stream):
             raise
-        return _open_heif(stream, name, max_pixels, too_large)
+        return _open_heif(stream, name, max_pixels)
     if photo.width * photo.height > max_pixels:
-        raise PhotoError(too_large)
-    return photo
+        raise PhotoError(_too_large(name, max_pixels))
+    return None if isinstance(photo, TiffImageFile) and is_misread(photo) else photo
 
 
 def _is_heif(stream: BufferedReader | BytesIO) -> bool:
@@ -308,10 +325,10 @@ def _is_heif(stream: BufferedReader | BytesIO) -> bool:
     return header[4:8] == b"ftyp" and header[8:12] in _HEIF_BRANDS
 
 
-def _open_heif(stream: BufferedReader | BytesIO, name: str, max_pixels: int, too_large: str) -> Image.Image:
+def _open_heif(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image:
     heif = _heif_file(stream, name)
     if heif.size[0] * heif.size[1] > max_pixels:
-        raise PhotoError(too_large)
+        raise PhotoError(_too_large(name, max_pixels))
     photo: Image.Image = heif.to_pillow()
     return photo
 
@@ -356,21 +373,11 @@ def _orientation(photo: Image.Image) -> int:
 
 def _rgb(photo: Image.Image) -> UInt8Array:
     if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
-        return cv2.cvtColor(_eight_bit(np.asarray(photo)), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
+        return cv2.cvtColor(eight_bit(np.asarray(photo)), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
     if photo.has_transparency_data:
         layer = photo.convert("RGBA")
         photo = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return _pixels(photo if photo.mode == "RGB" else photo.convert("RGB"))
-
-
-def _eight_bit(gray: npt.NDArray[np.generic]) -> UInt8Array:
-    if gray.dtype.kind == "u":
-        return np.asarray((gray.astype(np.uint32) * 255 + 32767) // 65535, dtype=np.uint8)
-    values = np.nan_to_num(gray.astype(np.float64), posinf=0.0, neginf=0.0).clip(min=0)
-    brightest = float(values.max())
-    ranges = (1.0, 255.0, 65535.0, 2.0**32 - 1) if gray.dtype.kind == "f" else (255.0, 65535.0, 2.0**32 - 1)
-    full_scale = next((top for top in ranges if brightest <= top), brightest)
-    return np.rint(values * (255 / full_scale)).astype(np.uint8)
 
 
 def _pixels(photo: Image.Image) -> UInt8Array:
