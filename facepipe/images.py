@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.files import atomic_write_bytes
+from facepipe.salvage import is_open_ended, salvaged
 from facepipe.tiff import eight_bit, is_misread, is_tiff, read_tiff
 
 DEFAULT_MAX_PIXELS = 200_000_000
@@ -71,8 +72,8 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     EXIF orientation is applied. Transparent parts are laid over white. Gray and 1-bit photos become three
     equal channels. 16 bits are scaled to 8 over their full range; 32-bit integers and floats over the
     smallest usual range (1, 255, 65535, 2^32 - 1) that holds their brightest pixel. CMYK is converted by
-    formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture, and
-    so is a TIFF of a kind that is not read (floats or 16 bits in planes are read where they are not
+    formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture; one
+    that has all its pixels is read though its end or its extras are damaged. An error is also a TIFF of a kind that is not read (floats or 16 bits in planes are read where they are not
     compressed, or deflated).
 
     Args:
@@ -120,7 +121,17 @@ def read_reduced(
     """
     name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
-        return _decode(stream, name, least_long_side, max_pixels)
+        try:
+            if is_open_ended(stream):
+                raise OSError("it has no end")
+            return _decode(stream, name, least_long_side, max_pixels)
+        except (PhotoError, MemoryError):
+            raise
+        except Exception:
+            whole = salvaged(stream, lambda file: _decode(BytesIO(file), name, None, max_pixels).rgb)
+            if whole is None:
+                raise
+        return _decode(BytesIO(whole), name, least_long_side, max_pixels)
 
 
 def photo_sha256(path: str | os.PathLike[str]) -> str:
