@@ -59,8 +59,10 @@ def _suspects(gallery: Gallery, suspects: Sequence[Suspect]) -> Iterator[str]:
 
 
 def _couples(gallery: Gallery, found: Audit) -> Iterator[str]:
-    if not found.same_people:
+    if not found.same_people and not found.similar_names:
         yield paragraph("None found.")
+    for names in found.similar_names:
+        yield paragraph(f"{' and '.join(map(repr, names))}: the names look the same")
     for couple in found.same_people:
         yield paragraph(f"{couple.first} and {couple.second}: {couple.distance_l2:.2f} apart")
         yield sheet([*_faces(gallery, couple.first), *_faces(gallery, couple.second)])

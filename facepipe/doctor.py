@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facepipe import __version__
-from facepipe.errors import FacepipeError
+from facepipe.errors import FacepipeError, GalleryError
 
 if TYPE_CHECKING:
     from facepipe.runtime import RuntimeName
@@ -121,11 +121,16 @@ def _gallery_check(path: Path) -> Check:
 
     def look() -> str:
         from gallery import Gallery
+        from gallery.repair import verify
 
+        if findings := verify(path):
+            first, more = findings[0], len(findings) - 1
+            raise GalleryError(
+                f"{path}: {first.code}: {first.message}{f' (and {more} more)' if more else ''}: "
+                "see `facepipe gallery verify`, then run `facepipe gallery repair`"
+            )
         with Gallery.open(path) as gallery:
             info = gallery.info()
-            for person in gallery.people():
-                gallery.vectors(person.name)  # reads and checks them
         return f"{path}: {info.people} people, {info.templates} faces of {info.encoder.name}"
 
     return _tried("gallery", look)

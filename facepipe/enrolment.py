@@ -18,7 +18,7 @@ from facepipe.quality import EnrolRules, judge
 from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate
 from gallery.audit import FaceRemark, remarks_on_new
-from gallery.records import clean_name
+from gallery.names import clean_name
 
 _log = logging.getLogger("facepipe")
 
@@ -26,6 +26,10 @@ _log = logging.getLogger("facepipe")
 @dataclass(frozen=True, slots=True)
 class PersonPhoto:
     """A photo and who is in it.
+
+    Attributes:
+        name: The person, as stored: see `gallery.names.clean_name`.
+        path: The file.
 
     Raises:
         GalleryError: The name can't be used.
@@ -35,7 +39,7 @@ class PersonPhoto:
     path: Path
 
     def __post_init__(self) -> None:
-        clean_name(self.name)  # now, and not when half of the photos are stored
+        object.__setattr__(self, "name", clean_name(self.name))  # before half of the photos are stored
 
 
 class Outcome(Enum):

@@ -17,6 +17,7 @@ from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate, UnknownFace
 from gallery.clusters import LINK_SHARE, group_faces
 from gallery.matching import Doubt
+from gallery.records import require_threshold
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,7 @@ def unknown_groups(gallery: Gallery, max_distance_l2: float | None = None) -> li
     if max_distance_l2 is None and not gallery.encoder.threshold_l2:
         raise UsageError(f"{gallery.encoder} has no measured threshold: give a distance (--distance)")
     limit_l2 = LINK_SHARE * gallery.encoder.threshold_l2 if max_distance_l2 is None else max_distance_l2
-    if not 0 <= limit_l2 <= 2:
-        raise UsageError(f"distance: expected 0..2, the distances of unit vectors, got {limit_l2}")
+    require_threshold(limit_l2, "distance")
     faces = gallery.unknown_faces()
     if not faces:
         return []

@@ -29,6 +29,7 @@ from facepipe.runtime import RuntimeChoice, choose_runtime
 from gallery import EncoderIdentity, Gallery
 from gallery.calibration import ImpostorModel
 from gallery.matching import PersonDistance
+from gallery.records import require_threshold
 from weights.card import WeightCard
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
@@ -266,10 +267,9 @@ class FacePipeline:
             UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
         """
         threshold_l2 = self._require_gallery().default_threshold_l2 if asked_l2 is None else asked_l2
-        if asked_l2 is None and not threshold_l2:
+        if threshold_l2 is None:
             raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
-        if not 0 <= threshold_l2 <= 2:
-            raise UsageError(f"threshold: expected 0..2, the distances of unit vectors, got {threshold_l2}")
+        require_threshold(threshold_l2)
         return threshold_l2
 
     def _require_gallery(self) -> Gallery:

@@ -16,6 +16,8 @@ Version 1 knew no thresholds but the encoder's, no unknown faces and no crops; i
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import re
 import zipfile
@@ -29,14 +31,15 @@ import numpy as np
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from facepipe.files import temporary_beside
+from gallery.calibration import FARTHEST_L2
 from gallery.files import replaced
+from gallery.names import clean_name, mended_name
 from gallery.records import (
     CROP_BYTES_MAX,
     Contents,
     EncoderIdentity,
     NewTemplate,
     PersonContents,
-    clean_name,
     require_threshold,
     require_vectors,
 )
@@ -62,6 +65,8 @@ _DAMAGE = (
 _CROP_MEMBER = re.compile(r"crops/(0|[1-9][0-9]{0,9})")
 _FIELDS = ("source", "box_xyxy", "quality", "photo_sha256", "added_at")
 _ENCODER_FIELDS = ("name", "fingerprint", "dimensions", "threshold_l2")
+
+logger = logging.getLogger("facepipe")
 
 
 def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> None:
@@ -205,8 +210,12 @@ def _require_ours(document: Any, encoder: EncoderIdentity) -> None:
 def _parse_people(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each name's raw entry, whose "templates" are dicts."""
     people: dict[str, dict[str, Any]] = {}
-    for person in _list_of(dict, document["people"], "people"):
-        name = clean_name(_typed(str, person["name"], "name"))
+    entries = _list_of(dict, document["people"], "people")
+    taken = {_typed(str, person["name"], "name") for person in entries}
+    for person in entries:
+        clean_name(person["name"])
+        name = mended_name(person["name"], taken)  # Earlier versions wrote names with invisible characters.
+        taken.add(name)
         _require(name not in people, f"{name!r} is there twice")
         _require(
             bool(_list_of(dict, person["templates"], f"templates of {name!r}")), f"{name!r} has no templates"
@@ -219,6 +228,9 @@ def _threshold(raw: Mapping[str, Any]) -> float | None:
     if raw.get("threshold_l2") is None:
         return None
     threshold_l2 = float(_typed((int, float), raw["threshold_l2"], "threshold_l2"))
+    if FARTHEST_L2 < threshold_l2 < math.inf:  # Earlier versions wrote such; it would name any face.
+        logger.warning("the archive's threshold %s is outside 0..2 and is left out", threshold_l2)
+        return None
     require_threshold(threshold_l2)
     return threshold_l2
 

@@ -14,6 +14,7 @@ from facepipe.errors import UsageError
 from facepipe.faces import FloatArray
 from gallery.gallery import Gallery
 from gallery.matching import PersonAt
+from gallery.names import lookalikes
 from gallery.records import Person, Template, require_threshold
 
 NEAR_DUPLICATE_L2 = 0.35
@@ -34,6 +35,7 @@ class Remark(Enum):
     NEAR_DUPLICATE = "near_duplicate"
     FAR_FROM_OTHERS = "far_from_others"
     LOOKS_LIKE_OTHER = "looks_like_other"
+    SIMILAR_NAME = "similar_name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,13 @@ class FaceRemark:
 
     Attributes:
         remark: What.
-        distance_l2: To the person's nearest other face, or, where it looks like another person, to them.
+        distance_l2: To the person's nearest other face, or, where it looks like another person, to them; None
+            where only the names look alike.
         name: That other person; None for remarks about the person's own faces.
     """
 
     remark: Remark
-    distance_l2: float
+    distance_l2: float | None
     name: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,18 +58,21 @@ class FaceRemark:
         return {
             "code": self.remark.value,
             "name": self.name,
-            "distance_l2": round(self.distance_l2, 4),
+            "distance_l2": None if self.distance_l2 is None else round(self.distance_l2, 4),
             "sentence": str(self),
         }
 
     def __str__(self) -> str:
+        distance = "" if self.distance_l2 is None else f" ({self.distance_l2:.2f})"
         match self.remark:
             case Remark.NEAR_DUPLICATE:
-                return f"nearly the same as an enrolled photo ({self.distance_l2:.2f})"
+                return f"nearly the same as an enrolled photo{distance}"
             case Remark.FAR_FROM_OTHERS:
-                return f"far from the person's other photos ({self.distance_l2:.2f})"
+                return f"far from the person's other photos{distance}"
             case Remark.LOOKS_LIKE_OTHER:
-                return f"looks like {self.name} ({self.distance_l2:.2f})"
+                return f"looks like {self.name}{distance}"
+            case Remark.SIMILAR_NAME:
+                return f"the name looks like that of {self.name!r}: are they one person?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +122,7 @@ class Audit:
         mislabelled: Faces that may be under a wrong name, the most suspicious first.
         same_people: Names that may be one person's, the nearest first.
         few_photos: People of fewer than `FEW_TEMPLATES` faces, by name.
+        similar_names: Groups of names that people can't tell apart.
     """
 
     threshold_l2: float
@@ -124,6 +131,7 @@ class Audit:
     mislabelled: tuple[Suspect, ...]
     same_people: tuple[SamePerson, ...]
     few_photos: tuple[Person, ...]
+    similar_names: tuple[tuple[str, ...], ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON, fields as above."""
@@ -138,11 +146,11 @@ def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
         threshold_l2: Below which faces count as of one person; None: the gallery's default for naming.
 
     Raises:
-        UsageError: The threshold is negative or not finite, or None and there is no default.
+        UsageError: The threshold is not within 0..2, or None and there is no default.
     """
     if threshold_l2 is None:
         threshold_l2 = gallery.default_threshold_l2
-        if not threshold_l2:
+        if threshold_l2 is None:
             raise UsageError(f"{gallery.encoder} has no measured threshold: give one (--threshold)")
     require_threshold(threshold_l2)
     with gallery.one_state():
@@ -166,18 +174,22 @@ def _audited(gallery: Gallery, threshold_l2: float) -> Audit:
         mislabelled=_still_suspect(gallery, sorted(suspects, key=_innocence), threshold_l2),
         same_people=_same_people(gallery, couples, threshold_l2),
         few_photos=tuple(person for person in people if person.template_count < FEW_TEMPLATES),
+        similar_names=tuple(lookalikes(person.name for person in people)),
     )
 
 
 def remarks_on_new(gallery: Gallery, name: str, embedding: FloatArray) -> tuple[FaceRemark, ...]:
     """What is odd about a face, float32 (d,), that is to be enrolled under a name, known or not."""
     with gallery.one_state():
-        own = gallery.vectors(name) if gallery.knows(name) else np.zeros((0, len(embedding)), np.float32)
+        is_known = gallery.knows(name)
+        alike = [] if is_known else gallery.people_like(name)
+        own = gallery.vectors(name) if is_known else np.zeros((0, len(embedding)), np.float32)
         (other,) = gallery.nearest_others(name, embedding[None])
-        threshold_l2 = gallery.default_threshold_l2
+        threshold_l2 = gallery.default_threshold_l2 or 0.0
     distances = np.linalg.norm(own.astype(np.float64) - embedding.astype(np.float64), axis=1)
     nearest_l2 = float(distances.min()) if len(distances) else None
-    return remarks(nearest_l2, other, threshold_l2)
+    named_alike = (FaceRemark(Remark.SIMILAR_NAME, None, other_name) for other_name in alike)
+    return (*named_alike, *remarks(nearest_l2, other, threshold_l2))
 
 
 def remarks(own_l2: float | None, other: PersonAt | None, threshold_l2: float) -> tuple[FaceRemark, ...]:

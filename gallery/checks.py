@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from facepipe.errors import GalleryError
 from gallery.codec import Codec
-from gallery.records import UNIT_LENGTH_TOLERANCE, Finding, clean_name
-from gallery.schema import CHECKED_COLUMNS, row_checksum
+from gallery.names import clean_name, mended_name
+from gallery.records import UNIT_LENGTH_TOLERANCE, Finding, is_threshold
+from gallery.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
 
 _VECTOR_DTYPE = np.dtype("<f4")
 
@@ -43,17 +44,43 @@ class RowCheck:
             return "checksum", "its checksum is not that of its bytes"
         try:
             if table == "people":
-                return self._fault_of_name(row.get("name"))
+                return self._fault_of_name(row.get("name")) or _fault_of_threshold(row.get("threshold_l2"))
+            if table == "meta":
+                return _fault_of_threshold(row.get("threshold_l2"))
+            if table == "settings" and row.get("key") == THRESHOLD_SETTING:
+                return _fault_of_threshold(row.get("value"))
             if "vector" in checked:
                 return self._fault_of_vector(row.get("vector"))
         except GalleryError as error:
             return "vector" if "vector" in checked else "name", str(error)
         return None
 
+    def mended_person(self, row: Row, others: Iterable[Row]) -> Row:
+        """Return a person's row with a name and a threshold that may be stored.
+
+        Args:
+            row: As written by an earlier version, which took names and thresholds that are refused now.
+            others: The rows of the other people, whose names are taken.
+
+        Raises:
+            GalleryError: Its name is damaged.
+        """
+        name = mended_name(self.codec.open("name", row["name"]), set(self._names(others)))
+        threshold_l2 = row.get("threshold_l2")
+        sealed = self.codec.seal("name", name)
+        kept_l2 = threshold_l2 if is_threshold(threshold_l2) else None
+        return {**row, "name": sealed, "threshold_l2": kept_l2, "checksum": row_checksum(sealed, kept_l2)}
+
+    def _names(self, people: Iterable[Row]) -> Iterator[str]:
+        """The names that can be read."""
+        for row in people:
+            with suppress(GalleryError):
+                yield self.codec.open("name", row.get("name"))
+
     def _fault_of_name(self, stored: Any) -> tuple[str, str] | None:
         name = self.codec.open("name", stored)
         if not isinstance(name, str) or clean_name(name) != name:
-            return "name", f"the name {name!r} is not as names are stored"
+            return "name", f"the name {name!r} is not as names are stored (invisible characters, or not NFC)"
         return None
 
     def _fault_of_vector(self, stored: Any) -> tuple[str, str] | None:
@@ -65,6 +92,12 @@ class RowCheck:
         if not abs(length - 1) <= UNIT_LENGTH_TOLERANCE:  # So that NaN and infinity count as bad too.
             return "vector", f"its vector has length {length:.4g}, expected 1"
         return None
+
+
+def _fault_of_threshold(stored: Any) -> tuple[str, str] | None:
+    if stored is None or is_threshold(stored):
+        return None
+    return "threshold", f"the threshold {stored!r} is outside 0..2"
 
 
 def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Finding]:

@@ -34,7 +34,7 @@ class DerivedIndex:
         self._file_is_damaged = False
         self._file_was_behind = False
         # A file that is missing, or older than this, is news; 0: there need not be one.
-        self._expected_generation = store.opened_state.generation
+        self._expected_generation = 0 if store.is_encrypted else store.opened_state.generation
 
     def current(self) -> VectorIndex:
         """The index of the present vectors. Inside a transaction."""

@@ -26,6 +26,7 @@ from gallery.matching import (
     others_than,
     rank_people,
 )
+from gallery.names import clean_name, lookalike_key, lookalike_sentence, lookalikes
 from gallery.records import (
     Contents,
     EncoderIdentity,
@@ -34,7 +35,6 @@ from gallery.records import (
     Person,
     Template,
     UnknownFace,
-    clean_name,
     require_threshold,
     require_vectors,
 )
@@ -151,7 +151,8 @@ class Gallery:
         """Remember faces of a person, who need not be known yet.
 
         The same face of the same photo (`photo_sha256`) is stored once a person; without a photo's hash, the
-        very same vector is. So enrolling again changes nothing.
+        very same vector is. So enrolling again changes nothing. Whether a new name looks like another's is
+        answered by `people_like`, before.
 
         Returns:
             Ids of the newly stored templates, in order; fewer than `templates` where some were stored before.
@@ -179,7 +180,15 @@ class Gallery:
     def knows(self, name: str) -> bool:
         """Whether somebody has this name."""
         with self._store.reading():
-            return self._store.has_person(clean_name(name))
+            return self._store.has_person(self._stored_name(name))
+
+    def people_like(self, name: str) -> list[str]:
+        """Others whose names people can't tell from this one, sorted: see `gallery.names.lookalike_key`."""
+        name = clean_name(name)
+        key = lookalike_key(name)
+        with self._store.reading():
+            names = self._store.names()
+        return sorted(other for other in names if other != name and lookalike_key(other) == key)
 
     def templates(self, name: str) -> list[Template]:
         """A person's templates, oldest first.
@@ -188,17 +197,17 @@ class Gallery:
             GalleryError: Nobody has this name.
         """
         with self._store.reading():
-            return self._store.templates(clean_name(name))[0]
+            return self._store.templates(self._stored_name(name))[0]
 
     def vectors(self, name: str) -> FloatArray:
         """The vectors of a person's templates, float32 (n, d) in the order of `templates`."""
         with self._store.reading():
-            return self._store.templates(clean_name(name))[1]
+            return self._store.templates(self._stored_name(name))[1]
 
     def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
         """Whether a face of this photo is stored already, of anybody or of the person `name`."""
         with self._store.reading():
-            return self._store.has_photo(photo_sha256, None if name is None else clean_name(name))
+            return self._store.has_photo(photo_sha256, None if name is None else self._stored_name(name))
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name.
@@ -206,9 +215,9 @@ class Gallery:
         Raises:
             GalleryError: Nobody is named `old`, or somebody is named `new`.
         """
-        old, new = clean_name(old), clean_name(new)
-        with self._store.changing():
-            self._store.rename(old, new)
+        new = clean_name(new)
+        with self._warning_of_lookalikes(), self._store.changing():
+            self._store.rename(self._stored_name(old), new)
         self._store.wipe_deleted()
 
     def merge(self, source: str, into: str) -> int:
@@ -217,10 +226,10 @@ class Gallery:
         Raises:
             GalleryError: One of them is not known, or both are the same.
         """
-        source, into = clean_name(source), clean_name(into)
-        if source == into:
-            raise GalleryError(f"{source!r} can't be merged into the same person")
         with self._store.changing():
+            source, into = self._stored_name(source), self._stored_name(into)
+            if source == into:
+                raise GalleryError(f"{source!r} can't be merged into the same person")
             self._index.is_due = True
             count = self._store.merge(source, into)
         self._index.erase_removed()
@@ -238,10 +247,10 @@ class Gallery:
         Raises:
             GalleryError: Nobody has this name.
         """
-        name = clean_name(name)
         with self._store.changing():
             self._index.is_due = True
-            count = self._store.remove(name, self._default_threshold(self._store.counts()[1]))
+            unknown_within_l2 = self._default_threshold(self._store.counts()[1]) or 0.0
+            count = self._store.remove(self._stored_name(name), unknown_within_l2)
         self._index.erase_removed()
         self._store.wipe_deleted()
         return count
@@ -266,6 +275,26 @@ class Gallery:
         self._store.wipe_deleted()
         return count
 
+    def _stored_name(self, name: str) -> str:
+        """A name as its person has it: earlier versions stored names with invisible characters.
+
+        Inside a transaction.
+        """
+        cleaned = clean_name(name)
+        return name if name != cleaned and self._store.has_person(name) else cleaned
+
+    @contextmanager
+    def _warning_of_lookalikes(self) -> Iterator[None]:
+        """Warn of names that came into the gallery inside and can't be told from others."""
+        with self._store.reading():
+            before = set(self._store.names())
+        yield
+        with self._store.reading():
+            after = set(self._store.names())
+        for names in lookalikes(after) if after - before else []:
+            if not before.issuperset(names):
+                logger.warning("%s: similar_name: %s", self.path, lookalike_sentence(names))
+
     def crop(self, template_id: int) -> bytes | None:
         """The encoded picture of a template's face; None: it was not kept.
 
@@ -287,7 +316,7 @@ class Gallery:
         """Give the gallery its own threshold; None: take it away.
 
         Raises:
-            UsageError: It is negative or not finite.
+            UsageError: It is not within 0..2.
         """
         if threshold_l2 is not None:
             require_threshold(threshold_l2)
@@ -299,12 +328,12 @@ class Gallery:
 
         Raises:
             GalleryError: Nobody has this name.
-            UsageError: The threshold is negative or not finite.
+            UsageError: The threshold is not within 0..2.
         """
         if threshold_l2 is not None:
             require_threshold(threshold_l2)
         with self._store.changing():
-            self._store.set_person_threshold(clean_name(name), threshold_l2)
+            self._store.set_person_threshold(self._stored_name(name), threshold_l2)
 
     # Unknown faces
 
@@ -362,7 +391,7 @@ class Gallery:
         name = clean_name(name)
         if not ids:
             raise GalleryError(f"no faces given to remember of {name!r}")
-        with self._store.changing():
+        with self._warning_of_lookalikes(), self._store.changing():
             self._index.is_due = True
             return self._store.enroll_unknown(ids, name)
 
@@ -391,7 +420,7 @@ class Gallery:
             size_bytes=sum(file.stat().st_size for file in files),
             read_only=self.read_only,
             encrypted=self._store.is_encrypted,
-            index_is_current=not templates or not index_is_behind,
+            index_is_current=not templates or self._store.is_encrypted or not index_is_behind,
         )
 
     # Names for faces
@@ -428,7 +457,7 @@ class Gallery:
 
         Raises:
             GalleryError: The vectors are not of that form, or the gallery is damaged.
-            UsageError: The threshold is negative or not finite.
+            UsageError: The threshold is not within 0..2.
         """
         self._require_encoder()
         if threshold_l2 is not None:
@@ -439,6 +468,7 @@ class Gallery:
             index = self._index.current()
             nearest = rank_people(index, self._store, embeddings, person_distance)
             standard_l2 = self._default_threshold(len(index)) if threshold_l2 is None else threshold_l2
+            standard_l2 = standard_l2 or 0.0
             own_l2 = self._store.thresholds_of(nearest.people)
             names = self._store.names_of(nearest.people)
         thresholds_l2 = np.array([own_l2.get(int(person), standard_l2) for person in nearest.first])
@@ -451,20 +481,21 @@ class Gallery:
         with self._store.reading():
             nearest = nearest_people(self._index.current(), self._store, embeddings)
             names = self._store.names_of(nearest.people)
-        return others_than(clean_name(name), nearest, names)
+            name = self._stored_name(name)
+        return others_than(name, nearest, names)
 
     @property
-    def default_threshold_l2(self) -> float:
-        """What `match` takes for people without a threshold of their own; 0: none was measured."""
+    def default_threshold_l2(self) -> float | None:
+        """What `match` takes for people without a threshold of their own; None: none was set or measured."""
         with self._store.reading():
             return self._default_threshold(len(self._index.current()))  # SQLite counts row by row.
 
-    def _default_threshold(self, templates: int) -> float:
+    def _default_threshold(self, templates: int) -> float | None:
         """Inside a transaction."""
         own_l2 = self._store.threshold()
         if own_l2 is not None:
             return own_l2
-        return self.encoder.default_threshold_l2(templates, self._people_count())
+        return self.encoder.default_threshold_l2(templates, self._people_count()) or None
 
     def _people_count(self) -> int:
         """Inside a transaction; SQLite counts row by row, so only after a change."""
@@ -500,7 +531,7 @@ class Gallery:
 
     def add_contents(self, contents: Contents) -> int:
         """Add what an archive or another gallery holds, in one transaction; answers how many were new."""
-        with self._store.changing():
+        with self._warning_of_lookalikes(), self._store.changing():
             self._index.is_due = True
             return self._store.add_contents(contents)
 
@@ -564,6 +595,7 @@ class Gallery:
         with self._store.changing():
             self._store.convert(secret)
             self._index.forget_file()
+        self._index.is_due = True  # Whoever decrypts a gallery closes it with an index.
         self._store.wipe_deleted()
 
     def rebuild_index(self) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,10 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray
-from gallery.calibration import DEFAULT_FPIR, ImpostorModel
+from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 """Largest | |v| - 1 | of a stored or queried vector: float32 rounding is 1e-6, half precision 5e-4."""
-
-NAME_LENGTH_MAX = 200
-"""Characters of a person's name."""
 
 SOURCE_LENGTH_MAX = 4096
 """Characters of a photo's path: Linux allows as many bytes."""
@@ -225,7 +222,8 @@ class Finding:
     """Something wrong with a gallery.
 
     Attributes:
-        code: Stable, for programs: database, checksum, reference, vector, name, duplicate, encoder or index.
+        code: Stable, for programs: database, checksum, reference, vector, name, threshold, duplicate,
+            encoder or index.
         message: For people.
     """
 
@@ -249,7 +247,8 @@ class GalleryInfo:
         size_bytes: Of all the gallery's files.
         read_only: The file or its folder may not be written.
         encrypted: Names, paths, vectors and pictures are ciphertext.
-        index_is_current: The index file fits the truth; where it doesn't, the next use brings it up to date.
+        index_is_current: The index file fits the truth, or there is none by design (encrypted); where it
+            doesn't, the next use brings it up to date.
     """
 
     path: Path
@@ -264,22 +263,6 @@ class GalleryInfo:
     read_only: bool
     encrypted: bool
     index_is_current: bool
-
-
-def clean_name(name: str) -> str:
-    """A person's name as stored: Unicode NFC, without white space around it.
-
-    Raises:
-        GalleryError: Nothing is left, it is too long, or it holds control characters.
-    """
-    cleaned = unicodedata.normalize("NFC", name).strip()
-    if not cleaned:
-        raise GalleryError(f"a person needs a name, got {name!r}")
-    if len(cleaned) > NAME_LENGTH_MAX:
-        raise GalleryError(f"a name has at most {NAME_LENGTH_MAX} characters, got {len(cleaned)}")
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in cleaned):
-        raise GalleryError(f"a name is plain text without line breaks or control characters, got {name!r}")
-    return cleaned
 
 
 def require_vectors(vectors: npt.NDArray[np.generic], dimensions: int, what: str) -> None:
@@ -302,14 +285,19 @@ def require_vectors(vectors: npt.NDArray[np.generic], dimensions: int, what: str
         )
 
 
-def require_threshold(threshold_l2: float) -> None:
+def is_threshold(value: object) -> bool:
+    """Whether a value is a distance that two unit vectors can have: a number in 0..2."""
+    return isinstance(value, Real) and 0 <= float(value) <= FARTHEST_L2
+
+
+def require_threshold(threshold_l2: float, what: str = "threshold") -> None:
     """Check a distance limit.
 
     Raises:
-        UsageError: Negative or not finite.
+        UsageError: It is not within 0..2; the message begins with `what`.
     """
-    if not (np.isfinite(threshold_l2) and threshold_l2 >= 0):
-        raise UsageError(f"expected a finite threshold >= 0, got {threshold_l2}")
+    if not is_threshold(threshold_l2):
+        raise UsageError(f"{what}: expected 0..2, the distances of unit vectors, got {threshold_l2}")
 
 
 def _require_time(text: str) -> None:

@@ -8,6 +8,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,6 +172,11 @@ class _Table:
         self.refused.append((self.row(rowid), reason))
         del self.rows[rowid]
 
+    def mend(self, rowid: int, mended: Row, reason: str) -> None:
+        """Put a row in the place of one that is kept aside."""
+        self.refused.append((self.row(rowid), reason))
+        self.rows[rowid] = tuple(mended[column] for column in self.columns)
+
     def refuse_faulty(self, check: RowCheck) -> None:
         for rowid in list(self.rows):
             fault = check.fault(self.name, self.row(rowid))
@@ -264,6 +270,7 @@ def _refuse(
     known = {row["key"]: row["value"] for row in map(settings.row, settings.rows)}
     dimensions = meta.value(1, "dimensions")
     check = RowCheck(dimensions, codec_of_settings(file, known, secret), has_checksums)
+    _mend_people(people, check)
     for name in _OWN_IDS:
         tables[name].refuse_faulty(check)
     _refuse_twins(people, ("name",))
@@ -275,6 +282,17 @@ def _refuse(
     for rowid in list(people.rows):
         if rowid not in inhabited:
             people.refuse(rowid, "no template is there")
+
+
+def _mend_people(people: _Table, check: RowCheck) -> None:
+    """Keep people whose rows are as they were written, where only name or threshold is refused now."""
+    for rowid in sorted(people.rows):
+        fault = check.fault(people.name, people.row(rowid))
+        if fault is None or fault[0] not in ("name", "threshold"):
+            continue
+        others = [people.row(other) for other in people.rows if other != rowid]
+        with suppress(GalleryError):  # Whose name can't be read is refused later.
+            people.mend(rowid, check.mended_person(people.row(rowid), others), fault[1])
 
 
 def _meta_row(file: Path, meta: _Table, encoder: EncoderIdentity | None) -> tuple[Any, ...]:

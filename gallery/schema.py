@@ -25,6 +25,9 @@ CHECKED_COLUMNS = {
 }
 """By table, what its column `checksum` is the checksum of: SQLite itself has none."""
 
+THRESHOLD_SETTING = "threshold_l2"
+"""Key of the gallery's own threshold among the settings."""
+
 SEALED_COLUMNS = {
     "people": ("name",),
     "templates": ("vector", "source", "photo_sha256", "crop"),

@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +19,13 @@ import numpy as np
 
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
+from gallery.calibration import FARTHEST_L2
 from gallery.checks import RowCheck, database_findings
 from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
 from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
+from gallery.names import mended_name
 from gallery.records import (
     Contents,
     EncoderIdentity,
@@ -32,6 +35,7 @@ from gallery.records import (
     PersonContents,
     Template,
     UnknownFace,
+    is_threshold,
     require_vectors,
 )
 from gallery.schema import (
@@ -40,6 +44,7 @@ from gallery.schema import (
     FACE_COLUMNS,
     SCHEMA_VERSION,
     SEALED_COLUMNS,
+    THRESHOLD_SETTING,
     creating_statements,
     migrating_statements,
     row_checksum,
@@ -54,7 +59,7 @@ FaceTable = Literal["templates", "unknown_faces"]
 _READ_ROWS = 4096
 _IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
 _VECTOR_DTYPE = np.dtype("<f4")
-_THRESHOLD, _SALT, _KEY_CHECK = "threshold_l2", "key_salt", "key_check"  # Keys of settings.
+_SALT, _KEY_CHECK = "key_salt", "key_check"  # Keys of settings.
 
 logger = logging.getLogger("facepipe")
 
@@ -87,6 +92,7 @@ class Store:
             with self.reading():
                 self.encoder = self._read_encoder()
                 self.opened_state = self.vector_state()
+                self._warn_of_unusable_thresholds()
             if not self.read_only:
                 self.wipe_deleted()
         except DamagedDatabaseError:
@@ -179,6 +185,22 @@ class Store:
         except (TypeError, FacepipeError) as error:  # TypeError: there is no row, or a value of another kind.
             raise DamagedDatabaseError(f"{self._file}: {DAMAGED}") from error
 
+    def _warn_of_unusable_thresholds(self) -> None:
+        """Earlier versions stored thresholds beyond every distance, which would name any face."""
+        count = self._value(
+            "SELECT (SELECT COUNT(*) FROM people WHERE threshold_l2 NOT BETWEEN 0 AND ?1)"
+            " + (SELECT COUNT(*) FROM settings WHERE key = ?2 AND value NOT BETWEEN 0 AND ?1)",
+            FARTHEST_L2,
+            THRESHOLD_SETTING,
+        )
+        if count:
+            logger.warning(
+                "%s: stored thresholds outside 0..2 are not used (%d): set others with `facepipe gallery"
+                " threshold`, or let `facepipe gallery repair` remove them",
+                self._file.parent,
+                count,
+            )
+
     # Encryption
 
     @property
@@ -255,7 +277,10 @@ class Store:
         for person in people:
             _require_text(person.name, person.first_added_at, person.last_added_at)
             _require_numbers(person.threshold_l2)
-        return people
+        return [
+            person if is_threshold(person.threshold_l2) else replace(person, threshold_l2=None)
+            for person in people
+        ]
 
     def counts(self) -> tuple[int, int, int]:
         """Number of people, of templates and of unknown faces."""
@@ -325,17 +350,17 @@ class Store:
         return {id: self._codec.open("name", name) for id, name in rows}
 
     def thresholds_of(self, person_ids: Iterable[int]) -> dict[int, float]:
-        """Person id to threshold, of those people who have their own."""
+        """Person id to threshold, of those people who have one of their own that can be used."""
         rows = self._of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", person_ids)
         thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
         _require_numbers(*thresholds.values())
-        return thresholds
+        return {id: threshold_l2 for id, threshold_l2 in thresholds.items() if is_threshold(threshold_l2)}
 
     def threshold(self) -> float | None:
-        """The gallery's own threshold; None: it has none."""
-        threshold: float | None = self._setting(_THRESHOLD)
+        """The gallery's own threshold; None: it has none that can be used."""
+        threshold: float | None = self._setting(THRESHOLD_SETTING)
         _require_numbers(threshold)
-        return threshold
+        return threshold if is_threshold(threshold) else None
 
     def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
         """The vectors of all templates with larger ids, rising, in batches of ids and float32 (n, d)."""
@@ -361,11 +386,14 @@ class Store:
         return np.array(rows, np.int64).reshape(-1)
 
     def contents(self) -> Contents:
-        """Everything, without its ids."""
-        people = {}
+        """Everything that may be stored elsewhere, without its ids: with names and thresholds as allowed."""
+        people: dict[str, PersonContents] = {}
+        taken = set(self.names())
         for person in sorted(self.people(), key=lambda person: person.name):
             templates, vectors = self.templates(person.name)
-            people[person.name] = PersonContents(
+            name = mended_name(person.name, taken)
+            taken.add(name)
+            people[name] = PersonContents(
                 [
                     template.as_new_template(vector, self.crop("templates", template.id))
                     for template, vector in zip(templates, vectors, strict=True)
@@ -422,7 +450,7 @@ class Store:
     def add_contents(self, contents: Contents) -> int:
         """Store what is not stored yet, and the thresholds of new people; answers how many templates."""
         is_new = not any(self.counts())
-        known = set(self._names())
+        known = set(self.names())
         count = 0
         for name, person in contents.people.items():
             count += len(self.add(name, person.templates))
@@ -446,7 +474,7 @@ class Store:
 
     def set_threshold(self, threshold_l2: float | None) -> None:
         """Give the gallery its own threshold; None: take it away."""
-        self._set(_THRESHOLD, None if threshold_l2 is None else float(threshold_l2))
+        self._set(THRESHOLD_SETTING, None if threshold_l2 is None else float(threshold_l2))
 
     def set_person_threshold(self, person: str, threshold_l2: float | None) -> None:
         """Give a person their own threshold; None: take it away."""
@@ -623,7 +651,8 @@ class Store:
         if value is not None:
             self._sql.execute(*_setting_statement(key, value))
 
-    def _names(self) -> list[str]:
+    def names(self) -> list[str]:
+        """The names of all people, in no order."""
         return [self._codec.open("name", name) for (name,) in self._sql.execute("SELECT name FROM people")]
 
     def _of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:

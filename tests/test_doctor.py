@@ -17,6 +17,7 @@ from facepipe.doctor import Check, examine, verify_weights
 from facepipe.errors import UsageError
 from facepipe.pipeline import card_identity
 from gallery import Gallery, NewTemplate
+from gallery.schema import row_checksum
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card, shipped_folder
 
 
@@ -120,6 +121,11 @@ def test_weights_by_name() -> None:
 def damage(gallery: Path, how: str) -> None:
     file = gallery / "gallery.sqlite3"
     match how:
+        case "a threshold is beyond every distance":
+            with sqlite3.connect(file) as sql:
+                sql.create_function("row_checksum", -1, row_checksum)
+                sql.execute("UPDATE people SET threshold_l2 = 7.0, checksum = row_checksum(name, 7.0)")
+
         case "a stored vector is cut":
             with sqlite3.connect(file) as sql:
                 sql.execute("UPDATE templates SET vector = x'00' WHERE id = 2")
@@ -141,6 +147,7 @@ def damage(gallery: Path, how: str) -> None:
 @pytest.mark.parametrize(
     "how",
     [
+        "a threshold is beyond every distance",
         "a stored vector is cut",
         "a stored vector is no unit vector",
         "not a database",

@@ -61,6 +61,21 @@ def enrol_one(
     return report
 
 
+def test_a_name_like_anothers_is_a_warning_of_its_own_with_the_first_photo(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    photos = [tmp_path / f"{i}.png" for i in range(3)]
+    for i, photo in enumerate(photos):
+        write_image(photo, shifted(astronaut, 4 * i))
+    enrol_one(pipeline, photos[0], "José")
+    first, second = (json.loads(enrol_one(pipeline, photo, "josé\u200b").to_json()) for photo in photos[1:])
+    assert first["name"] == second["name"] == "josé"
+    (warning,) = [w for w in first["warnings"] if w["code"] == "similar_name"]
+    assert (warning["name"], warning["distance_l2"]) == ("José", None)
+    assert "similar_name" not in {w["code"] for w in second["warnings"]}
+    assert stored(pipeline) == {"José": 1, "josé": 2}
+
+
 # Whose photos
 
 

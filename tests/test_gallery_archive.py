@@ -271,6 +271,21 @@ def test_bad_json_is_refused_with_a_reason(
     assert empty.info().generation == 0
 
 
+def test_archives_of_earlier_versions_lose_nobody(
+    archive: Path, empty: Gallery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They may hold thresholds beyond every distance, and names that differ in what can't be seen."""
+
+    def as_then(document: Document) -> None:
+        _ada(document).update(name="李\u200b雷", threshold_l2=7)
+        document.update(threshold_l2=3.0)
+
+    empty.import_archive(rewritten(archive, as_then))
+    assert [(p.name, p.threshold_l2) for p in empty.people()] == [("李雷", None), ("李雷 (2)", None)]
+    assert empty.threshold_l2 is None
+    assert [record.args for record in caplog.records] == [(7.0,), (3.0,)]
+
+
 def _with_nan(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.copy()
     vectors[4, 0] = np.nan

@@ -112,9 +112,9 @@ def test_the_threshold_is_the_callers_or_the_gallerys(gallery: Gallery) -> None:
     assert audit(gallery, 1.1).mislabelled == ()
 
 
-@pytest.mark.parametrize("threshold_l2", [-0.1, np.nan, np.inf])
+@pytest.mark.parametrize("threshold_l2", [-0.1, 2.001, np.nan, np.inf])
 def test_thresholds_that_are_refused(gallery: Gallery, threshold_l2: float) -> None:
-    with pytest.raises(UsageError, match="finite threshold"):
+    with pytest.raises(UsageError, match=r"expected 0\.\.2"):
         audit(gallery, threshold_l2)
 
 
@@ -162,7 +162,8 @@ def test_findings_as_json(gallery: Gallery) -> None:
     gallery.add("Ada", [template(more_of(1, 1)[0], "holiday")])
     record = audit(gallery).to_dict()
     assert list(record) == [
-        *("threshold_l2", "people", "templates", "mislabelled", "same_people", "few_photos")
+        *("threshold_l2", "people", "templates", "mislabelled", "same_people", "few_photos"),
+        "similar_names",
     ]
     (suspect,) = record["mislabelled"]
     assert suspect["template"]["source"] == "photos/holiday.jpg"
@@ -216,6 +217,7 @@ def test_the_codes_are_stable() -> None:
         "near_duplicate",
         "far_from_others",
         "looks_like_other",
+        "similar_name",
     }
 
 

@@ -15,6 +15,7 @@ from gallery import Gallery
 from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE, PlainCodec, SealingCodec, read_key_file
 from gallery.gallery import encrypt
 from gallery.repair import repair, verify
+from gallery.schema import row_checksum
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
 
@@ -86,6 +87,41 @@ def test_encrypting_and_decrypting_keeps_all_and_leaves_no_plain_byte(plain: Pat
         assert contents(gallery) == before
         assert not gallery.info().encrypted
     assert verify(plain, ENCODER) == ()
+
+
+def test_that_an_encrypted_gallery_has_no_index_is_not_told(
+    plain: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has none by design. A decrypted one gets its own when it is closed."""
+    encrypt(plain, KEY)
+    for _ in range(2):
+        with Gallery.open(plain, ENCODER, secret=KEY) as gallery:
+            gallery.match(VECTORS[:1])
+            assert gallery.info().index_is_current
+    with Gallery.open(plain, ENCODER, secret=KEY) as gallery:
+        gallery.decrypt()
+    with Gallery.open(plain, ENCODER) as gallery:
+        gallery.match(VECTORS[:1])
+        assert gallery.info().index_is_current
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_names_and_thresholds_of_earlier_versions_are_mended(plain: Path) -> None:
+    encrypt(plain, KEY)
+    with Gallery.open(plain, ENCODER, secret=KEY) as gallery:
+        codec = gallery._store._codec
+    with closing(sqlite3.connect(plain / "gallery.sqlite3")) as connection:
+        name = codec.seal("name", "Mata\u200b Hari")
+        connection.execute(
+            "UPDATE people SET name = ?, threshold_l2 = 7.0, checksum = ? WHERE name = ?",
+            (name, row_checksum(name, 7.0), codec.seal("name", "Mata Hari")),
+        )
+        connection.commit()
+    assert [finding.code for finding in verify(plain, ENCODER, KEY)] == ["name"]
+    assert repair(plain, ENCODER, KEY).templates == 52
+    assert verify(plain, ENCODER, KEY) == ()
+    with Gallery.open(plain, ENCODER, secret=KEY) as gallery:
+        assert [(p.name, p.threshold_l2) for p in gallery.people()] == [("Ada", None), ("Mata Hari", None)]
 
 
 def test_a_gallery_made_with_a_key_never_holds_a_plain_byte(tmp_path: Path) -> None:

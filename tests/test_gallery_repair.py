@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, template, templates
 
-from facepipe.errors import GalleryError
+from facepipe.errors import GalleryError, UsageError
 from gallery import Gallery
+from gallery.audit import audit
+from gallery.gallery import import_archive
 from gallery.repair import QUARANTINE_FILE, repair, verify
 from gallery.schema import CHECKED_COLUMNS, row_checksum
 
@@ -95,7 +97,10 @@ NAN_VECTOR = "X'" + np.full(128, np.nan, "<f4").tobytes().hex() + "'"
         pytest.param("UPDATE templates SET vector = zeroblob(512) WHERE id = 7", "vector", 99, id="zero"),
         pytest.param("UPDATE templates SET vector = x'00' WHERE id = 7", "vector", 99, id="cut"),
         pytest.param("UPDATE templates SET person_id = 77 WHERE id < 4", "reference", 97, id="nobody's"),
-        pytest.param("UPDATE people SET name = 'two' || char(10) WHERE id = 2", "name", 80, id="bad name"),
+        pytest.param("UPDATE people SET name = 'two' || char(10) WHERE id = 2", "name", 100, id="bad name"),
+        pytest.param("UPDATE people SET name = char(8203) WHERE id = 2", "name", 80, id="no name"),
+        pytest.param("UPDATE people SET threshold_l2 = 7 WHERE id = 2", "threshold", 100, id="threshold"),
+        pytest.param("UPDATE settings SET value = 3.0", "threshold", 100, id="gallery's threshold"),
         pytest.param("INSERT INTO people (name) VALUES ('nobody')", "reference", 100, id="nobody there"),
         pytest.param(
             "INSERT INTO templates (person_id, vector, photo_sha256, added_at)"
@@ -170,6 +175,53 @@ def test_values_of_another_kind_are_one_clear_error(
     assert verify(folder, ENCODER)
     repair(folder, ENCODER)
     assert verify(folder, ENCODER) == ()
+
+
+def test_thresholds_of_earlier_versions_are_told_not_used_and_mended(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They took 3 for the gallery and 7 for a person: beyond every distance, so any face would be named."""
+    spoil_and_stamp(folder, "UPDATE settings SET value = 3.0")
+    spoil_and_stamp(folder, "UPDATE people SET threshold_l2 = 7.0 WHERE name = 'Eve'")
+    queries = np.concatenate([person_vectors(2, 1), person_vectors(50, 1)])
+    with Gallery.open(folder, ENCODER) as gallery:
+        (line,) = [record.getMessage() for record in caplog.records]
+        assert str(folder) in line
+        assert "(2)" in line
+        assert "gallery repair" in line
+        assert [match.threshold_l2 for match in gallery.match(queries)] == [ENCODER.threshold_l2] * 2
+        assert [match.name for match in gallery.match(queries)] == ["Eve", None]
+        assert gallery.threshold_l2 is None
+        assert {person.threshold_l2 for person in gallery.people()} == {None}
+        gallery.export_archive(tmp_path / "a.zip")
+    import_archive(tmp_path / "imported", tmp_path / "a.zip", ENCODER)
+    assert {finding.code for finding in verify(folder, ENCODER)} == {"threshold"}
+    assert repair(folder, ENCODER).templates == 100
+    caplog.clear()
+    for whole in (folder, tmp_path / "imported"):
+        assert verify(whole, ENCODER) == ()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("threshold_l2", [0.0, 1.0, 2.0, np.float32(0.5)])
+def test_every_threshold_that_is_taken_can_be_used(folder: Path, threshold_l2: float) -> None:
+    """Also 0, which names nobody: it is not the same as no threshold."""
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.set_threshold(threshold_l2)
+        gallery.set_person_threshold("Ada", threshold_l2)
+        assert gallery.default_threshold_l2 == gallery.threshold_l2 == threshold_l2
+        assert gallery.match(person_vectors(0, 1))[0].threshold_l2 == threshold_l2
+        assert audit(gallery).threshold_l2 == threshold_l2
+    assert verify(folder, ENCODER) == ()
+
+
+@pytest.mark.parametrize("threshold_l2", [-0.1, 2.001, 3.0, np.nan, np.inf])
+def test_a_threshold_that_can_not_be_used_is_not_taken(folder: Path, threshold_l2: float) -> None:
+    with Gallery.open(folder, ENCODER) as gallery:
+        for take in (gallery.set_threshold, lambda value: gallery.set_person_threshold("Ada", value)):
+            with pytest.raises(UsageError, match=r"expected 0\.\.2"):
+                take(threshold_l2)
+        assert (gallery.threshold_l2, gallery.people()[0].threshold_l2) == (0.9, None)
 
 
 def test_what_is_put_aside_can_be_read_with_nothing_of_ours(folder: Path) -> None:

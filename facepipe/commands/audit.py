@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with the faces.")
 @gallery_option
 def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None) -> None:
-    """Find faces under wrong names, people under two names, and people of few photos."""
+    """Find faces under wrong names, people under two names, names that look the same, and few photos."""
     from facepipe.contact_sheets import audit_page
     from facepipe.outputs import require_place, write_page
     from facepipe.report import record_to_json
@@ -50,5 +50,7 @@ def _lines(found: Audit) -> Iterator[str]:
         yield f"face {template.id} of {template.person}: {said}  {template.source or ''}"
     for couple in found.same_people:
         yield f"one person? {couple.first} and {couple.second}: {couple.distance_l2:.2f} apart"
+    for names in found.similar_names:
+        yield f"one person? {' and '.join(map(repr, names))}: their names look the same"
     for person in found.few_photos:
         yield f"few photos: {person.name}: {person.template_count}"

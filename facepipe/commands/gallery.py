@@ -114,7 +114,7 @@ def gallery_forget(gallery_path: Path, photo: Path) -> None:
 def gallery_threshold(
     gallery_path: Path, threshold_l2: float | None, person: str | None, reset: bool
 ) -> None:
-    """Set the largest distance at which a face is named."""
+    """Set the largest distance at which a face is named, 0..2."""
     if reset == (threshold_l2 is not None):
         raise click.UsageError("Give a distance, or --reset.")
     with _opened(gallery_path) as opened:
@@ -185,7 +185,7 @@ def gallery_backup(gallery_path: Path, folder: Path) -> None:
 @click.option("--encoder-weights", metavar="NAME", help="Require vectors of this encoder.")
 @gallery_option
 def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | None) -> None:
-    """Check every row, vector and reference, and the index. Exit code 1: something is wrong."""
+    """Check rows, vectors, names, thresholds, references and the index. Exit code 1: something is wrong."""
     from facepipe.report import record_to_json
     from gallery.repair import verify
 

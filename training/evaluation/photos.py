@@ -91,8 +91,10 @@ def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[
             strangers = _probes(pipeline, folder / "probe" / "strangers")
             if absent := {name for name, _ in known} - {photo.name for photo in enrolled}:
                 raise DataError(f"{folder}: {min(absent)} is among the known probes and was not enrolled")
-            limits = sorted({*thresholds_l2, gallery.default_threshold_l2} - {0.0})  # 0: not measured
-            counts = tuple(_count(gallery, known, strangers, limit) for limit in limits)
+            limits = {*thresholds_l2}
+            if gallery.default_threshold_l2 is not None:
+                limits.add(gallery.default_threshold_l2)
+            counts = tuple(_count(gallery, known, strangers, limit) for limit in sorted(limits))
     without = sum(not len(vectors) for _, vectors in [*known, *strangers])
     return PeopleResult(taken, len(enrolled) - taken, len(known), len(strangers), without, counts)
 
