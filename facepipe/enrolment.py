@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from facepipe.crops import box_of, encode_crop
+from facepipe.csv_files import read_rows
 from facepipe.errors import PhotoError, UsageError
 from facepipe.finding import PhotoSearch
 from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
@@ -20,6 +20,9 @@ from gallery import Gallery, NewTemplate
 from gallery.audit import FaceRemark, remarks_on_new
 from gallery.names import clean_name
 
+_PATH_WORDS = ("path", "photo", "photos", "file", "filename", "filepath", "image", "picture", "source")
+_NAME_WORDS = ("name", "person", "people", "who", "label", "identity", "fullname")
+"""What a header of `enroll --csv` may call its columns."""
 _log = logging.getLogger("facepipe")
 
 
@@ -129,29 +132,24 @@ def _photos_of(person: Path, search: PhotoSearch) -> list[Path]:
 
 
 def photos_in_csv(file: str | Path) -> list[PersonPhoto]:
-    """Rows of `path,name`, with or without that header; relative paths start at the file's folder.
+    """Rows of a path and a name, as spreadsheets write them (see `facepipe.csv_files.read_rows`).
+
+    Without a header the path comes first. Relative paths start at the file's folder.
 
     Raises:
-        UsageError: Not readable, empty, or a row without exactly a path and a name; names the line.
+        UsageError: Not readable, empty, or a row without a path and a name; names the line.
     """
     file = Path(file)
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.reader(stream)
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file}: can't read this CSV: {error}") from error
-    photos = []
-    for number, row in rows:
-        cells = [cell.strip() for cell in row]
-        if not any(cells) or (number == 1 and [cell.casefold() for cell in cells] == ["path", "name"]):
-            continue
-        if len(cells) != 2 or not all(cells):
-            raise UsageError(f"{file}, line {number}: expected path,name, got {','.join(row)!r}")
-        photos.append(PersonPhoto(cells[1], file.parent / cells[0]))
-    if not photos:
+    rows = list(read_rows(file, (_PATH_WORDS, _NAME_WORDS)))
+    if not rows:
         raise UsageError(f"{file}: no rows of path,name")
-    return photos
+    number, (path, name) = rows[0]
+    if not Path(path).suffix and not (file.parent / path).exists():
+        raise UsageError(
+            f"{file}, line {number}: expected path,name, got {path},{name}: there is no such photo; "
+            "in a header, call the columns path and name"
+        )
+    return [PersonPhoto(name, file.parent / path) for _, (path, name) in rows]
 
 
 def enrol(

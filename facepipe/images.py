@@ -73,8 +73,8 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     equal channels. 16 bits are scaled to 8 over their full range; 32-bit integers and floats over the
     smallest usual range (1, 255, 65535, 2^32 - 1) that holds their brightest pixel. CMYK is converted by
     formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture; one
-    that has all its pixels is read though its end or its extras are damaged. An error is also a TIFF of a kind that is not read (floats or 16 bits in planes are read where they are not
-    compressed, or deflated).
+    that has all its pixels is read though its end or its extras are damaged. An error is also a TIFF of a
+    kind that is not read: floats or 16 bits in planes are read where they are deflated or not compressed.
 
     Args:
         source: A file, or the bytes of one.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from facepipe.csv_files import BOM, csv_line
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.files import atomic_write_bytes
@@ -19,6 +20,8 @@ from facepipe.files import atomic_write_bytes
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Bytes of file names that are no text; not to be had in UTF-8."""
 CSV_COLUMNS = (
     "photo",
     "error",
@@ -47,12 +50,18 @@ class Printer:
     of: Callable[[PhotoResult], list[str]]
 
 
-def printer(form: Literal["table", "json", "csv"]) -> Printer:
-    """How results are printed: for people, as JSON Lines, or as CSV."""
+def printer(form: Literal["table", "json", "csv"], *, bom: bool = False) -> Printer:
+    """How results are printed: for people, as JSON Lines, or as CSV.
+
+    Args:
+        form: Which of them.
+        bom: Begin the CSV with a byte-order mark, which tells spreadsheets that it is UTF-8.
+    """
     if form == "json":
         return Printer((), lambda result: [to_json(result)])
     if form == "csv":
-        return Printer((_csv_line(CSV_COLUMNS),), lambda result: [_csv_line(row) for row in csv_rows(result)])
+        header = f"{BOM if bom else ''}{csv_line(CSV_COLUMNS)}"
+        return Printer((header,), lambda result: [csv_line(row) for row in csv_rows(result)])
     return Printer((), table_lines)
 
 
@@ -68,17 +77,17 @@ def table_lines(result: PhotoResult) -> list[str]:
 
 
 def record_to_json(record: Any) -> str:
-    """A dataclass or mapping as one line of JSON; paths become text."""
+    """A dataclass or mapping as one line of JSON that every encoding of Unicode has; paths become text."""
     if is_dataclass(record) and not isinstance(record, type):
         record = asdict(record)
-    return json.dumps(record, ensure_ascii=False, allow_nan=False, default=_text)
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_text)
+    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line)
 
 
 def to_json(result: PhotoResult) -> str:
     """One line of JSON: `{"photo", "error", "faces": [...]}`, null where there is nothing."""
     faces = [] if result.faces is None else [_face(result.faces, i) for i in range(len(result.faces))]
-    record = {"photo": _text(result.path), "error": result.error and _text(result.error), "faces": faces}
-    return json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return record_to_json({"photo": result.path, "error": result.error, "faces": faces})
 
 
 def csv_rows(result: PhotoResult) -> list[list[Any]]:
@@ -132,12 +141,6 @@ def _in_words(faces: Faces, i: int) -> str:
         runner_up = f", next {match.runner_up_name} {match.runner_up_distance_l2:.2f}"
     doubt = "" if match.reason is None else f", {match.reason.replace('_', ' ')}"
     return f"{match.label:<24} {distance}{runner_up}  ({place}{doubt})"
-
-
-def _csv_line(cells: Sequence[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
 
 
 def _face(faces: Faces, i: int) -> dict[str, Any]:

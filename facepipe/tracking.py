@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from facepipe.errors import UsageError
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.pipeline import FacePipeline, rows_to_compare
 from facepipe.quality import NamingRules
+from facepipe.report import record_to_json
 from facepipe.retinaface.suppression import iou
 
 if TYPE_CHECKING:
@@ -327,7 +327,7 @@ TIMELINE_COLUMNS = ("track", "name", "status", "candidate", "reason", "distance_
 def timeline_json(tracks: Sequence[Track]) -> Iterator[str]:
     """One line a track."""
     for number, track in enumerate(tracks):
-        yield json.dumps(track_record(number, track), ensure_ascii=False)
+        yield record_to_json(track_record(number, track))
 
 
 def timeline_rows(tracks: Sequence[Track]) -> Iterator[list[Any]]:

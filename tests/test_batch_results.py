@@ -54,7 +54,7 @@ def test_records_have_the_documented_columns(folder: Path, gallery: Path) -> Non
     records = [json.loads(line) for line in (out / "results.jsonl").read_text(encoding="utf-8").splitlines()]
     assert Path(records[0]["photo"]).name == "her.png"
     assert [record["error"] is None for record in records] == [True, False, True, True]
-    with (out / "faces.csv").open(newline="", encoding="utf-8") as file:
+    with (out / "faces.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == CSV_COLUMNS
     faces = [face for record in records for face in record["faces"]]

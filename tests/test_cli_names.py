@@ -7,10 +7,16 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import Said, facepipe
+from click.testing import CliRunner
+from gallery_helpers import person_vectors, template
 from pipeline_helpers import shifted
 
+import cli
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
+from facepipe.pipeline import card_identity
+from gallery import Gallery
+from weights.registry import DEFAULT_ENCODER, load_card
 
 HER = "Eileen Collins"
 SURE = ("--score-threshold", "0.8", "--device", "cpu", "--runtime", "onnx")
@@ -93,3 +99,42 @@ def test_a_page_that_cant_be_written_is_told_before_any_work(tmp_path: Path) -> 
     for command in (["cluster"], ["gallery", "audit"]):
         said = facepipe(*command, "--html", tmp_path / "folder", "--gallery", tmp_path / "none")
         assert (said.code, "is a folder" in said.err) == (1, True)
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "cp1252", "ascii"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "gallery list --json",
+        "gallery show NAME --json",
+        "gallery audit --json",
+        "cluster --json",
+        "detect --json",
+    ],
+)
+def test_json_is_utf_8_whatever_the_locale(tmp_path: Path, command: str, charset: str) -> None:
+    name, photo = "Zoë 王 😀", tmp_path / "día 王\udcff.jpg"
+    photo.write_bytes(b"no photo")
+    with Gallery.open(tmp_path / "g", card_identity(load_card(DEFAULT_ENCODER).card), create=True) as gallery:
+        gallery.add(name, [template(vector, f"día 王 {i}") for i, vector in enumerate(person_vectors(1, 2))])
+        gallery.remember_unknown([template(v, f"día 王 {i}") for i, v in enumerate(person_vectors(2, 2))])
+    words = [name if word == "NAME" else word for word in command.split()]
+    where = [str(photo)] if "detect" in command else ["--gallery", str(tmp_path / "g")]
+    more = ["--distance", "1.5"] if "cluster" in command else []
+    result = CliRunner(charset=charset).invoke(cli.main, [*words, *where, *more])
+    assert not isinstance(result.exception, Exception), result.exception
+    lines = result.stdout_bytes.decode("utf-8").splitlines()
+    assert lines
+    said = json.dumps([json.loads(line) for line in lines], ensure_ascii=False)
+    assert name in said or "día 王" in said
+
+
+def test_a_csv_for_spreadsheets(tmp_path: Path) -> None:
+    (tmp_path / "=1 día.jpg").write_bytes(b"no photo")
+    result = CliRunner(charset="latin-1").invoke(cli.main, ["detect", "--csv", "--bom", str(tmp_path)])
+    header, row = result.stdout_bytes.decode("utf-8").splitlines()
+    assert header.startswith("\ufeffphoto,error,")
+    assert "=1 día.jpg" in row
+    for command in ("detect", "identify", "video"):
+        said = facepipe(command, tmp_path, "--bom")
+        assert (said.code, "--bom goes with --csv" in said.err) == (2, True)

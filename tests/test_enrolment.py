@@ -156,6 +156,11 @@ def test_folders_that_name_nobody(tmp_path: Path) -> None:
         ("née\u2028.jpg,Zoë\n", [("née\u2028.jpg", "Zoë")]),
         ("/far/a.jpg,Ada\n", [("/far/a.jpg", "Ada")]),
         ("-x.jpg,--force\n", [("-x.jpg", "--force")]),
+        ("a.jpg;Ada\nb.jpg;Bob, Jr.\n", [("a.jpg", "Ada"), ("b.jpg", "Bob, Jr.")]),
+        ("a.jpg\tAda\nb, 2.jpg\tBob\n", [("a.jpg", "Ada"), ("b, 2.jpg", "Bob")]),
+        ("sep=;\r\na.jpg;Ada\r\n", [("a.jpg", "Ada")]),
+        ("Person;Note;File name\nAda;first;a.jpg\n", [("a.jpg", "Ada")]),
+        ("photo,name\n'-x.jpg,'@Ada\n", [("-x.jpg", "@Ada")]),
     ],
     ids=[
         "plain",
@@ -167,6 +172,11 @@ def test_folders_that_name_nobody(tmp_path: Path) -> None:
         "line separator",
         "absolute",
         "like options",
+        "semicolons",
+        "tabs",
+        "a separator that is stated",
+        "a header of other words and order",
+        "as results are written",
     ],
 )
 def test_rows_of_path_and_name(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
@@ -177,19 +187,34 @@ def test_rows_of_path_and_name(tmp_path: Path, text: str, expected: list[tuple[s
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("header", ["", "name\tphoto\r\n"])
+def test_encodings_of_spreadsheets(tmp_path: Path, encoding: str, header: str) -> None:
+    row = "Zoë 王\tphotos/1 día.jpg" if header else "photos/1 día.jpg\tZoë 王"
+    file = tmp_path / "people.csv"
+    file.write_bytes(f"{header}{row}\r\n".encode(encoding))
+    assert [(p.path, p.name) for p in photos_in_csv(file)] == [(tmp_path / "photos/1 día.jpg", "Zoë 王")]
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
+        (b"Datei;Mensch\na.jpg;Ada\n", "line 1: expected path,name, got Datei,Mensch.*call the columns"),
+        ("a.jpg,José\n".encode("cp1252"), "it is not UTF-8.*save it as 'CSV UTF-8'"),
+        (b"name;path\nAda;a.jpg\n;b.jpg\n", "line 3: expected path,name, got ',b.jpg'"),
         (b"", "no rows of path,name"),
         (b"path,name\n", "no rows of path,name"),
         (b"a.jpg\n", "line 1: expected path,name, got 'a.jpg'"),
         (b"a.jpg,Ada\nb.jpg,Bob,12\n", "line 2: expected path,name, got 'b.jpg,Bob,12'"),
         (b"a.jpg,\n", "line 1: expected path,name"),
-        (b"a.jpg;Ada\n", "line 1: expected path,name, got 'a.jpg;Ada'"),
+        (b"a.jpg;Ada\nb.jpg\n", "line 2: expected path,name, got 'b.jpg'"),
         (b'"a\nb.jpg",Ada\nc.jpg\n', "line 3: expected path,name, got 'c.jpg'"),
         (b"\xff\xfe\x00", "can't read this CSV"),
     ],
     ids=[
+        "foreign header",
+        "another encoding",
+        "no name below a header",
         "empty",
         "header only",
         "one cell",

@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
+from facepipe.csv_files import csv_line, plain_cell
 from facepipe.enrolment import Outcome
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match, MatchStatus
@@ -131,6 +134,8 @@ def test_file_names_that_are_no_text_stay_apart_and_printable() -> None:
     photos = [strictly(to_json(PhotoResult(Path(f"bad{c}.jpg"))))["photo"] for c in ("\udcff", "\udcfe")]
     assert photos == ["bad\\udcff.jpg", "bad\\udcfe.jpg"]
     to_json(PhotoResult(Path("x\udcff"), error="x\udcff: broken")).encode("utf-8")
+    line = record_to_json({"a": "x\udcff", "b": Path("x\udcff"), "c": ["x\udcff"]})
+    assert strictly(line.encode("utf-8").decode()) == {"a": "x\\udcff", "b": "x\\udcff", "c": ["x\\udcff"]}
 
 
 def test_records_of_other_kinds() -> None:
@@ -158,7 +163,7 @@ def test_the_documented_forms_are_these() -> None:
 def parsed(*results: PhotoResult) -> list[dict[str, str]]:
     lines = printer("csv")
     text = "\n".join([*lines.header, *(line for result in results for line in lines.of(result))])
-    return list(csv.DictReader(io.StringIO(text)))
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def test_columns_are_stable() -> None:
@@ -178,6 +183,40 @@ def test_a_row_a_face_and_one_for_a_photo_without() -> None:
     assert (third["distance_l2"], third["threshold_l2"], third["runner_up"]) == ("", "1.05", "")
     assert (none["photo"], none["error"], none["face"]) == ("holiday/día 1.jpg", "", "")
     assert (failed["error"], failed["score"]) == ("holiday/día 1.jpg: the file is empty", "")
+
+
+FORMULAS = ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "=1", "'=1", "''-1"]
+HARMLESS = ["Ada", "'t Hooft", "a=b", "1-2", " =1", "", "'"]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_nothing_in_a_csv_is_taken_for_a_formula(text: str) -> None:
+    match = Match(None, 0.9, 1.05, text, 0.93, candidate_name=text, reason="between_people")
+    result = PhotoResult(Path(text), faces=faces_at((10, 20, 110, 140)).with_matches([match]))
+    (row,) = parsed(result)
+    for column in ("photo", "runner_up", "candidate"):
+        assert row[column] == f"'{text}"
+        assert plain_cell(row[column]) == text
+    assert float(row["distance_l2"]) == 0.9
+
+
+@given(st.text() | st.sampled_from([*FORMULAS, *HARMLESS]))
+def test_every_cell_comes_back_and_begins_harmlessly(text: str) -> None:
+    (cell,) = next(csv.reader(io.StringIO(csv_line([text]), newline="")), [""])
+    assert plain_cell(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert cell == text or text.lstrip("'")[0] in "=+-@\t\r\n＝＋－＠"  # noqa: RUF001
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_other_cells_are_as_they_were(text: str) -> None:
+    assert csv_line([text, -1.5, 0]) == f"{text},-1.5,0"
+
+
+def test_a_byte_order_mark_begins_the_header_only() -> None:
+    plain, marked = printer("csv"), printer("csv", bom=True)
+    assert marked.header == (f"\ufeff{plain.header[0]}",)
+    assert marked.of(NOBODY) == plain.of(NOBODY)
 
 
 def test_odd_file_names_survive_csv() -> None:

@@ -30,12 +30,12 @@ Maker = Callable[[Record], list[Path]]
 def write_records(job: Job) -> None:
     """Write `results.jsonl` and `faces.csv` into the job's folder, in the order of the command.
 
-    The lines are those of `facepipe identify --json` and `--csv`. Each file is replaced as a whole.
+    The lines are those of `facepipe identify --json` and `--csv --bom`. Each file is replaced as a whole.
 
     Raises:
         OutputError: A file can't be written.
     """
-    for name, lines in ((RECORDS_FILE, printer("json")), (FACES_FILE, printer("csv"))):
+    for name, lines in ((RECORDS_FILE, printer("json")), (FACES_FILE, printer("csv", bom=True))):
         file = job.folder / name
         try:
             with atomic_file(file) as stream:

@@ -9,6 +9,7 @@ import click
 
 from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.output import echo_record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
         if html is not None:
             write_page(html, audit_page(gallery, found))
     if as_json:
-        click.echo(record_to_json(found.to_dict()))
+        echo_record(record_to_json(found.to_dict()))
         return
     for line in _lines(found):
         click.echo(line)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import gallery_option
+from facepipe.commands.output import echo_record
 from facepipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ def calibrate(
             result = calibrated(gallery, DEFAULT_FPIR if fpir is None else fpir)
         if apply_it:
             gallery.set_threshold(result.threshold_l2)
-    click.echo(record_to_json(result) if as_json else _sentences(result))
+    if as_json:
+        echo_record(record_to_json(result))
+    else:
+        click.echo(_sentences(result))
     if apply_it:
         click.echo(f"facepipe: {gallery_path}: its own threshold is now {result.threshold_l2:.3f}", err=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.output import echo_record
 
 if TYPE_CHECKING:
     from facepipe.grouping import UnknownGroup
@@ -39,7 +40,10 @@ def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Pat
         if html is not None:
             write_page(html, groups_page(gallery, groups))
     for group in groups:
-        click.echo(group.to_json() if as_json else _line(group))
+        if as_json:
+            echo_record(group.to_json())
+        else:
+            click.echo(_line(group))
     count = sum(len(group.faces) for group in groups)
     click.echo(f"facepipe: {len(groups)} groups of {count} unknown faces", err=True)
 

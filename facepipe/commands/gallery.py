@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.output import echo_record
 from facepipe.errors import GalleryError, WeightsError
 
 if TYPE_CHECKING:
@@ -53,7 +54,10 @@ def gallery_list(gallery_path: Path, as_json: bool) -> None:
 
     with _opened(gallery_path) as opened:
         for person in opened.people():
-            click.echo(record_to_json(person) if as_json else f"{person.template_count:6d}  {person.name}")
+            if as_json:
+                echo_record(record_to_json(person))
+            else:
+                click.echo(f"{person.template_count:6d}  {person.name}")
 
 
 @gallery.command("show")
@@ -66,9 +70,11 @@ def gallery_show(gallery_path: Path, name: str, as_json: bool) -> None:
 
     with _opened(gallery_path) as opened:
         for template in opened.templates(name):
+            if as_json:
+                echo_record(record_to_json(template))
+                continue
             quality = "" if template.quality is None else f"sharpness {template.quality:.2f}"
-            line = f"{template.id:6d}  {template.added_at}  {quality}  {template.source or ''}"
-            click.echo(record_to_json(template) if as_json else line)
+            click.echo(f"{template.id:6d}  {template.added_at}  {quality}  {template.source or ''}")
 
 
 @gallery.command("rename")
@@ -191,7 +197,10 @@ def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | Non
 
     findings = verify(gallery_path, _identity(encoder_weights))
     for finding in findings:
-        click.echo(record_to_json(finding) if as_json else f"{finding.code}: {finding.message}")
+        if as_json:
+            echo_record(record_to_json(finding))
+        else:
+            click.echo(f"{finding.code}: {finding.message}")
     if findings:
         raise GalleryError(f"{gallery_path}: not whole: run `facepipe gallery repair`, or restore a backup")
     click.echo(f"facepipe: {gallery_path} is whole", err=True)

@@ -55,6 +55,16 @@ def time_progress(total_s: float | None, what: str) -> Iterator[Callable[[float]
         yield show
 
 
+def echo_record(line: str) -> None:
+    """Print a line of JSON or CSV for programs: in UTF-8, whatever the locale or the terminal."""
+    click.echo(line.encode("utf-8", "backslashreplace"))
+
+
+bom_option = click.option(
+    "--bom", is_flag=True, help="Begin the CSV with a byte-order mark, for spreadsheets."
+)
+
+
 def finish(failed: int, total: int) -> None:
     """Leave with 3 where some photos failed, with 1 where all did."""
     if failed:
@@ -70,15 +80,24 @@ class Output:
     """Where results go: stdout in the asked-for form, and the asked-for pictures. Refuses before any work."""
 
     def __init__(
-        self, photos: Sequence[Path], as_json: bool, as_csv: bool, annotate: Path | None, crops: Path | None
+        self,
+        photos: Sequence[Path],
+        as_json: bool,
+        as_csv: bool,
+        annotate: Path | None,
+        crops: Path | None,
+        bom: bool = False,
     ) -> None:
         from facepipe.outputs import PictureFolder
         from facepipe.report import printer
 
         if as_json and as_csv:
             raise click.UsageError("--json and --csv exclude each other.")
+        if bom and not as_csv:
+            raise click.UsageError("--bom goes with --csv.")
+        self._echo = echo_record if as_json or as_csv else click.echo
         self._total = len(photos)
-        self._lines = printer("json" if as_json else "csv" if as_csv else "table")
+        self._lines = printer("json" if as_json else "csv" if as_csv else "table", bom=bom)
         self._writers: list[Callable[[PhotoResult], object]] = []
         if annotate:
             self._writers.append(PictureFolder(annotate, photos).write_annotated)
@@ -89,14 +108,14 @@ class Output:
         """Print and write results as they come; leaves with 3 or 1 where photos or their pictures failed."""
         failed = 0
         for header in self._lines.header:
-            click.echo(header)
+            self._echo(header)
         for result in with_progress(results, self._total, "looking"):
             errors = list(self._write_pictures(result)) if result.error is None else [result.error]
             failed += bool(errors)
             for error in errors:
                 click.echo(f"facepipe: {error}", err=True)
             for line in self._lines.of(result):
-                click.echo(line)
+                self._echo(line)
         finish(failed, self._total)
 
     def _write_pictures(self, result: PhotoResult) -> Iterator[str]:

@@ -16,7 +16,7 @@ from facepipe.commands.options import (
     photos_argument,
     with_setup,
 )
-from facepipe.commands.output import Output, counted, finish, with_progress
+from facepipe.commands.output import Output, bom_option, counted, echo_record, finish, with_progress
 
 if TYPE_CHECKING:
     from facepipe.enrolment import PersonPhoto
@@ -31,7 +31,7 @@ keep_crops_option = click.option(
 @click.argument("photos", nargs=-1, type=click.Path(readable=False))
 @click.option("--name", help="Who is in all these photos.")
 @exclude_option
-@click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name.")
+@click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name, or by a header.")
 @click.option("--cluster", type=int, metavar="ID", help="Instead of photos: a group of `facepipe cluster`.")
 @distance_option
 @click.option("--force", is_flag=True, help="Take the largest face of photos that the rules refuse.")
@@ -70,7 +70,10 @@ def enroll(
         reports = enrol(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
         for report in with_progress(reports, len(wanted), "enrolling"):
             counts[report.outcome] += 1
-            click.echo(report.to_json() if as_json else report)
+            if as_json:
+                echo_record(report.to_json())
+            else:
+                click.echo(report)
     people = len({photo.name for photo in wanted})
     summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
     click.echo(f"facepipe: {summary}; {people} people asked for; gallery {gallery_path}", err=True)
@@ -121,6 +124,7 @@ def _photos_to_enroll(
 @keep_crops_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
+@bom_option
 @click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with names drawn.")
 @click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
 @gallery_option
@@ -136,6 +140,7 @@ def identify(
     keep_crops: bool,
     as_json: bool,
     as_csv: bool,
+    bom: bool,
     annotate: Path | None,
     crops: Path | None,
     gallery_path: Path,
@@ -148,7 +153,7 @@ def identify(
     if keep_crops and not remember_unknown:
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
     paths = find_photos(photos, exclude=exclude)
-    output = Output(paths, as_json, as_csv, annotate, crops)
+    output = Output(paths, as_json, as_csv, annotate, crops, bom)
     with setup.pipeline(gallery_path) as pipeline:
         results = pipeline.identify_files(
             paths,
@@ -167,6 +172,7 @@ def identify(
 @exclude_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per photo and line.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per face.")
+@bom_option
 @click.option("--annotate", type=ANY_PATH, metavar="DIR", help="Write photos with boxes drawn.")
 @click.option("--crops", type=ANY_PATH, metavar="DIR", help="Write each face as a picture.")
 @with_setup
@@ -176,6 +182,7 @@ def detect(
     exclude: tuple[str, ...],
     as_json: bool,
     as_csv: bool,
+    bom: bool,
     annotate: Path | None,
     crops: Path | None,
 ) -> None:
@@ -186,7 +193,7 @@ def detect(
     from weights.registry import DEFAULT_DETECTOR
 
     paths = find_photos(photos, exclude=exclude)
-    output = Output(paths, as_json, as_csv, annotate, crops)
+    output = Output(paths, as_json, as_csv, annotate, crops, bom)
     detector = FaceDetector.load(
         setup.detector_weights or DEFAULT_DETECTOR, setup.detector_options(), setup.choose_runtime()
     )

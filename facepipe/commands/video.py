@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
-from facepipe.commands.output import INTERRUPTED, PARTIAL, time_progress
+from facepipe.commands.output import INTERRUPTED, PARTIAL, bom_option, echo_record, time_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--seconds", type=float, metavar="S", help="Stop after so much; webcams otherwise at Ctrl-C.")
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per track, not JSON Lines.")
+@bom_option
 @click.option("--annotate", type=ANY_PATH, metavar="FILE.mp4", help="Write the video with names drawn.")
 @gallery_option
 @with_setup
@@ -35,6 +35,7 @@ def video(
     seconds: float | None,
     threshold: float | None,
     as_csv: bool,
+    bom: bool,
     annotate: Path | None,
     gallery_path: Path,
 ) -> None:
@@ -47,6 +48,8 @@ def video(
     from facepipe.tracking import VideoOptions
     from facepipe.video import is_cut_off, require_target
 
+    if bom and not as_csv:
+        raise click.UsageError("--bom goes with --csv.")
     webcam = source.isdecimal() and not Path(source).exists()
     if annotate and webcam:
         raise click.UsageError("--annotate reads the video a second time: it needs a file.")
@@ -56,7 +59,7 @@ def video(
     options = VideoOptions(every_s=every, threshold_l2=threshold)
     with setup.pipeline(gallery_path) as pipeline:
         tracks, end_s, interrupted = _watched(pipeline, int(source) if webcam else source, options, seconds)
-    _print_timeline(tracks, as_csv)
+    _print_timeline(tracks, as_csv, bom)
     if interrupted and not webcam:
         left_out = "; no annotated video was written" if annotate else ""
         click.echo(f"facepipe: interrupted: the timeline ends at {end_s:.1f} s{left_out}", err=True)
@@ -89,16 +92,17 @@ def _watched(
     return tracker.tracks(), end_s, interrupted
 
 
-def _print_timeline(tracks: Sequence[Track], as_csv: bool) -> None:
+def _print_timeline(tracks: Sequence[Track], as_csv: bool, bom: bool) -> None:
+    from facepipe.csv_files import BOM, csv_line
     from facepipe.tracking import TIMELINE_COLUMNS, timeline_json, timeline_rows
 
     if as_csv:
-        rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(TIMELINE_COLUMNS)
-        rows.writerows(timeline_rows(tracks))
+        header = f"{BOM if bom else ''}{csv_line(TIMELINE_COLUMNS)}"
+        lines = [header, *map(csv_line, timeline_rows(tracks))]
     else:
-        for line in timeline_json(tracks):
-            click.echo(line)
+        lines = list(timeline_json(tracks))
+    for line in lines:
+        echo_record(line)
 
 
 def _annotate(source: str, target: Path, tracks: Sequence[Track], end_s: float, for_s: float | None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from facepipe.commands.options import ANY_PATH, anchor_sizes, three_numbers
+from facepipe.commands.output import echo_record
 
 if TYPE_CHECKING:
     from weights.card import AnchorSpec
@@ -38,7 +39,7 @@ def weights_show(name: str) -> None:
     """A weight's card."""
     from weights.registry import load_card
 
-    click.echo(load_card(name).card.to_json(), nl=False)
+    echo_record(load_card(name).card.to_json().rstrip("\n"))
 
 
 @weights.command("verify")
