@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
-from facepipe.commands.output import INTERRUPTED, counted, finish
+from facepipe.commands.output import INTERRUPTED, finish
+from facepipe.words import counted
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job

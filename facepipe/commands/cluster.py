@@ -9,6 +9,7 @@ import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
 from facepipe.commands.output import echo_record
+from facepipe.words import counted
 
 if TYPE_CHECKING:
     from facepipe.grouping import UnknownGroup
@@ -45,10 +46,10 @@ def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Pat
         else:
             click.echo(_line(group))
     count = sum(len(group.faces) for group in groups)
-    click.echo(f"facepipe: {len(groups)} groups of {count} unknown faces", err=True)
+    click.echo(f"facepipe: {counted(len(groups), 'group')} of {counted(count, 'unknown face')}", err=True)
 
 
 def _line(group: UnknownGroup) -> str:
     photos = sorted({face.source for face in group.faces if face.source})
     more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
-    return f"{group.id:6d}  {len(group.faces)} faces  {', '.join(photos[:3])}{more}"
+    return f"{group.id:6d}  {counted(len(group.faces), 'face')}  {', '.join(photos[:3])}{more}"

@@ -71,11 +71,6 @@ def finish(failed: int, total: int) -> None:
         sys.exit(1 if failed == total else PARTIAL)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 photo`, `2 photos`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 class Output:
     """Where results go: stdout in the asked-for form, and the asked-for pictures. Refuses before any work."""
 

@@ -16,7 +16,8 @@ from facepipe.commands.options import (
     photos_argument,
     with_setup,
 )
-from facepipe.commands.output import Output, bom_option, counted, echo_record, finish, with_progress
+from facepipe.commands.output import Output, bom_option, echo_record, finish, with_progress
+from facepipe.words import counted
 
 if TYPE_CHECKING:
     from facepipe.enrolment import PersonPhoto
@@ -76,7 +77,8 @@ def enroll(
                 click.echo(report)
     people = len({photo.name for photo in wanted})
     summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    click.echo(f"facepipe: {summary}; {people} people asked for; gallery {gallery_path}", err=True)
+    asked = counted(people, "person", "people")
+    click.echo(f"facepipe: {summary}; {asked} asked for; gallery {gallery_path}", err=True)
     finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED], len(wanted))
 
 
@@ -223,5 +225,6 @@ def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: 
     failed = sum(result.error is not None for result in results)
     if failed < len(paths):
         count = save_embeddings(out, results)
-        click.echo(f"facepipe: {count} faces of {len(paths) - failed} photos in {out}", err=True)
+        photos_read = counted(len(paths) - failed, "photo")
+        click.echo(f"facepipe: {counted(count, 'face')} of {photos_read} in {out}", err=True)
     finish(failed, len(paths))
