@@ -205,7 +205,7 @@ class Engine:
                 opened = self._looker.open(task.path)
                 size_wh = self._looker.input_size_wh(opened)
         except PhotoError as error:
-            self._tell(Outcome(task, error=str(error)))
+            self._tell(Outcome(task, error=str(error), passing=_may_pass(error)))
             return
         with self._change:
             self._held_pixels += _pixels(opened)
@@ -238,7 +238,7 @@ class Engine:
                     chosen = self._looker.choose(task.path, opened, faces)
             except (PhotoError, LandmarkError) as error:
                 told = str(error) if isinstance(error, PhotoError) else f"{task.path}: {error}"
-                self._tell(Outcome(task, error=told))
+                self._tell(Outcome(task, error=told, passing=_may_pass(error)))
             else:
                 self._pass_on(_Cropped(task, opened.sha256, opened.photo.full_size_wh, chosen))
             with self._change:
@@ -277,6 +277,14 @@ class Engine:
             faces = chosen.faces.with_embeddings(embeddings)
             look = Look(cropped.opened_sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
             self._tell(Outcome(cropped.task, look))
+
+
+def _may_pass(error: PhotoError | LandmarkError) -> bool:
+    """Whether the machine is at fault (disk, permissions, memory, a library that lacks), not the photo."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return cause.errno is not None  # decoders raise OSError too, without a number
+    return isinstance(cause, MemoryError | ImportError)
 
 
 def _pixels(opened: Opened) -> int:

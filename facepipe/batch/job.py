@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
+from facepipe.batch.planning import NO_FILE, Planner, Taken
+from facepipe.batch.rows import (
+    FACE_BYTES,
+    face_bytes,
+    faces_of,
+    known_count,
+    matches_of,
+    matches_to_text,
+    reasons_of,
+    reasons_to_text,
+    strangers_of,
+    vectors_of,
+)
+from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
+from facepipe.errors import FacepipeError, OutputError, UsageError
 from facepipe.faces import Faces, FloatArray, Match
-from facepipe.images import photo_sha256
-from facepipe.pipeline import PhotoResult, rows_to_compare
+from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
-from gallery.matching import Doubt
+from gallery.codec import secret_of_environment
 
 JOB_FILE = "job.sqlite3"
 PREVIEW = -1
@@ -42,7 +52,9 @@ CREATE TABLE photos (
     vectors BLOB,                 -- float32 (m, d) of the faces without a reason
     enrollable BLOB,              -- bool (n,)
     reasons TEXT,                 -- why a face was not compared, or null
-    matches TEXT, named_by TEXT); -- what the gallery said, and which settings and state of it
+    matches TEXT, named_by TEXT,  -- what the gallery said, and which settings and state of it
+    known INTEGER,                -- how many faces have a name
+    told INTEGER);                -- 1: an earlier command has ended and told this error
 CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL;
 CREATE TABLE pictures (
     photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL,
@@ -51,7 +63,10 @@ CREATE TABLE products (           -- files made of a photo's result, and of whic
     kind TEXT NOT NULL, photo_id INTEGER NOT NULL, made_of TEXT NOT NULL, files TEXT NOT NULL,
     PRIMARY KEY (kind, photo_id)) WITHOUT ROWID;
 """
-_MISSING_FILE = (-1, -1)
+_ENCRYPTION = "CREATE TABLE IF NOT EXISTS encryption (salt BLOB, key_check BLOB, wiped INTEGER)"
+"""One row: the job is encrypted, and whether every byte of before is wiped. None: it is plain."""
+_LATER_COLUMNS = {"enrollable": "BLOB", "known": "INTEGER", "told": "INTEGER"}
+"""Of photos, in the order in which they came: a job of before gets them when it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +98,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A task that has ended: with a look, or with an error that names the file."""
+    """A task that has ended: with a look, or with an error that names the file.
+
+    Attributes:
+        passing: The error may pass without a change of the file: the next command looks again.
+    """
 
     task: Task
     look: Look | None = None
     error: str | None = None
+    passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,11 +150,16 @@ class Product:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Photos of the last command by state, and the faces of those that are done."""
+    """Photos of the last command by state, and the faces of those that are done.
+
+    Attributes:
+        newly_failed: Those of the failed whose errors no earlier command has told.
+    """
 
     waiting: int
     done: int
     failed: int
+    newly_failed: int
     faces: int
     known: int
 
@@ -150,21 +175,28 @@ class Job:
     Args:
         folder: Holds the file.
         create: Whether a missing one is made, in a private folder: it holds vectors of faces.
+        secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
 
     Raises:
         UsageError: There is none, and none is to be made.
         OutputError: It can't be opened, or another process works with it.
+        GalleryError: It is encrypted, and the secret is not its key.
     """
 
-    def __init__(self, folder: Path, *, create: bool = False) -> None:
+    def __init__(self, folder: Path, *, create: bool = False, secret: bytes | None = None) -> None:
         self.folder, self.file = folder, folder / JOB_FILE
+        self._secret, self._seal = secret, Seal(self.file)
         if create:
             _make_private(folder)
         elif not self.file.exists():
             raise UsageError(f"{folder}: no batch was run with this folder as --out (it has no {JOB_FILE})")
         with self._failures_named():
             self._database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
-            self._open()
+            try:
+                self._open()
+            except BaseException:
+                self._database.close()
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -177,6 +209,26 @@ class Job:
     def close(self) -> None:
         """Let other processes have it."""
         self._database.close()
+
+    def require_encryption(self) -> bool:
+        """Encrypt paths, names, vectors and pictures, unless they are; no plain byte is left in the file.
+
+        Returns:
+            Whether they were not.
+
+        Raises:
+            GalleryError: There is no secret.
+        """
+        if self._seal.is_encrypting:
+            return False
+        seal = new_seal(self.file, self._secret or secret_of_environment())
+        with self._changing() as database:
+            for table, columns in SEALED_COLUMNS.items():
+                _reseal(database, table, columns, seal)
+            database.execute("INSERT INTO encryption VALUES (?, ?, 0)", seal.salt_and_check)
+        self._seal = seal
+        self._wipe()
+        return True
 
     # What is to be done
 
@@ -204,31 +256,30 @@ class Job:
             if again:
                 database.execute("UPDATE photos SET state = 'waiting'")
 
-    def plan(self, photos: Iterable[Path], *, retry_failed: bool = False) -> None:
+    def plan(self, photos: Iterable[Path], *, retry_failed: bool = False) -> Taken:
         """Take these photos, in this order, for those of the command. What is new or changed waits.
 
-        A photo has changed where its size has, or where its time has and its content too. Photos that were
-        taken before and are not among these stay remembered, and are left out of everything.
+        A photo has changed where its size has, or where its time has and its content too. One that was moved
+        or renamed is known by its content. Photos that were taken before and are not among these stay
+        remembered, and are left out of everything.
         """
-        paths = [Path(os.path.abspath(photo)) for photo in photos]
         with self._changing() as database:
-            database.execute("UPDATE photos SET place = NULL")
-            self._take(database, paths, first_place=0)
+            taken = Planner(database, self._seal, self.folder).take_only(photos)
             if retry_failed:
                 database.execute(
                     "UPDATE photos SET state = 'waiting' WHERE state = 'failed' AND place IS NOT NULL"
                 )
+            return taken
 
     def plan_more(self, photos: Iterable[Path]) -> None:
         """As `plan`, in addition to the photos taken before."""
         with self._changing() as database:
-            (last,) = database.execute("SELECT coalesce(max(place), -1) FROM photos").fetchone()
-            self._take(database, [Path(os.path.abspath(photo)) for photo in photos], first_place=last + 1)
+            Planner(database, self._seal, self.folder).take_more(photos)
 
     def leave_out(self, photos: Iterable[Path]) -> None:
         """Take these photos out of those of the command; they stay remembered."""
         with self._changing() as database:
-            keys = [(os.fsencode(photo),) for photo in photos]
+            keys = [(self._seal.seal_path(photo),) for photo in photos]
             database.executemany("UPDATE photos SET place = NULL WHERE path = ?", keys)
 
     def waiting(self) -> list[Task]:
@@ -236,7 +287,7 @@ class Job:
         rows = self._database.execute(
             "SELECT id, path FROM photos WHERE place IS NOT NULL AND state = 'waiting' ORDER BY place"
         )
-        return [Task(id, Path(os.fsdecode(path))) for id, path in rows]
+        return [Task(id, self._seal.open_path(path)) for id, path in rows]
 
     # What was seen
 
@@ -244,7 +295,12 @@ class Job:
         """Remember how tasks ended, each with what the gallery said of its faces, in one transaction."""
         with self._changing() as database:
             for outcome, matches in outcomes:
-                _save(database, outcome, matches, named_by)
+                self._save(database, outcome, matches, named_by)
+
+    def note_failures_told(self) -> None:
+        """Remember that the failures of the command were told, with what was wrong."""
+        with self._changing() as database:
+            database.execute("UPDATE photos SET told = 1 WHERE place IS NOT NULL AND state = 'failed'")
 
     def name_again(
         self,
@@ -268,11 +324,14 @@ class Job:
                 for (id,) in rows[at : at + 512]:
                     columns = "numbers, vectors, reasons"
                     row = database.execute(f"SELECT {columns} FROM photos WHERE id = ?", (id,)).fetchone()
-                    reasons = _reasons(row[2])
-                    faces = _faces(row[0]).with_embeddings(_vectors(row[1], reasons, dimensions))
-                    matches = _matches_to_text(name(faces, reasons))
-                    values = (matches, named_by, id)
-                    database.execute("UPDATE photos SET matches = ?, named_by = ? WHERE id = ?", values)
+                    reasons = reasons_of(row[2])
+                    vectors = vectors_of(self._seal.open("vectors", row[1]), reasons, dimensions)
+                    matches = name(faces_of(row[0]).with_embeddings(vectors), reasons)
+                    text = self._seal.seal("matches", matches_to_text(matches))
+                    database.execute(
+                        "UPDATE photos SET matches = ?, named_by = ?, known = ? WHERE id = ?",
+                        (text, named_by, known_count(matches), id),
+                    )
         return len(rows)
 
     def records(self) -> Iterator[Record]:
@@ -282,27 +341,27 @@ class Job:
             WHERE place IS NOT NULL AND state != 'waiting' ORDER BY place"""
         )
         for id, path, state, error, width, height, numbers, matches in rows:
-            photo = Path(os.fsdecode(path))
+            photo = self._seal.open_path(path)
             if state == "failed":
-                yield Record(id, PhotoResult(photo, error=error), None)
+                yield Record(id, PhotoResult(photo, error=self._seal.open("error", error)), None)
                 continue
-            faces = _faces(numbers).with_matches(_matches_from_text(matches))
+            faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
             yield Record(id, PhotoResult(photo, faces=faces), (width, height))
 
     def photos(self) -> list[Path]:
         """All photos of the command, in its order."""
         rows = self._database.execute("SELECT path FROM photos WHERE place IS NOT NULL ORDER BY place")
-        return [Path(os.fsdecode(path)) for (path,) in rows]
+        return [self._seal.open_path(path) for (path,) in rows]
 
     def pictures(self, photo_id: int) -> dict[int, bytes]:
         """The WebP files of a photo; see `Look.pictures`."""
         rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
-        return dict(rows.fetchall())
+        return {face: self._seal.open("webp", webp) for face, webp in rows}
 
     def sha256(self, photo_id: int) -> str | None:
         """Of the file that was looked at; None where that failed."""
         row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
-        return None if row is None else row[0]
+        return None if row is None else self._seal.open("sha256", row[0])  # type: ignore[no-any-return]
 
     def strangers(self) -> list[Stranger]:
         """The faces near nobody that enrolment would take, with their vectors."""
@@ -310,22 +369,28 @@ class Job:
             """SELECT id, sha256, vectors, enrollable, reasons, matches FROM photos
             WHERE place IS NOT NULL AND state = 'done' AND length(vectors) > 0 ORDER BY place"""
         )
-        return [stranger for row in rows for stranger in _strangers(*row)]
+        opened = self._seal.open
+        strangers = []
+        for id, sha256, vectors, enrollable, reasons, matches in rows:
+            columns = opened("vectors", vectors), enrollable, reasons, opened("matches", matches)
+            photo_sha256 = opened("sha256", sha256)
+            strangers += [Stranger(id, photo_sha256, row, vector) for row, vector in strangers_of(*columns)]
+        return strangers
 
     def counts(self) -> Counts:
         """Photos and faces of the command."""
         rows = self._database.execute(
-            """SELECT state, count(*), total(length(numbers)) FROM photos
-            WHERE place IS NOT NULL GROUP BY state"""
+            """SELECT state, count(*), total(length(numbers)), total(known), total(coalesce(told, 0) = 0)
+            FROM photos WHERE place IS NOT NULL GROUP BY state"""
         ).fetchall()
-        by_state = {state: count for state, count, _ in rows}
-        faces = sum(int(size) for state, _, size in rows if state == "done") // _FACE_BYTES
-        (known,) = self._database.execute(
-            """SELECT count(*) FROM photos, json_each(photos.matches)
-            WHERE place IS NOT NULL AND state = 'done' AND json_each.value ->> '$.name' IS NOT NULL"""
-        ).fetchone()
-        waiting, done, failed = (by_state.get(state, 0) for state in ("waiting", "done", "failed"))
-        return Counts(waiting, done, failed, faces, known)
+        photos = {state: count for state, count, *_ in rows}
+        waiting, done, failed = (photos.get(state, 0) for state in ("waiting", "done", "failed"))
+        faces, known = next(
+            ((int(size) // FACE_BYTES, int(known)) for state, _, size, known, _ in rows if state == "done"),
+            (0, 0),
+        )
+        newly_failed = sum(int(new) for state, *_, new in rows if state == "failed")
+        return Counts(waiting, done, failed, newly_failed, faces, known)
 
     # Files made of results
 
@@ -334,16 +399,14 @@ class Job:
         found = self._database.execute(
             "SELECT made_of, files FROM products WHERE kind = ? AND photo_id = ?", (kind, photo_id)
         ).fetchone()
-        return None if found is None else Product(found[0], tuple(map(Path, json.loads(found[1]))))
+        if found is None:
+            return None
+        return Product(found[0], tuple(map(Path, json.loads(self._seal.open("files", found[1])))))
 
-    def note_products(self, kind: str, products: dict[int, Product]) -> None:
-        """Remember files by photo, and remove those that these photos no longer have."""
-        for id, product in products.items():
-            old = self.product(kind, id)
-            for file in set(old.files if old else ()) - set(product.files):
-                file.unlink(missing_ok=True)
+    def note_products(self, kind: str, products: Mapping[int, Product]) -> None:
+        """Remember files by photo."""
         rows = [
-            (kind, id, product.made_of, json.dumps(list(map(str, product.files))))
+            (kind, id, product.made_of, self._seal.seal("files", json.dumps(list(map(str, product.files)))))
             for id, product in products.items()
         ]
         with self._changing() as database:
@@ -362,11 +425,22 @@ class Job:
                 for statement in _SCHEMA.split(";")[:-1]:
                     database.execute(statement)
                 database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            columns = {row[1] for row in database.execute("PRAGMA table_info(photos)")}
-            if "enrollable" not in columns:  # a job of before it was measured
-                database.execute("ALTER TABLE photos ADD COLUMN enrollable BLOB")
+            _bring_up_to_date(database)
+            encryption = database.execute("SELECT salt, key_check, wiped FROM encryption").fetchone()
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
+        if encryption is not None:
+            salt, check, wiped = encryption
+            self._seal = known_seal(self.file, salt, check, self._secret or secret_of_environment())
+            if not wiped:
+                self._wipe()
+
+    def _wipe(self) -> None:
+        """Leave no byte of what was there before it was encrypted, also where a killed process began this."""
+        with self._failures_named():
+            self._database.execute("VACUUM")
+            self._database.execute("UPDATE encryption SET wiped = 1")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     @contextmanager
     def _changing(self) -> Iterator[sqlite3.Connection]:
@@ -389,31 +463,33 @@ class Job:
             cure = "another facepipe works with it: wait for it" if locked else f"can't be used ({error})"
             raise OutputError(f"{self.file}: {cure}, or choose another --out") from error
 
-    def _take(self, database: sqlite3.Connection, paths: Sequence[Path], first_place: int) -> None:
-        columns = "path, id, size_bytes, mtime_ns, state, sha256"
-        known = {row[0]: row[1:] for row in database.execute(f"SELECT {columns} FROM photos")}
-        for place, path in enumerate(paths, first_place):
-            key, (size, time_ns) = os.fsencode(path), _size_and_time(path)
-            if key not in known:
-                database.execute(
-                    """INSERT INTO photos (path, place, size_bytes, mtime_ns, state)
-                    VALUES (?, ?, ?, ?, 'waiting')""",
-                    (key, place, size, time_ns),
-                )
-                continue
-            id, old_size, old_time_ns, state, sha256 = known[key]
-            if (size, time_ns) != (old_size, old_time_ns) and not (
-                state == "done" and size == old_size and _same_content(path, sha256)
-            ):
-                state = "waiting"
+    def _save(
+        self, database: sqlite3.Connection, outcome: Outcome, matches: Sequence[Match], named_by: str
+    ) -> None:
+        id, look, seal = outcome.task.id, outcome.look, self._seal.seal
+        database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
+        if look is None:
+            error = seal("error", outcome.error)
             database.execute(
-                "UPDATE photos SET place = ?, size_bytes = ?, mtime_ns = ?, state = ? WHERE id = ?",
-                (place, size, time_ns, state, id),
+                """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?,
+                sha256 = NULL WHERE id = ?""",
+                (error, error, id),
             )
-
-
-_FACE_NUMBERS = 15
-_FACE_BYTES = _FACE_NUMBERS * 4
+            if outcome.passing:
+                database.execute(
+                    "UPDATE photos SET size_bytes = ?, mtime_ns = ? WHERE id = ?", (*NO_FILE, id)
+                )
+            return
+        numbers, vectors, enrollable = face_bytes(look.faces, look.reasons)
+        named = seal("matches", matches_to_text(matches)), named_by, known_count(matches)
+        seen = numbers, seal("vectors", vectors), enrollable, reasons_to_text(look.reasons)
+        database.execute(
+            """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
+            vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ?, known = ? WHERE id = ?""",
+            (seal("sha256", look.sha256), *look.size_wh, *seen, *named, id),
+        )
+        pictures = ((id, face, seal("webp", webp)) for face, webp in look.pictures.items())
+        database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
 
 
 def _make_private(folder: Path) -> None:
@@ -423,81 +499,26 @@ def _make_private(folder: Path) -> None:
         raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except OSError:  # the look says why
-        return _MISSING_FILE
-    return status.st_size, status.st_mtime_ns
-
-
-def _same_content(path: Path, sha256: str | None) -> bool:
-    try:
-        return photo_sha256(path) == sha256
-    except PhotoError:
-        return False
-
-
-def _save(database: sqlite3.Connection, outcome: Outcome, matches: Sequence[Match], named_by: str) -> None:
-    id, look = outcome.task.id, outcome.look
-    database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
-    if look is None:
+def _bring_up_to_date(database: sqlite3.Connection) -> None:
+    """Give a job of an earlier facepipe what it lacks."""
+    columns = {row[1] for row in database.execute("PRAGMA table_info(photos)")}
+    for column, kind in _LATER_COLUMNS.items():
+        if column not in columns:
+            database.execute(f"ALTER TABLE photos ADD COLUMN {column} {kind}")
+    if "known" not in columns:
         database.execute(
-            "UPDATE photos SET state = 'failed', error = ?, sha256 = NULL WHERE id = ?", (outcome.error, id)
+            """UPDATE photos SET known = (SELECT count(*) FROM json_each(photos.matches)
+            WHERE json_each.value ->> '$.name' IS NOT NULL) WHERE matches IS NOT NULL"""
         )
-        return
-    reasons = json.dumps([reason and reason.value for reason in look.reasons])
-    named = _matches_to_text(matches), named_by
-    database.execute(
-        """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
-        vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ? WHERE id = ?""",
-        (look.sha256, *look.size_wh, *_face_bytes(look), reasons, *named, id),
-    )
-    pictures = ((id, face, webp) for face, webp in look.pictures.items())
-    database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
+    database.execute(_ENCRYPTION)
 
 
-def _face_bytes(look: Look) -> tuple[bytes, bytes, bytes]:
-    faces, n = look.faces, len(look.faces)
-    assert faces.embeddings is not None
-    assert faces.enrollable is not None
-    columns = (faces.boxes_xyxy, faces.scores[:, None], faces.landmarks.reshape(n, 10))
-    vectors = faces.embeddings[rows_to_compare(look.reasons)]
-    numbers = np.hstack(columns).astype("<f4").tobytes()
-    return numbers, vectors.astype("<f4").tobytes(), faces.enrollable.tobytes()
-
-
-def _faces(numbers: bytes) -> Faces:
-    table = np.frombuffer(numbers, "<f4").astype(np.float32).reshape(-1, _FACE_NUMBERS)
-    return Faces(table[:, :4], table[:, 4], table[:, 5:].reshape(-1, 5, 2))
-
-
-def _reasons(text: str) -> list[Reason | None]:
-    return [None if code is None else Reason(code) for code in json.loads(text)]
-
-
-def _vectors(stored: bytes, reasons: Sequence[Reason | None], dimensions: int) -> FloatArray:
-    vectors = np.full((len(reasons), dimensions), np.nan, np.float32)
-    vectors[rows_to_compare(reasons)] = np.frombuffer(stored, "<f4").reshape(-1, dimensions)
-    return vectors
-
-
-def _strangers(
-    id: int, sha256: str, vectors: bytes, enrollable: bytes | None, reasons: str, matches: str
-) -> Iterator[Stranger]:
-    if enrollable is None:
-        return
-    rows = rows_to_compare(_reasons(reasons))
-    table = np.frombuffer(vectors, "<f4").reshape(len(rows), -1)
-    found = _matches_from_text(matches)
-    for row, vector in zip(rows.tolist(), table, strict=True):
-        if enrollable[row] and found[row].reason == Doubt.NOBODY_NEAR.value:
-            yield Stranger(id, sha256, row, vector)
-
-
-def _matches_to_text(matches: Sequence[Match]) -> str:
-    return json.dumps([asdict(match) for match in matches], ensure_ascii=False)
-
-
-def _matches_from_text(text: str) -> list[Match]:
-    return [Match(**fields) for fields in json.loads(text)]
+def _reseal(database: sqlite3.Connection, table: str, columns: tuple[str, ...], seal: Seal) -> None:
+    keys = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[5]]
+    found = database.execute(f"SELECT {', '.join(keys)} FROM {table}").fetchall()
+    where = " AND ".join(f"{key} = ?" for key in keys)
+    values = ", ".join(f"{column} = ?" for column in columns)
+    for key in found:
+        plain = database.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key).fetchone()
+        sealed = [seal.seal(column, value) for column, value in zip(columns, plain, strict=True)]
+        database.execute(f"UPDATE {table} SET {values} WHERE {where}", (*sealed, *key))

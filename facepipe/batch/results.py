@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from facepipe.batch.job import Job, Product, Record
-from facepipe.errors import OutputError, PhotoError
+from facepipe.batch.planning import remove_file
+from facepipe.errors import FacepipeError, OutputError
 from facepipe.files import atomic_file
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.outputs import PictureFolder
@@ -19,7 +21,6 @@ from facepipe.report import Printer, printer, to_json
 from facepipe.runtime import usable_cores
 from facepipe.xmp import write_sidecar
 
-RECORDS_FILE, FACES_FILE = "results.jsonl", "faces.csv"
 _CHUNK = 64
 _log = logging.getLogger("facepipe")
 
@@ -27,22 +28,22 @@ Maker = Callable[[Record], list[Path]]
 """Writes the files of one photo; answers which they are."""
 
 
-def write_records(job: Job) -> None:
-    """Write `results.jsonl` and `faces.csv` into the job's folder, in the order of the command.
+def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None:
+    """Write one of the files of records into the job's folder, in the order of the command.
 
-    The lines are those of `facepipe identify --json` and `--csv --bom`. Each file is replaced as a whole.
+    The lines are those of `facepipe identify --json` and `--csv --bom`. The file is replaced as a whole.
 
     Raises:
-        OutputError: A file can't be written.
+        OutputError: The file can't be written.
     """
-    for name, lines in ((RECORDS_FILE, printer("json")), (FACES_FILE, printer("csv", bom=True))):
-        file = job.folder / name
-        try:
-            with atomic_file(file) as stream:
-                for line in _lines(lines, job.records()):
-                    stream.write(f"{line}\n".encode())
-        except OSError as error:
-            raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
+    file = job.folder / name
+    lines = printer("json") if name == "results.jsonl" else printer("csv", bom=True)
+    try:
+        with atomic_file(file) as stream:
+            for line in _lines(lines, job.records()):
+                stream.write(f"{line}\n".encode())
+    except OSError as error:
+        raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
 
 
 def _lines(form: Printer, records: Iterable[Record]) -> Iterator[str]:
@@ -80,15 +81,18 @@ def make_products(job: Job, kind: str, make: Maker) -> int:
         make: Writes the files of a photo.
 
     Returns:
-        For how many photos. A file that can't be made is told to the log, and tried again the next time.
+        For how many photos that failed. Why is told to the log; the next run tries again.
     """
     due = [record for record in job.records() if _is_due(job, kind, record)]
+    failed = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for at in range(0, len(due), _CHUNK):
-            chunk = due[at : at + _CHUNK]
-            made = list(pool.map(lambda record: _made(make, record), chunk))
-            job.note_products(kind, {id: product for id, product in made if product is not None})
-    return len(due)
+            tasks = [(record, job.product(kind, record.id)) for record in due[at : at + _CHUNK]]
+            made = dict(pool.map(lambda task: _made(make, *task), tasks))
+            products = {id: product for id, product in made.items() if product is not None}
+            job.note_products(kind, products)
+            failed += len(made) - len(products)
+    return failed
 
 
 def _is_due(job: Job, kind: str, record: Record) -> bool:
@@ -104,10 +108,14 @@ def _made_of(record: Record) -> str:
     return hashlib.sha256(to_json(record.result).encode()).hexdigest()
 
 
-def _made(make: Maker, record: Record) -> tuple[int, Product | None]:
+def _made(make: Maker, record: Record, old: Product | None) -> tuple[int, Product | None]:
+    """The photo's files, its outdated ones removed; None where one photo's trouble was told."""
     try:
-        return record.id, Product(_made_of(record), tuple(make(record)))
-    except (PhotoError, OutputError) as error:  # one photo's trouble; the next run tries again
+        new = Product(_made_of(record), tuple(make(record)))
+        for file in set(old.files if old else ()) - set(new.files):
+            remove_file(file)
+        return record.id, new
+    except FacepipeError as error:
         _log.warning("%s", error)
         return record.id, None
 

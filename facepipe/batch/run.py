@@ -23,11 +23,13 @@ from facepipe.faces import Faces, Match
 from facepipe.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import Reason
+from facepipe.words import counted
 from gallery.clusters import LINK_SHARE
 from gallery.matching import PersonDistance
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
+_ALLOW_MISSING = "nothing was changed; where that is as it should be, --allow-missing goes on without it"
 _log = logging.getLogger("facepipe")
 
 
@@ -48,6 +50,7 @@ class BatchOptions:
         exclude: Patterns to pass over; see `find_photos`.
         retry_failed: Look again at photos that failed.
         again: Look again at all photos.
+        allow_missing: Go on without folders and files that are not there, and folders without a photo.
         look: How photos are looked at. Results depend on it, and the job is bound to it.
         naming: How faces are named. When it, or the gallery, has changed since, all faces are named again,
             from their vectors.
@@ -57,6 +60,7 @@ class BatchOptions:
     exclude: Sequence[str] = ()
     retry_failed: bool = False
     again: bool = False
+    allow_missing: bool = False
     look: LookOptions = field(default_factory=LookOptions)
     naming: NamingOptions = field(default_factory=NamingOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
@@ -130,6 +134,7 @@ class Batch:
 
     Raises:
         UsageError: The job was begun with other settings, or faces can't be named (see `FacePipeline.name`).
+        GalleryError: The gallery is encrypted, and the job can't be for want of the key.
     """
 
     def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
@@ -138,7 +143,14 @@ class Batch:
         self._folders: list[Path] = []
         threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
         self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
-        job.require_settings(look_settings(pipeline, self._options.look), again=self._options.again)
+        if not self._options.again:
+            job.require_settings(look_settings(pipeline, self._options.look), again=False)
+        if pipeline.gallery is not None and pipeline.gallery.info().encrypted and job.require_encryption():
+            _log.warning(
+                "the gallery is encrypted, and so is the job from now on; what others are to read is not: "
+                "%s (report, records, pictures) and sidecars hold names and faces in the clear",
+                job.folder,
+            )
 
     @property
     def group_within_l2(self) -> float:
@@ -149,17 +161,45 @@ class Batch:
     def find(self, folders: Iterable[str | os.PathLike[str]], *, may_be_empty: bool = False) -> None:
         """Take the photos of folders, files and globs for those of this batch. The job's own folder is none.
 
+        Args:
+            folders: Files, folders and globs.
+            may_be_empty: A folder need not hold a photo, unless it did.
+
         Raises:
-            UsageError: A folder or glob holds no photo, and may not.
+            UsageError: One is not there, or holds no photo, and that is not allowed; nothing is changed.
         """
-        self._folders = [Path(os.path.abspath(folder)) for folder in folders]
+        names = [os.path.abspath(folder) for folder in folders]
+        self._folders = [Path(name) for name in names]
+        photos = self._found(names, may_be_empty)
+        if self._options.again:
+            self._job.require_settings(look_settings(self._pipeline, self._options.look), again=True)
+        taken = self._job.plan(photos, retry_failed=self._options.retry_failed)
+        if taken.moved:
+            _log.info("known again by content: %s moved or renamed", counted(taken.moved, "photo"))
+        if taken.left_out:
+            _log.info(
+                "no longer in the results, but remembered: %s of the last run",
+                counted(taken.left_out, "photo"),
+            )
+
+    def _found(self, folders: list[str], may_be_empty: bool) -> list[Path]:
+        there = [folder for folder in folders if os.path.exists(folder) or glob.has_magic(folder)]
+        if not self._options.allow_missing:
+            for folder in folders:
+                if folder not in there:
+                    raise UsageError(f"{folder}: not there (is its disk mounted?); {_ALLOW_MISSING}")
         try:
-            photos = find_photos(self._folders, exclude=self._exclude)
+            return find_photos(there, exclude=self._exclude)
+        except UsageError as error:
+            if not self._options.allow_missing and (not may_be_empty or self._job.photos()):
+                raise UsageError(f"{error}; {_ALLOW_MISSING}") from error
+        return find_photos([folder for folder in there if self._holds_photos(folder)], exclude=self._exclude)
+
+    def _holds_photos(self, folder: str) -> bool:
+        try:
+            return bool(find_photos([folder], exclude=self._exclude))
         except UsageError:
-            if not may_be_empty:
-                raise
-            photos = []
-        self._job.plan(photos, retry_failed=self._options.retry_failed)
+            return False
 
     def add(self, files: Iterable[Path]) -> int:
         """Take more photos, of files that have come to the folders; answers how many wait for a look."""
@@ -193,7 +233,8 @@ class Batch:
         named_by = self._named_by()
         named_again = self._job.name_again(self._name, named_by, self._looker.dimensions)
         if named_again:
-            _log.info("the gallery or its settings have changed: faces of %d photos named again", named_again)
+            photos = counted(named_again, "photo")
+            _log.info("the gallery or its settings have changed: faces of %s named again", photos)
         start, counts, tally = time.monotonic(), self._job.counts(), Counter[str]()
         engine = Engine(self._looker, self._job.waiting(), self._options.engine)
         saver = _Saver(self._job, named_by)

@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,8 +14,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
-from facepipe.commands.output import INTERRUPTED, finish
+from facepipe.commands.options import (
+    ANY_PATH,
+    Setup,
+    exclude_option,
+    gallery_option,
+    key_file_option,
+    with_setup,
+)
+from facepipe.commands.output import INTERRUPTED, PARTIAL, finish
+from facepipe.errors import FacepipeError
 from facepipe.words import counted
 
 if TYPE_CHECKING:
@@ -23,6 +32,11 @@ if TYPE_CHECKING:
 
 _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.3
+_log = logging.getLogger("facepipe")
+
+allow_missing_option = click.option(
+    "--allow-missing", is_flag=True, help="Go on without folders that are gone or hold no photo."
+)
 
 
 @click.command()
@@ -33,6 +47,8 @@ _REDRAW_EVERY_S = 0.3
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option("--retry-failed", is_flag=True, help="Look again at photos that failed.")
 @click.option("--again", is_flag=True, help="Look again at all photos.")
+@allow_missing_option
+@click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
 @click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated.")
 @click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops.")
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
@@ -51,6 +67,8 @@ def batch(
     allow_repeats: bool,
     retry_failed: bool,
     again: bool,
+    allow_missing: bool,
+    strict: bool,
     annotate: bool,
     crops: bool,
     xmp: bool,
@@ -76,6 +94,7 @@ def batch(
         exclude=exclude,
         retry_failed=retry_failed,
         again=again,
+        allow_missing=allow_missing,
         look=LookOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
         engine=EngineOptions(
@@ -95,24 +114,43 @@ def batch(
             work.find(folders)
             summary = work.run(teller.tell)
             teller.end()
-            write_results(job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp)
+            unwritten = write_results(
+                job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp
+            )
+            if not unwritten:
+                job.note_failures_told()
         except KeyboardInterrupt:
             teller.end()
             counts = job.counts()
-            done = f"{counts.done + counts.failed} of {counts.total} photos are done and kept"
+            done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
             click.echo(f"facepipe: interrupted; {done}; the same command goes on from there", err=True)
             sys.exit(INTERRUPTED)
     if not quiet:
         _tell_end(summary, out)
-    finish(summary.counts.failed, summary.counts.total)
+    if unwritten:
+        outputs = counted(unwritten, "output")
+        click.echo(f"facepipe: {outputs} could not be written; the next run tries again", err=True)
+    finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
+    if unwritten:
+        sys.exit(PARTIAL)
 
 
 def write_results(
-    job: Job, group_within_l2: float, max_pixels: int, annotate: bool, crops: bool, xmp: bool
-) -> None:
-    """Records and report, and the files that were asked for."""
+    job: Job,
+    group_within_l2: float,
+    max_pixels: int,
+    annotate: bool,
+    crops: bool,
+    xmp: bool,
+) -> int:
+    """Records and report, and the files that were asked for; one that fails is told, and the rest goes on.
+
+    Returns:
+        How many could not be written: files of records, report, and photos by kind of file.
+    """
     from facepipe.batch.page import write_report
     from facepipe.batch.results import (
+        Maker,
         make_annotated,
         make_crops,
         make_products,
@@ -120,28 +158,43 @@ def write_results(
         write_records,
     )
 
-    write_records(job)
-    write_report(job, group_within_l2)
-    photos = job.photos()
+    def pictures(kind: str, maker: Callable[[Path, list[Path], int], Maker]) -> int:
+        return make_products(job, kind, maker(job.folder / kind, job.photos(), max_pixels))
+
+    unwritten = _unwritten(lambda: write_records(job, "results.jsonl"))
+    unwritten += _unwritten(lambda: write_records(job, "faces.csv"))
+    unwritten += _unwritten(lambda: write_report(job, group_within_l2))
     if annotate:
-        make_products(job, "annotated", make_annotated(job.folder / "annotated", photos, max_pixels))
+        unwritten += _unwritten(lambda: pictures("annotated", make_annotated))
     if crops:
-        make_products(job, "crops", make_crops(job.folder / "crops", photos, max_pixels))
+        unwritten += _unwritten(lambda: pictures("crops", make_crops))
     if xmp:
-        make_products(job, "xmp in the stored frame", make_sidecar)  # those of another frame are made again
+        # Those of another frame are made again.
+        unwritten += _unwritten(lambda: make_products(job, "xmp in the stored frame", make_sidecar))
+    return unwritten
+
+
+def _unwritten(write: Callable[[], int | None]) -> int:
+    try:
+        return write() or 0
+    except FacepipeError as error:
+        _log.warning("%s", error)
+        return 1
 
 
 def _tell_end(summary: Summary, out: Path) -> None:
     counts = summary.counts
     known = f"{counts.known} known, {counts.faces - counts.known} unknown"
     click.echo(
-        f"facepipe: {counts.total} photos, {summary.here} of them looked at now; "
-        f"{counts.faces} faces, {known}; results in {out}",
+        f"facepipe: {counted(counts.total, 'photo')}, {summary.here} of them looked at now; "
+        f"{counted(counts.faces, 'face')}, {known}; results in {out}",
         err=True,
     )
     if counts.failed:
-        told = f"{counts.failed} photos failed, reasons in {out / 'results.jsonl'}"
-        click.echo(f"facepipe: {told}; --retry-failed looks at them again", err=True)
+        new = "none of them" if not counts.newly_failed else f"{counts.newly_failed} of them"
+        told = f"{counted(counts.failed, 'photo')} failed, {new} for the first time"
+        reasons = f"reasons in {out / 'results.jsonl'}; --retry-failed looks again"
+        click.echo(f"facepipe: {told}; {reasons}", err=True)
 
 
 class ProgressTeller:
@@ -187,8 +240,9 @@ def _as_line(progress: Progress) -> str:
     left_s = progress.left_s
     left = "" if left_s is None else f", {_clock(left_s)} left"
     return (
-        f"{progress.done + progress.failed}/{progress.total} photos, {progress.photos_per_s:.1f}/s, "
-        f"{progress.faces} faces ({progress.known} known, {progress.unknown} unknown), "
+        f"{progress.done + progress.failed}/{counted(progress.total, 'photo')}, "
+        f"{progress.photos_per_s:.1f}/s, "
+        f"{counted(progress.faces, 'face')} ({progress.known} known, {progress.unknown} unknown), "
         f"{progress.failed} failed{left}"
     )
 
@@ -223,6 +277,7 @@ def _log_as_json() -> None:
 @click.option("--link", is_flag=True, help="Link to the photos instead of copying them.")
 @click.option("--move", is_flag=True, help="Move the photos instead of copying them.")
 @click.option("--dry-run", is_flag=True, help="Only print what would be done.")
+@key_file_option
 def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) -> None:
     """Copy photos into a folder per person, from the results in JOB_FOLDER (the --out of a batch).
 
@@ -233,7 +288,6 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
     """
     from facepipe.batch.job import Job
     from facepipe.batch.sorting import Way, carry_out, plan_sorting, require_source
-    from facepipe.errors import FacepipeError
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")

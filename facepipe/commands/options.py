@@ -170,16 +170,18 @@ def _give_key_file(context: click.Context, _: click.Parameter, file: Path | None
     context.call_on_close(restore)
 
 
+key_file_option = click.option(
+    "--key-file",
+    type=ANY_PATH,
+    metavar="FILE",
+    expose_value=False,
+    callback=_give_key_file,
+    help="Key of an encrypted gallery; else $FACEPIPE_GALLERY_KEY.",
+)
+
+
 def gallery_option(command: Command) -> Command:
     """Where the gallery is, and its key: `--gallery DIR --key-file FILE`."""
-    key_file = click.option(
-        "--key-file",
-        type=ANY_PATH,
-        metavar="FILE",
-        expose_value=False,
-        callback=_give_key_file,
-        help="Key of an encrypted gallery; else $FACEPIPE_GALLERY_KEY.",
-    )
     folder = click.option(
         "--gallery",
         "gallery_path",
@@ -189,7 +191,7 @@ def gallery_option(command: Command) -> Command:
         show_default="$FACEPIPE_HOME/gallery",
         help="Folder of the gallery.",
     )
-    return folder(key_file(command))
+    return folder(key_file_option(command))
 
 
 photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 
 import click
 
-from facepipe.commands.batch import ProgressTeller, write_results
-from facepipe.commands.options import ANY_PATH, FOLDER, Setup, exclude_option, gallery_option, with_setup
+from facepipe.commands.batch import ProgressTeller, allow_missing_option, write_results
+from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
+from facepipe.commands.output import PARTIAL
 
 
 @click.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
 @exclude_option
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
+@allow_missing_option
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @gallery_option
@@ -28,6 +31,7 @@ def watch(
     exclude: tuple[str, ...],
     threshold: float | None,
     allow_repeats: bool,
+    allow_missing: bool,
     xmp: bool,
     quiet: bool,
     gallery_path: Path,
@@ -45,6 +49,7 @@ def watch(
 
     options = BatchOptions(
         exclude=exclude,
+        allow_missing=allow_missing,
         look=LookOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
     )
@@ -52,10 +57,12 @@ def watch(
     calls = EngineOptions().threads
     with setup.pipeline(gallery_path, calls=calls) as pipeline, Job(out, create=True) as job:
         batch = Batch(pipeline, job, options)
+        unwritten = 0
 
         def results() -> None:
+            nonlocal unwritten
             teller.end()
-            write_results(
+            unwritten = write_results(
                 job, batch.group_within_l2, setup.max_pixels(), annotate=False, crops=False, xmp=xmp
             )
 
@@ -63,3 +70,5 @@ def watch(
             watch_folder(batch, folder, on_results=results, stop=threading.Event(), on_progress=teller.tell)
         except KeyboardInterrupt:
             click.echo("facepipe: stopped watching; the same command goes on from there", err=True)
+    if unwritten:
+        sys.exit(PARTIAL)

@@ -1,0 +1,231 @@
+"""Which photos of a command are new, changed, moved, or as the job remembers them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from facepipe.batch.seal import Seal
+from facepipe.errors import OutputError, PhotoError
+from facepipe.images import photo_sha256
+
+
+class FileState(NamedTuple):
+    """Size and time of a file: where both are the same, so is its content.
+
+    Attributes:
+        size_bytes: -1 where there is no such file, or where it is to be read again in any case.
+        mtime_ns: Nanoseconds since 1970, wrapped into the signed 64 bits of an SQLite integer: those end in
+            2262, file systems do not.
+    """
+
+    size_bytes: int
+    mtime_ns: int
+
+
+NO_FILE = FileState(-1, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A photo in the job file.
+
+    Attributes:
+        id: Its row.
+        path: Where it was.
+        file: The file as it was then.
+        is_done: Whether its faces are known.
+        sha256: Of its content, where they are.
+    """
+
+    id: int
+    path: Path
+    file: FileState
+    is_done: bool
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What taking photos for those of a command came to.
+
+    Attributes:
+        moved: Photos whose content was seen under another path.
+        left_out: Photos of the last command that are not among those of this one.
+    """
+
+    moved: int
+    left_out: int
+
+
+def file_state(path: Path) -> FileState:
+    """The file as it is now; `NO_FILE` where it can't be found or asked about."""
+    try:
+        status = path.stat()
+    except OSError:
+        return NO_FILE
+    return FileState(status.st_size, _wrapped(status.st_mtime_ns))
+
+
+def is_unchanged(photo: Remembered, now: FileState) -> bool:
+    """Whether a photo whose file is `now` has the content it had; read only where its time alone differs."""
+    if photo.file == now:
+        return True
+    return photo.is_done and photo.file.size_bytes == now.size_bytes and _content(photo.path) == photo.sha256
+
+
+def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembered]) -> dict[Path, Remembered]:
+    """Files whose content was seen at a path where it is no longer; every photo is found at one path at most.
+
+    A file is read only where its size is that of such a photo.
+
+    Args:
+        files: New or changed files.
+        remembered: Photos that are not known to be where they were.
+    """
+    gone = _gone({file.size_bytes for file in files.values()}, remembered)
+    moved = {}
+    for path, file in files.items():
+        if file.size_bytes in gone:
+            same = gone[file.size_bytes].get(_content(path))
+            if same:
+                moved[path] = same.pop(0)
+    return moved
+
+
+class Planner:
+    """Gives photos their places in the tables of a job, inside of one transaction.
+
+    Args:
+        database: In a transaction.
+        seal: Of the job.
+        folder: Of the job.
+    """
+
+    def __init__(self, database: sqlite3.Connection, seal: Seal, folder: Path) -> None:
+        self._database, self._seal, self._folder = database, seal, folder
+
+    def take_only(self, photos: Iterable[Path]) -> Taken:
+        """Take these photos, in this order, for those of the command, and no others."""
+        before = self._placed()
+        self._database.execute("UPDATE photos SET place = NULL")
+        moved = self._take(photos, first_place=0)
+        return Taken(moved, len(before - self._placed()))
+
+    def take_more(self, photos: Iterable[Path]) -> None:
+        """Take photos in addition to those of the command."""
+        (last,) = self._database.execute("SELECT coalesce(max(place), -1) FROM photos").fetchone()
+        self._take(photos, first_place=last + 1)
+
+    def _take(self, photos: Iterable[Path], first_place: int) -> int:
+        """Answers how many were moved to where they are."""
+        files = {path: file_state(path) for path in (Path(os.path.abspath(photo)) for photo in photos)}
+        remembered = {photo.path: photo for photo in self._remembered()}
+        unchanged = {
+            path for path in files.keys() & remembered.keys() if is_unchanged(remembered[path], files[path])
+        }
+        moved = moved_photos(
+            {path: file for path, file in files.items() if path not in unchanged},
+            [photo for path, photo in remembered.items() if path not in unchanged],
+        )
+        ids = self._move(moved, {path: photo.id for path, photo in remembered.items()})
+        for place, (path, file) in enumerate(files.items(), first_place):
+            if path not in ids:
+                self._add(path, place, file)
+            else:
+                self._place(ids[path], place, file, is_known=path in unchanged or path in moved)
+        return len(moved)
+
+    def _remembered(self) -> Iterator[Remembered]:
+        columns = "id, path, size_bytes, mtime_ns, state, sha256"
+        for id, path, size, time_ns, state, sha256 in self._database.execute(f"SELECT {columns} FROM photos"):
+            path, sha256 = self._seal.open_path(path), self._seal.open("sha256", sha256)
+            yield Remembered(id, path, FileState(size, time_ns), state == "done", sha256)
+
+    def _placed(self) -> set[int]:
+        return {id for (id,) in self._database.execute("SELECT id FROM photos WHERE place IS NOT NULL")}
+
+    def _add(self, path: Path, place: int, file: FileState) -> None:
+        self._database.execute(
+            "INSERT INTO photos (path, place, size_bytes, mtime_ns, state) VALUES (?, ?, ?, ?, 'waiting')",
+            (self._seal.seal_path(path), place, *file),
+        )
+
+    def _place(self, id: int, place: int, file: FileState, *, is_known: bool) -> None:
+        """Where its content is not known, it waits, and an error of another content is a new one."""
+        if not is_known:
+            self._database.execute(
+                """UPDATE photos SET state = 'waiting', told = CASE WHEN size_bytes < 0 THEN told ELSE 0 END
+                WHERE id = ?""",
+                (id,),
+            )
+        self._database.execute(
+            "UPDATE photos SET place = ?, size_bytes = ?, mtime_ns = ? WHERE id = ?", (place, *file, id)
+        )
+
+    def _move(self, moved: Mapping[Path, Remembered], ids: Mapping[Path, int]) -> dict[Path, int]:
+        """Give rows their new paths; answers the ids by path as they then are. Photos may change places."""
+        moving = {photo.id for photo in moved.values()}
+        overwritten = {ids[path] for path in moved.keys() & ids.keys()} - moving
+        for id in moving | overwritten:
+            self._forget_products(id)
+        for id in overwritten:
+            self._database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
+            self._database.execute("DELETE FROM photos WHERE id = ?", (id,))
+        for id in moving:  # a path that no file has, so that none is taken twice on the way
+            self._rename(id, b"\0%d" % id)
+        for path, photo in moved.items():
+            self._rename(photo.id, self._seal.seal_path(path))
+        stayed = {path: id for path, id in ids.items() if id not in moving | overwritten}
+        return stayed | {path: photo.id for path, photo in moved.items()}
+
+    def _rename(self, id: int, stored_path: bytes) -> None:
+        self._database.execute("UPDATE photos SET path = ? WHERE id = ?", (stored_path, id))
+
+    def _forget_products(self, photo_id: int) -> None:
+        """Pictures in the job's own folder go, and are made anew; a sidecar beside a photo stays."""
+        own = os.path.abspath(self._folder)
+        rows = self._database.execute("SELECT files FROM products WHERE photo_id = ?", (photo_id,))
+        for (files,) in rows.fetchall():
+            for file in json.loads(self._seal.open("files", files)):
+                if Path(os.path.abspath(file)).is_relative_to(own):
+                    remove_file(Path(file))
+        self._database.execute("DELETE FROM products WHERE photo_id = ?", (photo_id,))
+
+
+def remove_file(file: Path) -> None:
+    """Remove an outdated file, where it is still there.
+
+    Raises:
+        OutputError: It can't be removed.
+    """
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{file}: outdated, and can't be removed ({error.strerror})") from error
+
+
+def _gone(sizes: set[int], remembered: Iterable[Remembered]) -> dict[int, dict[str | None, list[Remembered]]]:
+    """By size and content, the photos of these sizes that are no longer at their paths."""
+    gone: dict[int, dict[str | None, list[Remembered]]] = {}
+    for photo in remembered:
+        if photo.is_done and photo.file.size_bytes in sizes and file_state(photo.path) != photo.file:
+            gone.setdefault(photo.file.size_bytes, defaultdict(list))[photo.sha256].append(photo)
+    return gone
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return photo_sha256(path)
+    except PhotoError:
+        return None
+
+
+def _wrapped(value: int) -> int:
+    return (value + 2**63) % 2**64 - 2**63

@@ -1,0 +1,107 @@
+"""What stands in a job file for paths, names, vectors and pictures: themselves, or ciphertext.
+
+The encryption is that of galleries (`gallery.codec`), with a salt of the job's own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from facepipe.errors import GalleryError, OutputError
+from gallery.codec import KEY_VARIABLE, SALT_BYTES, SealingCodec
+
+SEALED_COLUMNS = {
+    "photos": ("path", "sha256", "error", "vectors", "matches"),
+    "pictures": ("webp",),
+    "products": ("files",),
+}
+"""By table, what an encrypted job holds as ciphertext."""
+TEXT_COLUMNS = frozenset(("sha256", "error", "matches", "files"))
+"""Those of them that are text; the others are bytes."""
+
+
+class Seal:
+    """Between values and what stands for them in the job file; None and nothing stand for themselves.
+
+    Args:
+        file: The job file, for messages.
+        codec: None: values stand for themselves.
+    """
+
+    def __init__(self, file: Path, codec: SealingCodec | None = None) -> None:
+        self._file, self._codec = file, codec
+
+    @property
+    def is_encrypting(self) -> bool:
+        """Whether values become ciphertext."""
+        return self._codec is not None
+
+    @property
+    def salt_and_check(self) -> tuple[bytes, bytes]:
+        """What the job file keeps to know the key again."""
+        assert self._codec is not None
+        return self._codec.salt, self._codec.check()
+
+    def seal(self, column: str, value: str | bytes | None) -> Any:
+        """What stands for a value in a column; equal for equal values. Text that is no Unicode is escaped."""
+        if isinstance(value, str):
+            value = value.encode("utf-8", "backslashreplace")
+        if self._codec is not None and value:
+            return self._codec.seal(f"job {column}", value)
+        return value.decode() if value is not None and column in TEXT_COLUMNS else value
+
+    def open(self, column: str, stored: Any) -> Any:
+        """The text or bytes again.
+
+        Raises:
+            OutputError: They were altered.
+        """
+        if self._codec is None or not stored:
+            return stored
+        try:
+            value = self._codec.open(f"job {column}", stored)
+        except GalleryError as error:
+            raise OutputError(f"{self._file}: a stored {column} is damaged; choose another --out") from error
+        return value.decode() if column in TEXT_COLUMNS else value
+
+    def seal_path(self, path: Path) -> Any:
+        """What stands for a path."""
+        return self.seal("path", os.fsencode(path))
+
+    def open_path(self, stored: Any) -> Path:
+        """The path again; raises as `open`."""
+        return Path(os.fsdecode(self.open("path", stored)))
+
+
+def new_seal(file: Path, secret: bytes | None) -> Seal:
+    """For a job that is to be encrypted.
+
+    Raises:
+        GalleryError: There is no secret.
+    """
+    if secret is None:
+        raise GalleryError(f"{file}: to encrypt the job, {_GIVE_KEY}")
+    return Seal(file, SealingCodec(secret, secrets.token_bytes(SALT_BYTES)))
+
+
+def known_seal(file: Path, salt: bytes, check: bytes, secret: bytes | None) -> Seal:
+    """For a job that was encrypted.
+
+    Raises:
+        GalleryError: `secret` is not its key.
+    """
+    if secret is None:
+        raise GalleryError(f"{file}: the job is encrypted: {_GIVE_KEY}")
+    codec = SealingCodec(secret, salt)
+    if codec.check() != check:
+        raise GalleryError(
+            f"{file}: this is not the key that the job was encrypted with: give that one, "
+            "or choose another --out"
+        )
+    return Seal(file, codec)
+
+
+_GIVE_KEY = f"give the gallery's key with --key-file FILE, or in ${KEY_VARIABLE}"

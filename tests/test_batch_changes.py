@@ -1,0 +1,358 @@
+"""Folders that change between two commands: photos that move, vanish or break, disks that are not there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from batch_helpers import enrol_her, work_through
+from cli_helpers import Said, facepipe
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_batch_job import MATCHES, do, files, seen
+
+from facepipe.batch.engine import Engine
+from facepipe.batch.job import JOB_FILE, Job, Outcome, Task
+from facepipe.batch.look import Looker
+from facepipe.batch.planning import file_state
+from facepipe.batch.run import Batch, BatchOptions
+from facepipe.errors import UsageError
+from facepipe.faces import UInt8Array
+from facepipe.images import write_image
+from facepipe.pipeline import FacePipeline
+
+CONTENTS = (b"one", b"two", b"three", b"other", b"a longer one")
+
+
+@pytest.fixture(scope="module")
+def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
+    folder = tmp_path_factory.mktemp("changes") / "gallery"
+    enrol_her(folder, astronaut)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, astronaut: UInt8Array) -> Path:
+    """Two photos of her that differ, in two folders, and a broken one."""
+    for name, photo in (("a", astronaut), ("b", astronaut[:, ::-1])):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        write_image(tmp_path / "photos" / name / "her.png", photo)
+    (tmp_path / "photos" / "broken.jpg").write_bytes(b"no photo")
+    return tmp_path / "photos"
+
+
+def run(*folders: Path, gallery: Path, out: Path, more: tuple[str, ...] = ()) -> Said:
+    return facepipe("batch", *folders, "--gallery", gallery, "--out", out, *more)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(JOB_FILE)}
+
+
+def pictures_below(folder: Path) -> dict[Path, bytes]:
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+# Photos that moved or were renamed
+
+
+def write_all(folder: Path, photos: dict[str, bytes]) -> None:
+    """Files whose time is that of their content, as a renamed file has it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, content in photos.items():
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (CONTENTS.index(content), CONTENTS.index(content)))
+
+
+folders_of_photos = st.dictionaries(st.sampled_from("abcde"), st.sampled_from(CONTENTS))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=folders_of_photos, after=folders_of_photos)
+def test_every_photo_that_moved_is_known_by_its_content(
+    tmp_path: Path, before: dict[str, bytes], after: dict[str, bytes]
+) -> None:
+    """Renamed, exchanged, copied, overwritten, removed: what was seen of a content is taken once."""
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    with Job(out, create=True) as job:
+        write_all(folder, before)
+        job.plan(sorted(folder.iterdir()))
+        do(job)
+        write_all(folder, after)
+        taken = job.plan(sorted(folder.iterdir()))
+        left = Counter(content for name, content in before.items() if after.get(name) != content)
+        come = Counter(content for name, content in after.items() if before.get(name) != content)
+        assert Counter(after[name] for name in do(job)) == come - left
+        assert taken.moved == (come & left).total()
+        assert [record.result.path.name for record in job.records()] == sorted(after)
+        assert all(job.pictures(record.id) == {0: b"webp", -1: b"all"} for record in job.records())
+    with closing(sqlite3.connect(out / JOB_FILE)) as database:
+        rows = dict(database.execute("SELECT path, sha256 FROM photos WHERE place IS NOT NULL"))
+    expected = {name: hashlib.sha256(content).hexdigest() for name, content in after.items()}
+    assert {Path(os.fsdecode(path)).name: sha256 for path, sha256 in rows.items()} == expected
+
+
+def test_photos_are_read_only_where_a_size_fits_one_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = files(tmp_path / "photos", "1.jpg", "2.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job)
+        photos[0].rename(moved := tmp_path / "photos" / "moved.jpg")
+        shutil.copy(photos[1], copy := tmp_path / "photos" / "copy.jpg")
+        (other := tmp_path / "photos" / "other.jpg").write_text("of another size than all of them")
+        copy.write_text(copy.read_text() + "!")
+        read: list[str] = []
+        monkeypatch.setattr(
+            "facepipe.batch.planning.photo_sha256", lambda path: read.append(path.name) or seen(path).sha256
+        )
+        assert job.plan([photos[1], moved, copy, other]).moved == 1
+        assert read == ["moved.jpg"]
+
+
+def test_a_photo_that_comes_back_at_another_place_is_known(tmp_path: Path) -> None:
+    (first,) = files(tmp_path / "disk", "1.jpg")
+    (other,) = files(tmp_path / "other", "2.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan([first, other])
+        do(job)
+        (tmp_path / "disk").rename(tmp_path / "mounted elsewhere")
+        assert job.plan([other]).left_out == 1
+        job.plan_more([tmp_path / "mounted elsewhere" / "1.jpg"])
+        assert do(job) == []
+        assert len(list(job.records())) == 2
+
+
+def test_pictures_and_sidecars_follow_photos_that_change_places(
+    folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    """Two photos exchange their places: all outputs are as if the folder had always been so."""
+    flags = ("--annotate", "--crops", "--xmp")
+    run(folder, gallery=gallery, out=tmp_path / "out", more=flags)
+    one, other = folder / "a" / "her.png", folder / "b" / "her.png"
+    one.rename(folder / "aside")
+    other.rename(one)
+    (folder / "aside").rename(other)
+    told = run(folder, gallery=gallery, out=tmp_path / "out", more=flags)
+    assert (told.code, "0 of them looked at now" in told.err) == (0, True), told.err
+    assert "known again by content: 2 photos moved or renamed" in told.err
+    assert len(list(folder.rglob("*.xmp"))) == 2
+    run(folder, gallery=gallery, out=tmp_path / "fresh", more=flags)
+    for kind in ("annotated", "crops"):
+        after, fresh = pictures_below(tmp_path / "out" / kind), pictures_below(tmp_path / "fresh" / kind)
+        assert after == fresh
+        assert len(after) >= 2
+    (folder / "a").rename(folder / "c")
+    run(folder, gallery=gallery, out=tmp_path / "out", more=flags)
+    assert not list((tmp_path / "out" / "annotated" / "a").iterdir())
+    assert (tmp_path / "out" / "annotated" / "c" / "her.png").exists()
+    assert (folder / "c" / "her.png.xmp").exists()
+
+
+# Folders that are not there
+
+
+@pytest.mark.parametrize("vanish", ["gone", "empty", "a dead link"])
+@pytest.mark.parametrize("again", [(), ("--again",)], ids=["", "again"])
+def test_a_folder_that_vanished_changes_nothing_unless_asked(
+    folder: Path, gallery: Path, tmp_path: Path, vanish: str, again: tuple[str, ...]
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other"
+    shutil.copytree(folder / "a", other)
+    run(folder, other, gallery=gallery, out=out)
+    before = contents(out)
+    folder.rename(tmp_path / "unmounted")
+    if vanish == "empty":
+        folder.mkdir()
+    elif vanish == "a dead link":
+        folder.symlink_to(tmp_path / "nothing")
+    told = run(folder, other, gallery=gallery, out=out, more=again)
+    assert told.code == 2
+    assert str(folder) in told.err
+    assert "nothing was changed" in told.err
+    assert contents(out) == before
+    asked = run(folder, other, gallery=gallery, out=out, more=("--allow-missing",))
+    assert (asked.code, "1 photo, 0 of them looked at now" in asked.err) == (0, True), asked.err
+    assert "no longer in the results, but remembered: 3 photos" in asked.err
+    if vanish == "empty":
+        folder.rmdir()
+    elif vanish == "a dead link":
+        folder.unlink()
+    (tmp_path / "unmounted").rename(folder)
+    back = run(folder, other, gallery=gallery, out=out)
+    assert (back.code, "0 of them looked at now" in back.err) == (0, True), back.err
+    assert contents(out)["faces.csv"] == before["faces.csv"]
+
+
+def test_missing_photos_and_globs_are_refused_alike(folder: Path, gallery: Path, tmp_path: Path) -> None:
+    for out, missing in ((tmp_path / "1", folder / "none.jpg"), (tmp_path / "2", folder / "*.none")):
+        told = run(folder, missing, gallery=gallery, out=out)
+        assert (told.code, str(missing) in told.err) == (2, True)
+        allowed = run(folder, missing, gallery=gallery, out=out, more=("--allow-missing",))
+        assert (allowed.code, "3 photos, 3 of them looked at" in allowed.err) == (3, True)
+
+
+def test_a_watched_folder_may_be_empty_unless_it_held_photos(
+    folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    with FacePipeline.load(gallery) as pipeline, Job(tmp_path / "out", create=True) as job:
+        (tmp_path / "inbox").mkdir()
+        batch = Batch(pipeline, job)
+        batch.find([tmp_path / "inbox"], may_be_empty=True)
+        batch.find([folder], may_be_empty=True)
+        with pytest.raises(UsageError, match="nothing was changed"):
+            batch.find([tmp_path / "inbox"], may_be_empty=True)
+        assert len(job.photos()) == 3
+        Batch(pipeline, job, BatchOptions(allow_missing=True)).find([tmp_path / "inbox"], may_be_empty=True)
+        assert job.photos() == []
+    told = facepipe("watch", tmp_path / "none", "--out", tmp_path / "out", "--gallery", gallery)
+    assert told.code == 2
+
+
+# Photos that are broken
+
+
+def test_a_broken_photo_is_told_once_and_known_from_then_on(
+    folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    def code(*more: str) -> int:
+        return run(folder, gallery=gallery, out=tmp_path / "out", more=more).code
+
+    assert [code(), code(), code("--retry-failed"), code("--strict")] == [3, 0, 0, 3]
+    (folder / "broken too.jpg").write_bytes(b"no photo")
+    assert [code(), code()] == [3, 0]
+    (folder / "broken.jpg").write_bytes(b"no photo either")
+    assert [code(), code()] == [3, 0], "another content is another failure"
+    shutil.copy(folder / "a" / "her.png", folder / "broken.jpg")
+    assert [code(), code("--strict")] == [0, 3]
+    for photo in folder.glob("*/*.png"):
+        photo.write_bytes(b"no photo")
+    shutil.copy(folder / "broken too.jpg", folder / "broken.jpg")
+    assert [code("--strict"), code()] == [1, 0]
+
+
+def test_what_was_not_told_is_still_new(folder: Path, gallery: Path, tmp_path: Path) -> None:
+    """An interrupted command has told nobody."""
+    with FacePipeline.load(gallery) as pipeline:
+        for _ in range(2):
+            summary, _ = work_through(pipeline, [folder], tmp_path / "out")
+            assert (summary.counts.failed, summary.counts.newly_failed) == (1, 1)
+    assert run(folder, gallery=gallery, out=tmp_path / "out").code == 3
+
+
+def test_an_error_that_may_pass_is_looked_at_again_unasked_and_told_once(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "1.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        for newly_failed in (1, 0):
+            job.plan(photos)
+            (task,) = job.waiting()
+            job.save([(Outcome(task, error="1.jpg: no permission", passing=True), [])], "names")
+            assert job.counts().newly_failed == newly_failed
+            job.note_failures_told()
+        job.plan(photos)
+        (task,) = job.waiting()
+        job.save([(Outcome(task, error="1.jpg: something else"), [])], "names")
+        assert job.counts().newly_failed == 1
+        job.plan(photos)
+        assert job.waiting() == []
+
+
+@pytest.mark.parametrize(
+    ("cause", "passing"),
+    [
+        (PermissionError(13, "no"), True),
+        (OSError(5, "Input/output error"), True),
+        (MemoryError(), True),
+        (ImportError("pillow_heif"), True),
+        (OSError("image file is truncated"), False),
+        (ValueError("bad marker"), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_errors_of_the_machine_may_pass(
+    gallery: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, cause: Exception, passing: bool
+) -> None:
+    def fail(*_: object) -> None:
+        raise cause
+
+    monkeypatch.setattr("facepipe.images._decode", fail)
+    with FacePipeline.load(gallery) as pipeline:
+        tasks = [Task(1, folder / "a" / "her.png")]
+        (outcome,) = Engine(Looker(pipeline), tasks).outcomes()
+        assert outcome.error is not None
+        assert outcome.passing == passing
+        (gone,) = Engine(Looker(pipeline), [Task(2, folder / "none.png")]).outcomes()
+        assert gone.passing
+
+
+# File times and names that SQLite has no room for
+
+
+@given(time_ns=st.integers(-(2**70), 2**70))
+def test_every_time_has_its_place_in_64_bits(time_ns: int) -> None:
+    def state(time_ns: int) -> int:
+        status = SimpleNamespace(st_size=1, st_mtime_ns=time_ns)
+        return file_state(cast(Path, SimpleNamespace(stat=lambda: status))).mtime_ns
+
+    assert -(2**63) <= state(time_ns) < 2**63
+    assert (state(time_ns) == time_ns) == (-(2**63) <= time_ns < 2**63)
+    assert state(time_ns) != state(time_ns + 1)
+
+
+@pytest.mark.parametrize("year", [-1, 1901, 1969, 2262, 2300, 2440])
+def test_photos_of_any_year(tmp_path: Path, year: int) -> None:
+    photos = files(tmp_path / "photos", "1.jpg")
+    seconds = (year - 1970) * 31_556_952
+    os.utime(photos[0], (seconds, seconds))
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        assert do(job) == ["1.jpg"]
+        job.plan(photos)
+        assert do(job) == []
+        os.utime(photos[0], (seconds + 1, seconds + 1))
+        photos[0].write_text("CONTENT of 1.jpg")
+        job.plan(photos)
+        assert do(job) == ["1.jpg"]
+
+
+def test_errors_with_names_that_are_no_text(tmp_path: Path) -> None:
+    photo = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg"))
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan([photo])
+        (task,) = job.waiting()
+        job.save([(Outcome(task, error=f"{photo}: broken"), [])], "names")
+        (record,) = job.records()
+        assert record.result.error == f"{tmp_path}/caf\\udce9.jpg: broken"
+
+
+# Jobs of before
+
+
+def test_a_job_of_before_counts_and_tells_its_failures(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "1.jpg", "2.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job, failing=frozenset({"2.jpg"}))
+        before = job.counts()
+    with closing(sqlite3.connect(tmp_path / "out" / JOB_FILE)) as database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(photos)")]
+        old = ", ".join(column for column in columns if column not in ("known", "told"))
+        database.execute(f"CREATE TABLE old AS SELECT {old} FROM photos")
+        database.execute("DROP TABLE photos")
+        database.execute("ALTER TABLE old RENAME TO photos")
+        database.execute("DROP TABLE encryption")
+        database.commit()
+    with Job(tmp_path / "out") as job:
+        assert job.counts() == before
+        assert (before.known, before.newly_failed) == (sum(match.name is not None for match in MATCHES), 1)
