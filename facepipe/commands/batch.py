@@ -52,6 +52,7 @@ allow_missing_option = click.option(
 @click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated.")
 @click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops.")
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
+@click.option("--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it.")
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: cores + 1]")
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -72,6 +73,7 @@ def batch(
     annotate: bool,
     crops: bool,
     xmp: bool,
+    no_paths: bool,
     workers: int | None,
     batch_size: int | None,
     quiet: bool,
@@ -115,7 +117,7 @@ def batch(
             summary = work.run(teller.tell)
             teller.end()
             unwritten = write_results(
-                job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp
+                job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp, paths=not no_paths
             )
             if not unwritten:
                 job.note_failures_told()
@@ -142,6 +144,7 @@ def write_results(
     annotate: bool,
     crops: bool,
     xmp: bool,
+    paths: bool = True,
 ) -> int:
     """Records and report, and the files that were asked for; one that fails is told, and the rest goes on.
 
@@ -163,7 +166,7 @@ def write_results(
 
     unwritten = _unwritten(lambda: write_records(job, "results.jsonl"))
     unwritten += _unwritten(lambda: write_records(job, "faces.csv"))
-    unwritten += _unwritten(lambda: write_report(job, group_within_l2))
+    unwritten += _unwritten(lambda: write_report(job, group_within_l2, paths=paths))
     if annotate:
         unwritten += _unwritten(lambda: pictures("annotated", make_annotated))
     if crops:
