@@ -164,7 +164,8 @@ def _batch(folder: Path) -> dict[str, Any]:
     from facepipe.batch.job import Job
     from facepipe.batch.run import Batch, BatchOptions
     from facepipe.pipeline import FacePipeline
-    from facepipe.runtime import choose_runtime, usable_cores
+    from facepipe.processors import granted_processors
+    from facepipe.runtime import choose_runtime
 
     engine = EngineOptions()
     runtime = choose_runtime(calls=engine.threads)
@@ -179,7 +180,7 @@ def _batch(folder: Path) -> dict[str, Any]:
         batch.find([folder / "photos"])
         summary = batch.run(lambda progress: grown.append((progress.here, _resident_bytes())))
         taken, worked = time.perf_counter() - started, time.process_time() - worked
-    busy = worked / (taken * usable_cores())
+    busy = worked / (taken * granted_processors())
     stages = {stage: seconds / (taken * engine.threads) for stage, seconds in summary.stage_s.items()}
     faces = summary.counts.faces
     return _figures(taken, summary.counts.total, faces) | {

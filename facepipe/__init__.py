@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from facepipe.environment import prepare_environment
+
 if TYPE_CHECKING:
     from facepipe.align import align_faces
     from facepipe.detector import DetectorOptions, FaceDetector
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from gallery import Gallery
 
 __version__ = "0.1.0"
+
+prepare_environment()
 
 __all__ = [
     "DetectorOptions",

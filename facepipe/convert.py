@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from facepipe.environment import onnx_session
 from facepipe.errors import MissingExtraError, UsageError, WeightsError
 from facepipe.facenet import published as facenet_names
 from facepipe.networks import (
@@ -24,6 +25,7 @@ from facepipe.networks import (
     network_of_card,
     serving_module,
 )
+from facepipe.processors import compute_threads
 from facepipe.retinaface import published as retinaface_names
 from weights.card import AnchorSpec, Channels, EmbeddingSpec, InputSpec, WeightCard, WeightFile
 from weights.legacy import read_legacy_checkpoint
@@ -229,12 +231,9 @@ def _sample_shapes(card: WeightCard) -> list[tuple[int, int, int, int]]:
 
 
 def _require_agreement(serving: nn.Module, onnx: bytes, card: WeightCard) -> None:
-    import onnxruntime
     import torch
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
+    session = onnx_session(onnx, compute_threads())
     random = np.random.default_rng(0)
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (card.input.mean, card.input.std))
     for shape in _sample_shapes(card):

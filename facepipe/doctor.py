@@ -52,8 +52,8 @@ class Check:
     ok: bool
 
 
-def examine(gallery: Path, runtime: RuntimeName = "auto", device: str = "auto") -> list[Check]:
-    """Look at everything that identifying photos depends on. A gallery need not exist.
+def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: str = "auto") -> list[Check]:
+    """Look at everything that identifying photos depends on. A gallery need not exist; None: the user's own.
 
     Without a needed package nothing else can be looked at: the list ends there.
     """
@@ -62,13 +62,16 @@ def examine(gallery: Path, runtime: RuntimeName = "auto", device: str = "auto") 
     checks = [Check("facepipe", here, True), *needed, *map(_optional, _OPTIONAL)]
     if not all(check.ok for check in needed):
         return checks
+    from facepipe.home import default_gallery
+    from facepipe.processors import describe_threads
     from facepipe.runtime import choose_runtime
 
     return [
         *checks,
+        _tried("processors", describe_threads),
         _tried("runtime", lambda: str(choose_runtime(runtime, device))),
         *verify_weights(()),
-        _gallery_check(gallery),
+        _tried("gallery", lambda: _gallery_finding(gallery or default_gallery())),
     ]
 
 
@@ -79,11 +82,15 @@ def verify_weights(names: Iterable[str]) -> list[Check]:
     wanted = list(names)
     if wanted:
         return [_tried(f"weight {name}", lambda name=name: _verified(name)) for name in wanted]  # type: ignore[misc]
+    try:
+        entries = list_weights()
+    except (FacepipeError, OSError) as error:
+        return [Check("weights", str(error), False)]
     return [
         Check(f"weight {entry.name}", entry.problem, False)
         if entry.problem
         else _tried(f"weight {entry.name}", lambda path=entry.card_path: _verified(path))  # type: ignore[misc]
-        for entry in list_weights()
+        for entry in entries
     ]
 
 
@@ -115,29 +122,26 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _gallery_check(path: Path) -> Check:
+def _gallery_finding(path: Path) -> str:
     if not path.exists():
-        return Check("gallery", f"none yet at {path}; facepipe enroll makes it", True)
+        return f"none yet at {path}; facepipe enroll makes it"
+    from gallery import Gallery
 
-    def look() -> str:
-        from gallery import Gallery
-        from gallery.repair import verify
+    from gallery.repair import verify
 
-        if findings := verify(path):
-            first, more = findings[0], len(findings) - 1
-            raise GalleryError(
-                f"{path}: {first.code}: {first.message}{f' (and {more} more)' if more else ''}: "
-                "see `facepipe gallery verify`, then run `facepipe gallery repair`"
-            )
-        with Gallery.open(path) as gallery:
-            info = gallery.info()
-        return f"{path}: {info.people} people, {info.templates} faces of {info.encoder.name}"
-
-    return _tried("gallery", look)
+    if findings := verify(path):
+        first, more = findings[0], len(findings) - 1
+        raise GalleryError(
+            f"{path}: {first.code}: {first.message}{f' (and {more} more)' if more else ''}: "
+            "see `facepipe gallery verify`, then run `facepipe gallery repair`"
+        )
+    with Gallery.open(path) as gallery:
+        info = gallery.info()
+    return f"{path}: {info.people} people, {info.templates} faces of {info.encoder.name}"
 
 
 def _tried(what: str, look: Callable[[], str]) -> Check:
     try:
         return Check(what, look(), True)
-    except FacepipeError as error:
+    except (FacepipeError, OSError) as error:  # OSError: a folder that may not be entered
         return Check(what, str(error), False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,13 +11,14 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 import cv2
 import numpy as np
 
+from facepipe.environment import onnx_session, openvino_core
 from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError
 from facepipe.faces import FloatArray, UInt8Array
+from facepipe.processors import compute_threads
 from weights.card import InputSpec
 from weights.registry import Weight
 
 if TYPE_CHECKING:
-    import onnxruntime
     import openvino
     import torch
 
@@ -46,8 +45,9 @@ class RuntimeChoice:
     calls: int = 1
 
     def __str__(self) -> str:
-        threads = f", {self.threads * self.calls} threads" if self.device == "cpu" else ""
-        return f"{_ENGINES[self.runtime]} on {self.device}{threads}"
+        threads = self.threads * self.calls
+        told = f", {threads} thread{'s' if threads > 1 else ''}" if self.device == "cpu" else ""
+        return f"{_ENGINES[self.runtime]} on {self.device}{told}"
 
 
 class Network(Protocol):
@@ -71,7 +71,7 @@ def choose_runtime(
     Args:
         runtime: One of `RUNTIME_NAMES`.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        threads: Within one operation; None: a share of the usable cores for each of `calls`.
+        threads: Within one operation; None: a share of `compute_threads()` for each of `calls`.
         calls: How many calls of a network are to run side by side.
 
     Raises:
@@ -91,7 +91,7 @@ def choose_runtime(
         _require_torch(device)
     if engine == "openvino" and find_spec("openvino") is None:
         raise MissingExtraError("the OpenVINO runtime", "openvino")
-    threads = threads or max(1, usable_cores() // calls)
+    threads = threads or max(1, compute_threads() // calls)
     return RuntimeChoice(engine, "cpu" if on_cpu else device, threads, calls)
 
 
@@ -101,6 +101,10 @@ def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
     Raises:
         WeightsError: A file is missing or damaged, or the weight does not fit the runtime.
     """
+    return _open(weight, choice)
+
+
+def _open(weight: Weight, choice: RuntimeChoice) -> Network:
     if choice.runtime == "onnx":
         return OnnxNetwork(weight, choice.threads)
     if choice.runtime == "openvino":
@@ -112,18 +116,11 @@ class OnnxNetwork:
     """A network on ONNX Runtime, CPU."""
 
     def __init__(self, weight: Weight, threads: int) -> None:
-        import onnxruntime
-
         from weights.storage import read_onnx
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
         model = read_onnx(weight)
         try:
-            self._session: onnxruntime.InferenceSession = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnx_session(model, threads)
         except Exception as error:  # each failure has a class of its own, without a common root
             raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {error}") from error
         self._input: str = self._session.get_inputs()[0].name
@@ -142,8 +139,6 @@ class OpenVinoNetwork:
     """
 
     def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
-        import openvino
-
         from weights.storage import read_onnx
 
         settings = {
@@ -153,19 +148,22 @@ class OpenVinoNetwork:
         }
         model = read_onnx(weight)
         try:
-            core = openvino.Core()
+            core = openvino_core()
             self._compiled = core.compile_model(core.read_model(BytesIO(model)), "CPU", settings)
         except RuntimeError as error:
             raise WeightsError(f"{weight.onnx_path}: OpenVINO can't load it: {error}") from error
-        self._own = threading.local()  # a request serves one call at a time
+        self._idle: list[openvino.InferRequest] = []  # each serves one call at a time
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`."""
-        if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
-        request: openvino.InferRequest = self._own.request
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._compiled.create_infer_request()
         results = request.infer([batch], share_inputs=True, share_outputs=False)
-        return [results[output] for output in self._compiled.outputs]
+        outputs = [results[output] for output in self._compiled.outputs]
+        self._idle.append(request)
+        return outputs
 
 
 class TorchNetwork:
@@ -216,11 +214,3 @@ def _require_torch(device: str) -> None:
     index = int(device[5:]) if ":" in device else 0
     if index >= count:
         raise DeviceError(f"{device} is not available: torch sees {count} CUDA devices; use --device cpu")
-
-
-def usable_cores() -> int:
-    """How many processor cores this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on macOS and Windows
-        return os.cpu_count() or 1

@@ -255,6 +255,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA temp_store = MEMORY")  # VACUUM would copy all to the system's temporary folder
 
 
 def _connect_read_only(file: Path) -> sqlite3.Connection:

@@ -11,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cli_helpers import facepipe
 
 from facepipe import doctor
 from facepipe.doctor import Check, examine, verify_weights
-from facepipe.errors import UsageError
+from facepipe.errors import UsageError, WeightsError
 from facepipe.pipeline import card_identity
 from gallery import Gallery, NewTemplate
 from gallery.schema import row_checksum
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card, shipped_folder
+from training.configuration import read_configuration
+from training.recognition.configuration import EncoderConfig
+from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, list_weights, load_card, shipped_folder
 
 
 @pytest.fixture(autouse=True)
@@ -164,11 +167,77 @@ def test_a_damaged_gallery_is_found(tmp_path: Path, how: str) -> None:
     assert "Traceback" not in found["gallery"]
 
 
-def test_no_home_is_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless(self: Path) -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where neither HOME nor the list of users names a home folder."""
+    pwd = pytest.importorskip("pwd")
 
-    monkeypatch.delenv("FACEPIPE_HOME")
-    monkeypatch.setattr(Path, "expanduser", homeless)
-    with pytest.raises(UsageError, match="set FACEPIPE_HOME"):
-        examine(tmp_path)
+    def unknown(_: object) -> None:
+        raise KeyError
+
+    for name in ("FACEPIPE_HOME", "HOME"):
+        monkeypatch.delenv(name)
+    for function in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, function, unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_the_rest_is_looked_at(tmp_path: Path) -> None:
+    told = "no home folder found: set FACEPIPE_HOME to a folder for facepipe's files"
+    assert problems(examine()) == {"gallery": told}
+    assert problems(examine(populated_gallery(tmp_path / "gallery"))) == {}
+    said = facepipe("doctor")
+    assert (said.code, said.lines[-1]) == (1, f"PROBLEM  gallery: {told}")
+
+
+@pytest.mark.usefixtures("homeless")
+def test_without_a_home_folder_weights_that_ship_are_found() -> None:
+    assert load_card(DEFAULT_ENCODER).card.name == DEFAULT_ENCODER
+    said = facepipe("weights", "list")
+    assert said.code == 0
+    assert f"{DEFAULT_DETECTOR:<40} shipped    detector" in said.lines
+    with pytest.raises(WeightsError, match=rf"no weight is called 'mine'; known: .*{DEFAULT_ENCODER}"):
+        load_card("mine")
+
+
+@pytest.mark.usefixtures("homeless")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("gallery", "list"), "set FACEPIPE_HOME"),
+        (("enroll", "--name", "Ada", "photo.png"), "set FACEPIPE_HOME"),
+        (("weights", "fetch", "published_facenet_casia_512"), "set FACEPIPE_HOME"),
+    ],
+    ids=" ".join,
+)
+def test_without_a_home_folder_what_needs_one_is_wrong_usage(arguments: tuple[str, ...], told: str) -> None:
+    said = facepipe(*arguments)
+    assert said.code == 2
+    assert told in said.err
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_home_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEPIPE_OFFLINE_WEIGHTS", "~/weights")
+    with pytest.raises(UsageError, match="~/weights: no such home folder; write the whole path"):
+        list_weights()
+    assert problems(examine())["weights"].startswith("~/weights: no such home folder")
+    with pytest.raises(UsageError, match="~/cache: no such home folder"):
+        read_configuration(EncoderConfig, None, ["cache='~/cache'"])
+
+
+def test_a_home_folder_that_may_not_be_entered_is_named(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    def closed(self: Path, _: str) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "glob", closed)
+    assert "Permission denied" in problems(examine())["weights"]
+
+
+@pytest.mark.parametrize("command", [("weights", "list"), ("doctor",)], ids=" ".join)
+def test_a_home_that_is_no_folder_is_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FACEPIPE_HOME", str(tmp_path / "file"))
+    assert facepipe(*command).code == 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command
+from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
 from facepipe.errors import MissingExtraError
 from training.memory import keep_freed_memory
 
@@ -47,6 +47,7 @@ def _with_run_options(command: Command) -> Command:
             ),
             click.option("--resume", is_flag=True, help="Continue the run in RUN."),
             click.option("--device", metavar="cpu|cuda[:N]", help="Where to run."),
+            threads_option,
         )
     ):
         command = option(command)
@@ -205,6 +206,7 @@ def data_preview(
 @click.option("--half", is_flag=True, help="Store the weights as float16: half the size, the same speed.")
 @click.option("--coarse-bias", default=0.0, help="Of a detector: raise the face logits of strides 16 and 32.")
 @click.option("--licence", default="", help="Terms of use, for the card.")
+@threads_option
 def export(
     checkpoints: tuple[Path, ...], name: str, out: Path | None, half: bool, coarse_bias: float, licence: str
 ) -> None:

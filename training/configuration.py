@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from facepipe.errors import FacepipeError, UsageError
+from facepipe.home import expand_home
 
 Config = TypeVar("Config")
 
@@ -183,7 +184,7 @@ def _converted_scalar(kind: Any, value: Any, where: str) -> Any:
     if type(value) not in allowed:
         raise UsageError(f"{where}: expected {_NAMES[kind]}, got {value!r}")
     if kind is Path:
-        return Path(value).expanduser()
+        return expand_home(value)
     return kind(value)
 
 

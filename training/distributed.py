@@ -13,6 +13,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from facepipe.errors import DeviceError
+from facepipe.processors import asked_threads, granted_processors
 
 _PATIENCE = timedelta(hours=3)
 """The others wait while the first process decodes photos or validates."""
@@ -30,6 +31,8 @@ def process_group(device: str) -> Iterator[torch.device]:
     """
     chosen = _device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
+        # torch counts the machine's processors, not those granted; torchrun's processes have a share each.
+        torch.set_num_threads(asked_threads() or min(torch.get_num_threads(), granted_processors()))
         yield chosen
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_PATIENCE)

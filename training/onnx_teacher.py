@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from facepipe.environment import onnx_session, openvino_core
 from facepipe.errors import MissingExtraError, WeightsError
 from facepipe.faces import FloatArray
 
@@ -58,26 +59,17 @@ def read_onnx(path: Path) -> Any:
 
 
 def _open_onnx_runtime(model: Any, threads: int) -> Run:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads that wait by spinning would take the cores from torch, whose turn it is next.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    # Threads that wait by spinning would take the processors from torch, whose turn it is next.
+    session = onnx_session(model.SerializeToString(), threads, spinning=False)
     outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
     return lambda images: session.run(outputs, {name: images})
 
 
 def _open_openvino(model: Any, threads: int) -> Run:
     try:
-        import openvino
+        core = openvino_core()
     except ImportError as error:
         raise MissingExtraError("teacher.runtime = openvino", "openvino") from error
-    core = openvino.Core()
     halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if halves else "f32",

@@ -270,7 +270,7 @@ def _remembered_hashes() -> dict[str, str]:
     path = _hashes_path()
     try:
         hashes = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise WeightsError(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facepipe.errors import WeightsError
-from facepipe.home import facepipe_home
+from facepipe.errors import UsageError, WeightsError
+from facepipe.home import expand_home, facepipe_home
 from weights.card import WeightCard, check_name
 from weights.published import PUBLISHED
 
@@ -62,7 +63,7 @@ def user_folder() -> Path:
 def offline_folder() -> Path | None:
     """`$FACEPIPE_OFFLINE_WEIGHTS`: cards and published files to use instead of the network; None: unset."""
     value = os.environ.get("FACEPIPE_OFFLINE_WEIGHTS")
-    return Path(value).expanduser() if value else None
+    return expand_home(value) if value else None
 
 
 def list_weights() -> list[WeightEntry]:
@@ -131,9 +132,9 @@ def _card_paths() -> Iterator[tuple[Origin, Path]]:
 
 
 def _folders() -> Iterator[tuple[Origin, Path]]:
-    """One after the other, so that a shipped weight is found even where there is no home folder."""
     yield "shipped", shipped_folder()
-    yield "user", user_folder()
+    with suppress(UsageError):  # without a home folder nothing has been imported
+        yield "user", user_folder()
     if offline := offline_folder():
         yield "offline", offline
 

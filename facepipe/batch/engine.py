@@ -15,7 +15,7 @@ import numpy as np
 from facepipe.batch.job import Look, Outcome, Task
 from facepipe.batch.look import Chosen, Looker, Opened
 from facepipe.errors import LandmarkError, PhotoError
-from facepipe.runtime import usable_cores
+from facepipe.processors import asked_threads, granted_processors
 
 _POLL_S = 0.2
 """How often the consumer looks up from its queue, so that Ctrl-C is heard."""
@@ -30,7 +30,8 @@ class EngineOptions:
     """How the work is spread; the results do not depend on it.
 
     Attributes:
-        workers: Threads; None: one a core, and one for the time that others wait for the disk.
+        workers: Threads; None: `$FACEPIPE_THREADS`, else one a processor that this process is granted, and
+            one for the time that others wait for the disk.
         detector_batch: Photos of equal size in a call of the detector, at most.
         detector_batch_pixels: And so many pixels at most: larger photos gain nothing from company, and
             need memory.
@@ -47,7 +48,7 @@ class EngineOptions:
     @property
     def threads(self) -> int:
         """How many threads work."""
-        return self.workers or usable_cores() + 1
+        return self.workers or asked_threads() or granted_processors() + 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -429,6 +429,7 @@ class Job:
             encryption = database.execute("SELECT salt, key_check, wiped FROM encryption").fetchone()
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
+        self._database.execute("PRAGMA temp_store = MEMORY")  # no paths in the system's temporary folder
         if encryption is not None:
             salt, check, wiped = encryption
             self._seal = known_seal(self.file, salt, check, self._secret or secret_of_environment())

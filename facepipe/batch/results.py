@@ -17,8 +17,8 @@ from facepipe.files import atomic_file
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.outputs import PictureFolder
 from facepipe.pipeline import PhotoResult
+from facepipe.processors import compute_threads
 from facepipe.report import Printer, printer, to_json
-from facepipe.runtime import usable_cores
 from facepipe.xmp import write_sidecar
 
 _CHUNK = 64
@@ -85,7 +85,7 @@ def make_products(job: Job, kind: str, make: Maker) -> int:
     """
     due = [record for record in job.records() if _is_due(job, kind, record)]
     failed = 0
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(compute_threads()) as pool:
         for at in range(0, len(due), _CHUNK):
             tasks = [(record, job.product(kind, record.id)) for record in due[at : at + _CHUNK]]
             made = dict(pool.map(lambda task: _made(make, *task), tasks))

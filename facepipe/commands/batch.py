@@ -53,7 +53,12 @@ allow_missing_option = click.option(
 @click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops.")
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
 @click.option("--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it.")
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Threads.  [default: cores + 1]")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Threads.  [default: --threads, else processors + 1]",
+)
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @click.option("--log-json", is_flag=True, help="Progress and messages on stderr as JSON Lines.")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
+from facepipe.commands.options import ANY_PATH, Setup, gallery_option, threads_option, with_setup
 
 if TYPE_CHECKING:
     from facepipe.runtime import RuntimeName
@@ -29,10 +30,11 @@ def demo(setup: Setup, out: Path) -> None:
 
 
 @click.command()
-@gallery_option
+@partial(gallery_option, required=False)
 @click.option("--device", default="auto", metavar="cpu|cuda[:N]")
-@click.option("--runtime", default="auto", metavar="onnx|torch")
-def doctor(gallery_path: Path, device: str, runtime: RuntimeName) -> None:
+@click.option("--runtime", default="auto", metavar="onnx|openvino|torch")
+@threads_option
+def doctor(gallery_path: Path | None, device: str, runtime: RuntimeName) -> None:
     """Check the installation: versions, devices, weights, gallery."""
     from facepipe.doctor import examine
 

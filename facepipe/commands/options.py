@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from facepipe.environment import THREAD_VARIABLES
 from facepipe.errors import UsageError, WeightsError
+from facepipe.home import default_gallery
+from facepipe.processors import MAX_THREADS, THREADS_VARIABLE
 
 if TYPE_CHECKING:
     from facepipe.detector import DetectorOptions
@@ -117,6 +120,38 @@ def _given(value: Value | None, standard: Value) -> Value:
     return standard if value is None else value
 
 
+def _set_environment(settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _set_while_running(context: click.Context, settings: Mapping[str, str | None]) -> None:
+    """Change environment variables until the command ends; None removes one."""
+    before = {name: os.environ.get(name) for name in settings}
+    _set_environment(settings)
+    context.call_on_close(lambda: _set_environment(before))
+
+
+def _give_threads(context: click.Context, _: click.Parameter, threads: int | None) -> None:
+    """Put the number into the environment, for facepipe and for the packages that it computes with."""
+    if threads is not None:
+        names = (THREADS_VARIABLE, *THREAD_VARIABLES)
+        _set_while_running(context, dict.fromkeys(names, str(threads)))
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1, MAX_THREADS),
+    metavar="N",
+    expose_value=False,
+    callback=_give_threads,
+    help="Threads that compute at once.  [default: $FACEPIPE_THREADS, else the granted processors]",
+)
+
+
 _SETUP_OPTIONS = [
     click.option("--detector-weights", metavar="NAME", help="Weight of the detector, by name or card."),
     click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, by name or card."),
@@ -129,6 +164,7 @@ _SETUP_OPTIONS = [
     click.option("--max-megapixels", type=float, metavar="MP", help="Refuse larger photos."),
     click.option("--device", default="auto", metavar="cpu|cuda[:N]", help="Where to run."),
     click.option("--runtime", default="auto", metavar="onnx|openvino|torch", help="What to run on."),
+    threads_option,
 ]
 
 
@@ -147,27 +183,12 @@ def with_setup(command: Command) -> Command:
     return wrapper
 
 
-def default_gallery() -> Path:
-    """The user's own gallery."""
-    from facepipe.home import facepipe_home
-
-    return facepipe_home() / "gallery"
-
-
 def _give_key_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
-    """Say where the key is by the environment, while the command runs: whoever opens a gallery looks."""
-    if file is None:
-        return
-    from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
+    """Put the key's file into the environment, where whoever opens a gallery looks."""
+    if file is not None:
+        from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
 
-    before = {name: os.environ.pop(name, None) for name in (KEY_FILE_VARIABLE, KEY_VARIABLE)}
-    os.environ[KEY_FILE_VARIABLE] = str(file)
-
-    def restore() -> None:
-        del os.environ[KEY_FILE_VARIABLE]
-        os.environ.update({name: value for name, value in before.items() if value is not None})
-
-    context.call_on_close(restore)
+        _set_while_running(context, {KEY_FILE_VARIABLE: str(file), KEY_VARIABLE: None})
 
 
 key_file_option = click.option(
@@ -180,13 +201,18 @@ key_file_option = click.option(
 )
 
 
-def gallery_option(command: Command) -> Command:
-    """Where the gallery is, and its key: `--gallery DIR --key-file FILE`."""
+def gallery_option(command: Command, *, required: bool = True) -> Command:
+    """Where the gallery is, and its key: `--gallery DIR --key-file FILE`.
+
+    Args:
+        command: Gets the folder as `gallery_path`.
+        required: Fail where none is named and the user has no home folder; otherwise it gets None.
+    """
     folder = click.option(
         "--gallery",
         "gallery_path",
         type=ANY_PATH,
-        default=default_gallery,
+        default=default_gallery if required else None,
         metavar="DIR",
         show_default="$FACEPIPE_HOME/gallery",
         help="Folder of the gallery.",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from facepipe.commands.options import ANY_PATH, anchor_sizes, three_numbers
+from facepipe.commands.options import ANY_PATH, anchor_sizes, threads_option, three_numbers
 from facepipe.commands.output import echo_record
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def weights_verify(names: tuple[str, ...]) -> None:
     metavar="S,S/S,S/S,S",
     help="A detector's anchor sides in pixels, stride by stride.",
 )
+@threads_option
 def weights_import(
     file: Path,
     name: str,
