@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
@@ -14,6 +14,7 @@ import numpy as np
 from facepipe.environment import onnx_session, openvino_core
 from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError
 from facepipe.faces import FloatArray, UInt8Array
+from facepipe.forks import never_free, watch_forks
 from facepipe.processors import compute_threads
 from weights.card import InputSpec
 from weights.registry import Weight
@@ -98,10 +99,40 @@ def choose_runtime(
 def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
     """Load a weight's network for serving; its files are verified against the card.
 
+    A process that is forked afterwards loads the network again at its first call there.
+
     Raises:
         WeightsError: A file is missing or damaged, or the weight does not fit the runtime.
     """
-    return _open(weight, choice)
+    return ProcessNetwork(weight, choice)
+
+
+class ProcessNetwork:
+    """A network that a forked process opens again at its first call there.
+
+    The threads of the parent's network are missing in the child: a call of it may wait for them forever.
+    """
+
+    def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
+        self._weight, self._choice = weight, choice
+        self._network: Network | None = _open(weight, choice)
+        watch_forks(self)
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """See `Network.run`.
+
+        Raises:
+            DeviceError: In a forked process, where the network is on a CUDA device.
+        """
+        if self._network is None:
+            self._network = _open_in_child(self._weight, self._choice)
+        return self._network.run(batch)
+
+    def leave_to_parent(self) -> None:
+        """Forget the parent's network without freeing it."""
+        if self._network is not None:
+            never_free(self._network)
+        self._network = None
 
 
 def _open(weight: Weight, choice: RuntimeChoice) -> Network:
@@ -110,6 +141,16 @@ def _open(weight: Weight, choice: RuntimeChoice) -> Network:
     if choice.runtime == "openvino":
         return OpenVinoNetwork(weight, choice)
     return TorchNetwork(weight, choice)
+
+
+def _open_in_child(weight: Weight, choice: RuntimeChoice) -> Network:
+    if choice.device != "cpu":
+        raise DeviceError(
+            f"{choice.device} can't be used in a process that was forked after the network was loaded: "
+            "load it in that process, and start the process by the method 'spawn'"
+        )
+    # torch's OpenMP has no threads in a child and would wait for them.
+    return _open(weight, replace(choice, threads=1) if choice.runtime == "torch" else choice)
 
 
 class OnnxNetwork:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.faces import FloatArray
+from gallery.index import load_faiss
 
 IntArray = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]
@@ -73,9 +74,9 @@ def _parts(vectors: FloatArray, rows: IntArray, radius_l2: float) -> Iterator[In
 
 def _neighbours(vectors: FloatArray, radius_l2: float) -> Any:
     """A sparse (n, n) matrix that is not 0 where two faces are within the radius."""
-    import faiss
     from scipy.sparse import csr_matrix
 
+    faiss = load_faiss()
     index = faiss.IndexFlatL2(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors))
     counts, found = [], []

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from facepipe.errors import GalleryError
 from facepipe.files import sync_folder
+from facepipe.forks import never_free, watch_forks
 from gallery.schema import row_checksum
 
 BUSY_TIMEOUT_S = 30.0
@@ -30,7 +31,9 @@ class DamagedDatabaseError(GalleryError):
 
 
 class Database:
-    """A connection that threads may share, one transaction at a time. Not to be carried across a fork.
+    """A connection that threads may share, one transaction at a time.
+
+    A forked process connects again: SQLite's locks belong to the process that took them.
 
     Attributes:
         file: The SQLite file.
@@ -46,17 +49,36 @@ class Database:
             if not file.stat().st_size:
                 raise GalleryError(f"{file} is empty, so its gallery is lost: restore it or delete the file")
             self._inode = file.stat().st_ino
-            self._connection = _connect_read_only(file) if self.read_only else _connect(file, "mode=rw")
+            self._open: sqlite3.Connection | None = self._connected()
             try:
                 _prepare(self._connection)
             except (sqlite3.Error, UnicodeError):
                 self.discard()
                 raise
+        watch_forks(self)
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """This process's."""
+        if self._open is None:
+            self._open = self._connected()
+            _prepare(self._open)
+        return self._open
+
+    def _connected(self) -> sqlite3.Connection:
+        return _connect_read_only(self.file) if self.read_only else _connect(self.file, "mode=rw")
+
+    def leave_to_parent(self) -> None:
+        """Forget the connection without closing it, and what the parent's threads have locked."""
+        if self._open is not None:
+            never_free(self._open)
+        self._open, self._lock = None, threading.RLock()
 
     def close(self) -> None:
         """Close; the last process to do so folds the write-ahead log into the file."""
         with self._lock, errors_of(self.file):
-            self._connection.close()
+            if self._open is not None:
+                self._open.close()
 
     @contextmanager
     def reading(self, first: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
@@ -70,7 +92,7 @@ class Database:
                 return
             if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
                 self._connection.close()
-                self._connection = _connect_read_only(self.file)
+                self._open = self._connected()
             self._connection.execute("BEGIN")
             try:
                 self._require_same_file()

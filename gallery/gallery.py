@@ -50,7 +50,7 @@ class Gallery:
     """A folder with the truth in SQLite and an index derived from it. Open it with `Gallery.open`.
 
     A change that has returned is on disk; a killed process loses nothing of it. Other processes may read and
-    change the gallery at the same time. Threads may share one `Gallery`; forked processes may not. Close it
+    change the gallery at the same time. Threads may share one `Gallery`, forked processes too. Close it
     (or use it in `with`): closing saves the index, so that the next opening need not catch up.
 
     Attributes:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.faces import FloatArray
+from facepipe.forks import in_forked_processes
 from gallery.index_file import (
     EMPTY_STATE,
     CodeArray,
@@ -275,7 +277,7 @@ class _Sketch:
     """
 
     def __init__(self, dimensions: int, codebook: FloatArray) -> None:
-        faiss = _faiss()
+        faiss = load_faiss()
         self.codebook = codebook
         self._plain: Any = faiss.IndexPQ(dimensions, dimensions // 2, 4, faiss.METRIC_INNER_PRODUCT)
         faiss.copy_array_to_vector(codebook, self._plain.pq.centroids)
@@ -290,7 +292,7 @@ class _Sketch:
     @classmethod
     def trained(cls, sample: FloatArray) -> Self:
         """A sketch for vectors like those of `sample`, empty."""
-        faiss = _faiss()
+        faiss = load_faiss()
         quantiser = faiss.ProductQuantizer(sample.shape[1], sample.shape[1] // 2, 4)
         quantiser.train(np.ascontiguousarray(sample))
         return cls(sample.shape[1], faiss.vector_to_array(quantiser.centroids))
@@ -307,7 +309,7 @@ class _Sketch:
             raise DamagedIndexError("is of another kind")
         if columns.codes.shape[1] != dimensions // 4:
             raise DamagedIndexError("is of another kind")
-        faiss = _faiss()
+        faiss = load_faiss()
         sketch = cls(dimensions, columns.codebook.copy())
         sketch._saved_codes = columns.codes
         faiss.copy_array_to_vector(columns.codes.ravel(), sketch._plain.codes)
@@ -391,7 +393,10 @@ def _largest(scores: FloatArray, count: int) -> IdArray:
     return np.argpartition(scores, scores.shape[1] - count, axis=1)[:, scores.shape[1] - count :]
 
 
-def _faiss() -> Any:
+@cache
+def load_faiss() -> Any:
+    """FAISS, on one thread in forked processes: the threads of its OpenMP exist in the parent only."""
     import faiss  # Late: it takes longer to import than a gallery to list.
 
+    in_forked_processes(lambda: faiss.omp_set_num_threads(1))
     return faiss
