@@ -126,7 +126,6 @@ def _gallery_finding(path: Path) -> str:
     if not path.exists():
         return f"none yet at {path}; facepipe enroll makes it"
     from gallery import Gallery
-
     from gallery.repair import verify
 
     if findings := verify(path):

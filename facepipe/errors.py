@@ -47,4 +47,6 @@ class MissingExtraError(FacepipeError):
     """The command needs an optional part of facepipe that is not installed."""
 
     def __init__(self, purpose: str, extra: str) -> None:
-        super().__init__(f"{purpose} needs the [{extra}] extra: pip install 'facepipe[{extra}]'")
+        from facepipe.installation import extra_command
+
+        super().__init__(f"{purpose} needs the [{extra}] extra: {extra_command(extra)}")

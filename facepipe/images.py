@@ -67,7 +67,7 @@ _PILLOW_GLOBALS = threading.RLock()
 
 
 def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
-    """Read a photo: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame), AVIF; HEIC with `facepipe[heic]`.
+    """Read a photo: JPEG, PNG, WebP, BMP, TIFF, GIF (first frame), AVIF; HEIC with the [heic] extra.
 
     EXIF orientation is applied. Transparent parts are laid over white. Gray and 1-bit photos become three
     equal channels. 16 bits are scaled to 8 over their full range; 32-bit integers and floats over the
@@ -354,7 +354,9 @@ def _heif_file(stream: BufferedReader | BytesIO, name: str) -> Any:
     try:
         import pillow_heif
     except ImportError as error:
-        raise PhotoError(f"{name}: to read HEIC photos, pip install 'facepipe[heic]'") from error
+        from facepipe.installation import extra_command
+
+        raise PhotoError(f"{name}: to read HEIC photos, {extra_command('heic')}") from error
     return pillow_heif.open_heif(stream)
 
 

@@ -307,7 +307,7 @@ def test_without_the_extra_the_error_says_what_to_install(
     folder: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'facepipe\[train\]'"):
+    with pytest.raises(MissingExtraError, match=r'pip install .*"torch>='):
         import_checkpoint(folder / "x.pth", name="x")
 
 

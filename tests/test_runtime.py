@@ -95,7 +95,7 @@ def test_without_torch_the_one_line_to_type_is_told(arguments: list[str]) -> Non
     assert done.returncode == MissingExtraError.exit_code
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1
-    assert "pip install 'facepipe[train]'" in done.stderr
+    assert 'pip install "facenet-pytorch' in done.stderr
 
 
 # The runtimes

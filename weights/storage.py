@@ -147,7 +147,9 @@ def _read_verified(weight: Weight, file: WeightFile) -> bytes:
 
 def _cure(weight: Weight) -> str:
     if weight.folder == shipped_folder():
-        return "Reinstall facepipe: pip install --force-reinstall --no-deps facepipe"
+        from facepipe.installation import reinstall_advice  # late: it loads half of urllib
+
+        return reinstall_advice()
     return "Import, train or copy this weight again"
 
 
