@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -38,6 +38,7 @@ PHOTO_SUFFIXES = frozenset(
 """Suffixes, in lower case, of the files taken from folders and globs."""
 
 PhotoSource = str | os.PathLike[str] | bytes
+Result = TypeVar("Result")
 
 # Only what is named here is ever decoded: Pillow's other plugins (EPS runs a program) stay out of reach.
 _PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
@@ -121,17 +122,9 @@ def read_reduced(
     """
     name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
-        try:
-            if is_open_ended(stream):
-                raise OSError("it has no end")
-            return _decode(stream, name, least_long_side, max_pixels)
-        except (PhotoError, MemoryError):
-            raise
-        except Exception:
-            whole = salvaged(stream, lambda file: _decode(BytesIO(file), name, None, max_pixels).rgb)
-            if whole is None:
-                raise
-        return _decode(BytesIO(whole), name, least_long_side, max_pixels)
+        return _read_whole(
+            stream, name, max_pixels, lambda file: _decode(file, name, least_long_side, max_pixels)
+        )
 
 
 def photo_sha256(path: str | os.PathLike[str]) -> str:
@@ -156,12 +149,9 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
     """
     name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
-        if _is_heif(stream):
-            orientation = _heif_orientation(stream, name)
-        else:
-            photo = _open_photo(stream, name, max_pixels)
-            with _own_rules(max_pixels):
-                orientation = _orientation(photo)
+        orientation = _read_whole(
+            stream, name, max_pixels, lambda file: _stored_orientation(file, name, max_pixels)
+        )
     return orientation if orientation in _UPRIGHT else 1
 
 
@@ -274,6 +264,36 @@ def _cure(error: Exception) -> str:
 
 
 # Decoding
+
+
+def _read_whole(
+    stream: BufferedReader | BytesIO,
+    name: str,
+    max_pixels: int,
+    read: Callable[[BufferedReader | BytesIO], Result],
+) -> Result:
+    """Read a photo, or what is salvaged of one that has all its pixels but a damaged end or extras."""
+    try:
+        if is_open_ended(stream):
+            raise OSError("it has no end")
+        return read(stream)
+    except (PhotoError, MemoryError):
+        raise
+    except Exception:
+        whole = salvaged(stream, lambda file: _decode(BytesIO(file), name, None, max_pixels).rgb)
+        if whole is None:
+            raise
+    return read(BytesIO(whole))
+
+
+def _stored_orientation(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> int:
+    if _is_heif(stream):
+        return _heif_orientation(stream, name)
+    photo = _open_photo(stream, name, max_pixels)
+    if photo is None:
+        return read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))[1]
+    with _own_rules(max_pixels):
+        return _orientation(photo)
 
 
 def _decode(

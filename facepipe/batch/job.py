@@ -361,7 +361,7 @@ class Job:
     def sha256(self, photo_id: int) -> str | None:
         """Of the file that was looked at; None where that failed."""
         row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
-        return None if row is None else self._seal.open("sha256", row[0])  # type: ignore[no-any-return]
+        return None if row is None else self._seal.open("sha256", row[0])
 
     def strangers(self) -> list[Stranger]:
         """The faces near nobody that enrolment would take, with their vectors."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from facepipe.batch.run import Batch, Progress
 from facepipe.errors import MissingExtraError, UsageError
-from facepipe.images import find_photos
+from facepipe.finding import find_photos
 
 _POLL_S = 0.2
 _MOVES = ("created", "moved", "deleted")
