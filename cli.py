@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from io import TextIOWrapper
 from typing import Any
 
@@ -12,7 +13,7 @@ import click
 
 from facepipe import __version__
 from facepipe.commands import audit, batch, calibrate, checks, cluster, gallery, photos, video, watch, weights
-from facepipe.commands.output import INTERRUPTED
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, tell
 from facepipe.errors import FacepipeError
 from training import commands as training
 from training.evaluation import commands as evaluation
@@ -26,17 +27,46 @@ class FacepipeGroup(click.Group):
         try:
             return super().invoke(ctx)
         except FacepipeError as error:
-            click.echo(f"facepipe: {error}", err=True)
+            tell(str(error), "ERROR")
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             raise  # click leaves quietly: whoever read stdout has had enough
         except OSError as error:
-            click.echo(f"facepipe: {error}", err=True)
+            tell(str(error), "ERROR")
             _drop_what_stdout_refuses()
             ctx.exit(1)
         except KeyboardInterrupt:
-            click.echo("facepipe: interrupted; what was reported as done is kept", err=True)
+            tell("interrupted; what was reported as done is kept", "WARNING")
             ctx.exit(INTERRUPTED)
+        except click.exceptions.Exit:
+            raise
+        except Exception as error:
+            if LOG_JSON not in ctx.meta:
+                raise  # click writes what is wrong with an option, and Python a traceback
+            wrong_usage = error if isinstance(error, click.ClickException) else None
+            tell(wrong_usage.format_message() if wrong_usage else traceback.format_exc(), "ERROR")
+            ctx.exit(wrong_usage.exit_code if wrong_usage else 1)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; --log-json holds for what is wrong with its other options, too."""
+        if LOG_JSON in args:
+            ctx.meta[LOG_JSON] = True
+        return super().resolve_command(ctx, args)
+
+
+def _log_warnings(handler: logging.Handler) -> None:
+    """Write Python's own warnings by the handler, until the command ends."""
+    logger = logging.getLogger("py.warnings")
+    before, logger.handlers = logger.handlers, [handler]
+    logging.captureWarnings(True)
+
+    def restore() -> None:
+        logging.captureWarnings(False)
+        logger.handlers = before
+
+    click.get_current_context().call_on_close(restore)
 
 
 def _drop_what_stdout_refuses() -> None:
@@ -59,9 +89,12 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # letters that the terminal lacks, file names that are no text
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("facepipe: %(message)s"))
+    as_json = LOG_JSON in click.get_current_context().meta
+    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("facepipe: %(message)s"))
     logger = logging.getLogger("facepipe")
     logger.handlers = [handler]
+    if as_json:
+        _log_warnings(handler)
     logger.setLevel(logging.INFO)  # Not by assignment: what was asked before is remembered.
 
 

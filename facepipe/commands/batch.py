@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -22,7 +21,7 @@ from facepipe.commands.options import (
     key_file_option,
     with_setup,
 )
-from facepipe.commands.output import INTERRUPTED, PARTIAL, finish
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, finish, json_line, tell
 from facepipe.errors import FacepipeError
 from facepipe.words import counted
 
@@ -61,7 +60,7 @@ allow_missing_option = click.option(
 )
 @click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@click.option("--log-json", is_flag=True, help="Progress and messages on stderr as JSON Lines.")
+@click.option(LOG_JSON, is_flag=True, help="All lines on stderr as JSON with their time.")
 @gallery_option
 @with_setup
 def batch(
@@ -112,8 +111,6 @@ def batch(
     )
     if xmp:
         require_lxml()
-    if log_json:
-        _log_as_json()
     teller = ProgressTeller(quiet, log_json)
     with setup.pipeline(gallery_path, calls=options.engine.threads) as pipeline, Job(out, create=True) as job:
         try:
@@ -130,13 +127,13 @@ def batch(
             teller.end()
             counts = job.counts()
             done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
-            click.echo(f"facepipe: interrupted; {done}; the same command goes on from there", err=True)
+            tell(f"interrupted; {done}; the same command goes on from there", "WARNING")
             sys.exit(INTERRUPTED)
     if not quiet:
         _tell_end(summary, out)
     if unwritten:
         outputs = counted(unwritten, "output")
-        click.echo(f"facepipe: {outputs} could not be written; the next run tries again", err=True)
+        tell(f"{outputs} could not be written; the next run tries again", "WARNING")
     finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
     if unwritten:
         sys.exit(PARTIAL)
@@ -193,16 +190,14 @@ def _unwritten(write: Callable[[], int | None]) -> int:
 def _tell_end(summary: Summary, out: Path) -> None:
     counts = summary.counts
     known = f"{counts.known} known, {counts.faces - counts.known} unknown"
-    click.echo(
-        f"facepipe: {counted(counts.total, 'photo')}, {summary.here} of them looked at now; "
-        f"{counted(counts.faces, 'face')}, {known}; results in {out}",
-        err=True,
+    tell(
+        f"{counted(counts.total, 'photo')}, {summary.here} of them looked at now; "
+        f"{counted(counts.faces, 'face')}, {known}; results in {out}"
     )
     if counts.failed:
         new = "none of them" if not counts.newly_failed else f"{counts.newly_failed} of them"
         told = f"{counted(counts.failed, 'photo')} failed, {new} for the first time"
-        reasons = f"reasons in {out / 'results.jsonl'}; --retry-failed looks again"
-        click.echo(f"facepipe: {told}; {reasons}", err=True)
+        tell(f"{told}; reasons in {out / 'results.jsonl'}; --retry-failed looks again", "WARNING")
 
 
 class ProgressTeller:
@@ -237,7 +232,7 @@ class ProgressTeller:
     def _say(self, progress: Progress) -> None:
         self._told_at = time.monotonic()
         if self._as_json:
-            click.echo(json.dumps({"event": "progress", **_as_record(progress)}), err=True)
+            click.echo(json_line("progress", **_as_record(progress)), err=True)
         elif self._redraws:
             click.echo(f"\r\x1b[K{_as_line(progress)}", err=True, nl=False)
         else:
@@ -268,15 +263,6 @@ def _as_record(progress: Progress) -> dict[str, float | None]:
 def _clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
-
-
-def _log_as_json() -> None:
-    class AsJson(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            return json.dumps({"event": "log", "level": record.levelname, "message": record.getMessage()})
-
-    for handler in logging.getLogger("facepipe").handlers:
-        handler.setFormatter(AsJson())
 
 
 @click.command()

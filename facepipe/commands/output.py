@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,7 +20,30 @@ if TYPE_CHECKING:
 
 PARTIAL = 3
 INTERRUPTED = 130
+LOG_JSON = "--log-json"
+"""Option of commands whose lines on stderr may be JSON; a key of the context's `meta` where they are."""
 Item = TypeVar("Item")
+
+
+def tell(message: str, level: str = "INFO") -> None:
+    """Write a message of the running command to stderr: as `facepipe: ...`, or as JSON with --log-json."""
+    as_json = LOG_JSON in click.get_current_context().meta
+    line = json_line("log", level=level, message=message) if as_json else f"facepipe: {message}"
+    click.echo(line, err=True)
+
+
+def json_line(event: str, **fields: object) -> str:
+    """A line of --log-json: `time` (now, ISO 8601, UTC), `event`, and what belongs to it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return json.dumps({"time": now, "event": event, **fields})
+
+
+class JsonFormatter(logging.Formatter):
+    """Log records as lines of --log-json."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `json_line`."""
+        return json_line("log", level=record.levelname, message=record.getMessage())
 
 
 def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
