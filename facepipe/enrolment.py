@@ -13,7 +13,7 @@ from facepipe.csv_files import read_rows
 from facepipe.errors import PhotoError, UsageError
 from facepipe.finding import PhotoSearch
 from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
-from facepipe.pipeline import FacePipeline
+from facepipe.pipeline import FacePipeline, PhotoResult
 from facepipe.quality import EnrolRules, judge
 from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate
@@ -205,7 +205,9 @@ def _enrol_photo(
     faces = pipeline.detect(image)
     judgement = judge(image, faces, rules)
     reasons = tuple(refusal.reason.value for refusal in judgement.refusals)
-    sentence = "; ".join(refusal.sentence for refusal in judgement.refusals)
+    scale = pipeline.detector.options.scale_of((image.shape[1], image.shape[0]))
+    hint = PhotoResult(photo.path, faces=faces, scale=scale).hint
+    sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in judgement.refusals), hint)))
     if judgement.face is None or judgement.measures is None or (reasons and not force):
         return EnrolReport(photo, Outcome.REFUSED, reasons, sentence)
     face = faces.select([judgement.face])

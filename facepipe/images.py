@@ -74,8 +74,8 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     equal channels. 16 bits are scaled to 8 over their full range; 32-bit integers and floats over the
     smallest usual range (1, 255, 65535, 2^32 - 1) that holds their brightest pixel. CMYK is converted by
     formula and ICC profiles are left aside. A photo that is cut off is an error, never half a picture; one
-    that has all its pixels is read though its end or its extras are damaged. An error is also a TIFF of a
-    kind that is not read: floats or 16 bits in planes are read where they are deflated or not compressed.
+    that has all its pixels is read though its end or its extras are damaged. A TIFF of a kind that is not
+    read is an error too (floats and 16 bits in planes are read where they are not compressed, or deflated).
 
     Args:
         source: A file, or the bytes of one.
@@ -110,9 +110,12 @@ class ReducedPhoto:
 
 
 def read_reduced(
-    source: PhotoSource, least_long_side: int | None, *, max_pixels: int = DEFAULT_MAX_PIXELS
+    source: PhotoSource,
+    needed_scale: Callable[[tuple[int, int]], float] | None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> ReducedPhoto:
-    """`read_image` for whoever needs no more than `least_long_side` pixels on the longer side.
+    """`read_image` for whoever needs fewer pixels: of a width and height, `needed_scale` (up to 1) a side.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves enough: its blocks are
     scaled before they become pixels, which takes a fraction of the time and memory. All else comes whole.
@@ -123,7 +126,7 @@ def read_reduced(
     name = printable(source)
     with _failures_named(name), _opened(source, name) as stream:
         return _read_whole(
-            stream, name, max_pixels, lambda file: _decode(file, name, least_long_side, max_pixels)
+            stream, name, max_pixels, lambda file: _decode(file, name, needed_scale, max_pixels)
         )
 
 
@@ -297,16 +300,18 @@ def _stored_orientation(stream: BufferedReader | BytesIO, name: str, max_pixels:
 
 
 def _decode(
-    stream: BufferedReader | BytesIO, name: str, least_long_side: int | None, max_pixels: int
+    stream: BufferedReader | BytesIO,
+    name: str,
+    needed_scale: Callable[[tuple[int, int]], float] | None,
+    max_pixels: int,
 ) -> ReducedPhoto:
     photo = _open_photo(stream, name, max_pixels)
     if photo is None:
         rgb, orientation = read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))
         return _upright(rgb, orientation, (rgb.shape[1], rgb.shape[0]))
     size_wh = photo.size
-    if least_long_side is not None and least_long_side < max(size_wh):
-        share = least_long_side / max(size_wh)
-        photo.draft(photo.mode, (math.ceil(size_wh[0] * share), math.ceil(size_wh[1] * share)))
+    if needed_scale is not None and (scale := needed_scale(size_wh)) < 1:
+        photo.draft(photo.mode, (math.ceil(size_wh[0] * scale), math.ceil(size_wh[1] * scale)))
     if photo.format == "TIFF":
         with _own_rules(max_pixels):  # Pillow checks size and warns again while it loads this one format
             photo.load()

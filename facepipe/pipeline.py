@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +34,14 @@ from gallery.records import require_threshold
 from weights.card import WeightCard
 from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
+_MUCH_REDUCED = 1 / 3
+
+
+class PhotoWarning(Enum):
+    """What is to be known of a photo's result. The values are stable codes for reports."""
+
+    MUCH_REDUCED = "much_reduced"
+
 
 @dataclass(frozen=True, slots=True)
 class PhotoResult:
@@ -43,12 +52,30 @@ class PhotoResult:
         photo: RGB uint8 (h, w, 3), upright; None after an error.
         faces: As far as the pipeline went; None after an error.
         error: A sentence that names the file; None where all went well.
+        scale: How large the photo was analysed: the share of each side, up to 1.
     """
 
     path: Path
     photo: UInt8Array | None = None
     faces: Faces | None = None
     error: str | None = None
+    scale: float = 1.0
+
+    @property
+    def warnings(self) -> tuple[PhotoWarning, ...]:
+        """What is to be known of the result; nothing after an error."""
+        found_nothing = self.faces is not None and not len(self.faces)
+        return (PhotoWarning.MUCH_REDUCED,) if found_nothing and self.scale < _MUCH_REDUCED else ()
+
+    @property
+    def hint(self) -> str:
+        """The warnings in words; empty without any."""
+        if not self.warnings:
+            return ""
+        percent = round(100 * self.scale)
+        return (
+            f"analysed at {percent}% of its size; --original-size or a larger --max-side finds smaller ones"
+        )
 
     def without_photo(self) -> PhotoResult:
         """The same without its pixels, for keeping many."""
@@ -258,7 +285,7 @@ class FacePipeline:
                 person_distance=person_distance,
             )
 
-        return process_files(paths, named, max_pixels)
+        return process_files(paths, named, max_pixels, self.detector.options.scale_of)
 
     def threshold_l2(self, asked_l2: float | None = None) -> float:
         """Largest distance at which a face is named, for people without a threshold of their own.
@@ -292,13 +319,24 @@ def rows_to_compare(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
 
 
 def process_files(
-    paths: Iterable[Path], step: Callable[[UInt8Array], Faces], max_pixels: int = DEFAULT_MAX_PIXELS
+    paths: Iterable[Path],
+    step: Callable[[UInt8Array], Faces],
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    scale_of: Callable[[tuple[int, int]], float] = lambda _: 1.0,
 ) -> Iterator[PhotoResult]:
-    """Read each file and run `step` on it; a photo that fails is reported and passed over."""
+    """Read each file and run `step` on it; a photo that fails is reported and passed over.
+
+    Args:
+        paths: The files.
+        step: Finds the faces of an RGB uint8 photo (h, w, 3).
+        max_pixels: Larger photos fail.
+        scale_of: How large `step` analyses a photo of a width and height; see `PhotoResult.scale`.
+    """
     for path in paths:
         try:
             photo = read_image(path, max_pixels=max_pixels)
-            result = PhotoResult(path, photo, step(photo))
+            scale = scale_of((photo.shape[1], photo.shape[0]))
+            result = PhotoResult(path, photo, step(photo), scale=scale)
         except PhotoError as error:
             result = PhotoResult(path, error=str(error))
         except LandmarkError as error:

@@ -71,7 +71,7 @@ def table_lines(result: PhotoResult) -> list[str]:
         return []
     photo = _text(result.path)
     if not len(result.faces):
-        return [f"{photo}: no faces"]
+        return [f"{photo}: no faces{result.hint and f' ({result.hint})'}"]
     faces = [f"  {_in_words(result.faces, i)}" for i in range(len(result.faces))]
     return [f"{photo}: {len(faces)} face{'s' if len(faces) > 1 else ''}", *faces]
 
@@ -85,9 +85,15 @@ def record_to_json(record: Any) -> str:
 
 
 def to_json(result: PhotoResult) -> str:
-    """One line of JSON: `{"photo", "error", "faces": [...]}`, null where there is nothing."""
+    """One line of JSON: `{"photo", "error", "faces", "warnings"}`, null where there is nothing."""
     faces = [] if result.faces is None else [_face(result.faces, i) for i in range(len(result.faces))]
-    return record_to_json({"photo": result.path, "error": result.error, "faces": faces})
+    record = {
+        "photo": result.path,
+        "error": result.error,
+        "faces": faces,
+        "warnings": [warning.value for warning in result.warnings],
+    }
+    return record_to_json(record)
 
 
 def csv_rows(result: PhotoResult) -> list[list[Any]]:

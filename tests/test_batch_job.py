@@ -211,6 +211,26 @@ def test_what_is_no_job_is_left_alone(tmp_path: Path, make, told: str) -> None: 
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
+def test_panoramas_of_an_older_job_are_looked_at_again(tmp_path: Path) -> None:
+    """They were analysed at a smaller scale; until then what was seen in them stands."""
+    photos = files(tmp_path / "photos", "tall.jpg", "usual.jpg", "wide.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job)
+    database = sqlite3.connect(tmp_path / "out" / JOB_FILE)
+    database.execute("PRAGMA user_version = 0")
+    for row, size_wh in enumerate([(10, 21), (20, 10), (9000, 1000)], 1):
+        database.execute("UPDATE photos SET width = ?, height = ? WHERE id = ?", (*size_wh, row))
+    database.commit()
+    database.close()
+    with Job(tmp_path / "out") as job:
+        assert len(list(job.records())) == 3
+        job.plan(photos)
+        assert do(job) == ["tall.jpg", "wide.jpg"]
+        job.plan(photos)
+        assert do(job) == []
+
+
 def test_the_folder_is_private(tmp_path: Path) -> None:
     Job(tmp_path / "a" / "out", create=True).close()
     assert (tmp_path / "a" / "out").stat().st_mode & 0o077 == 0

@@ -193,6 +193,18 @@ def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(
     np.testing.assert_array_equal(chosen.crops[:1], crops)
 
 
+def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    panorama = np.zeros((1000, 8000, 3), np.uint8)
+    panorama[400:912, 4000:4512] = astronaut
+    write_image(tmp_path / "wide.jpg", panorama)
+    opened = Looker(pipeline).open(tmp_path / "wide.jpg")
+    assert opened.photo.rgb.shape == (1000, 8000, 3)  # half would be 4000, and 5120 are taken
+    write_image(tmp_path / "usual.jpg", np.zeros((3000, 4000, 3), np.uint8))
+    assert Looker(pipeline).open(tmp_path / "usual.jpg").photo.rgb.shape == (1500, 2000, 3)
+
+
 def test_what_is_not_reduced_is_read_as_ever(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
 ) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pipeline_helpers import FACE_XYXY, SURE, iou, noise
 
 from facepipe.detector import DetectorOptions, FaceDetector
@@ -165,6 +167,43 @@ def test_a_crowd_in_twelve_megapixels(detector: FaceDetector, shared_data: Path)
     overlaps = iou(np.concatenate(places), found.boxes_xyxy)
     assert (overlaps.max(axis=1) > 0.5).mean() > 0.6
     assert (overlaps.max(axis=0) > 0.3).mean() > 0.95
+
+
+SIZES = [(8000, 1000), (4000, 1000), (12_000, 700), (1000, 8000), (900, 2700)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_panorama_is_looked_at_in_detail(
+    detector: FaceDetector, astronaut: UInt8Array, width: int, height: int
+) -> None:
+    """Six faces of 47 px along it, of 3 to 11 px where the longer side is scaled to 640 px."""
+    photo = np.full((height, width, 3), 120, np.uint8)
+    person, side = enlarged(astronaut, 250, 250), 250
+    places = []
+    for i in range(6):
+        along, across = (2 * i + 1) * max(width, height) // 12 - side // 2, 100 * (i % 3)
+        left, top = (along, across) if width > height else (across, along)
+        photo[top : top + side, left : left + side] = person
+        places.append(FACE_XYXY * (side / 512) + [left, top, left, top])
+    faces = with_options(detector, max_side=640, score_threshold=0.5).detect(photo)
+    overlaps = iou(np.array(places, np.float32), faces.boxes_xyxy)
+    assert (overlaps.max(axis=1) > 0.5).all()
+    assert len(faces) == 6
+
+
+@given(st.integers(1, 100_000), st.integers(1, 100_000), st.integers(32, 8000))
+def test_photos_up_to_two_to_one_are_bound_by_their_longer_side_others_by_their_pixels(
+    width: int, height: int, max_side: int
+) -> None:
+    long_side, short_side = max(width, height), min(width, height)
+    scale = DetectorOptions(max_side=max_side).scale_of((width, height))
+    assert scale == DetectorOptions(max_side=max_side).scale_of((height, width))
+    by_longer_side = min(1.0, max_side / long_side)
+    assert scale == by_longer_side or (long_side > 2 * short_side and by_longer_side < scale <= 1)
+    assert scale in (1, by_longer_side) or short_side * scale <= max_side / 2 * (1 + 1e-9)
+    assert width * height * scale**2 <= 2 * max_side**2 * (1 + 1e-9)
+    assert long_side * scale <= 16 * max_side * (1 + 1e-9)
+    assert DetectorOptions(max_side=None).scale_of((width, height)) == 1
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_a_jpeg_without_its_end_is_read(astronaut: UInt8Array, making: str, trai
 def test_it_is_read_at_a_fraction_of_its_size_too(tmp_path: Path, astronaut: UInt8Array) -> None:
     path = tmp_path / "a.jpg"
     path.write_bytes(jpeg(astronaut, "plain")[:-2])
-    reduced = read_reduced(path, 128)
+    reduced = read_reduced(path, lambda _: 0.25)
     assert reduced.full_size_wh == (512, 512)
     assert reduced.rgb.shape == (128, 128, 3)
 

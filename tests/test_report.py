@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_the_schema_is_the_same_whatever_happened(result: PhotoResult) -> None:
     line = to_json(result)
     assert "\n" not in line
     record = strictly(line)
-    assert list(record) == ["photo", "error", "faces"]
+    assert list(record) == ["photo", "error", "faces", "warnings"]
     assert record["photo"] == "holiday/día 1.jpg"
     for face in record["faces"]:
         assert list(face) == FACE_KEYS
@@ -114,6 +115,16 @@ def test_an_unsure_face_has_no_name_but_a_candidate() -> None:
     assert "between people" in line
 
 
+@pytest.mark.parametrize(("scale", "warned"), [(1.0, False), (0.34, False), (0.33, True), (0.05, True)])
+def test_nothing_found_in_a_much_reduced_photo_is_told(scale: float, warned: bool) -> None:
+    result = replace(NOBODY, scale=scale)
+    assert strictly(to_json(result))["warnings"] == (["much_reduced"] if warned else [])
+    (line,) = table_lines(result)
+    assert (f"no faces (analysed at {100 * scale:.0f}% of its size; --original-size" in line) == warned
+    for other in (replace(identified(UNKNOWN), scale=scale), replace(FAILED, scale=scale)):
+        assert strictly(to_json(other))["warnings"] == []
+
+
 def test_null_where_there_is_nothing() -> None:
     faces = strictly(to_json(identified(UNKNOWN, NOT_COMPARED)))["faces"]
     assert [(f["name"], f["distance_l2"], f["threshold_l2"]) for f in faces] == [
@@ -125,7 +136,12 @@ def test_null_where_there_is_nothing() -> None:
     (face,) = strictly(to_json(detected()))["faces"]
     assert face["score"] == 0.9876
     assert [face[key] for key in FACE_KEYS[3:]] == [None] * 7
-    assert strictly(to_json(NOBODY)) == {"photo": "holiday/día 1.jpg", "error": None, "faces": []}
+    assert strictly(to_json(NOBODY)) == {
+        "photo": "holiday/día 1.jpg",
+        "error": None,
+        "faces": [],
+        "warnings": [],
+    }
     failed = strictly(to_json(FAILED))
     assert (failed["error"], failed["faces"]) == ("holiday/día 1.jpg: the file is empty", [])
 

@@ -25,6 +25,7 @@ from facepipe.batch.rows import (
     vectors_of,
 )
 from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
+from facepipe.detector import DetectorOptions
 from facepipe.errors import FacepipeError, OutputError, UsageError
 from facepipe.faces import Faces, FloatArray, Match
 from facepipe.pipeline import PhotoResult
@@ -36,6 +37,7 @@ PREVIEW = -1
 """Number of the picture that shows the whole photo; the others have their face's."""
 
 _APPLICATION_ID = 0x46504A31  # "FPJ1" in the SQLite header, so that any other program's file is recognised
+_VERSION = 1
 _SCHEMA = """
 CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE photos (
@@ -264,6 +266,7 @@ class Job:
         remembered, and are left out of everything.
         """
         with self._changing() as database:
+            _look_again_at_panoramas(database)
             taken = Planner(database, self._seal, self.folder).take_only(photos)
             if retry_failed:
                 database.execute(
@@ -336,6 +339,7 @@ class Job:
 
     def records(self) -> Iterator[Record]:
         """The photos of the command that have been dealt with, in its order."""
+        options = self._detector_options()
         rows = self._database.execute(
             """SELECT id, path, state, error, width, height, numbers, matches FROM photos
             WHERE place IS NOT NULL AND state != 'waiting' ORDER BY place"""
@@ -346,7 +350,8 @@ class Job:
                 yield Record(id, PhotoResult(photo, error=self._seal.open("error", error)), None)
                 continue
             faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
-            yield Record(id, PhotoResult(photo, faces=faces), (width, height))
+            scale = options.scale_of((width, height))
+            yield Record(id, PhotoResult(photo, faces=faces, scale=scale), (width, height))
 
     def photos(self) -> list[Path]:
         """All photos of the command, in its order."""
@@ -413,6 +418,12 @@ class Job:
             database.executemany("INSERT OR REPLACE INTO products VALUES (?, ?, ?, ?)", rows)
 
     # Inside
+
+    def _detector_options(self) -> DetectorOptions:
+        """Those that decide how large photos are analysed."""
+        key = "detector options"
+        row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()
 
     def _open(self) -> None:
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -498,6 +509,17 @@ def _make_private(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
+
+
+def _look_again_at_panoramas(database: sqlite3.Connection) -> None:
+    """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version < _VERSION:
+        database.execute(
+            """UPDATE photos SET state = 'waiting'
+            WHERE state = 'done' AND max(width, height) > 2 * min(width, height)"""
+        )
+        database.execute(f"PRAGMA user_version = {_VERSION}")
 
 
 def _bring_up_to_date(database: sqlite3.Connection) -> None:

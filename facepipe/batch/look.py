@@ -90,7 +90,7 @@ class Looker:
         Raises:
             PhotoError: It can't be read.
         """
-        needed = self._detector.options.max_side if self.options.reduce else None
+        needed = self._detector.options.scale_of if self.options.reduce else None
         photo = read_reduced(path, needed, max_pixels=self.options.max_pixels)
         return Opened(photo_sha256(path), photo)
 

@@ -157,7 +157,7 @@ _SETUP_OPTIONS = [
     click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, by name or card."),
     click.option("--score-threshold", type=float, metavar="0..1", help="Least confidence in a face."),
     click.option("--nms-iou", type=float, metavar="0..1", help="Boxes overlapping more are one face."),
-    click.option("--max-side", type=int, metavar="PX", help="Scale larger photos down to this."),
+    click.option("--max-side", type=int, metavar="PX", help="Scale photos with a longer side down to it."),
     click.option("--original-size", is_flag=True, help="Look at photos of any size as they are."),
     click.option("--min-face", type=float, default=0.0, metavar="PX", help="Pass over smaller faces."),
     click.option("--top-k", type=int, metavar="N", help="At most this many faces a photo."),

@@ -199,7 +199,8 @@ def detect(
     detector = FaceDetector.load(
         setup.detector_weights or DEFAULT_DETECTOR, setup.detector_options(), setup.choose_runtime()
     )
-    output.show(process_files(paths, detector.detect, setup.max_pixels()))
+    scale_of = detector.options.scale_of
+    output.show(process_files(paths, detector.detect, setup.max_pixels(), scale_of))
 
 
 @click.command()
