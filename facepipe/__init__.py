@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from facepipe.align import align_faces
     from facepipe.detector import DetectorOptions, FaceDetector
     from facepipe.encoder import FaceEncoder
-    from facepipe.enrolment import enrol, photos_in_csv, photos_in_folders
+    from facepipe.enrolment import PersonPhoto, enrol, photos_in_csv, photos_in_folders
     from facepipe.errors import FacepipeError
-    from facepipe.faces import Faces, Match
+    from facepipe.faces import Face, Faces, Match
     from facepipe.finding import find_photos
     from facepipe.images import read_image
     from facepipe.pipeline import FacePipeline
@@ -29,6 +29,7 @@ prepare_environment()
 
 __all__ = [
     "DetectorOptions",
+    "Face",
     "FaceDetector",
     "FaceEncoder",
     "FacePipeline",
@@ -36,6 +37,7 @@ __all__ = [
     "Faces",
     "Gallery",
     "Match",
+    "PersonPhoto",
     "align_faces",
     "choose_runtime",
     "enrol",
@@ -47,6 +49,7 @@ __all__ = [
 
 _HOMES = {
     "DetectorOptions": "facepipe.detector",
+    "Face": "facepipe.faces",
     "FaceDetector": "facepipe.detector",
     "FaceEncoder": "facepipe.encoder",
     "FacePipeline": "facepipe.pipeline",
@@ -54,6 +57,7 @@ _HOMES = {
     "Faces": "facepipe.faces",
     "Gallery": "gallery",
     "Match": "facepipe.faces",
+    "PersonPhoto": "facepipe.enrolment",
     "align_faces": "facepipe.align",
     "choose_runtime": "facepipe.runtime",
     "enrol": "facepipe.enrolment",

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from facepipe.errors import LandmarkError, UsageError
 from facepipe.faces import FloatArray, UInt8Array
+from facepipe.photo_input import Photo, as_rgb
 
 Matrix = npt.NDArray[np.float64]
 
@@ -70,7 +71,7 @@ TEMPLATES = {
 
 
 def align_faces(
-    image: UInt8Array, landmarks: FloatArray, template: str = "arcface_112", size_px: int | None = None
+    image: Photo, landmarks: FloatArray, template: str = "arcface_112", size_px: int | None = None
 ) -> UInt8Array:
     """Warp the faces of one photo to upright crops of equal size.
 
@@ -79,7 +80,7 @@ def align_faces(
     averaged down first, in the photo's own frame, so that fine texture does not turn into noise.
 
     Args:
-        image: RGB uint8 (H, W, 3), the full photo.
+        image: RGB uint8 (H, W, 3), the full photo; or what `facepipe.photo_input.as_rgb` takes.
         landmarks: (n, 5, 2) in pixels of the photo.
         template: A name in `TEMPLATES`.
         size_px: Side of the crops; the template's own when None.
@@ -89,8 +90,10 @@ def align_faces(
 
     Raises:
         LandmarkError: A face's landmarks determine no similarity transform; the message counts from 0.
-        UsageError: The template is unknown.
+        UsageError: The template is unknown, or it is no photo.
+        PhotoError: Its file can't be read.
     """
+    photo = as_rgb(image)
     if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
         raise ValueError(f"expected landmarks of shape (n, 5, 2), got {landmarks.shape}")
     size_px = _template(template).size_px if size_px is None else size_px
@@ -100,7 +103,7 @@ def align_faces(
             matrix = similarity_matrix(points, template, size_px)
         except LandmarkError as error:
             raise LandmarkError(f"face {index}: {error}") from error
-        crops[index] = _warp(image, matrix, size_px)
+        crops[index] = _warp(photo, matrix, size_px)
     return crops
 
 

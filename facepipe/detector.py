@@ -14,6 +14,7 @@ import numpy as np
 from facepipe.errors import UsageError, WeightsError
 from facepipe.faces import BoolArray, Faces, FloatArray, UInt8Array
 from facepipe.images import scaled_down
+from facepipe.photo_input import Photo, as_rgb
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
 from facepipe.retinaface.suppression import agreed_faces, best_faces
 from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
@@ -91,7 +92,7 @@ class DetectorOptions:
 
 
 class FaceDetector:
-    """Finds faces. Load once, use for many photos.
+    """Finds faces. Load once, use for many photos; threads may share it, forked processes may not.
 
     Args:
         network: A loaded RetinaFace.
@@ -123,24 +124,35 @@ class FaceDetector:
             raise WeightsError(f"{weight.card.name} is an {weight.card.kind}, not a detector")
         return cls(open_network(weight, runtime or choose_runtime()), weight.card, options)
 
-    def detect(self, photo: UInt8Array) -> Faces:
-        """The faces of one RGB uint8 photo (h, w, 3), most confident first, in its pixels."""
+    def detect(self, photo: Photo) -> Faces:
+        """Find the faces of one photo: most confident first, in pixels of the upright photo.
+
+        Args:
+            photo: RGB uint8 (h, w, 3); or a Pillow image, a path, or the bytes of a file.
+
+        Raises:
+            UsageError: It is no photo.
+            PhotoError: Its file can't be read.
+        """
         return self.detect_batch([photo])[0]
 
     def detect_batch(
-        self, photos: Sequence[UInt8Array], sizes_wh: Sequence[tuple[int, int]] | None = None
+        self, photos: Sequence[Photo], sizes_wh: Sequence[tuple[int, int]] | None = None
     ) -> list[Faces]:
         """The faces of several photos of any sizes; levels of equal size go through the network together.
 
         Args:
-            photos: RGB uint8 (h, w, 3) each.
+            photos: RGB uint8 (h, w, 3) each, or what `as_rgb` takes.
             sizes_wh: Width and height of the frames that the faces are told in, where the photos are reduced
                 copies of larger ones; None: the photos' own.
         """
-        sizes_wh = sizes_wh or [photo.shape[1::-1] for photo in photos]
+        if isinstance(photos, str | bytes):
+            raise UsageError("expected several photos, got one: use detect")
+        arrays = [as_rgb(photo) for photo in photos]
+        sizes_wh = sizes_wh or [photo.shape[1::-1] for photo in arrays]
         levels = [
             level
-            for i, (photo, size_wh) in enumerate(zip(photos, sizes_wh, strict=True))
+            for i, (photo, size_wh) in enumerate(zip(arrays, sizes_wh, strict=True))
             for level in self._levels(i, photo, size_wh)
         ]
         seen: dict[int, list[_Seen]] = defaultdict(list)
@@ -154,7 +166,6 @@ class FaceDetector:
 
     def _levels(self, index: int, photo: UInt8Array, size_wh: tuple[int, int]) -> list[_Level]:
         """The photo at every scale it needs, finest first."""
-        _check_photo(photo)
         height, width = photo.shape[:2]
         long_side = max(width, height)
         scale = self.options.scale_of((width, height))
@@ -280,11 +291,6 @@ class _Seen:
     faces: Faces
     own: BoolArray
     scale: float
-
-
-def _check_photo(photo: UInt8Array) -> None:
-    if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or 0 in photo.shape:
-        raise ValueError(f"expected an RGB uint8 photo (h, w, 3), got {photo.dtype} {photo.shape}")
 
 
 def _padded(side: int) -> int:

@@ -79,7 +79,7 @@ def verify_weights(names: Iterable[str]) -> list[Check]:
     """Compare the files of the named weights, or of all, with their cards."""
     from weights.registry import list_weights
 
-    wanted = list(names)
+    wanted = [names] if isinstance(names, str) else list(names)
     if wanted:
         return [_tried(f"weight {name}", lambda name=name: _verified(name)) for name in wanted]  # type: ignore[misc]
     try:

@@ -9,6 +9,7 @@ import numpy as np
 from facepipe.align import align_faces
 from facepipe.errors import WeightsError
 from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.photo_input import Photo
 from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
 from weights.card import EmbeddingSpec, WeightCard
 from weights.registry import DEFAULT_ENCODER, load_card
@@ -18,7 +19,7 @@ _BATCH = 32
 
 
 class FaceEncoder:
-    """Encodes faces. Load once, use for many photos.
+    """Encodes faces. Load once, use for many photos; threads may share it, forked processes may not.
 
     Args:
         network: A loaded FaceNet.
@@ -44,8 +45,8 @@ class FaceEncoder:
             raise WeightsError(f"{weight.card.name} is a {weight.card.kind}, not an encoder")
         return cls(open_network(weight, runtime or choose_runtime()), weight.card)
 
-    def align(self, photo: UInt8Array, faces: Faces) -> UInt8Array:
-        """The faces of an RGB photo as this encoder wants them: uint8 (n, size, size, 3)."""
+    def align(self, photo: Photo, faces: Faces) -> UInt8Array:
+        """The faces of a photo as this encoder wants them: RGB uint8 (n, size, size, 3)."""
         return align_faces(photo, faces.landmarks, self.embedding.alignment, self.input_size_px)
 
     def encode(self, crops: UInt8Array) -> FloatArray:
@@ -57,7 +58,7 @@ class FaceEncoder:
         empty = np.zeros((0, self.embedding.dimensions), np.float32)
         return np.concatenate([empty, *vectors])
 
-    def embed(self, photo: UInt8Array, faces: Faces) -> Faces:
+    def embed(self, photo: Photo, faces: Faces) -> Faces:
         """The faces with their vectors."""
         return faces.with_embeddings(self.encode(self.align(photo, faces)))
 

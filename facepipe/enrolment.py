@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -43,6 +44,7 @@ class PersonPhoto:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", clean_name(self.name))  # before half of the photos are stored
+        object.__setattr__(self, "path", Path(self.path))
 
 
 class Outcome(Enum):
@@ -175,13 +177,17 @@ def enrol(
         max_pixels: Largest photo read.
 
     Raises:
-        UsageError: The pipeline has no gallery.
+        UsageError: The pipeline has no gallery, or what is given is no `PersonPhoto`.
         GalleryError: The gallery can't be written.
     """
     gallery = pipeline.gallery
     if gallery is None:
         raise UsageError("enrolling needs a gallery")
+    if isinstance(photos, PersonPhoto | str | os.PathLike):
+        raise UsageError("expected photos to enroll, got one: give a list of PersonPhoto(name, path)")
     for photo in photos:
+        if not isinstance(photo, PersonPhoto):
+            raise UsageError(f"expected PersonPhoto(name, path), got {photo!r:.80}")
         try:
             report = _enrol_photo(pipeline, gallery, photo, rules, force, keep_crops, max_pixels)
         except PhotoError as error:

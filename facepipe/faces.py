@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ import numpy.typing as npt
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float32]
 UInt8Array = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.integer] | npt.NDArray[np.bool_] | Sequence[int]
+"""Indices of rows, or a mask of them all."""
 
 LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """Order of the five landmarks; left and right as the viewer of the photo sees them."""
@@ -65,9 +67,43 @@ class Match:
         return self.name or "unknown"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """One face of a photo, a row of `Faces`.
+
+    Attributes:
+        box_xyxy: float32 (4,): left, top, right, bottom.
+        score: Detector confidence in 0..1.
+        landmarks: float32 (5, 2), x and y in the order of `LANDMARK_NAMES`.
+        embedding: float32 (d,), unit length; None before encoding, and of a face that was not encoded.
+        match: Answer of a gallery, or None before matching.
+        enrollable: Whether enrolment would take it too, or None before it was measured.
+    """
+
+    box_xyxy: FloatArray
+    score: float
+    landmarks: FloatArray
+    embedding: FloatArray | None = None
+    match: Match | None = None
+    enrollable: bool | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The person, or None where the face is not named, or no gallery was asked."""
+        return None if self.match is None else self.match.name
+
+    @property
+    def distance_l2(self) -> float | None:
+        """Euclidean distance to the nearest person, or None where the face was not compared."""
+        return None if self.match is None else self.match.distance_l2
+
+
 @dataclass(frozen=True, slots=True)
 class Faces:
     """The n faces of one photo as columns of equal length; later steps of the way add columns.
+
+    Iterating gives a `Face` for each row, most confident first, and so does an index: `faces[0]`. A slice, a
+    mask or several indices give `Faces` again, as `select` does.
 
     Coordinates are pixels of the upright photo, origin at its top-left corner.
 
@@ -111,13 +147,38 @@ class Faces:
     def __len__(self) -> int:
         return len(self.boxes_xyxy)
 
+    def __iter__(self) -> Iterator[Face]:
+        return (self._face(row) for row in range(len(self)))
+
+    @overload
+    def __getitem__(self, rows: int | np.integer) -> Face: ...
+
+    @overload
+    def __getitem__(self, rows: slice | Rows) -> Self: ...
+
+    def __getitem__(self, rows: int | np.integer | slice | Rows) -> Face | Self:
+        if isinstance(rows, int | np.integer):
+            return self._face(range(len(self))[rows])
+        return self.select(range(len(self))[rows] if isinstance(rows, slice) else rows)
+
+    def _face(self, row: int) -> Face:
+        embedding = None if self.embeddings is None else self.embeddings[row]
+        return Face(
+            box_xyxy=self.boxes_xyxy[row],
+            score=float(self.scores[row]),
+            landmarks=self.landmarks[row],
+            embedding=embedding if embedding is not None and np.isfinite(embedding).all() else None,
+            match=None if self.matches is None else self.matches[row],
+            enrollable=None if self.enrollable is None else bool(self.enrollable[row]),
+        )
+
     @property
     def sizes_px(self) -> FloatArray:
         """float32 (n,): the shorter side of each box in pixels."""
         sides: FloatArray = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
         return sides.min(axis=1) if len(self) else np.zeros((0,), np.float32)
 
-    def select(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_] | Sequence[int]) -> Self:
+    def select(self, rows: Rows) -> Self:
         """The chosen rows of every column, in the order asked for. `rows`: indices or a mask of n."""
         index = np.asarray(rows)
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp)

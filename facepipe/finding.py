@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 
 from facepipe.errors import UsageError
 from facepipe.images import PHOTO_SUFFIXES, printable
+from facepipe.paths import AnyPath, each_path
 
 
 def _suffixes(names: str) -> frozenset[str]:
@@ -53,7 +54,7 @@ NaturalPieces = list[tuple[str, tuple[int, str]]]
 _log = logging.getLogger("facepipe")
 
 
-def find_photos(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[str] = ()) -> list[Path]:
+def find_photos(paths: AnyPath | Iterable[AnyPath], *, exclude: Sequence[str] = ()) -> list[Path]:
     """Expand files, folders and globs to photo files, each file once, in a stable order.
 
     A file is kept as given whatever its suffix, also when it does not exist (`read_image` says so later).
@@ -63,7 +64,8 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[st
     over. Raw files, videos and other pictures that are not read are counted in one line of the log.
 
     Args:
-        paths: Files, folders and globs. A part of a glob that exists by its very name is no pattern.
+        paths: Files, folders and globs, or one of them. A part of a glob that exists by its very name is no
+            pattern.
         exclude: Patterns of files and folders to pass over, as `Path.match` takes them: `cache` and `*.png`
             are names anywhere, `2019/raw` the end of a path, `/photos/private` a whole one.
 
@@ -72,7 +74,7 @@ def find_photos(paths: Iterable[str | os.PathLike[str]], *, exclude: Sequence[st
     """
     search = PhotoSearch(exclude)
     try:
-        return search.find(paths)
+        return search.find(each_path(paths))
     finally:
         search.log_unread()
 

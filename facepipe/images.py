@@ -130,6 +130,11 @@ def read_reduced(
         )
 
 
+def from_pillow(photo: Image.Image) -> UInt8Array:
+    """A Pillow image as `read_image` gives its file: upright RGB uint8 (H, W, 3), contiguous and writable."""
+    return _upright(_rgb(photo), _orientation(photo))
+
+
 def photo_sha256(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a photo file's bytes, 64 hex digits: the same photo under another name has the same.
 
@@ -308,7 +313,7 @@ def _decode(
     photo = _open_photo(stream, name, max_pixels)
     if photo is None:
         rgb, orientation = read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))
-        return _upright(rgb, orientation, (rgb.shape[1], rgb.shape[0]))
+        return _reduced(rgb, orientation, (rgb.shape[1], rgb.shape[0]))
     size_wh = photo.size
     if needed_scale is not None and (scale := needed_scale(size_wh)) < 1:
         photo.draft(photo.mode, (math.ceil(size_wh[0] * scale), math.ceil(size_wh[1] * scale)))
@@ -319,14 +324,18 @@ def _decode(
     rgb = _rgb(photo)
     with _own_rules(max_pixels):
         orientation = _orientation(photo)
-    return _upright(rgb, orientation, size_wh)
+    return _reduced(rgb, orientation, size_wh)
 
 
-def _upright(rgb: UInt8Array, orientation: int, size_wh: tuple[int, int]) -> ReducedPhoto:
+def _reduced(rgb: UInt8Array, orientation: int, size_wh: tuple[int, int]) -> ReducedPhoto:
+    on_its_side = orientation in _UPRIGHT and orientation >= _FIRST_ON_ITS_SIDE
+    return ReducedPhoto(_upright(rgb, orientation), size_wh[::-1] if on_its_side else size_wh)
+
+
+def _upright(rgb: UInt8Array, orientation: int) -> UInt8Array:
     if orientation not in _UPRIGHT:
-        return ReducedPhoto(rgb, size_wh)
-    upright = np.ascontiguousarray(_UPRIGHT[orientation](rgb), dtype=np.uint8)
-    return ReducedPhoto(upright, size_wh[::-1] if orientation >= _FIRST_ON_ITS_SIDE else size_wh)
+        return rgb
+    return np.ascontiguousarray(_UPRIGHT[orientation](rgb), dtype=np.uint8)
 
 
 def _too_large(name: str, max_pixels: int) -> str:

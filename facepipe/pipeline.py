@@ -18,6 +18,8 @@ from facepipe.encoder import FaceEncoder
 from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
+from facepipe.paths import AnyPath, each_path
+from facepipe.photo_input import Photo, as_rgb
 from facepipe.quality import (
     MEASURED_PX,
     MEASURED_TEMPLATE,
@@ -85,6 +87,10 @@ class PhotoResult:
 class FacePipeline:
     """Finds, encodes and names faces. Load once, use for many photos; `with` closes the gallery.
 
+    Threads may share one pipeline with its detector, encoder and gallery: any method may be called at any
+    time, and answers are those of one thread; only `close` must come last. Forked processes may not share it:
+    each loads its own.
+
     Args:
         detector: Finds the faces.
         encoder: Turns them into vectors.
@@ -140,19 +146,23 @@ class FacePipeline:
         if self.gallery is not None:
             self.gallery.close()
 
-    def detect(self, photo: UInt8Array) -> Faces:
-        """The faces of an RGB uint8 photo (h, w, 3)."""
+    def detect(self, photo: Photo) -> Faces:
+        """Find the faces of a photo; takes and raises what `FaceDetector.detect` does."""
         return self.detector.detect(photo)
 
-    def embed(self, photo: UInt8Array) -> Faces:
-        """The faces with their vectors; a row of NaN where the landmarks determine no alignment."""
+    def embed(self, photo: Photo) -> Faces:
+        """The faces with their vectors; a row of NaN where the landmarks determine no alignment.
+
+        Takes and raises what `detect` does.
+        """
+        photo = as_rgb(photo)
         faces = self.detector.detect(photo)
         rows = np.flatnonzero(alignable(faces.landmarks))
         return self._with_vectors(faces, rows, self.encoder.align(photo, faces.select(rows)))
 
     def identify(
         self,
-        photo: UInt8Array,
+        photo: Photo,
         *,
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
@@ -165,17 +175,19 @@ class FacePipeline:
         and their vectors are rows of NaN.
 
         Args:
-            photo: RGB uint8 (h, w, 3).
+            photo: RGB uint8 (h, w, 3); or a Pillow image, a path, or the bytes of a file.
             threshold_l2: Largest distance at which a face is named; None: as `Gallery.match` has it.
             one_person_per_photo: Whether a person is given to one face at most.
             rules: Which faces are compared at all, and how clear an answer must be.
             person_distance: What the distance to a person is.
 
         Raises:
-            UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
+            UsageError: No photo, no gallery, a threshold outside 0..2, or neither one nor a default.
+            PhotoError: Its file can't be read.
         """
         rules = rules or NamingRules()
         self.threshold_l2(threshold_l2)
+        photo = as_rgb(photo)
         faces = self.detector.detect(photo)
         faces, reasons, crops = self.crops_to_compare(photo, faces, rules)
         faces = self._with_vectors(faces, rows_to_compare(reasons), crops)
@@ -263,14 +275,14 @@ class FacePipeline:
 
     def identify_files(
         self,
-        paths: Iterable[Path],
+        paths: AnyPath | Iterable[AnyPath],
         *,
         threshold_l2: float | None = None,
         one_person_per_photo: bool = True,
         person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> Iterator[PhotoResult]:
-        """`identify` for files, one after the other; a photo that fails is reported and passed over.
+        """`identify` for files, or a single one, in order; a photo that fails is reported and passed over.
 
         Raises:
             UsageError: As `identify`, before the first photo.
@@ -319,7 +331,7 @@ def rows_to_compare(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
 
 
 def process_files(
-    paths: Iterable[Path],
+    paths: AnyPath | Iterable[AnyPath],
     step: Callable[[UInt8Array], Faces],
     max_pixels: int = DEFAULT_MAX_PIXELS,
     scale_of: Callable[[tuple[int, int]], float] = lambda _: 1.0,
@@ -327,12 +339,12 @@ def process_files(
     """Read each file and run `step` on it; a photo that fails is reported and passed over.
 
     Args:
-        paths: The files.
+        paths: The files, or one of them.
         step: Finds the faces of an RGB uint8 photo (h, w, 3).
         max_pixels: Larger photos fail.
         scale_of: How large `step` analyses a photo of a width and height; see `PhotoResult.scale`.
     """
-    for path in paths:
+    for path in map(Path, each_path(paths)):
         try:
             photo = read_image(path, max_pixels=max_pixels)
             scale = scale_of((photo.shape[1], photo.shape[0]))

@@ -7,15 +7,12 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import facepipe
 import gallery
 import training
 import weights
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
 
 
 def test_the_names_are_sorted_and_unique() -> None:
@@ -78,18 +75,3 @@ def test_the_version_is_the_packages() -> None:
 
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     assert project["version"] == facepipe.__version__
-
-
-def test_the_readmes_example_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], astronaut: UInt8Array
-) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    example = readme.split("```python\n", 1)[1].split("```", 1)[0]
-    (tmp_path / "people" / "Eileen").mkdir(parents=True)
-    write_image(tmp_path / "people" / "Eileen" / "portrait.png", astronaut)
-    write_image(tmp_path / "party.jpg", np.ascontiguousarray(astronaut[:, ::-1]))
-    monkeypatch.chdir(tmp_path)
-    exec(compile(example, "README.md", "exec"), {})
-    enrolled, found = capsys.readouterr().out.splitlines()
-    assert enrolled.startswith("enrolled")
-    assert "] Eileen 0." in found

@@ -26,6 +26,49 @@ def names(faces: Faces) -> list[str | None]:
     return [match.name for match in faces.matches]
 
 
+def test_iterating_and_indexing_give_faces_one_by_one() -> None:
+    faces = three()
+    assert [face.name for face in faces] == ["Ada", "Bob", "Cleo"]
+    for row, face in enumerate(faces):
+        for same in (faces[row], faces[np.int64(row)], faces[row - 3]):
+            assert same.score == face.score == pytest.approx(float(faces.scores[row]))
+            assert np.array_equal(same.box_xyxy, faces.boxes_xyxy[row])
+            assert np.array_equal(same.landmarks, faces.landmarks[row])
+            assert same.embedding is not None
+            assert np.array_equal(same.embedding, np.eye(3, 128)[row])
+            assert (same.name, same.distance_l2, same.enrollable) == (face.name, 0.5, None)
+    for row in (3, -4):
+        with pytest.raises(IndexError):
+            _ = faces[row]
+    assert list(Faces.empty()) == []
+
+
+def test_what_was_not_done_to_a_face_is_none() -> None:
+    (face,) = faces_at((0, 0, 10, 20))
+    assert (face.embedding, face.match, face.name, face.distance_l2, face.enrollable) == (None,) * 5
+    (face,) = faces_at((0, 0, 10, 20)).with_embeddings(np.full((1, 128), np.nan, np.float32))
+    assert face.embedding is None  # A row of NaN is a face that was not encoded.
+    (face,) = faces_at((0, 0, 10, 20)).with_matches([UNKNOWN]).with_enrollable(np.array([True]))
+    assert (face.name, face.distance_l2, face.enrollable) == (None, 1.3, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        (slice(1, None), ["Bob", "Cleo"]),
+        (slice(None, None, -1), ["Cleo", "Bob", "Ada"]),
+        ([2, 0], ["Cleo", "Ada"]),
+        (np.array([True, False, True]), ["Ada", "Cleo"]),
+        ([], []),
+    ],
+    ids=["slice", "reversed", "indices", "mask", "none"],
+)
+def test_slices_masks_and_several_indices_give_faces_again(rows: Any, expected: list[str]) -> None:
+    some = three()[rows]
+    assert isinstance(some, Faces)
+    assert names(some) == expected
+
+
 WRONG: dict[str, tuple[Callable[[Faces], Any], str]] = {
     "boxes of three numbers": (
         lambda f: replace(f, boxes_xyxy=f.boxes_xyxy[:, :3]),
