@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import ImageDraw
 
 from facepipe.draw import draw_faces
@@ -130,6 +132,83 @@ def test_labels_of_neighbours_keep_off_each_other_and_off_faces() -> None:
         for box, name in zip(boxes, names, strict=True)
     ]
     assert both == pytest.approx(sum(alone), rel=0.02)
+
+
+def labels_of(faces: Faces, size_wh: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Where the labels of named faces stand in an empty photo."""
+    places: list[tuple[int, int, int, int]] = []
+
+    def note(pen: ImageDraw.ImageDraw, place: tuple[int, int, int, int], **style: Any) -> None:
+        if "fill" in style:
+            places.append(place)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageDraw.ImageDraw, "rectangle", note)
+        draw_faces(np.zeros((size_wh[1], size_wh[0], 3), np.uint8), faces)
+    return places
+
+
+def covered_px(boxes: np.ndarray, places: list[tuple[int, int, int, int]]) -> int:
+    low = np.maximum(boxes[:, None, :2], np.array(places)[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], np.array(places)[None, :, 2:])
+    return int(np.prod(np.clip(high - low + 1, 0, None), axis=2).sum())
+
+
+def crowd(columns: int, rows: int, size_px: int, gap_px: int) -> Faces:
+    """Faces in rank and file, all of long names."""
+    step = size_px + gap_px
+    corners = [(gap_px + x * step, gap_px + y * step) for y in range(rows) for x in range(columns)]
+    boxes = [(float(x), float(y), float(x + size_px), float(y + size_px)) for x, y in corners]
+    return named(faces_in(*boxes), *(f"Wilhelmina Weatherwax {i}" for i in range(len(boxes))))
+
+
+@pytest.mark.parametrize(("size_px", "gap_px"), [(40, 30), (60, 20), (24, 40), (100, 16)])
+def test_labels_of_a_crowd_cover_no_face_and_no_label(size_px: int, gap_px: int) -> None:
+    """Between faces there is room for a line of small letters, not for the whole name in large ones."""
+    faces = crowd(12, 6, size_px, gap_px)
+    wide = 12 * (size_px + gap_px) + gap_px
+    places = labels_of(faces, (wide, 6 * (size_px + gap_px) + gap_px))
+    assert len(places) == len(faces)
+    assert covered_px(faces.boxes_xyxy.round().astype(int), places) == 0
+    for i, place in enumerate(places):
+        assert covered_px(np.array([place]), places[:i] or [(-9, -9, -9, -9)]) == 0
+
+
+def test_a_label_stands_beside_a_face_that_has_others_above_and_below() -> None:
+    stack = named(faces_in(*[(100.0, 20.0 + 42 * i, 140.0, 60.0 + 42 * i) for i in range(8)]), *"ABCDEFGH")
+    places = labels_of(stack, (400, 380))
+    assert covered_px(stack.boxes_xyxy.round().astype(int), places) == 0
+    assert sum(left > 140 or right < 100 for left, _, right, _ in places) >= 6
+
+
+def test_without_any_room_a_label_is_on_its_own_face_and_on_no_other() -> None:
+    faces = crowd(8, 6, 50, 1)
+    boxes = faces.boxes_xyxy.round().astype(int)
+    for i, place in enumerate(labels_of(faces, (8 * 51 + 1, 6 * 51 + 1))):
+        assert covered_px(np.delete(boxes, i, axis=0), [place]) == 0
+        assert covered_px(boxes[[i]], [place]) < 0.3 * 51 * 51
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-20, 420), st.integers(-20, 320), st.integers(4, 90), st.integers(4, 90)),
+        min_size=1,
+        max_size=25,
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_wherever_faces_are_labels_are_inside_the_photo(corners: list[tuple[int, int, int, int]]) -> None:
+    boxes = [(float(x), float(y), float(x + w), float(y + h)) for x, y, w, h in corners]
+    for left, top, right, bottom in labels_of(named(faces_in(*boxes), *["Ada"] * len(boxes)), (400, 300)):
+        assert 0 <= left <= right < 400
+        assert 0 <= top <= bottom < 300
+
+
+def test_lines_of_small_faces_leave_them_to_be_seen() -> None:
+    black = np.zeros((1600, 2400, 3), np.uint8)
+    drawn = draw_faces(black, named(faces_in((1000, 800, 1024, 824)), "Ada"))
+    inside = drawn[802:823, 1002:1023]
+    assert (inside.any(axis=2)).mean() < 0.25
 
 
 NAMES = [
