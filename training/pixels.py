@@ -72,7 +72,10 @@ def cached_pictures(
 def _is_whole(path: Path, contents: Path, size_hw: Callable[[Line], tuple[int, int]]) -> bool:
     if not (path.is_file() and contents.is_file()):
         return False
-    lines = json.loads(contents.read_bytes())
+    try:
+        lines = json.loads(contents.read_bytes())
+    except ValueError:  # cut short
+        return False
     return path.stat().st_size == sum(3 * math.prod(size_hw(line)) for line in lines)
 
 

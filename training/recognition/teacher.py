@@ -214,13 +214,13 @@ def canonical_vectors(
     for part in crops.parts:
         key = hashlib.sha256(f"{meaning} {part.key}".encode()).hexdigest()[:16]
         file = cache / f"teacher-{key}.npy" if cache else None
-        if file is None or not file.is_file():
+        vectors = _saved(file, len(part)) if file else None
+        if vectors is None:
             teacher = teacher or Teacher(config, student_input)
-            parts.append(_mean_vectors(teacher, part, margin))
+            vectors = _mean_vectors(teacher, part, margin)
             if file is not None:
-                _save(file, parts[-1])
-        else:
-            parts.append(np.load(file))
+                _save(file, vectors)
+        parts.append(vectors)
     return np.concatenate(parts)
 
 
@@ -280,6 +280,15 @@ def _mean_vectors(teacher: Teacher, part: DecodedCrops, margin: float) -> FloatA
 
 def _cut_all(crops: FaceCrops | DecodedCrops, indices: Indices, size_px: int, margin: float) -> Tensor:
     return torch.from_numpy(np.stack([cut(crops.pixels(int(i)), size_px, margin) for i in indices]))
+
+
+def _saved(file: Path, count: int) -> FloatArray | None:
+    """Vectors of so many faces; None where there is no such file, or half of it."""
+    try:
+        vectors: FloatArray = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors if len(vectors) == count else None
 
 
 def _save(file: Path, vectors: FloatArray) -> None:
