@@ -19,7 +19,8 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,15 @@ from training.detection.configuration import detector_configuration
 from training.detection.run import build_task as build_detector_task
 from training.detection.start import initial_detector
 from training.distributed import process_group
-from training.loop import LoopConfig, Task, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_configuration import LoopConfig
 from training.memory import keep_freed_memory
 from training.optimisation import OptimiserConfig, autocast
 from training.recognition.configuration import encoder_configuration
 from training.recognition.run import build_task as build_encoder_task
 from training.recognition.start import initial_encoder, settled
+from training.stream import Batches
+from training.task import Task
 
 _RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_mobilefacenet_people"}
 _WARM_UP = 4
@@ -87,9 +91,10 @@ def measure(
     task: Task[Any], loop: LoopConfig, optimiser: OptimiserConfig, steps: int, rounds: int
 ) -> dict[str, float]:
     """Samples a second of "loader", "step" and "loop", taken in turns, so that a busy machine slows all."""
-    ready = list(itertools.islice(task.batches(0), _READY_BATCHES))
+    with closing(task.batches(0)) as batches:
+        ready = list(itertools.islice(batches, _READY_BATCHES))
     ways: dict[str, Callable[[], float]] = {
-        "loader": lambda: _seconds_a_batch(task.batches(0), steps),
+        "loader": lambda: _seconds_a_batch(task, steps),
         "step": lambda: _seconds_a_step(_FromMemory(task, ready), loop, optimiser, steps),
         "loop": lambda: _seconds_a_step(task, loop, optimiser, steps),
     }
@@ -102,7 +107,8 @@ def measure(
 
 def loss_share(task: Task[Any], loop: LoopConfig, samples_per_s: float, device: torch.device) -> float:
     """Time of targets and losses, there and back, as a share of the step's."""
-    batch = next(task.batches(0))
+    with closing(task.batches(0)) as batches:
+        batch = next(batches)
     answers: list[Any] = []
 
     def ask(*inputs: Any) -> Any:
@@ -144,18 +150,19 @@ class _FromMemory:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
-    def batches(self, first_step: int) -> Iterator[Any]:
-        """See `training.loop.Task`."""
-        return itertools.cycle(self._batches)
+    def batches(self, first_step: int) -> Batches[Any]:
+        """See `training.task.Task`."""
+        return (batch for batch in itertools.cycle(self._batches))
 
 
-def _seconds_a_batch(batches: Iterator[Any], count: int) -> float:
-    for _ in range(_WARM_UP):
-        next(batches)
-    started = time.perf_counter()
-    for _ in range(count):
-        next(batches)
-    return (time.perf_counter() - started) / count
+def _seconds_a_batch(task: Task[Any], count: int) -> float:
+    with closing(task.batches(0)) as batches:
+        for _ in range(_WARM_UP):
+            next(batches)
+        started = time.perf_counter()
+        for _ in range(count):
+            next(batches)
+        return (time.perf_counter() - started) / count
 
 
 def _seconds_a_step(task: Task[Any], loop: LoopConfig, optimiser: OptimiserConfig, count: int) -> float:

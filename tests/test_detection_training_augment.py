@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,12 +228,14 @@ def test_data_sets_come_by_their_weights(sampler: CropSampler) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_batches_are_the_samples_in_order_whatever_the_workers(sampler: CropSampler, workers: int) -> None:
-    batches = endless_batches(CropBatches(sampler, 2), first_batch=3, every=1, workers=workers)
-    for number in range(3, 7):
-        batch = next(batches)
-        for i, pixels in enumerate(batch.pixels):
-            assert np.array_equal(pixels.numpy(), sampler[2 * number + i].crop.pixels)
-            assert batch.files[i] == sampler[2 * number + i].file
+    source = CropBatches(sampler, 2)
+    with closing(endless_batches(source, first_batch=3, every=1, workers=workers)) as batches:
+        for number in range(3, 15):
+            batch = next(batches)
+            for i, pixels in enumerate(batch.pixels):
+                assert np.array_equal(pixels.numpy(), sampler[2 * number + i].crop.pixels)
+                assert batch.files[i] == sampler[2 * number + i].file
+            assert batch.files == source.files(number)
 
 
 def test_processes_take_turns(sampler: CropSampler) -> None:

@@ -167,24 +167,6 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
     assert steps == list(range(1, 9))
 
 
-def test_without_a_compiler_a_run_says_so_and_goes_on(tmp_path: Path, dataset: Path) -> None:
-    run = tmp_path / "run"
-    arguments = ["train", "detector", str(run), "--recipe", "retinaface_mobilenet025", "--data", str(dataset)]
-    settings = ["loop.steps=1", "loop.batch_size=2", "loop.workers=0", "augment.size_px=64", "device=cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments, *(f"--set={setting}" for setting in settings)],
-        capture_output=True,
-        text=True,
-        env=environment() | {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")},
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "torch.compile does not work here" in done.stderr
-    assert "no-compiler" in done.stderr
-    assert load_checkpoint(run / "last.pt")["record"]["loop"]["compile"] is False
-
-
 _STOPPED = """
 import sys
 from pathlib import Path
@@ -229,7 +211,8 @@ from pathlib import Path
 import torch
 from test_detection_training_run import plain_task
 from training.distributed import is_main, process_group, world_size
-from training.loop import LoopConfig, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig
 torch.set_num_threads(1)
 with process_group("cpu"):

@@ -26,7 +26,7 @@ from training.checkpoints import load_checkpoint
 from training.configuration import from_plain, to_plain
 from training.export import export_checkpoint
 from training.logs import read_log
-from training.loop import LoopConfig
+from training.loop_configuration import LoopConfig
 from training.recognition.configuration import EncoderConfig, NetworkConfig
 from training.recognition.crops import FaceCrops
 from training.recognition.losses import LossConfig
@@ -167,7 +167,8 @@ from pathlib import Path
 import torch
 from test_recognition_run import plain_task
 from training.distributed import process_group, world_size
-from training.loop import LoopConfig, TrainingLoop
+from training.loop import TrainingLoop
+from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig
 torch.set_num_threads(1)
 with process_group("cpu"):

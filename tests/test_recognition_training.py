@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import pickle
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -13,7 +15,6 @@ import pytest
 import torch
 from recognition_helpers import FACE
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from facepipe.errors import DataError, UsageError
 from facepipe.faces import UInt8Array
@@ -30,7 +31,7 @@ from training.recognition.losses import (
 )
 from training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
 from training.recognition.sources import CropSource
-from training.stream import EndlessBatches
+from training.stream import endless_batches
 
 UNTOUCHED = DamageConfig(
     light_share=0,
@@ -136,13 +137,15 @@ def test_batches_depend_on_seed_and_number_alone(crops: FaceCrops) -> None:
     assert not torch.equal(first.batch(5).damaged, first.batch(6).damaged)
 
 
-def test_a_worker_that_starts_afresh_gets_paths_and_not_pixels(crops: FaceCrops) -> None:
+def test_a_worker_that_starts_afresh_gets_paths_and_not_pixels(
+    crops: FaceCrops, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = _sampler(crops)
     assert len(pickle.dumps(sampler)) < 20_000  # the pixels are a million bytes
-    batches = EndlessBatches(sampler, first=2, every=3)
-    loader = DataLoader(batches, batch_size=None, num_workers=1, multiprocessing_context="spawn")
-    for number, batch in zip((2, 5), loader, strict=False):
-        assert torch.equal(batch.damaged, sampler.batch(number).damaged)
+    monkeypatch.setattr(multiprocessing, "Process", multiprocessing.get_context("spawn").Process)
+    with closing(endless_batches(sampler, first_batch=2, every=3, workers=1)) as batches:
+        for number in (2, 5):
+            assert torch.equal(next(batches).damaged, sampler.batch(number).damaged)
 
 
 def test_every_crop_comes_once_an_epoch(crops: FaceCrops) -> None:

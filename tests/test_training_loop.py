@@ -21,8 +21,10 @@ from training.checkpoints import (
 )
 from training.curves import draw_curves
 from training.logs import RunLog, read_log
-from training.loop import LoopConfig, NonFiniteLossError, Progress, TrainingLoop
+from training.loop import NonFiniteLossError, TrainingLoop
+from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig, ScheduleConfig, build_optimiser
+from training.task import Progress
 
 _SHORT = LoopConfig(
     steps=6, batch_size=4, warmup_steps=0, schedule="constant", log_every=2, checkpoint_every=2, workers=0

@@ -5,13 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from facepipe.errors import DataError, OutputError
-from facepipe.files import atomic_write_bytes
+from facepipe.files import atomic_write_bytes, sync_folder
+
+LAST = "last.pt"
+"""Continues a run."""
+PREVIOUS = "previous.pt"
+"""The one before: continues a run whose last checkpoint was damaged."""
+BEST = "best.pt"
 
 _NETWORK = "network."
 """Prefix of what is shipped in the modules of both trainers (`TrainedDetector`, `TrainedEncoder`)."""
@@ -28,7 +34,63 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     try:
         atomic_write_bytes(path, buffer.getvalue())
     except OSError as error:
-        raise OutputError(f"{path}: can't write this checkpoint: {error}") from error
+        raise OutputError(
+            f"{path}: can't write this checkpoint: {error}; free some space; the one before stays"
+        ) from error
+
+
+def save_last(folder: Path, state: dict[str, Any]) -> None:
+    """Write `LAST` of a run; the one that was there becomes `PREVIOUS`.
+
+    Raises:
+        OutputError: It can't be written; both older ones stay.
+    """
+    new = folder / "new.pt"
+    save_checkpoint(new, state)
+    if (folder / LAST).is_file():
+        (folder / LAST).replace(folder / PREVIOUS)
+    new.replace(folder / LAST)
+    sync_folder(folder)
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a folder holds a run to continue."""
+    return any((folder / name).is_file() for name in (LAST, PREVIOUS))
+
+
+class LastCheckpoint(NamedTuple):
+    """What a run continues from.
+
+    Attributes:
+        state: Of `LAST`, or of the newest whole checkpoint before it.
+        damage: What is wrong with `LAST`; None: nothing.
+    """
+
+    state: dict[str, Any]
+    damage: str | None
+
+
+def load_last(folder: Path) -> LastCheckpoint:
+    """Read what a run continues from.
+
+    Raises:
+        DataError: There is no checkpoint, or all are damaged.
+    """
+    try:
+        return LastCheckpoint(load_checkpoint(folder / LAST), None)
+    except DataError as error:
+        paths = [folder / PREVIOUS, folder / BEST, *folder.glob("step_*.pt")]
+        older = [state for state in map(_whole, paths) if state is not None]
+        if not older:
+            raise
+        return LastCheckpoint(max(older, key=lambda state: int(state["step"])), str(error))
+
+
+def _whole(path: Path) -> dict[str, Any] | None:
+    try:
+        return load_checkpoint(path)
+    except DataError:
+        return None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

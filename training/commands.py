@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
+from facepipe.commands.output import INTERRUPTED
 from facepipe.errors import MissingExtraError
 from training.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from training.loop import Progress
     from training.runs import TrainingOutcome
+    from training.task import Progress
 
 Config = TypeVar("Config")
 
@@ -61,7 +62,10 @@ def _with_run_options(command: Command) -> Command:
 @click.option("--ground-truth", type=FOLDER, help="WIDER FACE's .mat files, for its own protocol.")
 @_with_run_options
 def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
-    """Train RetinaFace; checkpoints, log and pictures go to the folder RUN."""
+    """Train RetinaFace; checkpoints, log and pictures go to the folder RUN.
+
+    Ctrl-C or SIGTERM saves and leaves with 130; continue with --resume.
+    """
     _require_torch("training")
     from training.detection.configuration import DetectorConfig, detector_configuration
     from training.detection.run import train_detector
@@ -82,7 +86,8 @@ def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
 def train_encoder_command(run: Path, resume: bool, **choices: Any) -> None:
     """Train FaceNet; checkpoints, log and curves go to the folder RUN.
 
-    --data, --photos and --unlabelled may be repeated and mixed.
+    --data, --photos and --unlabelled may be repeated and mixed. Ctrl-C or SIGTERM saves and leaves with 130;
+    continue with --resume.
     """
     _require_torch("training")
     from training.recognition.configuration import EncoderConfig, encoder_configuration
@@ -117,11 +122,14 @@ def _configuration(
 
 
 def _report(outcome: TrainingOutcome) -> None:
+    stopped = outcome.step < outcome.steps
     if os.environ.get("RANK", "0") == "0":
-        state = "finished" if outcome.step >= outcome.steps else "stopped; continue with --resume"
+        state = "stopped; continue with --resume" if stopped else "finished"
         click.echo(f"facepipe: step {outcome.step} of {outcome.steps}, {state}: {outcome.last}", err=True)
         for name, value in outcome.figures.items():
             click.echo(f"{name} {value:.4f}")
+    if stopped:
+        sys.exit(INTERRUPTED)
 
 
 class _TrainingBar:

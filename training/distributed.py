@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from facepipe.errors import DeviceError
+from facepipe.errors import DataError, DeviceError
 from facepipe.processors import asked_threads, granted_processors
 
 _PATIENCE = timedelta(hours=3)
@@ -75,12 +75,23 @@ def any_rank(flag: bool, device: torch.device) -> bool:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The first process goes through the block before the others: it makes what they find made."""
-    if world_size() > 1 and not is_main():
-        dist.barrier()
-    yield
-    if world_size() > 1 and is_main():
-        dist.barrier()
+    """The first process goes through the block before the others: it makes what they find made.
+
+    Raises:
+        DataError: In the others: it failed in the first, which says why.
+    """
+    device = torch.device("cuda" if world_size() > 1 and dist.get_backend() == "nccl" else "cpu")
+    if not is_main():
+        if any_rank(False, device):
+            raise DataError("the first process of this run failed, and says why")
+        yield
+        return
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        any_rank(failed, device)
 
 
 def _device(name: str) -> torch.device:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from facepipe.errors import DataError, MissingExtraError
+from facepipe.errors import DataError, MissingExtraError, OutputError
 from facepipe.files import atomic_write_bytes
 
 _COLUMNS = ["step", "seconds", "figure", "value"]
@@ -21,35 +23,46 @@ class RunLog:
     Args:
         folder: Of the run.
         tensorboard: Write events there too, for `tensorboard --logdir`.
+        step: Where the run begins: what TensorBoard knows of later steps is hidden.
 
     Raises:
         MissingExtraError: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, tensorboard: bool) -> None:
+    def __init__(self, folder: Path, tensorboard: bool, step: int = 0) -> None:
         self._path = folder / "log.csv"
-        self._events = _event_writer(folder) if tensorboard else None
+        self._events = _event_writer(folder, step) if tensorboard else None
 
     def write(self, step: int, seconds: float, figures: Mapping[str, float]) -> None:
-        """Add the figures of one step."""
-        new = not self._path.exists()
-        with self._path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(_COLUMNS)
-            writer.writerows((step, round(seconds, 1), key, value) for key, value in figures.items())
+        """Add the figures of one step.
+
+        Raises:
+            OutputError: They can't be written.
+        """
+        lines = io.StringIO(newline="")
+        writer = csv.writer(lines)
+        if not self._path.exists():
+            writer.writerow(_COLUMNS)
+        writer.writerows((step, round(seconds, 1), key, value) for key, value in figures.items())
+        with _named(self._path), self._path.open("a", newline="", encoding="utf-8") as file:
+            file.write(lines.getvalue())
         if self._events is not None:
             for key, value in figures.items():
                 self._events.add_scalar(key, value, step)
             self._events.flush()
 
     def forget_after(self, step: int) -> None:
-        """Drop what a killed run wrote after its last checkpoint: the resumed one will write it again."""
+        """Drop what a killed run wrote after its last checkpoint: the next one will write it again.
+
+        Raises:
+            OutputError: The log can't be written.
+        """
         if not self._path.exists():
             return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if _step_of(line) <= step]
-        atomic_write_bytes(self._path, "".join(kept).encode())
+        with _named(self._path):
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            kept = [line for line in lines if _step_of(line) <= step]
+            atomic_write_bytes(self._path, "".join(kept).encode())
 
 
 def read_log(path: Path) -> Curves:
@@ -78,9 +91,17 @@ def _step_of(line: str) -> int:
     return int(number) if whole else 2**62
 
 
-def _event_writer(folder: Path) -> Any:
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: can't write the log of the run: {error}; free some space") from error
+
+
+def _event_writer(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
         raise MissingExtraError("writing TensorBoard logs", "train") from error
-    return SummaryWriter(log_dir=str(folder / "tensorboard"))
+    return SummaryWriter(log_dir=str(folder / "tensorboard"), purge_step=step + 1)

@@ -9,24 +9,32 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from facepipe.errors import DataError, FacepipeError, UsageError
-from training.checkpoints import changed_settings, load_checkpoint, save_checkpoint
+from facepipe.errors import DataError, FacepipeError
+from training.checkpoints import (
+    BEST,
+    LAST,
+    changed_settings,
+    holds_run,
+    load_last,
+    save_checkpoint,
+    save_last,
+)
+from training.compiling import compiles
 from training.distributed import any_rank, is_main, sum_over_ranks, world_size
 from training.logs import RunLog
+from training.loop_configuration import LoopConfig
 from training.optimisation import (
     OptimiserConfig,
-    Precision,
-    Schedule,
     ScheduleConfig,
     autocast,
     build_optimiser,
@@ -34,103 +42,12 @@ from training.optimisation import (
     set_rate,
 )
 from training.signals import StopWish, stop_wish
+from training.stream import Batches
+from training.task import Progress, Task
 
 _LOG = logging.getLogger("facepipe.training")
 Batch = TypeVar("Batch")
-
-
-@dataclass(frozen=True, slots=True)
-class LoopConfig:
-    """How long a run is and what it leaves behind.
-
-    Attributes:
-        steps: Optimiser steps of the whole run.
-        batch_size: Samples a batch (a process, under torchrun).
-        warmup_steps, schedule, milestones, step_factor: See `ScheduleConfig`.
-        freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
-        ema_decay: Of the averaged weights, which are validated and shipped.
-        precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
-        compile: Compile the network with torch.compile (a minute at the start; pays on long runs). It needs
-            a C++ compiler; where there is none, trainers say so and run uncompiled.
-        validate_every, checkpoint_every, log_every: In steps. The end of the run is always validated.
-        keep_every: Keep a checkpoint of its own, step_NNN.pt, every so many steps; 0: never.
-        tensorboard: Write TensorBoard events beside log.csv.
-        workers: Processes that prepare batches; 0: in this one.
-        seed: Of everything random.
-    """
-
-    steps: int = 10_000
-    batch_size: int = 16
-    warmup_steps: int = 150
-    schedule: Schedule = "cosine"
-    milestones: tuple[float, ...] = (0.6, 0.85)
-    step_factor: float = 0.1
-    freeze_steps: int = 0
-    ema_decay: float = 0.998
-    precision: Precision = "float32"
-    compile: bool = False
-    validate_every: int = 1000
-    checkpoint_every: int = 250
-    log_every: int = 25
-    keep_every: int = 0
-    tensorboard: bool = False
-    workers: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"loop.{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "freeze_steps", "keep_every", "workers", "seed"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise UsageError(f"loop.ema_decay: expected 0 or more and below 1, got {self.ema_decay}")
-
-
-class Task(Protocol[Batch]):
-    """What one kind of training brings to the loop."""
-
-    @property
-    def module(self) -> nn.Module:
-        """Everything that is trained, on its device; saved in checkpoints and averaged."""
-
-    @property
-    def samples_per_epoch(self) -> int:
-        """Photos, to count epochs by."""
-
-    def pretrained_parts(self) -> list[nn.Module]:
-        """The parts of `module` that `LoopConfig.freeze_steps` means."""
-
-    def batches(self, first_step: int) -> Iterator[Batch]:
-        """An endless stream for this process that continues exactly at `first_step` (in batches)."""
-
-    def losses(self, module: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Weighted parts of the loss; their sum is minimised. `progress`: 0 at the start, 1 at the end."""
-
-    def validate(self, module: nn.Module) -> dict[str, float]:
-        """Figures of the averaged weights; "score", larger is better, chooses the best checkpoint."""
-
-    def describe(self, batch: Batch) -> str:
-        """Names of the batch's files, for an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Where a run is, after every step.
-
-    Attributes:
-        step, steps: Finished, and of the whole run.
-        losses: Parts of this step's loss.
-        samples_per_s: Lately, all processes together.
-        seconds_left: At this speed, without validation.
-    """
-
-    step: int
-    steps: int
-    losses: dict[str, float]
-    samples_per_s: float
-    seconds_left: float
+Result = TypeVar("Result")
 
 
 class NonFiniteLossError(FacepipeError):
@@ -172,70 +89,140 @@ class TrainingLoop(Generic[Batch]):
         self.optimiser = build_optimiser(task.module, optimiser, self._samples_per_step)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
         self.average = copy.deepcopy(task.module).requires_grad_(False)
-        self.step, self.seconds, self.best = 0, 0.0, -math.inf
+        self.step, self.seconds, self.best, self._validated = 0, 0.0, -math.inf, 0
         self.figures: dict[str, float] = {}
+        self._module: nn.Module | None = None
+        self._random: dict[str, Any] = {}
+        self._failure: Exception | None = None
 
     def run(self, resume: bool = True) -> float:
         """Train to the end, or to Ctrl-C, which saves and returns. Returns the best validation score.
 
         Args:
-            resume: Continue from `last.pt` where there is one.
+            resume: Continue the run in `folder` where there is one.
 
         Raises:
-            DataError: That checkpoint is damaged or of another network.
+            DataError, PhotoError: A batch can't be made (what was done is saved), or the run's checkpoints
+                are damaged or of another network.
             NonFiniteLossError: Names the files of the batch.
+            OutputError: A file can't be written.
+            KeyboardInterrupt: It ended before the first step, or by a second Ctrl-C.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._log_file = RunLog(self.folder, self.config.tensorboard and is_main())
-        if resume and (self.folder / "last.pt").is_file():
-            self._restore(self.folder / "last.pt")
-        with stop_wish() as wish:
-            self._train(wish)
+        if resume and holds_run(self.folder):
+            state, damage = load_last(self.folder)
+            if damage:
+                _LOG.warning("%s; the run continues from the one before, of step %d", damage, state["step"])
+            self._restore(state)
+        self._log_file = RunLog(self.folder, self.config.tensorboard and is_main(), self.step)
+        if is_main():
+            self._log_file.forget_after(self.step)
+        with ExitStack() as self._until_the_end, stop_wish() as wish:
+            batches = self.task.batches(self.step * self.accumulate)
+            with closing(batches):
+                self._train(batches, wish)
         return self.best
 
-    def _train(self, wish: StopWish) -> None:
-        config = self.config
-        batches = self.task.batches(self.step * self.accumulate)
-        module = self._prepared()
-        window = _Window()
-        while self.step < config.steps and not any_rank(wish.asked, self._device):
-            if self.step == config.freeze_steps and self.step:
-                module = self._prepared()
-            started = time.perf_counter()
-            losses = self._one_step(module, batches)
+    def _train(self, batches: Batches[Batch], wish: StopWish) -> None:
+        config, window = self.config, _Window()
+        self._validate_when_due(wish)  # a run that was stopped may owe it
+        started = time.perf_counter()
+        while (work := self._ready(batches, wish)) is not None:
+            losses = self._one_step(work)
             self.step += 1
             spent = time.perf_counter() - started
             self.seconds += spent
             window.add(losses, spent)
             self._report(window)
-            if self.step % config.validate_every == 0 or self.step == config.steps:
-                self._validate()
+            self._validate_when_due(wish)
             if self.step % config.checkpoint_every == 0:
-                self._save("last.pt")
+                self._save()
             if config.keep_every and self.step % config.keep_every == 0:
                 self._save(f"step_{self.step:06d}.pt")
-        self._save("last.pt")
+            started = time.perf_counter()
+        self._end()
 
-    def _prepared(self) -> nn.Module:
+    def _end(self) -> None:
+        """Save, and raise what went wrong; a run without any step leaves nothing to continue."""
+        failed = any_rank(self._failure is not None, self._device)
+        try:
+            if self.step:
+                self._save()
+        finally:
+            if self._failure is not None:
+                raise self._failure
+        if failed:
+            raise DataError("another process of this run failed, and says why")
+        if not self.step:
+            raise KeyboardInterrupt
+
+    def _ready(self, batches: Batches[Batch], wish: StopWish) -> list[Batch] | None:
+        """The batches of the next step, for which the network is ready; None: the run ends here."""
+
+        def make_ready() -> list[Batch]:
+            work = [next(batches) for _ in range(self.accumulate)]
+            if self._module is None or self.step == self.config.freeze_steps:
+                self._module = self._prepared(work[0])
+            return work
+
+        if self.step >= self.config.steps:
+            return None
+        work = self._attempt(make_ready, wish)
+        return None if any_rank(work is None, self._device) else work
+
+    def _attempt(self, work: Callable[[], Result], wish: StopWish) -> Result | None:
+        """Do something between two steps, where a run can be saved; None: it was interrupted or failed."""
+        if self._failure is not None:
+            return None
+        try:
+            with wish.interrupting():
+                return work()
+        except KeyboardInterrupt:
+            if not wish.asked:
+                raise
+        except Exception as error:
+            self._failure = error
+        return None
+
+    def _prepared(self, batch: Batch) -> nn.Module:
         """The module as it is called: parts frozen or not, spread over processes, compiled."""
         for part in self.task.pretrained_parts():
             part.requires_grad_(self.step >= self.config.freeze_steps)
         module = self.task.module
         if world_size() > 1:
             module = DistributedDataParallel(module, [self._device] if self._device.type == "cuda" else None)
-        return torch.compile(module) if self.config.compile else module  # type: ignore[return-value]
+        if not self.config.compile:
+            return module
+        compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
+        self._set_mode(compiled)
 
-    def _one_step(self, module: nn.Module, batches: Iterator[Batch]) -> dict[str, float]:
+        def step() -> None:
+            with _no_exchange(compiled):
+                self._backward(compiled, batch)
+
+        if not compiles(step, self.task.module, self._device):
+            # Also what the task has compiled by itself.
+            self._until_the_end.enter_context(torch.compiler.set_stance("force_eager"))
+            self.config = replace(self.config, compile=False)
+            self.record = {**self.record, "loop": {**self.record.get("loop", {}), "compile": False}}
+            return module
+        return compiled
+
+    def _set_mode(self, module: nn.Module) -> None:
         module.train()
         if self.step < self.config.freeze_steps:
             for part in self.task.pretrained_parts():
                 part.eval()  # BatchNorm's statistics stay too
+
+    def _one_step(self, work: list[Batch]) -> dict[str, float]:
+        assert self._module is not None
+        self._restore_random()
+        self._set_mode(self._module)
         set_rate(self.optimiser, self._schedule.factor(self.step))
         seen: dict[str, float] = {}
-        for i in range(self.accumulate):
-            batch = next(batches)
-            with _no_exchange(module) if i + 1 < self.accumulate else nullcontext():
-                parts = self._backward(module, batch)
+        for i, batch in enumerate(work, 1):
+            with _no_exchange(self._module) if i < len(work) else nullcontext():
+                parts = self._backward(self._module, batch)
             for key, value in parts.items():
                 seen[key] = seen.get(key, 0.0) + value / self.accumulate
         self._move_weights(batch)
@@ -294,42 +281,52 @@ class TrainingLoop(Generic[Batch]):
             self._log_file.write(self.step, self.seconds, figures)
             self.on_log({"step": self.step, "seconds": round(self.seconds, 1), **figures})
 
-    def _validate(self) -> None:
-        if not is_main():
+    def _validate_when_due(self, wish: StopWish) -> None:
+        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
+        if not is_main() or not due or self._validated == self.step:
             return
+        figures = self._attempt(self._measured, wish)
+        if figures is None:
+            return
+        self.figures, self._validated = figures, self.step
+        if figures:
+            self._log(figures)
+        if figures.get("score", -math.inf) > self.best:
+            self.best = figures["score"]
+            self._save(BEST)
+
+    def _measured(self) -> dict[str, float]:
         self.average.eval()
         with torch.no_grad():
-            self.figures = self.task.validate(self.average)
-        if self.figures:
-            self._log(self.figures)
-        if self.figures.get("score", -math.inf) > self.best:
-            self.best = self.figures["score"]
-            self._save("best.pt")
+            return self.task.validate(self.average)
 
-    def _save(self, name: str) -> None:
-        if is_main():
+    def _save(self, name: str | None = None) -> None:
+        """Write a checkpoint, by default the one that continues the run."""
+        if not is_main():
+            return
+        if name is None:
+            save_last(self.folder, self._state())
+        else:
             save_checkpoint(self.folder / name, self._state())
 
     def _state(self) -> dict[str, Any]:
         """The schedule has no state of its own, and sample i is a function of the seed and i."""
-        on_cuda = self._device.type == "cuda"
         return {
             "step": self.step,
             "epoch": self.step * self._samples_per_step / max(1, self.task.samples_per_epoch),
             "seconds": self.seconds,
             "best": self.best,
             "figures": self.figures,
+            "validated": self._validated,
             "module": self.task.module.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "scaler": self._scaler.state_dict(),
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(self._device) if on_cuda else None,
+            **(self._random or self._random_now()),
             "record": self.record,
         }
 
-    def _restore(self, path: Path) -> None:
-        state = load_checkpoint(path)
+    def _restore(self, state: dict[str, Any]) -> None:
         try:
             self.task.module.load_state_dict(state["module"])
             self.average.load_state_dict(state["average"])
@@ -338,18 +335,32 @@ class TrainingLoop(Generic[Batch]):
                 self._scaler.load_state_dict(state["scaler"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise DataError(
-                f"{path}: does not fit this configuration ({str(error)[:300]}); train in another folder"
+                f"{self.folder / LAST}: does not fit this configuration ({str(error)[:300]}); "
+                "train in another folder"
             ) from error
-        torch.set_rng_state(state["random"])
-        if self._device.type == "cuda" and state.get("cuda_random") is not None:
-            torch.cuda.set_rng_state(state["cuda_random"], self._device)
+        self._random = {key: state.get(key) for key in ("random", "cuda_random")}
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.figures = dict(state.get("figures", {}))
-        if is_main():
-            self._log_file.forget_after(self.step)
+        self._validated = state.get("validated", self.step)
         if changes := changed_settings(state["record"], self.record):
             _LOG.warning("this run continues with other settings than before: %s", "; ".join(changes))
         _LOG.info("continuing at step %d of %d", self.step, self.config.steps)
+
+    def _random_now(self) -> dict[str, Any]:
+        on_cuda = self._device.type == "cuda"
+        return {
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(self._device) if on_cuda else None,
+        }
+
+    def _restore_random(self) -> None:
+        """Go on drawing where the run was saved: last of all before a step, whatever was drawn since."""
+        state, self._random = self._random, {}
+        if not state:
+            return
+        torch.set_rng_state(state["random"])
+        if self._device.type == "cuda" and state["cuda_random"] is not None:
+            torch.cuda.set_rng_state(state["cuda_random"], self._device)
 
 
 class _Window:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from facepipe.errors import UsageError
+from facepipe.errors import OutputError, UsageError
 from facepipe.images import write_image
-from training.checkpoints import load_checkpoint
+from training.checkpoints import BEST, LAST, holds_run, load_last
 from training.configuration import read_configuration
 from training.curves import draw_curves
 from training.distributed import is_main
 from training.logs import read_log
-from training.loop import LoopConfig, TrainingLoop
+from training.loop import TrainingLoop
 
 Config = TypeVar("Config")
 
@@ -55,26 +55,37 @@ def check_folder(folder: Path, resume: bool) -> None:
     Raises:
         UsageError: It is the other way round.
     """
-    if (folder / "last.pt").is_file() != resume:
+    if holds_run(folder) != resume:
         cure = "holds no run to continue" if resume else "holds a run; continue it with --resume"
         raise UsageError(f"{folder}: {cure}, or choose another folder")
 
 
-def settled_loop(config: LoopConfig, device: torch.device) -> LoopConfig:
-    """The configuration as it can be carried out: uncompiled where torch.compile fails, which is said."""
-    if not config.compile:
-        return config
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made where missing; the first of several processes does.
+
+    Raises:
+        UsageError: Another run works in it.
+        OutputError: It can't be written to.
+    """
+    if not is_main():
+        yield
+        return
     try:
-        torch.compile(_three_times)(torch.ones(2, device=device))
-    except RuntimeError as error:  # All that TorchDynamo raises is one.
-        reason = str(error).partition("\n")[0]
-        _LOG.warning(
-            "torch.compile does not work here, so training is slower (install a C++ compiler, or "
-            "say loop.compile=false): %s",
-            reason,
-        )
-        return replace(config, compile=False)
-    return config
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise OutputError(f"{folder}: can't be written to: {error}") from error
+    with closing(lock):
+        try:
+            lock.execute("BEGIN EXCLUSIVE")  # the system lets go of it however the process ends
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise UsageError(
+                    f"{folder}: another run trains in this folder now; wait for its end, or choose another"
+                ) from error
+            _LOG.warning("%s: nothing keeps other runs out of this folder: %s", folder, error)
+        yield
 
 
 def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[str] = ()) -> Config:
@@ -84,9 +95,9 @@ def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[s
         UsageError: There is no run, it is another trainer's, or an override is wrong.
         DataError: Its checkpoint is damaged.
     """
-    if not (folder / "last.pt").is_file():
-        raise UsageError(f"{folder}: holds no run to continue (last.pt)")
-    return read_configuration(kind, load_checkpoint(folder / "last.pt")["record"], overrides)
+    if not holds_run(folder):
+        raise UsageError(f"{folder}: holds no run to continue ({LAST})")
+    return read_configuration(kind, load_last(folder).state["record"], overrides)
 
 
 def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = None) -> TrainingOutcome:
@@ -97,13 +108,14 @@ def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = Non
     """
     curves = folder / "curves.png"
     if is_main():
-        write_image(curves, draw_curves(read_log(folder / "log.csv")))
+        log = folder / "log.csv"
+        write_image(curves, draw_curves(read_log(log) if log.exists() else {}))
     validated = math.isfinite(loop.best)
     return TrainingOutcome(
         step=loop.step,
         steps=loop.config.steps,
-        last=folder / "last.pt",
-        best=folder / "best.pt" if validated else None,
+        last=folder / LAST,
+        best=folder / BEST if validated else None,
         score=loop.best if validated else None,
         figures=loop.figures,
         curves=curves,
@@ -140,7 +152,3 @@ def _without_folders(value: Any) -> Any:
     if isinstance(value, str) and Path(value).is_absolute():
         return "/".join(Path(value).parts[-2:])
     return value
-
-
-def _three_times(values: torch.Tensor) -> torch.Tensor:
-    return 3 * values

@@ -13,7 +13,7 @@ from training.detection.augment import AugmentConfig
 from training.detection.detail import DetailConfig
 from training.detection.losses import LossConfig
 from training.detection.targets import MatchConfig
-from training.loop import LoopConfig
+from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig
 from weights.card import AnchorSpec, InputSpec
 

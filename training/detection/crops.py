@@ -13,6 +13,7 @@ from training.detection.augment import AugmentConfig, TrainingCrop, augment
 from training.detection.compose import mosaic, paste_faces
 from training.detection.data import PhotoSource
 from training.detection.targets import CropFaces
+from training.stream import naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +64,39 @@ class CropSampler:
         self._shares = weights / weights.sum()
 
     def __getitem__(self, number: int) -> Sample:
-        rng = np.random.default_rng([self._seed, number])
-        data = self._data[int(rng.choice(len(self._data), p=self._shares))]
-        index = int(rng.integers(len(data.photos.photos)))
+        data, index, rng = self._drawn(number)
         crop = self._crop(data.photos, index, rng)
         if rng.random() < self._config.paste_share and data.labelled:
             other = int(rng.integers(len(data.photos.photos)))
             donor = data.photos.photos[other]
-            crop = paste_faces(crop, data.photos.pixels(other), donor, self._config, rng)
+            with naming(str(donor.path)):
+                crop = paste_faces(crop, data.photos.pixels(other), donor, self._config, rng)
         return Sample(crop, str(data.photos.photos[index].path), data.labelled)
+
+    def file(self, number: int) -> str:
+        """The photo of a sample, without reading it."""
+        data, index, _ = self._drawn(number)
+        return str(data.photos.photos[index].path)
+
+    def _drawn(self, number: int) -> tuple[WeightedPhotos, int, np.random.Generator]:
+        """The data set of a sample, its photo's index there, and the generator of the rest."""
+        rng = np.random.default_rng([self._seed, number])
+        data = self._data[int(rng.choice(len(self._data), p=self._shares))]
+        return data, int(rng.integers(len(data.photos.photos))), rng
 
     def _crop(self, source: PhotoSource, index: int, rng: np.random.Generator) -> TrainingCrop:
         config = self._config
         if rng.random() >= config.mosaic_share:
-            return augment(source.pixels(index), source.photos[index], config, config.size_px, rng)
+            return self._augmented(source, index, config.size_px, rng)
         indices = [index, *rng.integers(len(source.photos), size=3).tolist()]
-        return mosaic(
-            [augment(source.pixels(i), source.photos[i], config, config.size_px // 2, rng) for i in indices]
-        )
+        return mosaic([self._augmented(source, i, config.size_px // 2, rng) for i in indices])
+
+    def _augmented(
+        self, source: PhotoSource, index: int, size_px: int, rng: np.random.Generator
+    ) -> TrainingCrop:
+        photo = source.photos[index]
+        with naming(str(photo.path)):
+            return augment(source.pixels(index), photo, self._config, size_px, rng)
 
 
 class CropBatches:
@@ -95,6 +111,11 @@ class CropBatches:
         samples = [self._sampler[first + i] for i in range(self._batch_size)]
         pixels = torch.from_numpy(np.stack([sample.crop.pixels for sample in samples]))
         return DetectionBatch(pixels, [_faces(s) for s in samples], [sample.file for sample in samples])
+
+    def files(self, number: int) -> list[str]:
+        """See `training.stream.BatchSource`."""
+        first = number * self._batch_size
+        return [self._sampler.file(first + i) for i in range(self._batch_size)]
 
 
 def _faces(sample: Sample) -> CropFaces:

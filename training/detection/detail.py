@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from training.detection.crops import CropBatches, DetectionBatch
 from training.detection.losses import hint_loss
 from training.onnx_teacher import Runtime, open_onnx
 from training.pixels import Normalisation
-from training.stream import batches_of_process
+from training.stream import Batches, batches_of_process
 from weights.card import InputSpec
 
 YUNET_TAPS = (
@@ -107,7 +107,7 @@ class TrainedBranch(nn.Module):
 
 
 class BranchTask:
-    """Training the branch and nothing else: see `DetailConfig.alone` and `training.loop.Task`.
+    """Training the branch and nothing else: see `DetailConfig.alone` and `training.task.Task`.
 
     Args:
         network: With a detail branch.
@@ -146,7 +146,7 @@ class BranchTask:
         """None: the rest stays as it is anyway."""
         return []
 
-    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+    def batches(self, first_step: int) -> Batches[DetectionBatch]:
         """Endless crops of this process; a resumed run sees what it would have seen."""
         return batches_of_process(self._batches, first_step, self._workers)
 

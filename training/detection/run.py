@@ -24,8 +24,10 @@ from training.detection.start import Detector, initial_detector, load_teacher
 from training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDetector
 from training.detection.validation import Validator, evenly, network_detector
 from training.distributed import is_main, main_first, process_group, world_size
-from training.loop import Progress, TrainingLoop
-from training.runs import TrainingOutcome, check_folder, outcome_of, settled_loop
+from training.loop import TrainingLoop
+from training.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
+from training.signals import sigterm_interrupts
+from training.task import Progress
 
 _LOG = logging.getLogger("facepipe.training")
 _SAMPLE_PHOTOS = 12
@@ -51,13 +53,15 @@ def train_detector(
         on_step: Called after every step.
 
     Raises:
-        UsageError: The folder holds a run and `resume` is not asked for, or the other way round; no data.
+        UsageError: The folder holds a run and `resume` is not asked for, or the other way round; another run
+            trains in it; no data.
         DataError, PhotoError, WeightsError, DeviceError: Something it needs is missing or damaged.
         NonFiniteLossError: Names the photos of the batch.
+        KeyboardInterrupt: Ctrl-C or SIGTERM before the first step, or a second Ctrl-C; otherwise they end the
+            run well.
     """
     check_folder(folder, resume)
-    with process_group(config.device) as device:
-        config = replace(config, loop=settled_loop(config.loop, device))
+    with sigterm_interrupts(), process_group(config.device) as device, only_run_in(folder):
         torch.manual_seed(config.loop.seed)
         start = initial_detector(config.network)
         # The checkpoint must say what the numbers mean, wherever that was read from.

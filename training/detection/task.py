@@ -1,8 +1,8 @@
-"""Training RetinaFace: losses against labels and an optional teacher; see `training.loop.Task`."""
+"""Training RetinaFace: losses against labels and an optional teacher; see `training.task.Task`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from training.detection.detail import DetailConfig, DetailTeacher, branch_of
 from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
 from training.detection.targets import MatchConfig, match_batch
 from training.pixels import Normalisation
-from training.stream import batches_of_process
+from training.stream import Batches, batches_of_process
 from weights.card import AnchorSpec, InputSpec
 
 
@@ -83,7 +83,7 @@ class TrainedDetector(nn.Module):
 
 
 class DetectorTask:
-    """See `training.loop.Task`.
+    """See `training.task.Task`.
 
     Args:
         network: What is trained.
@@ -150,7 +150,7 @@ class DetectorTask:
         network = self.module.network
         return network.parts_of_finest() if self._frozen == "finest" else [network.backbone]
 
-    def batches(self, first_step: int) -> Iterator[DetectionBatch]:
+    def batches(self, first_step: int) -> Batches[DetectionBatch]:
         """Endless crops of this process; a resumed run sees what it would have seen."""
         return batches_of_process(self._batches, first_step, self._workers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.images import read_image
@@ -14,6 +15,7 @@ from training.evaluation.detection import detection_ap
 from training.evaluation.detector import NMS_IOU, SCORE_THRESHOLD, scored_boxes
 from training.evaluation.wider import WiderGroundTruth, wider_ap, wider_key
 from training.serving import InMemoryNetwork
+from training.stream import naming
 from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
 
 
@@ -45,13 +47,18 @@ class Validator:
         """The figures of a network, which must be in evaluation mode."""
         options = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], self._config.max_side)
         detector = network_detector(network, *self._spec, options)
-        found = [scored_boxes(detector.detect(read_image(photo.path))) for photo in self.photos]
+        found = [self._found(detector, photo.path) for photo in self.photos]
         if self._truth is None:
             return self._by_labels(found)
         keys = [wider_key(photo.path) for photo in self.photos]
         result = wider_ap(self._truth, dict(zip(keys, found, strict=True)))
         known = {name: curve.ap for name, curve in result.curves.items() if curve.ap is not None}
         return {**known, "score": sum(known.values()) / max(1, len(known))}
+
+    @staticmethod
+    def _found(detector: FaceDetector, photo: Path) -> Float64Array:
+        with naming(str(photo)):
+            return scored_boxes(detector.detect(read_image(photo)))
 
     def _by_labels(self, found: Sequence[Float64Array]) -> dict[str, float]:
         keys = [str(photo.path) for photo in self.photos]

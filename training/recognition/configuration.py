@@ -9,7 +9,7 @@ from typing import Literal
 
 from facepipe.errors import UsageError
 from training.configuration import quoted, read_configuration
-from training.loop import LoopConfig
+from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig
 from training.recognition.augment import DamageConfig, ShakeConfig
 from training.recognition.losses import LossConfig

@@ -13,14 +13,16 @@ from facepipe.errors import UsageError
 from facepipe.home import facepipe_home
 from training.configuration import to_plain
 from training.distributed import is_main, main_first, process_group, world_size
-from training.loop import Progress, TrainingLoop
+from training.loop import TrainingLoop
 from training.recognition.configuration import EncoderConfig, FaceDataConfig
 from training.recognition.crops import FaceCrops, read_same_person
 from training.recognition.sources import CropSource, DetectionSource, FaceSource, PhotoSource
 from training.recognition.start import Encoder, initial_encoder, settled
 from training.recognition.task import RecognitionTask, RecognitionTaskConfig, check_objectives
 from training.recognition.validation import PairValidator
-from training.runs import TrainingOutcome, check_folder, outcome_of, settled_loop
+from training.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
+from training.signals import sigterm_interrupts
+from training.task import Progress
 
 _LOG = logging.getLogger("facepipe.training")
 
@@ -43,14 +45,15 @@ def train_encoder(
         on_step: Called after every step.
 
     Raises:
-        UsageError: The folder holds a run and `resume` is not asked for, or the other way round; no data; or
-            settings that contradict each other.
+        UsageError: The folder holds a run and `resume` is not asked for, or the other way round; another run
+            trains in it; no data; or settings that contradict each other.
         DataError, PhotoError, WeightsError, DeviceError: Something it needs is missing or damaged.
         NonFiniteLossError: Names the crops of the batch.
+        KeyboardInterrupt: Ctrl-C or SIGTERM before the first step, or a second Ctrl-C; otherwise they end the
+            run well.
     """
     check_folder(folder, resume)
-    with process_group(config.device) as device:
-        config = replace(config, loop=settled_loop(config.loop, device))
+    with sigterm_interrupts(), process_group(config.device) as device, only_run_in(folder):
         torch.manual_seed(config.loop.seed)
         start = initial_encoder(config.network)
         config = replace(config, network=settled(config.network, start))

@@ -12,6 +12,7 @@ from torch import Tensor
 from facepipe.errors import DataError, UsageError
 from training.recognition.augment import MARGINS, DamageConfig, ShakeConfig, cut, damage, shake_matrix
 from training.recognition.crops import NOBODY, FaceCrops
+from training.stream import naming
 
 Indices = npt.NDArray[np.int64]
 
@@ -145,12 +146,17 @@ class FaceSampler:
         people = torch.from_numpy(self.crops.people[indices])
         return FaceBatch(clean if self._with_clean else None, damaged, people, torch.from_numpy(indices))
 
+    def files(self, number: int) -> list[str]:
+        """See `training.stream.BatchSource`."""
+        return [self.crops.names[index] for index in self._plan[number]]
+
     def _faces(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """One face, shaken, without and with damage."""
         rng = np.random.default_rng([self._seed, _AUGMENT, number])
-        matrix = shake_matrix(self._size_px, self._shake, rng)
-        clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
-        return clean, damage(clean, self._damage, rng)
+        with naming(self.crops.names[index]):
+            matrix = shake_matrix(self._size_px, self._shake, rng)
+            clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
+            return clean, damage(clean, self._damage, rng)
 
 
 def grouped_by_person(people: Indices, crops: Indices) -> list[Indices]:

@@ -98,9 +98,15 @@ class CropSource:
                 for member in archive:
                     stream = archive.extractfile(member)
                     if stream is not None:
-                        yield f"{self.path.name}/{member.name}", read_image(stream.read())
+                        yield self._tar_member(member.name, stream.read())
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{self.path}: not a readable tar file: {error}") from error
+
+    def _tar_member(self, name: str, content: bytes) -> tuple[str, UInt8Array]:
+        try:
+            return f"{self.path.name}/{name}", read_image(content)
+        except PhotoError as error:  # which knows bytes only
+            raise PhotoError(f"{self.path}, {name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Training FaceNet: a teacher's vectors and maps, people apart from each other; see `training.loop.Task`."""
+"""Training FaceNet: a teacher's vectors and maps, people apart from each other; see `training.task.Task`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from training.recognition.sampling import (
     grouped_by_person,
 )
 from training.recognition.teacher import Lessons, TeacherConfig, TeacherOutput, matching_taps, open_lessons
-from training.stream import batches_of_process
+from training.stream import Batches, batches_of_process
 from weights.card import InputSpec
 
 _MOST_HELD_OUT = 4000
@@ -104,7 +104,7 @@ class TrainedEncoder(nn.Module):
 
 
 class RecognitionTask:
-    """See `training.loop.Task`.
+    """See `training.task.Task`.
 
     Args:
         network: What is trained.
@@ -177,7 +177,7 @@ class RecognitionTask:
         """The trunk."""
         return [self.module.network.trunk]
 
-    def batches(self, first_step: int) -> Iterator[FaceBatch]:
+    def batches(self, first_step: int) -> Batches[FaceBatch]:
         """Endless batches of this process; a resumed run sees what it would have seen."""
         return batches_of_process(self._sampler, first_step, self._workers)
 
