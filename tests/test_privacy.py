@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import cv2
 import pytest
 from privacy_helpers import ROOT, Seen, watched
 
@@ -28,10 +29,13 @@ def run(*arguments):
 MAIN_JOB = """
 run("enroll", "--name", "Ada", "photo.png")
 run("identify", "photo.png", "--annotate", "out/annotated", "--crops", "out/crops", "--remember-unknown")
-run("batch", "photos", "--out", "out/batch", "--annotate", "--crops")
+run("batch", "photos", "--out", "out/batch", "--annotate", "--crops", "--xmp")
+run("video", "video.mp4", "--annotate", "out/video.mp4")
+run("cluster")
 run("sort", "out/batch", "--to", "out/sorted")
 run("gallery", "list")
 run("gallery", "verify")
+run("gallery", "audit")
 run("gallery", "backup", "out/backup")
 run("gallery", "remove", "Ada")
 run("weights", "list")
@@ -59,6 +63,11 @@ def place(tmp_path: Path, astronaut: UInt8Array) -> Path:
     (tmp_path / "work" / "photos").mkdir(parents=True)
     for file in ("photo.png", "photos/one.png", "photos/two.png"):
         write_image(tmp_path / "work" / file, astronaut)
+    size = astronaut.shape[1::-1]
+    video = cv2.VideoWriter(str(tmp_path / "work" / "video.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 5.0, size)
+    for _ in range(3):
+        video.write(astronaut[..., ::-1])
+    video.release()
     return tmp_path
 
 
