@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from facepipe.counting import counted
 from facepipe.crops import thumbnail
 from facepipe.errors import PhotoError
 from facepipe.grouping import UnknownGroup
@@ -25,7 +26,7 @@ def audit_page(gallery: Gallery, found: Audit) -> str:
         ],
     }
     summary = (
-        f"{found.people} people, {found.templates} faces; "
+        f"{counted(found.people, 'person')}, {counted(found.templates, 'face')}; "
         f"faces within {found.threshold_l2:.2f} of each other count as one person's."
     )
     return page("Gallery audit", {"Summary": [paragraph(summary)], **sections})
@@ -35,7 +36,7 @@ def groups_page(gallery: Gallery, groups: Sequence[UnknownGroup]) -> str:
     """Each group with its most typical faces."""
     how = "Give a group a name with: facepipe enroll --cluster NUMBER --name NAME"
     sections = {
-        f"Group {group.id}: {len(group.faces)} faces": [
+        f"Group {group.id}: {counted(len(group.faces), 'face')}": [
             sheet(
                 Figure(_thumbnail(face, gallery.unknown_crop(face.id)), "", (face.source or "",))
                 for face in group.faces[:_FACES_OF_GROUP]
@@ -43,7 +44,7 @@ def groups_page(gallery: Gallery, groups: Sequence[UnknownGroup]) -> str:
         ]
         for group in groups
     }
-    return page("Unknown faces", {f"{len(groups)} groups": [paragraph(how)], **sections})
+    return page("Unknown faces", {counted(len(groups), "group"): [paragraph(how)], **sections})
 
 
 def _suspects(gallery: Gallery, suspects: Sequence[Suspect]) -> Iterator[str]:

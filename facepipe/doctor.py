@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facepipe import __version__
+from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 
 if TYPE_CHECKING:
@@ -136,7 +137,8 @@ def _gallery_finding(path: Path) -> str:
         )
     with Gallery.open(path) as gallery:
         info = gallery.info()
-    return f"{path}: {info.people} people, {info.templates} faces of {info.encoder.name}"
+    held = f"{counted(info.people, 'person')}, {counted(info.templates, 'face')}"
+    return f"{path}: {held} of {info.encoder.name}"
 
 
 def _tried(what: str, look: Callable[[], str]) -> Check:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
+from facepipe.counting import counted
 from facepipe.crops import box_of, encode_crop
 from facepipe.csv_files import read_rows
 from facepipe.errors import PhotoError, UsageError
@@ -117,7 +118,7 @@ def photos_in_folders(folder: str | Path, *, exclude: Sequence[str] = ()) -> lis
     if not people:
         raise UsageError(f"{folder}: has no sub-folders; expected one per person, or use --name NAME")
     if stray := sum(file.suffix.lower() in PHOTO_SUFFIXES for file in files):
-        _log.warning("%s: passed over %d photos in no person's sub-folder", folder, stray)
+        _log.warning("%s: passed over %s in no person's sub-folder", folder, counted(stray, "photo"))
     photos = [PersonPhoto(person.name, photo) for person in people for photo in _photos_of(person, search)]
     search.log_unread()
     if not photos:

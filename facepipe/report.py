@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from facepipe.counting import counted
 from facepipe.csv_files import BOM, csv_line
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
@@ -73,7 +74,7 @@ def table_lines(result: PhotoResult) -> list[str]:
     if not len(result.faces):
         return [f"{photo}: no faces{result.hint and f' ({result.hint})'}"]
     faces = [f"  {_in_words(result.faces, i)}" for i in range(len(result.faces))]
-    return [f"{photo}: {len(faces)} face{'s' if len(faces) > 1 else ''}", *faces]
+    return [f"{photo}: {counted(len(faces), 'face')}", *faces]
 
 
 def record_to_json(record: Any) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 import cv2
 import numpy as np
 
+from facepipe.counting import counted
 from facepipe.environment import onnx_session, openvino_core
 from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError
 from facepipe.faces import FloatArray, UInt8Array
@@ -46,9 +47,8 @@ class RuntimeChoice:
     calls: int = 1
 
     def __str__(self) -> str:
-        threads = self.threads * self.calls
-        told = f", {threads} thread{'s' if threads > 1 else ''}" if self.device == "cpu" else ""
-        return f"{_ENGINES[self.runtime]} on {self.device}{told}"
+        threads = f", {counted(self.threads * self.calls, 'thread')}" if self.device == "cpu" else ""
+        return f"{_ENGINES[self.runtime]} on {self.device}{threads}"
 
 
 class Network(Protocol):
@@ -254,4 +254,6 @@ def _require_torch(device: str) -> None:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = int(device[5:]) if ":" in device else 0
     if index >= count:
-        raise DeviceError(f"{device} is not available: torch sees {count} CUDA devices; use --device cpu")
+        raise DeviceError(
+            f"{device} is not available: torch sees {counted(count, 'CUDA device')}; use --device cpu"
+        )

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 
+from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from facepipe.files import temporary_beside
@@ -257,7 +258,7 @@ def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
     )
     vectors: FloatArray = tensors[_TENSOR]
     require_vectors(vectors, dimensions, _VECTORS)
-    _require(len(vectors) == count, f"{count} templates, but {len(vectors)} vectors")
+    _require(len(vectors) == count, f"{counted(count, 'template')}, but {counted(len(vectors), 'vector')}")
     return vectors
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from facepipe.counting import counted
 from facepipe.errors import DataError, GalleryError, UsageError
 
 if TYPE_CHECKING:
@@ -326,7 +327,7 @@ def calibrate(gallery: Gallery, rate: float, chances: int | None = None) -> Cali
     wanted_far = rate_of_one_comparison(rate, chances)
     if len(names) < MIN_PEOPLE:
         raise GalleryError(
-            f"{gallery.path}: {len(names)} people are too few to measure how near strangers come; "
+            f"{gallery.path}: {counted(len(names), 'person')}: too few to measure how near strangers come; "
             f"enroll at least {MIN_PEOPLE}, or stay with the encoder's own threshold"
         )
     kept = some_faces(len(vectors))

@@ -259,7 +259,7 @@ def test_the_command_recommends_and_applies(tmp_path: Path) -> None:
 
 def test_the_command_refuses(tmp_path: Path) -> None:
     folder = _gallery(tmp_path / "few", 9, 4)
-    with pytest.raises(GalleryError, match=r"few: 9 people are too few.*enroll at least 10"):
+    with pytest.raises(GalleryError, match=r"few: 9 people: too few.*enroll at least 10"):
         _run("--gallery", folder)
     with pytest.raises(UsageError, match="exclude each other"):
         _run("--gallery", folder, "--far", 0.1, "--fpir", 0.1)

@@ -291,7 +291,7 @@ def test_people_are_managed(known: Path, photos: Path) -> None:
     assert facepipe("enroll", "--name", HER, photos / "1 her.png", *here).code == 0
     assert people(gallery) == {"-E C": 1, HER: 1}
     merged = facepipe("gallery", "merge", *here, "--", "-E C", HER)
-    assert merged.err == f"facepipe: 1 faces of '-E C' now belong to '{HER}'\n"
+    assert merged.err == f"facepipe: '{HER}' now has 1 face of '-E C'\n"
     assert people(gallery) == {HER: 2}
     info = facepipe("gallery", "info", *here)
     assert "templates          2" in info.lines
@@ -305,9 +305,9 @@ def test_people_are_managed(known: Path, photos: Path) -> None:
 
 def test_galleries_travel_as_archives(known: Path, photos: Path) -> None:
     assert facepipe("gallery", "export", "people.zip", "--gallery", known).code == 0
-    for new in (1, 0):
+    for new in ("1 new face", "0 new faces"):
         said = facepipe("gallery", "import", "people.zip", "--gallery", "copy")
-        assert (said.code, said.err) == (0, f"facepipe: {new} new faces in copy\n")
+        assert (said.code, said.err) == (0, f"facepipe: {new} in copy\n")
     assert names(photos / "1 her.png", "--gallery", "copy") == [HER]
 
 

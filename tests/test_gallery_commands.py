@@ -102,8 +102,8 @@ def test_forget_a_photo_by_its_path_or_its_bytes(folder: Path, encoder: EncoderI
     Path("copy of ada0.jpg").write_text("ada0")  # Whose hash is that of the photo enrolled as ada0.
     assert photo_sha256("copy of ada0.jpg") == template(person_vectors(1, 1)[0], "ada0").photo_sha256
     said = facepipe("gallery", "forget", "--photo", "copy of ada0.jpg", "--gallery", folder)
-    assert said.err == "facepipe: erased 1 faces of copy of ada0.jpg\n"
-    assert "1 faces" in facepipe("gallery", "forget", "--photo", "photos/ada1.jpg", "--gallery", folder).err
+    assert said.err == "facepipe: erased 1 face of copy of ada0.jpg\n"
+    assert "1 face of" in facepipe("gallery", "forget", "--photo", "photos/ada1.jpg", "--gallery", folder).err
     assert bytes_in(folder, [b"photos/ada0.jpg", b"photos/ada1.jpg"]) == []
     with Gallery.open(folder, encoder) as gallery:
         assert [t.source for t in gallery.templates("Ada")] == ["photos/ada2.jpg"]

@@ -13,6 +13,7 @@ import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
 from facepipe.commands.output import INTERRUPTED
+from facepipe.counting import counted
 from facepipe.errors import MissingExtraError
 from training.memory import keep_freed_memory
 
@@ -182,7 +183,10 @@ def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
     else:
         for fault in report.faults:
             click.echo(f"{fault.kind}: {fault.photo}: {fault.detail}")
-        click.echo(f"{report.photos} photos, {report.faces} faces, {report.with_landmarks} with landmarks")
+        click.echo(
+            f"{counted(report.photos, 'photo')}, {counted(report.faces, 'face')}, "
+            f"{report.with_landmarks} with landmarks"
+        )
         for low, high, count in report.sizes:
             click.echo(f"{low:>8} to {high:>7} px {count:>8}")
     if report.faults:

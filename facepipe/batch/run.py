@@ -18,12 +18,12 @@ from typing import Any
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Counts, Job, Outcome
 from facepipe.batch.look import Looker, LookOptions
+from facepipe.counting import counted
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, Match
 from facepipe.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import Reason
-from facepipe.words import counted
 from gallery.clusters import LINK_SHARE
 from gallery.matching import PersonDistance
 

@@ -10,6 +10,7 @@ import click
 from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, gallery_option
 from facepipe.commands.output import echo_record
+from facepipe.counting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,9 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
         return
     for line in _lines(found):
         click.echo(line)
-    click.echo(f"facepipe: {found.people} people, {found.templates} faces looked at", err=True)
+    click.echo(
+        f"facepipe: {counted(found.people, 'person')}, {counted(found.templates, 'face')} looked at", err=True
+    )
 
 
 def _lines(found: Audit) -> Iterator[str]:

@@ -22,8 +22,8 @@ from facepipe.commands.options import (
     with_setup,
 )
 from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, finish, json_line, tell
+from facepipe.counting import counted
 from facepipe.errors import FacepipeError
-from facepipe.words import counted
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job

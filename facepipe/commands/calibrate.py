@@ -9,6 +9,7 @@ import click
 
 from facepipe.commands.options import gallery_option
 from facepipe.commands.output import echo_record
+from facepipe.counting import counted
 from facepipe.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,12 +49,14 @@ def calibrate(
 
 
 def _sentences(result: Calibration) -> str:
-    what = "of comparisons" if result.chances == 1 else f"of strangers, with {result.chances} photos enrolled"
+    what = (
+        "of comparisons"
+        if result.chances == 1
+        else f"of strangers, with {counted(result.chances, 'photo')} enrolled"
+    )
     known = "nobody has two photos: how many of the known are found is not known"
     if result.true_accept_rate is not None:
-        known = (
-            f"{result.true_accept_rate:.1%} of {result.genuines} couples of photos of one person lie within"
-        )
+        known = f"{result.true_accept_rate:.1%} of {result.genuines} pairs of photos of one person lie within"
     sure = "these people suffice to show that rate by counting"
     if not result.shown:
         sure = (
@@ -65,7 +68,7 @@ def _sentences(result: Calibration) -> str:
             f"measured: {result.templates} photos of {result.people} people",
             f"threshold {result.threshold_l2:.3f} (95%: {result.low_l2:.3f} to {result.high_l2:.3f}) "
             f"lets in {result.wanted:.3g} {what}",
-            f"within it: {result.false_accepts} of {result.impostors} couples of photos of two people; "
+            f"within it: {result.false_accepts} of {result.impostors} pairs of photos of two people; "
             f"wanted is a rate of {result.wanted_far:.2g}, and {result.far_high:.2g} can't be ruled out",
             sure,
             known,

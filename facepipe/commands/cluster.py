@@ -9,7 +9,7 @@ import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
 from facepipe.commands.output import echo_record
-from facepipe.words import counted
+from facepipe.counting import counted
 
 if TYPE_CHECKING:
     from facepipe.grouping import UnknownGroup

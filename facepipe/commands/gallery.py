@@ -11,6 +11,7 @@ import click
 
 from facepipe.commands.options import ANY_PATH, gallery_option
 from facepipe.commands.output import echo_record
+from facepipe.counting import counted
 from facepipe.errors import GalleryError, WeightsError
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def gallery_remove(gallery_path: Path, name: str) -> None:
     with _opened(gallery_path) as opened:
         opened.encoder = as_its_card_says(opened.encoder)
         count = opened.remove(name)
-    click.echo(f"facepipe: erased {name!r} and {count} faces", err=True)
+    click.echo(f"facepipe: erased {name!r} and {counted(count, 'face')}", err=True)
 
 
 @gallery.command("forget")
@@ -109,7 +110,7 @@ def gallery_forget(gallery_path: Path, photo: Path) -> None:
         count = opened.forget_photo(photo, photo_sha256(photo) if photo.is_file() else None)
     if not count:
         raise GalleryError(f"{photo}: no face of this photo is in {gallery_path}: give its path as enrolled")
-    click.echo(f"facepipe: erased {count} faces of {photo}", err=True)
+    click.echo(f"facepipe: erased {counted(count, 'face')} of {photo}", err=True)
 
 
 @gallery.command("threshold")
@@ -138,7 +139,7 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
     """Make one person of two: INTO gets the photos of SOURCE. For two galleries, see merge-from."""
     with _opened(gallery_path) as opened:
         count = opened.merge(source, into)
-    click.echo(f"facepipe: {count} faces of {source!r} now belong to {into!r}", err=True)
+    click.echo(f"facepipe: {into!r} now has {counted(count, 'face')} of {source!r}", err=True)
 
 
 @gallery.command("export")
@@ -163,7 +164,7 @@ def gallery_import(gallery_path: Path, file: Path, encoder_weights: str | None) 
     count = import_archive(
         gallery_path, file, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card)
     )
-    click.echo(f"facepipe: {count} new faces in {gallery_path}", err=True)
+    click.echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
 
 
 @gallery.command("merge-from")
@@ -173,7 +174,7 @@ def gallery_merge_from(gallery_path: Path, other: Path) -> None:
     """Add everybody of another gallery, the folder OTHER, which stays as it is."""
     with _opened(gallery_path) as opened:
         count = opened.merge_from(other)
-    click.echo(f"facepipe: {count} new faces in {gallery_path}", err=True)
+    click.echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
 
 
 @gallery.command("backup")
@@ -226,11 +227,11 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
     if not done.findings:
         click.echo(f"facepipe: {gallery_path} is whole; nothing was done", err=True)
         return
-    click.echo(f"facepipe: {gallery_path} is whole again, with {done.templates} faces", err=True)
+    click.echo(f"facepipe: {gallery_path} is whole again, with {counted(done.templates, 'face')}", err=True)
     if done.aside:
         click.echo(
-            f"facepipe: {done.aside} holds the damaged file and {done.quarantined} rows that are not to be "
-            "trusted: it is personal data, so delete it when you need it no more",
+            f"facepipe: {done.aside} holds the damaged file and {counted(done.quarantined, 'row')} in "
+            "quarantine: it is personal data, so delete it when you need it no more",
             err=True,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ PARTIAL = 3
 INTERRUPTED = 130
 LOG_JSON = "--log-json"
 """Option of commands whose lines on stderr may be JSON; a key of the context's `meta` where they are."""
+_COLUMNS, _ROWS = 80, 24
+"""Size of a terminal that does not know its own, as in many containers and build machines."""
 Item = TypeVar("Item")
 
 
@@ -53,7 +56,8 @@ def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item
         return
     from tqdm import tqdm
 
-    with tqdm(desc=what, total=total, unit="photo", leave=False) as bar:
+    # Rows are given so that tqdm does not hide the bar on a terminal that has none.
+    with tqdm(desc=what, total=total, unit="photo", leave=False, ncols=_columns(), nrows=_ROWS) as bar:
         for item in items:
             bar.clear()  # what is printed next may go to the same terminal
             yield item
@@ -72,13 +76,22 @@ def time_progress(total_s: float | None, what: str) -> Iterator[Callable[[float]
 
     end = "" if total_s is None else f" of {tqdm.format_interval(total_s)}"
     form = "{desc}{postfix}" if total_s is None else "{desc}: {percentage:3.0f}%|{bar}|{postfix}"
-    with tqdm(desc=what, total=total_s, leave=False, disable=not sys.stderr.isatty(), bar_format=form) as bar:
+    size = {"ncols": _columns(), "nrows": _ROWS}  # as in `with_progress`
+    hidden = not sys.stderr.isatty()
+    with tqdm(desc=what, total=total_s, leave=False, disable=hidden, bar_format=form, **size) as bar:
 
         def show(time_s: float) -> None:
             bar.set_postfix_str(f"{tqdm.format_interval(time_s)}{end}", refresh=False)
             bar.update(min(time_s, total_s or time_s) - bar.n)
 
         yield show
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+    except OSError:
+        return _COLUMNS
 
 
 def echo_record(line: str) -> None:

@@ -17,7 +17,7 @@ from facepipe.commands.options import (
     with_setup,
 )
 from facepipe.commands.output import Output, bom_option, echo_record, finish, with_progress
-from facepipe.words import counted
+from facepipe.counting import counted
 
 if TYPE_CHECKING:
     from facepipe.enrolment import PersonPhoto
@@ -77,8 +77,9 @@ def enroll(
                 click.echo(report)
     people = len({photo.name for photo in wanted})
     summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    asked = counted(people, "person", "people")
-    click.echo(f"facepipe: {summary}; {asked} asked for; gallery {gallery_path}", err=True)
+    click.echo(
+        f"facepipe: {summary}; {counted(people, 'person')} asked for; gallery {gallery_path}", err=True
+    )
     finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED], len(wanted))
 
 
