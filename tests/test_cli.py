@@ -145,7 +145,7 @@ def test_identify_in_json(known: Path, photos: Path) -> None:
     assert said.code == 3
     records = [json.loads(line) for line in said.lines]
     assert [Path(record["photo"]).name[0] for record in records] == list("1234")
-    assert all(list(record) == ["photo", "error", "faces"] for record in records)
+    assert all(list(record) == ["photo", "error", "faces", "warnings"] for record in records)
     (face,) = records[0]["faces"]
     assert list(face) == [
         "box_xyxy",
