@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from facepipe.counting import counted
 from facepipe.errors import UsageError
 
 THREADS_VARIABLE = "FACEPIPE_THREADS"
@@ -58,11 +59,11 @@ def describe_threads(root: Path = Path("/")) -> str:
         UsageError: See `compute_threads`.
     """
     quota = cpu_quota(root)
-    reasons = [f"{visible_processors()} processors"]
+    reasons = [counted(visible_processors(), "processor")]
     reasons += [f"a CPU quota of {quota:.3g}"] if quota is not None else []
     reasons += [f"{THREADS_VARIABLE}={asked}"] if (asked := asked_threads()) else []
     threads = asked or granted_processors(root)
-    return f"{threads} thread{' computes' if threads == 1 else 's compute'} ({', '.join(reasons)})"
+    return f"{counted(threads, 'thread')} {'computes' if threads == 1 else 'compute'} ({', '.join(reasons)})"
 
 
 def visible_processors() -> int:
