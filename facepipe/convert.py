@@ -203,17 +203,24 @@ def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = Fa
 
 
 def _with_half_storage(exported: bytes) -> bytes:
-    """Weights as float16, each cast back to float32: ONNX Runtime does that once, when it loads the file."""
+    """Weights as float16, each cast back to float32: ONNX Runtime does that once, when it loads the file.
+
+    They were rounded before. What the serving form computes of them (1 - a of a `SplitPReLU`) was not, and
+    stays float32.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.load_from_string(exported)
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) >= 2:
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        values = numpy_helper.to_array(tensor)
+        rounded = values.astype(np.float16)
+        if np.array_equal(rounded.astype(np.float32), values):
             full, half = tensor.name, f"{tensor.name}.half"
-            values = numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(numpy_helper.from_array(values, half))
+            tensor.CopyFrom(numpy_helper.from_array(rounded, half))
             casts.append(helper.make_node("Cast", [half], [full], to=TensorProto.FLOAT))
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]

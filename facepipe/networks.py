@@ -147,6 +147,7 @@ def _builders() -> _Builders:
         {
             "facenet_dense": facenet.facenet_dense,
             "facenet_mobilenet": facenet.facenet_mobilenet,
+            "facenet_mobilenetv1": facenet.facenet_mobilenetv1,
             "facenet_mobilefacenet": facenet.facenet_mobilefacenet,
             "facenet_inception_resnet_v1": facenet.facenet_inception_resnet_v1,
         },

@@ -1,4 +1,4 @@
-"""FaceNet's four trunks, against their layouts and against independent forms of the published ones."""
+"""FaceNet's five trunks, against their layouts and against independent forms of the published ones."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from facepipe.facenet.network import (  # noqa: E402
     FaceNet,
     FaceNetServing,
     ResidualBlock,
+    SplitPReLU,
     facenet_dense,
 )
 from facepipe.facenet.published import our_facenet_pytorch_name, our_name  # noqa: E402
@@ -30,6 +31,7 @@ MOBILENET_STRIDES = {"stage1": [2, 1, 2, 1, 2, 1], "stage2": [2, 1, 1, 1, 1, 1],
     [
         ("facenet_dense", 128, 2.113),
         ("facenet_mobilenet", 128, 3.338),
+        ("facenet_mobilenetv1", 128, 4.396),
         ("facenet_mobilefacenet", 128, 1.000),
         ("facenet_inception_resnet_v1", 128, 22.794),
         ("facenet_inception_resnet_v1", 512, 23.483),
@@ -47,6 +49,7 @@ def test_parameter_counts(architecture: str, dimensions: int, millions: float) -
         ("facenet_dense", 112, (28, 14, 7)),
         ("facenet_mobilenet", 112, (28, 14, 7, 4)),
         ("facenet_mobilenet", 160, (40, 20, 10, 5)),
+        ("facenet_mobilenetv1", 112, (56, 56, 28, 28, *[14] * 6, 7, 7)),
         ("facenet_mobilefacenet", 112, (56, *[28] * 5, *[14] * 7, *[7] * 3)),
         ("facenet_inception_resnet_v1", 160, (17, 8, 3)),
     ],
@@ -76,7 +79,9 @@ def test_a_wider_and_deeper_dense_network() -> None:
     assert sum(isinstance(module, ResidualBlock) for module in network.modules()) == 9
 
 
-@pytest.mark.parametrize("architecture", ["facenet_dense", "facenet_mobilenet", "facenet_mobilefacenet"])
+@pytest.mark.parametrize(
+    "architecture", ["facenet_dense", "facenet_mobilenet", "facenet_mobilenetv1", "facenet_mobilefacenet"]
+)
 def test_serving_gives_unit_vectors_that_do_not_depend_on_the_rest_of_the_batch(architecture: str) -> None:
     serving = serving_module(randomised(build_network(architecture, 128)).train())
     assert isinstance(serving, FaceNetServing)
@@ -85,6 +90,21 @@ def test_serving_gives_unit_vectors_that_do_not_depend_on_the_rest_of_the_batch(
         vectors = serving(images)
         assert torch.allclose(serving(images[1:2])[0], vectors[1], atol=1e-5)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+def test_serving_splits_prelu_into_two_convolutions_of_the_same_function() -> None:
+    network = randomised(build_network("facenet_mobilenetv1", 32)).eval()
+    for module in network.modules():
+        if isinstance(module, nn.PReLU):
+            nn.init.uniform_(module.weight, -0.7, 1.2)
+    serving = serving_module(network)
+    assert any(isinstance(module, SplitPReLU) for module in serving.modules())
+    assert not any(isinstance(module, nn.PReLU) for module in serving.modules())
+    assert any(isinstance(module, nn.PReLU) for module in network.modules())
+    images = torch.randn(2, 3, 112, 112)
+    with torch.inference_mode():
+        expected = functional.normalize(network(images).vectors)
+        torch.testing.assert_close(serving(images), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_mobilenet_clips_at_six_as_the_published_one_does() -> None:

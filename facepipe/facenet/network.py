@@ -1,10 +1,12 @@
-"""FaceNet (Schroff et al., arXiv:1503.03832): one of four trunks and a head that gives one vector a face."""
+"""FaceNet (Schroff et al., arXiv:1503.03832): one of five trunks and a head that gives one vector a face."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +16,10 @@ from facepipe.retinaface.network import MobileNetV1Stages, conv_bn
 DENSE_WIDTHS = (48, 96, 192)
 DENSE_BLOCKS = (1, 2, 2)
 """Of the dense residual trunk, unless a weight's parameters or a recipe say otherwise."""
+
+
+_LEAK = 0.25
+"""Slope of the LeakyReLU between the two convolutions of a separable block, which runtimes fuse."""
 
 
 class FaceNetOutput(NamedTuple):
@@ -136,10 +142,58 @@ class MobileFaceNetTrunk(nn.Module):
             images: Preprocessed aligned faces (batch, 3, 112, 112).
             given: See `FaceNet.forward`.
         """
-        maps = [self.stem(images)]
-        for number, block in enumerate(self.blocks):
-            maps.append(block(given[number] if given else maps[-1]))
-        return tuple(maps)
+        return _chained(self.stem(images), self.blocks, given)
+
+
+class SeparableBlock(nn.Module):
+    """MobileNetV1's block (Howard et al., arXiv:1704.04861): depthwise 3x3, then pointwise 1x1.
+
+    (batch, inputs, h, w) to (batch, outputs, h / stride, w / stride). It begins with a PReLU and ends with
+    BatchNorm, so that its map can be compared before the activation, where no information is lost yet.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.activation = nn.PReLU(inputs)
+        self.depthwise = conv_bn(inputs, inputs, 3, stride, groups=inputs, slope=_LEAK)
+        self.pointwise = conv_bn(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        y: Tensor = self.pointwise(self.depthwise(self.activation(x)))
+        return y
+
+
+class MobileNetV1Trunk112(nn.Module):
+    """MobileNetV1 of width 1.0 for 112-pixel faces, with PReLU and a stride of 16 in place of 32.
+
+    Its stem is dense and works at a stride of 2, which costs less than MobileNetV1's first blocks would at
+    a stride of 1. Its maps are the stem's and every block's, before their activation.
+    """
+
+    rows = ((128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
+    """Channels and stride of each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = 128
+        self.stem = nn.Sequential(
+            conv_bn(3, 32, stride=2, slope=_LEAK), conv_bn(32, 64, slope=_LEAK), conv_bn(64, width, 1)
+        )
+        self.blocks = nn.ModuleList()
+        for outputs, stride in self.rows:
+            self.blocks.append(SeparableBlock(width, outputs, stride))
+            width = outputs
+        self.widths = (128, *(outputs for outputs, _ in self.rows))
+
+    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """Maps of sides 56 (two), 28 (two), 14 (six) and 7 (two).
+
+        Args:
+            images: Preprocessed aligned faces (batch, 3, 112, 112).
+            given: See `FaceNet.forward`.
+        """
+        return _chained(self.stem(images), self.blocks, given)
 
 
 class InceptionResNetV1Trunk(nn.Module):
@@ -215,13 +269,40 @@ class DepthwiseHead(nn.Module):
         return vectors
 
 
+class WholeMapHead(nn.Module):
+    """PReLU, a 1x1 convolution to fewer channels, linear over all places of the map, BatchNorm.
+
+    Args:
+        width: Channels of the map.
+        side: Its height and width.
+        dimensions: Length of a vector.
+        reduced: Channels that every place keeps.
+    """
+
+    def __init__(self, width: int, side: int, dimensions: int, reduced: int = 160) -> None:
+        super().__init__()
+        self.activation = nn.PReLU(width)
+        self.reduce = conv_bn(width, reduced, 1)
+        self.linear = nn.Linear(reduced * side * side, dimensions, bias=False)
+        self.bn = nn.BatchNorm1d(dimensions)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(batch, width, side, side) to (batch, dimensions)."""
+        vectors: Tensor = self.bn(self.linear(self.reduce(self.activation(features)).flatten(1)))
+        return vectors
+
+
 class FaceNet(nn.Module):
     """The encoder's network: a trunk, and a head on its last map."""
 
     def __init__(
         self,
-        trunk: DenseResidual | MobileNetV1Trunk | MobileFaceNetTrunk | InceptionResNetV1Trunk,
-        head: DepthwiseHead | PooledHead,
+        trunk: DenseResidual
+        | MobileNetV1Trunk
+        | MobileNetV1Trunk112
+        | MobileFaceNetTrunk
+        | InceptionResNetV1Trunk,
+        head: DepthwiseHead | PooledHead | WholeMapHead,
     ) -> None:
         super().__init__()
         self.trunk = trunk
@@ -232,11 +313,32 @@ class FaceNet(nn.Module):
 
         Args:
             images: See above.
-            given: Maps of the shapes of all taps, which MobileFaceNet's blocks and the head take in place of
-                the map before them, so that each learns alone; empty: they take that map.
+            given: Maps of the shapes of all taps, which the head and the blocks of a trunk that has them take
+                in place of the map before them, so that each learns alone; empty: they take that map.
         """
         taps = self.trunk(images, given) if given else self.trunk(images)
         return FaceNetOutput(self.head(given[-1] if given else taps[-1]), taps)
+
+
+class SplitPReLU(nn.Module):
+    """PReLU as the sum of two depthwise 1x1 convolutions, (1 - a) relu(x) + a x.
+
+    The same function; ONNX Runtime fuses it with its neighbours and keeps its blocked layout, which a PReLU
+    node makes it leave: the whole network runs in two thirds of the time.
+    """
+
+    def __init__(self, slopes: Tensor) -> None:
+        super().__init__()
+        width = len(slopes)
+        self.positive = nn.Conv2d(width, width, 1, groups=width, bias=False)
+        self.linear = nn.Conv2d(width, width, 1, groups=width, bias=False)
+        with torch.no_grad():
+            self.positive.weight.copy_((1 - slopes).view(-1, 1, 1, 1))
+            self.linear.weight.copy_(slopes.view(-1, 1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width, h, w) to the same shape."""
+        return self.positive(functional.relu(x)) + self.linear(x)  # type: ignore[no-any-return]
 
 
 class FaceNetServing(nn.Module):
@@ -244,7 +346,7 @@ class FaceNetServing(nn.Module):
 
     def __init__(self, network: FaceNet) -> None:
         super().__init__()
-        self.network = network
+        self.network = _with_split_prelu(network)
 
     def forward(self, images: Tensor) -> Tensor:
         """(batch, 3, side, side) to (batch, dimensions) of unit length."""
@@ -301,10 +403,36 @@ def facenet_mobilefacenet(dimensions: int) -> FaceNet:
     return FaceNet(trunk, DepthwiseHead(trunk.widths[-1], side=7, dimensions=dimensions))
 
 
+def facenet_mobilenetv1(dimensions: int) -> FaceNet:
+    """FaceNet with MobileNetV1 for 112-pixel faces: 5.10 M parameters for 128 dimensions."""
+    trunk = MobileNetV1Trunk112()
+    return FaceNet(trunk, WholeMapHead(trunk.widths[-1], side=7, dimensions=dimensions))
+
+
 def facenet_inception_resnet_v1(dimensions: int) -> FaceNet:
     """FaceNet with Inception-ResNet-v1: 22.79 M parameters for 128 dimensions."""
     trunk = InceptionResNetV1Trunk()
     return FaceNet(trunk, PooledHead(trunk.widths[-1], dimensions))
+
+
+def _chained(first: Tensor, blocks: Iterable[nn.Module], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The first map and every block's; see `FaceNet.forward` for `given`."""
+    maps = [first]
+    for number, block in enumerate(blocks):
+        maps.append(block(given[number] if given else maps[-1]))
+    return tuple(maps)
+
+
+def _with_split_prelu(network: FaceNet) -> FaceNet:
+    """The network itself if it has no PReLU, else a copy with `SplitPReLU` in their place."""
+    if not any(isinstance(module, nn.PReLU) for module in network.modules()):
+        return network
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.PReLU):
+                setattr(module, name, SplitPReLU(child.weight))
+    return network
 
 
 def _conv_bn_relu(

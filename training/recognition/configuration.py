@@ -19,7 +19,11 @@ from weights.card import InputSpec
 from weights.registry import DEFAULT_DETECTOR
 
 Architecture = Literal[
-    "facenet_dense", "facenet_mobilenet", "facenet_mobilefacenet", "facenet_inception_resnet_v1"
+    "facenet_dense",
+    "facenet_mobilenet",
+    "facenet_mobilenetv1",
+    "facenet_mobilefacenet",
+    "facenet_inception_resnet_v1",
 ]
 Alignment = Literal["arcface_112", "facenet_160"]
 
@@ -35,7 +39,8 @@ class NetworkConfig:
         widths: Of facenet_dense: channels of its three stages; default 48, 96, 192.
         blocks: Of facenet_dense: residual blocks of its three stages; default 1, 2, 2. More of them than
             `initial` has are added as the identity, so that the deeper network begins as good as it was.
-        input: Preprocessing; default ImageNet's, RGB, 112 px (Inception-ResNet-v1: 160).
+        input: Preprocessing; default ImageNet's, RGB, 112 px (Inception-ResNet-v1: 160; MobileNetV1 for
+            112 px: (x - 127.5) / 128).
         alignment: Landmark template that faces are aligned to; default "arcface_112".
         flip_average: Whether the finished encoder's vector is the mean of a face's and its mirror image's;
             default true.

@@ -25,8 +25,9 @@ class LossConfig:
     Attributes:
         cosine: 1 - cosine to the teacher's vector.
         hints_first, hints_last: Feature hints, at the start and at the end of the run, linear between.
-        hints_forced: Feed each block of the student, a MobileFaceNet, with the teacher's map in place of the
-            one before it: blocks learn apart, none waits for those before it (Li et al., arXiv:1911.13053).
+        hints_forced: Feed each block of the student (facenet_mobilefacenet or facenet_mobilenetv1) with the
+            teacher's map in place of the one before it: blocks learn apart, none waits for those before it
+            (Li et al., arXiv:1911.13053).
             The teacher's maps are all of the student's, of its widths; the student sees undamaged faces.
         relation: Similarities within the batch, against the teacher's.
         triplet: People apart by `triplet_margin`.

@@ -31,9 +31,13 @@ _LOG = logging.getLogger("facepipe.training")
 _SIDE_PX = {
     "facenet_dense": 112,
     "facenet_mobilenet": 112,
+    "facenet_mobilenetv1": 112,
     "facenet_mobilefacenet": 112,
     "facenet_inception_resnet_v1": 160,
 }
+_MOBILENETV1_INPUT = InputSpec("rgb", (127.5, 127.5, 127.5), (128.0, 128.0, 128.0))
+_ONE_SIZE = ("facenet_mobilenetv1", "facenet_mobilefacenet")
+"""Their heads have weights for every place of a 7x7 map."""
 _STRIDE_PX = 16
 """Of the dense trunk's coarsest map."""
 
@@ -101,8 +105,10 @@ def settled(config: NetworkConfig, start: Encoder) -> NetworkConfig:
 def _random(config: NetworkConfig) -> Encoder:
     spec = config.input or _default_input(config)
     embedding = _embedding(config, EmbeddingSpec(128, "arcface_112", flip_average=True))
-    if config.architecture == "facenet_mobilefacenet" and spec.size_px != _SIDE_PX[config.architecture]:
-        raise UsageError(f"network.input.size_px: MobileFaceNet needs faces of 112 px, got {spec.size_px}")
+    if config.architecture in _ONE_SIZE and spec.size_px != _SIDE_PX[config.architecture]:
+        raise UsageError(
+            f"network.input.size_px: {config.architecture} needs faces of 112 px, got {spec.size_px}"
+        )
     if config.architecture != "facenet_dense":
         return Encoder(
             cast(FaceNet, build_network(config.architecture, embedding.dimensions)), spec, embedding
@@ -119,7 +125,8 @@ def _random(config: NetworkConfig) -> Encoder:
 
 
 def _default_input(config: NetworkConfig) -> InputSpec:
-    return replace(IMAGENET_INPUT, size_px=_SIDE_PX[config.architecture])
+    known = _MOBILENETV1_INPUT if config.architecture == "facenet_mobilenetv1" else IMAGENET_INPUT
+    return replace(known, size_px=_SIDE_PX[config.architecture])
 
 
 def _embedding(config: NetworkConfig, known: EmbeddingSpec) -> EmbeddingSpec:

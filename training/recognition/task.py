@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.errors import DataError, UsageError
-from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk
+from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk, MobileNetV1Trunk112
 from training.distributed import sum_over_ranks, world_size
 from training.evaluation.distances import area_under_roc
 from training.pixels import Normalisation
@@ -409,9 +409,10 @@ def _check_people(loss: LossConfig, crops: FaceCrops) -> None:
 
 
 def _check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
-    if not isinstance(network.trunk, MobileFaceNetTrunk):
+    if not isinstance(network.trunk, MobileFaceNetTrunk | MobileNetV1Trunk112):
         raise UsageError(
-            "loss.hints_forced feeds blocks one by one: set network.architecture=facenet_mobilefacenet"
+            "loss.hints_forced feeds blocks one by one: set network.architecture to facenet_mobilenetv1 or "
+            "facenet_mobilefacenet"
         )
     wanted, given = ([tuple(tap.shape[1:]) for tap in taps] for taps in (ours, theirs))
     if wanted != given:
