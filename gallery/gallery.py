@@ -105,7 +105,8 @@ class Gallery:
             store.close()
             raise GalleryError(
                 f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
-                f"of {encoder}: use the gallery's encoder, or enroll the photos again into another gallery"
+                f"of {encoder}: go on with --encoder-weights {store.encoder.name}, or enroll the photos "
+                "again into another gallery"
             )
         gallery = cls(path, store, encoder)
         try:

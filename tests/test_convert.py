@@ -334,5 +334,5 @@ def test_a_shipped_weight_is_whole_and_its_files_agree(name: str, astronaut: UIn
     assert all([card.licence, card.training, card.measured, card.limits])
 
 
-def test_the_shipped_encoder_is_there() -> None:
-    assert "facenet_mobilefacenet_128" in SHIPPED
+def test_the_default_encoder_and_that_of_older_galleries_are_there() -> None:
+    assert {"facenet_mobilenetv1_128", "facenet_mobilefacenet_128"} <= set(SHIPPED)

@@ -16,7 +16,7 @@ from weights.card import WeightCard, check_name
 from weights.published import PUBLISHED
 
 DEFAULT_DETECTOR = "retinaface_mobilenet025_detail"
-DEFAULT_ENCODER = "facenet_mobilefacenet_128"
+DEFAULT_ENCODER = "facenet_mobilenetv1_128"
 
 Origin = Literal["shipped", "user", "offline"]
 
