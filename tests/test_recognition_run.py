@@ -405,7 +405,7 @@ def test_whole_photos_are_aligned_for_training_and_validation(
         (
             ["network.architecture=facenet_mobilefacenet", "network.widths=none", "network.blocks=none"],
             UsageError,
-            "MobileFaceNet needs faces of 112 px, got 32",
+            "facenet_mobilefacenet needs faces of 112 px, got 32",
         ),
         (["network.initial=facenet_mobilefacenet_128"], WeightsError, "not a facenet_dense"),
         (["network.initial=retinaface_mobilenet025"], WeightsError, "not an encoder"),

@@ -16,7 +16,6 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
@@ -33,10 +32,7 @@ _AHEAD = 4
 """Batches that a worker prepares before they are wanted."""
 _PATIENCE_S = 5.0
 _SHOWN_FILES = 16
-_CAUSES = {
-    "SIGKILL": "the system may be out of memory: lower loop.workers or loop.batch_size",
-    "SIGBUS": "shared memory (/dev/shm) may be full: lower loop.workers or loop.batch_size",
-}
+_CAUSES = {"SIGKILL": "the system may be out of memory: lower loop.workers or loop.batch_size"}
 
 
 class BatchSource(Protocol[Made]):
@@ -224,9 +220,13 @@ def _make_batches(source: BatchSource[Batch], pipe: Connection, parents_end: Con
 
 
 def _answer(source: BatchSource[Batch], number: int) -> bytes:
-    """A pickled batch, its tensors in shared memory, or a pickled failure."""
+    """A pickled batch or a pickled failure.
+
+    Tensors are copied: in shared memory they would need sockets in the temporary folder, which a killed
+    worker leaves behind.
+    """
     try:
-        return bytes(ForkingPickler.dumps(_made(source, number)))
+        return pickle.dumps(_made(source, number), pickle.HIGHEST_PROTOCOL)
     except (DataError, PhotoError) as error:
         kind = PhotoError if isinstance(error, PhotoError) else DataError
         return pickle.dumps(_Failure(kind, str(error), traceback.format_exc()))
