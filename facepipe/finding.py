@@ -224,10 +224,11 @@ def natural_key(name: str) -> tuple[NaturalPieces, str]:
 
 
 def real_path(path: str | os.PathLike[str]) -> str:
-    """What tells one file from another: the path without links, as far as they can be followed."""
+    """What tells one file from another: the path without links, where the system can follow them."""
     try:
+        os.stat(path)  # `realpath` follows chains of links that are too long to be opened
         return os.path.realpath(path)
-    except (OSError, ValueError, RecursionError):  # a name that no system takes; a thousand links in a row
+    except (OSError, ValueError):  # a name that no system takes; a file that is not there
         return os.path.abspath(path)
 
 

@@ -324,7 +324,7 @@ def test_weights_are_listed_shown_and_verified() -> None:
     assert card["embedding"]["dimensions"] == 128
     verified = facepipe("weights", "verify")
     assert verified.code == 0
-    assert len(verified.lines) == len(list(shipped_folder().glob("*.json"))) == 3
+    assert len(verified.lines) == len(list(shipped_folder().glob("*.json"))) == 4
     assert facepipe("weights", "verify", DEFAULT_DETECTOR).lines[0].startswith("ok ")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from facepipe import installation
 from facepipe.errors import MissingExtraError
 from facepipe.installation import extra_command, reinstall_advice
 
@@ -48,6 +49,7 @@ def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", unknown)
+    monkeypatch.setattr(installation, "__file__", str(ROOT / "facepipe" / "installation.py"))
 
 
 def packages(extra: str) -> str:
