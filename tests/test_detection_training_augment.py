@@ -14,13 +14,11 @@ from training.detection.augment import (
     PADDING_RGB,
     AugmentConfig,
     Framing,
-    TrainingCrop,
     augment,
     turn_boxes,
     turn_crop,
     turn_points,
 )
-from training.detection.compose import mosaic, paste_faces
 from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
 from training.detection.data import PhotoFiles
 from training.detection.labels import LabelledPhoto, read_labels
@@ -61,7 +59,7 @@ def _nearest_dot(crop: UInt8Array, point: FloatArray) -> int:
 def test_boxes_and_landmarks_follow_the_pixels(framing: Framing, seed: int) -> None:
     pixels, photo = _test_card()
     config = replace(_PLAIN, framing=framing, scale_range=(0.5, 2.0))
-    crop = augment(pixels, photo, config, 160, np.random.default_rng(seed))
+    crop = augment(pixels, photo, config, np.random.default_rng(seed))
     assert crop.pixels.shape == (160, 160, 3)
     (box,) = crop.boxes_xyxy
     np.testing.assert_allclose(_white_box(crop.pixels), box, atol=1.5)
@@ -78,7 +76,7 @@ def test_boxes_and_landmarks_follow_the_pixels(framing: Framing, seed: int) -> N
 def test_half_of_the_crops_are_mirrored() -> None:
     pixels, photo = _test_card()
     config = replace(_PLAIN, framing="stretch")
-    crops = [augment(pixels, photo, config, 160, np.random.default_rng(seed)) for seed in range(200)]
+    crops = [augment(pixels, photo, config, np.random.default_rng(seed)) for seed in range(200)]
     mirrored = sum(_nearest_dot(crop.pixels, crop.landmarks[0, 0]) == 1 for crop in crops)
     assert 70 < mirrored < 130
 
@@ -90,7 +88,7 @@ def test_crops_keep_a_face_that_trains_where_the_photo_has_one(seed: int) -> Non
     boxes = np.concatenate([corners, corners + random.uniform(2, 12, (30, 1))], axis=1).astype(np.float32)
     boxes[0] = 40, 50, 70, 90
     pixels = np.zeros((300, 320, 3), np.uint8)
-    crop = augment(pixels, labelled(boxes), _PLAIN, 160, random)
+    crop = augment(pixels, labelled(boxes), _PLAIN, random)
     assert len(crop.boxes_xyxy) >= 1
     sides = crop.boxes_xyxy[:, 2:] - crop.boxes_xyxy[:, :2]
     assert (sides > 0).all()
@@ -109,7 +107,7 @@ def test_small_cut_and_invalid_faces_are_ignored_and_broken_boxes_dropped() -> N
         [90, 95, 85, 120],
     ]
     photo = labelled(boxes, ignored=[[120, 120, 140, 140]])
-    crop = augment(np.zeros((160, 160, 3), np.uint8), photo, config, 160, np.random.default_rng(1))
+    crop = augment(np.zeros((160, 160, 3), np.uint8), photo, config, np.random.default_rng(1))
     assert len(crop.boxes_xyxy) == 1
     sizes = sorted((crop.ignored_xyxy[:, 2:] - crop.ignored_xyxy[:, :2]).tolist())
     assert sizes == [[5, 5], [10, 20], [20, 20]]
@@ -119,7 +117,7 @@ def test_small_cut_and_invalid_faces_are_ignored_and_broken_boxes_dropped() -> N
 def test_photos_of_any_size_without_faces(size: tuple[int, int]) -> None:
     pixels = np.full((*size, 3), 200, np.uint8)
     for seed in range(10):
-        crop = augment(pixels, labelled([]), _PLAIN, 160, np.random.default_rng(seed))
+        crop = augment(pixels, labelled([]), _PLAIN, np.random.default_rng(seed))
         assert crop.pixels.shape == (160, 160, 3)
         colours = np.unique(crop.pixels.reshape(-1, 3), axis=0).tolist()
         assert [200, 200, 200] in colours
@@ -129,11 +127,11 @@ def test_photos_of_any_size_without_faces(size: tuple[int, int]) -> None:
 def test_colours_change_the_photo_and_never_the_padding() -> None:
     config = replace(_PLAIN, framing="letterbox", colour_share=1, gray_share=0.5)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
-    crops = [augment(pixels, labelled([]), config, 160, np.random.default_rng(seed)) for seed in range(5)]
+    crops = [augment(pixels, labelled([]), config, np.random.default_rng(seed)) for seed in range(5)]
     for crop in crops:
         assert (crop.pixels == PADDING_RGB).all(axis=2).mean() > 0.4
     plain = augment(
-        pixels, labelled([]), replace(config, colour_share=0, gray_share=0), 160, np.random.default_rng(0)
+        pixels, labelled([]), replace(config, colour_share=0, gray_share=0), np.random.default_rng(0)
     )
     assert any(not np.array_equal(crop.pixels, plain.pixels) for crop in crops)
 
@@ -145,11 +143,9 @@ def test_colours_change_the_photo_and_never_the_padding() -> None:
         {"size_px": 0},
         {"scale_range": (0.0, 1.0)},
         {"scale_range": (2.0, 1.0)},
-        {"paste_px": (9.0, 8.0)},
         {"gray_share": -0.1},
-        {"mosaic_share": 1.1},
+        {"turn_share": 1.1},
         {"min_face_px": -1.0},
-        {"paste_faces": 0},
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
@@ -157,55 +153,11 @@ def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
         replace(AugmentConfig(), **settings)  # type: ignore[arg-type]
 
 
-def test_a_mosaic_is_four_crops_in_their_places() -> None:
-    pixels, photo = _test_card()
-    config = replace(_PLAIN, framing="stretch")
-    crops = [augment(pixels, photo, config, 80, np.random.default_rng(seed)) for seed in range(4)]
-    whole = mosaic(crops)
-    assert whole.pixels.shape == (160, 160, 3)
-    assert len(whole.boxes_xyxy) == len(whole.landmarks) == 4
-    for crop, box, (y, x) in zip(crops, whole.boxes_xyxy, [(0, 0), (0, 80), (80, 0), (80, 80)], strict=True):
-        part = whole.pixels[y : y + 80, x : x + 80]
-        assert np.array_equal(part, crop.pixels)
-        np.testing.assert_allclose(_white_box(part) + np.array([x, y, x, y]), box, atol=1.5)
-
-
-def _empty_crop(ignored: list[list[float]] | None = None) -> TrainingCrop:
-    photo = labelled([], ignored=ignored)
-    pixels = np.full((160, 160, 3), 90, np.uint8)
-    return TrainingCrop(pixels, photo.boxes_xyxy, photo.landmarks, photo.ignored_xyxy)
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_pasted_faces_lie_where_their_labels_say(seed: int) -> None:
-    pixels, donor = _test_card()
-    config = replace(_PLAIN, paste_px=(24.0, 40.0))
-    crop = paste_faces(_empty_crop(), pixels, donor, config, np.random.default_rng(seed))
-    (box,) = crop.boxes_xyxy
-    assert 23 < box[2] - box[0] < 41
-    np.testing.assert_allclose(_white_box(crop.pixels), box, atol=1.5)
-    dots = [_nearest_dot(crop.pixels, point) for point in crop.landmarks[0]]
-    assert dots in ([0, 1, 2, 3, 4], _MIRRORED)
-
-
-def test_faces_are_not_pasted_over_others_nor_taken_from_a_crowd() -> None:
-    pixels, donor = _test_card()
-    covered = paste_faces(
-        _empty_crop(ignored=[[0, 0, 160, 160]]), pixels, donor, _PLAIN, np.random.default_rng(0)
-    )
-    assert len(covered.boxes_xyxy) == 0
-    crowd = labelled(np.concatenate([donor.boxes_xyxy, donor.boxes_xyxy + 10]))
-    nothing = paste_faces(_empty_crop(), pixels, crowd, _PLAIN, np.random.default_rng(0))
-    assert len(nothing.boxes_xyxy) == 0
-    small = replace(_PLAIN, paste_px=(100.0, 120.0))  # no face is enlarged
-    assert len(paste_faces(_empty_crop(), pixels, donor, small, np.random.default_rng(0)).boxes_xyxy) == 0
-
-
 @pytest.fixture
 def sampler(tmp_path: Path, astronaut: UInt8Array) -> CropSampler:
     one = read_labels(write_dataset(tmp_path / "one", astronaut))
     two = read_labels(write_dataset(tmp_path / "two", astronaut, (0.3,)))
-    config = AugmentConfig(size_px=64, mosaic_share=0.3, paste_share=0.3)
+    config = AugmentConfig(size_px=64)
     return CropSampler(
         [WeightedPhotos(PhotoFiles(one), 3), WeightedPhotos(PhotoFiles(two), 1)], config, seed=5
     )

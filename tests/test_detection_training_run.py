@@ -148,7 +148,7 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
     torch.set_num_threads(1)
     try:
         config = _config(
-            dataset, "loop.steps=8", "loop.workers=1", "augment.mosaic_share=0.3", "loop.freeze_steps=3"
+            dataset, "loop.steps=8", "loop.workers=1", "augment.turn_share=0.3", "loop.freeze_steps=3"
         )
         recipe = tmp_path / "recipe.py"
         recipe.write_text(_KILLED)

@@ -68,7 +68,7 @@ def test_a_recipe_file_is_read_and_overridden(tmp_path: Path) -> None:
         ("augment.scale_range=[2, 1]", "augment.scale_range"),
         ("augment.scale_range=[1, 'b']", "augment.scale_range.1: expected a number"),
         ("augment.size_px=100", "augment.size_px: expected a multiple of 32"),
-        ("augment.mosaic_share=2", "augment.mosaic_share: expected 0..1"),
+        ("augment.turn_share=2", "augment.turn_share: expected 0..1"),
         ("optimiser.learning_rate=-1", "learning_rate"),
         ("loss.boxes=-1", "loss"),
         ("match.positive_iou=0.1", "match"),

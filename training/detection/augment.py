@@ -38,10 +38,6 @@ class AugmentConfig:
             of it, instead of a window of drawn scale: big faces are seen whole.
         turn_share: Share of crops that are turned in their plane: landmarks learn to follow tilted heads.
         turn_degrees: Largest turn to either side, drawn evenly.
-        mosaic_share: Share of crops made of four crops of half the size.
-        paste_share: Share of crops that get small faces of another photo pasted in.
-        paste_faces: At most this many.
-        paste_px: Smallest and largest shorter side of a pasted face, crop pixels, drawn log-uniformly.
         colour_share: Share of crops with distorted brightness, contrast, saturation and hue.
         gray_share: Share of crops turned gray.
         min_face_px: Faces with a shorter side below this, in crop pixels, are ignored, not background.
@@ -53,10 +49,6 @@ class AugmentConfig:
     whole_photo_share: float = 0.25
     turn_share: float = 0.0
     turn_degrees: float = 40.0
-    mosaic_share: float = 0.0
-    paste_share: float = 0.0
-    paste_faces: int = 4
-    paste_px: tuple[float, float] = (8.0, 24.0)
     colour_share: float = 0.5
     gray_share: float = 0.05
     min_face_px: float = 5.0
@@ -64,24 +56,16 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if self.size_px < 32 or self.size_px % 32:
             raise UsageError(f"augment.size_px: expected a multiple of 32, got {self.size_px}")
-        for name in ("scale_range", "paste_px"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UsageError(f"augment.{name}: expected two positive rising numbers, got {low}, {high}")
+        low, high = self.scale_range
+        if not 0 < low <= high:
+            raise UsageError(f"augment.scale_range: expected two positive rising numbers, got {low}, {high}")
         if not 0 <= self.turn_degrees <= 90:
             raise UsageError(f"augment.turn_degrees: expected 0..90, got {self.turn_degrees}")
-        for name in (
-            "whole_photo_share",
-            "turn_share",
-            "mosaic_share",
-            "paste_share",
-            "colour_share",
-            "gray_share",
-        ):
+        for name in ("whole_photo_share", "turn_share", "colour_share", "gray_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"augment.{name}: expected 0..1, got {getattr(self, name)}")
-        if self.min_face_px < 0 or self.paste_faces < 1:
-            raise UsageError("augment: expected min_face_px from 0 and paste_faces from 1")
+        if self.min_face_px < 0:
+            raise UsageError(f"augment.min_face_px: expected a number from 0, got {self.min_face_px}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +95,14 @@ class Window(NamedTuple):
 
 
 def augment(
-    pixels: UInt8Array, photo: LabelledPhoto, config: AugmentConfig, size_px: int, rng: np.random.Generator
+    pixels: UInt8Array, photo: LabelledPhoto, config: AugmentConfig, rng: np.random.Generator
 ) -> TrainingCrop:
-    """One crop of `size_px` with its faces in crop pixels; the same `rng` state gives the same crop."""
-    window = _choose_window(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, size_px, rng)
+    """One crop with its faces in crop pixels; the same `rng` state gives the same crop."""
+    size_px = config.size_px
+    window = _choose_window(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, rng)
     offset = np.array([window.left, window.top], np.float32)
     scale = np.array([size_px / window.width, size_px / window.height], np.float32)
-    crop = _cut(pixels, window, size_px, config, rng)
+    crop = _cut(pixels, window, config, rng)
     boxes = (photo.boxes_xyxy - np.tile(offset, 2)) * np.tile(scale, 2)
     points = (photo.landmarks - offset) * scale
     ignored = (photo.ignored_xyxy - np.tile(offset, 2)) * np.tile(scale, 2)
@@ -174,7 +159,7 @@ def _turn(size_px: int, degrees: float) -> npt.NDArray[np.float64]:
     return np.asarray(cv2.getRotationMatrix2D(centre, degrees, 1.0), np.float64)
 
 
-def recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+def _recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
     """The picture in other light, in a share of cases."""
     if rng.random() < config.gray_share:
         gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
@@ -191,7 +176,7 @@ def recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) 
 
 
 def _choose_window(
-    width: int, height: int, boxes: FloatArray, config: AugmentConfig, size_px: int, rng: np.random.Generator
+    width: int, height: int, boxes: FloatArray, config: AugmentConfig, rng: np.random.Generator
 ) -> Window:
     longest = max(width, height)
     if config.framing == "stretch":
@@ -199,24 +184,22 @@ def _choose_window(
     if config.framing == "letterbox":
         return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
     for _ in range(_WINDOW_TRIES):
-        side = _choose_side(width, height, config, size_px, rng)
+        side = _choose_side(width, height, config, rng)
         if len(boxes) == 0:
             return Window(_anywhere(width, side, rng), _anywhere(height, side, rng), side, side)
         face = boxes[rng.integers(len(boxes))]
         left = _around(face[0], face[2], width, side, rng)
         top = _around(face[1], face[3], height, side, rng)
-        if _has_trainable_face(boxes, left, top, side, config.min_face_px * side / size_px):
+        if _has_trainable_face(boxes, left, top, side, config.min_face_px * side / config.size_px):
             return Window(left, top, side, side)
     return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
 
 
-def _choose_side(
-    width: int, height: int, config: AugmentConfig, size_px: int, rng: np.random.Generator
-) -> int:
+def _choose_side(width: int, height: int, config: AugmentConfig, rng: np.random.Generator) -> int:
     if rng.random() < config.whole_photo_share:
         return min(width, height) if rng.random() < 0.5 else max(width, height)
     low, high = np.log(config.scale_range[0]), np.log(config.scale_range[1])
-    side = size_px / float(np.exp(rng.uniform(low, high)))
+    side = config.size_px / float(np.exp(rng.uniform(low, high)))
     return max(8, round(min(side, _WIDEST_WINDOW * max(width, height))))
 
 
@@ -242,10 +225,9 @@ def _has_trainable_face(boxes: FloatArray, left: int, top: int, side: int, min_f
     return bool((inside & ((boxes[:, 2:] - boxes[:, :2]).min(axis=1) >= min_face_px)).any())
 
 
-def _cut(
-    pixels: UInt8Array, window: Window, size: int, config: AugmentConfig, rng: np.random.Generator
-) -> UInt8Array:
-    """The window scaled to a square of `size` and recoloured; padding keeps its colour."""
+def _cut(pixels: UInt8Array, window: Window, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+    """The window scaled to the crop's size and recoloured; padding keeps its colour."""
+    size = config.size_px
     height, width = pixels.shape[:2]
     x0, y0 = max(window.left, 0), max(window.top, 0)
     x1, y1 = min(window.left + window.width, width), min(window.top + window.height, height)
@@ -254,7 +236,7 @@ def _cut(
     to_x0, to_y0 = min(to_x0, size - 1), min(to_y0, size - 1)
     to_w = max(1, min(size - to_x0, round((x1 - x0) * scale_x)))
     to_h = max(1, min(size - to_y0, round((y1 - y0) * scale_y)))
-    part = recolour(_scaled(pixels[y0:y1, x0:x1], (to_w, to_h)), config, rng)
+    part = _recolour(_scaled(pixels[y0:y1, x0:x1], (to_w, to_h)), config, rng)
     if part.shape[0] == part.shape[1] == size:
         return part
     canvas = np.empty((size, size, 3), np.uint8)

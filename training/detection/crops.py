@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from training.detection.augment import AugmentConfig, TrainingCrop, augment
-from training.detection.compose import mosaic, paste_faces
 from training.detection.data import PhotoSource
 from training.detection.targets import CropFaces
 from training.stream import naming
@@ -65,13 +64,10 @@ class CropSampler:
 
     def __getitem__(self, number: int) -> Sample:
         data, index, rng = self._drawn(number)
-        crop = self._crop(data.photos, index, rng)
-        if rng.random() < self._config.paste_share and data.labelled:
-            other = int(rng.integers(len(data.photos.photos)))
-            donor = data.photos.photos[other]
-            with naming(str(donor.path)):
-                crop = paste_faces(crop, data.photos.pixels(other), donor, self._config, rng)
-        return Sample(crop, str(data.photos.photos[index].path), data.labelled)
+        photo = data.photos.photos[index]
+        with naming(str(photo.path)):
+            crop = augment(data.photos.pixels(index), photo, self._config, rng)
+        return Sample(crop, str(photo.path), data.labelled)
 
     def file(self, number: int) -> str:
         """The photo of a sample, without reading it."""
@@ -83,20 +79,6 @@ class CropSampler:
         rng = np.random.default_rng([self._seed, number])
         data = self._data[int(rng.choice(len(self._data), p=self._shares))]
         return data, int(rng.integers(len(data.photos.photos))), rng
-
-    def _crop(self, source: PhotoSource, index: int, rng: np.random.Generator) -> TrainingCrop:
-        config = self._config
-        if rng.random() >= config.mosaic_share:
-            return self._augmented(source, index, config.size_px, rng)
-        indices = [index, *rng.integers(len(source.photos), size=3).tolist()]
-        return mosaic([self._augmented(source, i, config.size_px // 2, rng) for i in indices])
-
-    def _augmented(
-        self, source: PhotoSource, index: int, size_px: int, rng: np.random.Generator
-    ) -> TrainingCrop:
-        photo = source.photos[index]
-        with naming(str(photo.path)):
-            return augment(source.pixels(index), photo, self._config, size_px, rng)
 
 
 class CropBatches:
