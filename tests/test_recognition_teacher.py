@@ -1,8 +1,7 @@
-"""A teacher's two views, its runtimes, and where faces come from besides crops."""
+"""A teacher's two views, and where faces come from besides crops."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
 
 from facepipe.align import align_faces
-from facepipe.errors import MissingExtraError, UsageError
+from facepipe.errors import UsageError
 from facepipe.facenet.network import (
     FaceNet,
     InvertedResidual,
@@ -60,25 +59,6 @@ def test_a_teacher_gives_unit_vectors_and_the_maps_that_are_named(tmp_path: Path
     torch.testing.assert_close(said.vectors, functional.normalize(expected.vectors), atol=1e-5, rtol=1e-4)
     for ours, tap in zip(said.taps, (2, 0), strict=True):
         torch.testing.assert_close(ours, expected.taps[tap], atol=1e-4, rtol=1e-3)
-
-
-def test_openvino_says_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="needs the [openvino] extra")
-    path = str(write_teacher(tmp_path / "teacher.onnx"))
-    faces = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX, 3), dtype=torch.uint8)
-    onnx, openvino = (
-        Teacher(TeacherConfig(path, taps=TAPS, runtime=runtime), SPEC)(faces)  # type: ignore[arg-type]
-        for runtime in ("onnx", "openvino")
-    )
-    assert (onnx.vectors * openvino.vectors).sum(dim=1).min() > 0.99  # bfloat16 where there is
-    for ours, theirs in zip(openvino.taps, onnx.taps, strict=True):
-        assert (ours - theirs).abs().mean() < 0.05 * theirs.abs().mean()
-
-
-def test_openvino_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(MissingExtraError, match=r'pip install .*"openvino>='):
-        Teacher(TeacherConfig(str(write_teacher(tmp_path / "t.onnx")), runtime="openvino"), SPEC)
 
 
 def test_a_card_says_how_a_teacher_wants_its_pixels() -> None:

@@ -114,7 +114,7 @@ def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
     ],
 )
 def test_the_rate_over_a_run(shape: Any, step: int, factor: float) -> None:
-    schedule = ScheduleConfig(104, 4, shape, (0.6, 0.85), 0.1)
+    schedule = ScheduleConfig(104, 4, shape, (0.6, 0.85))
     assert schedule.factor(step) == pytest.approx(factor, abs=1e-12)
 
 

@@ -83,9 +83,7 @@ class TrainingLoop(Generic[Batch]):
         torch.manual_seed(config.seed)
         self._device = next(task.module.parameters()).device
         self._samples_per_step = config.batch_size * optimiser.accumulate * world_size()
-        self._schedule = ScheduleConfig(
-            config.steps, config.warmup_steps, config.schedule, config.milestones, config.step_factor
-        )
+        self._schedule = ScheduleConfig(config.steps, config.warmup_steps, config.schedule, config.milestones)
         self.optimiser = build_optimiser(task.module, optimiser, self._samples_per_step)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
         self.average = copy.deepcopy(task.module).requires_grad_(False)

@@ -15,7 +15,7 @@ class LoopConfig:
     Attributes:
         steps: Optimiser steps of the whole run.
         batch_size: Samples a batch (a process, under torchrun).
-        warmup_steps, schedule, milestones, step_factor: See `ScheduleConfig`.
+        warmup_steps, schedule, milestones: See `ScheduleConfig`.
         freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
         ema_decay: Of the averaged weights, which are validated and shipped.
         precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
@@ -34,7 +34,6 @@ class LoopConfig:
     warmup_steps: int = 150
     schedule: Schedule = "cosine"
     milestones: tuple[float, ...] = (0.6, 0.85)
-    step_factor: float = 0.1
     freeze_steps: int = 0
     ema_decay: float = 0.998
     precision: Precision = "float32"

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 
-from facepipe.environment import onnx_session, openvino_core
-from facepipe.errors import MissingExtraError, WeightsError
+from facepipe.environment import onnx_session
+from facepipe.errors import WeightsError
 from facepipe.faces import FloatArray
 
-Runtime = Literal["onnx", "openvino"]
 Run = Callable[[FloatArray], Sequence[FloatArray]]
 """From a batch of images to the values asked for."""
 
 
-def open_onnx(path: Path, values: Sequence[str], runtime: Runtime = "onnx", threads: int = 0) -> Run:
-    """A network's first input, for any batch, to the values of these names.
+def open_onnx(path: Path, values: Sequence[str]) -> Run:
+    """A network's first input, for any batch, to the values of these names, on as many threads as torch uses.
 
     Args:
         path: An ONNX file.
         values: Names of inner maps or outputs.
-        runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
-        threads: 0: as many as torch uses.
 
     Raises:
         WeightsError: The file can't be read, or computes no such value.
-        MissingExtraError: OpenVINO is asked for and not installed.
     """
-    open_model = _open_openvino if runtime == "openvino" else _open_onnx_runtime
-    return open_model(_with_outputs(path, values), threads or torch.get_num_threads())
+    model = _with_outputs(path, values)
+    # Threads that wait by spinning would take the processors from torch, whose turn it is next.
+    session = onnx_session(model.SerializeToString(), torch.get_num_threads(), spinning=False)
+    outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
+    return lambda images: session.run(outputs, {name: images})
 
 
 def output_names(path: Path) -> list[str]:
@@ -56,29 +54,6 @@ def read_onnx(path: Path) -> Any:
         return onnx.load(path)
     except Exception as error:  # protobuf's own, by version
         raise WeightsError(f"{path}: not a readable ONNX file: {error}") from error
-
-
-def _open_onnx_runtime(model: Any, threads: int) -> Run:
-    # Threads that wait by spinning would take the processors from torch, whose turn it is next.
-    session = onnx_session(model.SerializeToString(), threads, spinning=False)
-    outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
-    return lambda images: session.run(outputs, {name: images})
-
-
-def _open_openvino(model: Any, threads: int) -> Run:
-    try:
-        core = openvino_core()
-    except ImportError as error:
-        raise MissingExtraError("teacher.runtime = openvino", "openvino") from error
-    halves = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if halves else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
-    # The next batch overwrites the outputs.
-    return lambda images: [np.array(value) for value in compiled(images).to_tuple()]
 
 
 def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:

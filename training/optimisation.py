@@ -55,16 +55,14 @@ class ScheduleConfig:
     Attributes:
         steps: Optimiser steps of the whole run.
         warmup_steps: Linear rise to the peak.
-        shape: What follows: "cosine" to zero, "step" (down at each milestone) or "constant".
+        shape: What follows: "cosine" to zero, "step" (a tenth at each milestone) or "constant".
         milestones: Of "step": shares of the way from the end of the warm-up to the end of the run.
-        step_factor: Of "step": the rate is multiplied by this at each milestone.
     """
 
     steps: int
     warmup_steps: int
     shape: Schedule
     milestones: tuple[float, ...]
-    step_factor: float
 
     def factor(self, step: int) -> float:
         """Of the peak rate, for the step that follows `step` finished ones."""
@@ -74,7 +72,7 @@ class ScheduleConfig:
         if self.shape == "cosine":
             return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
         if self.shape == "step":
-            return self.step_factor ** sum(done >= milestone for milestone in self.milestones)
+            return 0.1 ** sum(done >= milestone for milestone in self.milestones)
         return 1.0
 
 

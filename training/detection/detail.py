@@ -14,7 +14,7 @@ from facepipe.errors import UsageError
 from facepipe.retinaface.network import DetailBranch, RetinaFace
 from training.detection.crops import CropBatches, DetectionBatch
 from training.detection.losses import hint_loss
-from training.onnx_teacher import Runtime, open_onnx
+from training.onnx_teacher import open_onnx
 from training.pixels import Normalisation
 from training.stream import Batches, batches_of_process
 from weights.card import InputSpec
@@ -40,7 +40,6 @@ class DetailConfig:
         alone: Train the branch and nothing else, to begin with; labels count for nothing.
         forced_share: With `alone`, the first part of the run, 0..1, in which each block is fed the teacher's
             map instead of the one before it, as in `LossConfig.hints_forced`.
-        runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
     """
 
     weights: Path | None = None
@@ -50,7 +49,6 @@ class DetailConfig:
     hints_last: float = 0.8
     alone: bool = False
     forced_share: float = 0.3
-    runtime: Runtime = "onnx"
 
     def __post_init__(self) -> None:
         if min(self.hints_first, self.hints_last) < 0:
@@ -80,7 +78,7 @@ class DetailTeacher:
         if config.weights is None:
             raise UsageError("the detail branch has no teacher: name an ONNX file of YuNet (detail.weights)")
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
-        self._run = open_onnx(config.weights, config.taps, config.runtime)
+        self._run = open_onnx(config.weights, config.taps)
         _check_shapes(self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)), branch, config)
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:

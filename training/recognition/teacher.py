@@ -18,7 +18,7 @@ from torch.nn import functional
 from facepipe.errors import DataError, UsageError, WeightsError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_write_bytes
-from training.onnx_teacher import Runtime, open_onnx, output_names, read_onnx
+from training.onnx_teacher import open_onnx, output_names, read_onnx
 from training.pixels import Normalisation
 from training.recognition.augment import cut
 from training.recognition.crops import DecodedCrops, FaceCrops
@@ -45,8 +45,6 @@ class TeacherConfig:
         view: "shared": it looks at every shaken face before that is damaged. "canonical": it looks once at
             every crop as it is and at its mirror image, and the student learns the mean vector, however
             strongly the face is shaken and damaged; fast, but without hints.
-        runtime: "onnx" (ONNX Runtime), or "openvino" with bfloat16 where the processor has it.
-        threads: 0: as many as torch uses.
     """
 
     weights: str | None = None
@@ -54,8 +52,6 @@ class TeacherConfig:
     taps: tuple[str, ...] = ()
     input: InputSpec | None = None
     view: View = "shared"
-    runtime: Runtime = "onnx"
-    threads: int = 0
 
     def __post_init__(self) -> None:
         if self.view == "canonical" and self.taps:
@@ -72,7 +68,7 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher:
-    """Runs on ONNX Runtime or OpenVINO.
+    """A network on ONNX Runtime.
 
     Args:
         config: With `weights`.
@@ -84,7 +80,6 @@ class Teacher:
 
     Raises:
         WeightsError: The file can't be read, or lacks a value that `config` names.
-        MissingExtraError: OpenVINO is asked for and not installed.
     """
 
     def __init__(
@@ -96,7 +91,7 @@ class Teacher:
         assert spec.size_px is not None
         self.size_px = spec.size_px
         values = [config.vector or output_names(path)[0], *config.taps]
-        self._run = open_onnx(path, values, config.runtime, config.threads)
+        self._run = open_onnx(path, values)
 
     def __call__(self, pixels: Tensor) -> TeacherOutput:
         """RGB uint8 faces (batch, side, side, 3) to unit vectors and maps."""
@@ -208,7 +203,7 @@ def canonical_vectors(
         DataError: The cache can't be written.
     """
     path, spec = find_teacher(config, student_input)
-    meaning = [_sha256(path), config.vector, config.runtime, astuple(spec), margin]
+    meaning = [_sha256(path), config.vector, astuple(spec), margin]
     teacher: Teacher | None = None
     parts = []
     for part in crops.parts:
