@@ -15,6 +15,12 @@ from facepipe.photo_input import Photo, as_rgb
 
 Matrix = npt.NDArray[np.float64]
 
+MARGINS = {"arcface_112": 0.1, "facenet_160": 0.0}
+"""By landmark template: what of a crop lies outside the alignment's frame, on each side: shares of its side.
+
+For crops of another size than the network's input; one of that size is the frame itself.
+"""
+
 _MIN_SPREAD_PX = 0.1  # root mean square distance from the centre; below it landmarks carry no direction
 _MIN_SCALE = 1e-6  # crop pixels per photo pixel; mirrored landmarks can shrink a face to nothing
 
@@ -263,3 +269,24 @@ def _chain(second: Matrix, first: Matrix) -> Matrix:
     """The affine transform, (2, 3), that does `first` and then `second`."""
     product: Matrix = second @ np.vstack([first, (0.0, 0.0, 1.0)])
     return product
+
+
+def frame_matrix(crop_px: int, size_px: int, margin: float) -> FloatArray:
+    """The affine map (2, 3) from a crop's pixels to the network's input, unshaken: see `MARGINS`."""
+    margin = 0.0 if crop_px == size_px else margin * crop_px
+    scale = size_px / (crop_px - 2 * margin)
+    # Pixel centres lie at whole numbers, the picture's corner at -0.5.
+    offset = -scale * (margin - 0.5) - 0.5
+    return np.array([[scale, 0, offset], [0, scale, offset]], np.float32)
+
+
+def cut(crop: UInt8Array, size_px: int, margin: float, shake: FloatArray | None = None) -> UInt8Array:
+    """The network's input (size, size, 3) from an aligned crop, shaken or not, in one interpolation."""
+    matrix = frame_matrix(crop.shape[0], size_px, margin)
+    if shake is not None:
+        matrix = (shake @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32))[:2]
+    # Edges are repeated: where the margin does not reach, no black wedge gives the shift away.
+    warped = cv2.warpAffine(
+        crop, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(warped, np.uint8)

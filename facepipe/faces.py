@@ -208,3 +208,17 @@ class Faces:
 def _require_shape(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise ValueError(f"expected {name} of shape {shape}, got {array.shape}")
+
+
+def mirror_boxes(boxes_xyxy: FloatArray, width: float) -> FloatArray:
+    """Boxes (n, 4) as they are in a mirrored picture of this width."""
+    mirrored = boxes_xyxy.copy()
+    mirrored[:, [0, 2]] = width - boxes_xyxy[:, [2, 0]]
+    return mirrored
+
+
+def mirror_landmarks(landmarks: FloatArray, width: float) -> FloatArray:
+    """Landmarks (n, 5, 2) as they are in a mirrored picture: the viewer's left and right are swapped."""
+    mirrored = landmarks[:, [1, 0, 2, 4, 3]].copy()
+    mirrored[..., 0] = width - mirrored[..., 0]
+    return mirrored

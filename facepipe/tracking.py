@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +17,6 @@ from facepipe.quality import NamingRules
 from facepipe.report import record_to_json
 from facepipe.retinaface.suppression import iou
 
-if TYPE_CHECKING:
-    from facepipe.video import Frame
-
 _BEST_FACES = 5
 """A track is named by the mean vector of so many of its largest faces."""
 _FORBIDDEN = 1e6
@@ -31,6 +28,14 @@ _THUMBNAIL_PX = 8
 _MIN_LIKENESS = 0.75
 """Least correlation of two successive thumbnails of one shot. At 8 x 8 pixels 99% of pairs of different press
 photos lie below, and 99% of photos beside themselves moved by 5% of their width above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A frame of a video: its time from the beginning, and RGB uint8 (h, w, 3), upright."""
+
+    time_s: float
+    rgb: UInt8Array
 
 
 @dataclass(frozen=True, slots=True)

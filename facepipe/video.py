@@ -9,7 +9,6 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,7 +19,7 @@ from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import Faces, UInt8Array
 from facepipe.files import temporary_beside, utf8_name
-from facepipe.tracking import Track
+from facepipe.tracking import Frame, Track
 
 _USUAL_RATE = 25.0
 _MAX_STATED_RATE = 1000.0
@@ -31,14 +30,6 @@ _WRITTEN = (".mp4", ".m4v", ".mov", ".avi", ".mkv")
 _CLOCK_SLACK_S = 1.0
 """Times that go back by more begin again: two videos in one file."""
 _LEAST_STEP_S = 0.001
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """A frame of a video: its time from the beginning, and RGB uint8 (h, w, 3), upright."""
-
-    time_s: float
-    rgb: UInt8Array
 
 
 def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None = None) -> Iterator[Frame]:

@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from training_helpers import export_maps
 
+from facepipe.align import cut
+from facepipe.corruption import DamageConfig, damage
 from facepipe.facenet.network import FaceNet, facenet_dense
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
 from training.configuration import read_configuration
-from training.recognition.augment import DamageConfig, ShakeConfig, cut, damage, shake_matrix
+from training.recognition.augment import ShakeConfig, shake_matrix
 from training.recognition.configuration import EncoderConfig
 
 FACE = (slice(60, 200), slice(155, 295))

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
 
-from facepipe.align import align_faces
+from facepipe.align import MARGINS, align_faces, cut
 from facepipe.errors import UsageError
 from facepipe.facenet.network import (
     FaceNet,
@@ -26,7 +26,6 @@ from facepipe.facenet.network import (
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
 from training.pixels import Normalisation
-from training.recognition.augment import MARGINS, cut
 from training.recognition.crops import NOBODY, FaceCrops
 from training.recognition.losses import LossConfig
 from training.recognition.sources import CropSource, DetectionSource, PhotoSource

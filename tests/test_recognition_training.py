@@ -16,10 +16,12 @@ import torch
 from recognition_helpers import FACE
 from torch.nn import functional
 
+from facepipe.align import cut
+from facepipe.corruption import DamageConfig, damage
 from facepipe.errors import DataError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.images import write_image
-from training.recognition.augment import DamageConfig, ShakeConfig, cut, damage, shake_matrix
+from training.recognition.augment import ShakeConfig, shake_matrix
 from training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
 from training.recognition.losses import (
     LossConfig,

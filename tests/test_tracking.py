@@ -17,8 +17,7 @@ from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, Match, UInt8Array
 from facepipe.images import read_image
 from facepipe.pipeline import FacePipeline
-from facepipe.tracking import Linker, ShotCounter, Sighting, Track, VideoOptions, find_tracks
-from facepipe.video import Frame
+from facepipe.tracking import Frame, Linker, ShotCounter, Sighting, Track, VideoOptions, find_tracks
 from gallery import NewTemplate
 
 ONE_PERSON_L2 = 1.0

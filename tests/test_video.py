@@ -25,8 +25,8 @@ from facepipe.commands.output import INTERRUPTED, PARTIAL, time_progress
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.pipeline import FacePipeline
-from facepipe.tracking import find_tracks
-from facepipe.video import Frame, is_cut_off, read_frames, stated_duration_s, write_annotated
+from facepipe.tracking import Frame, find_tracks
+from facepipe.video import is_cut_off, read_frames, stated_duration_s, write_annotated
 
 FRAMES_PER_S = 10
 SIZE_WH = (640, 320)

@@ -10,14 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, UInt8Array
+from facepipe.faces import FloatArray, UInt8Array, mirror_boxes, mirror_landmarks
 from facepipe.images import scaled_down
 from training.detection.labels import LabelledPhoto
 
 PADDING_RGB = (124, 116, 104)
 """ImageNet's mean colour: about zero once preprocessed, as is the padding of the detector when it serves."""
 
-_MIRRORED_LANDMARKS = [1, 0, 2, 4, 3]
 _WINDOW_TRIES = 20
 _WIDEST_WINDOW = 2.0
 """Longer sides of the photo: a wider window would be padding for the most part."""
@@ -115,20 +114,6 @@ def augment(
         crop, points = turn_crop(crop, degrees), turn_points(points, size_px, degrees)
         boxes, ignored = turn_boxes(boxes, size_px, degrees), turn_boxes(ignored, size_px, degrees)
     return _sort_out_faces(crop, boxes, points, ignored, config.min_face_px)
-
-
-def mirror_boxes(boxes_xyxy: FloatArray, width: float) -> FloatArray:
-    """Boxes (n, 4) as they are in a mirrored picture of this width."""
-    mirrored = boxes_xyxy.copy()
-    mirrored[:, [0, 2]] = width - boxes_xyxy[:, [2, 0]]
-    return mirrored
-
-
-def mirror_landmarks(landmarks: FloatArray, width: float) -> FloatArray:
-    """Landmarks (n, 5, 2) as they are in a mirrored picture: the viewer's left and right are swapped."""
-    mirrored = landmarks[:, _MIRRORED_LANDMARKS].copy()
-    mirrored[..., 0] = width - mirrored[..., 0]
-    return mirrored
 
 
 def turn_crop(crop: UInt8Array, degrees: float) -> UInt8Array:

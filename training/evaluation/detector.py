@@ -13,11 +13,10 @@ import numpy as np
 
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.errors import UsageError
-from facepipe.faces import Faces, UInt8Array
+from facepipe.faces import Faces, UInt8Array, mirror_boxes, mirror_landmarks
 from facepipe.finding import find_photos
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.retinaface.suppression import best_faces
-from training.detection.augment import mirror_boxes, mirror_landmarks
 from training.detection.labels import read_labels
 from training.evaluation.arrays import Float64Array
 from training.evaluation.landmarks import LandmarkSummary, landmark_errors

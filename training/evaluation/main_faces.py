@@ -10,13 +10,13 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from facepipe.align import MARGINS, cut
 from facepipe.encoder import FaceEncoder
 from facepipe.errors import DataError, LandmarkError
 from facepipe.faces import FloatArray, UInt8Array
 from facepipe.images import read_image
 from facepipe.pipeline import FacePipeline
 from training.evaluation.photos import principal_face
-from training.recognition.augment import MARGINS, cut
 
 Item = TypeVar("Item")
 Watch = Callable[[Sequence[Item]], Iterable[Item]]

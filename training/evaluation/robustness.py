@@ -9,11 +9,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from facepipe.corruption import DamageConfig, damage
 from facepipe.faces import UInt8Array
 from facepipe.pipeline import FacePipeline
 from training.evaluation.main_faces import MainFaces, Watch, find_main_faces
 from training.evaluation.verification import PhotoPair, TarAtFar, pair_distances, verification
-from training.recognition.augment import DamageConfig, damage
 
 BLUR = 2 / 112
 """Standard deviation of the blur, as a share of the crop's side: two pixels of the usual crop."""

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from facepipe.corruption import DamageConfig
 from facepipe.errors import UsageError
 from training.configuration import quoted, read_configuration
 from training.loop_configuration import LoopConfig
 from training.optimisation import OptimiserConfig
-from training.recognition.augment import DamageConfig, ShakeConfig
+from training.recognition.augment import ShakeConfig
 from training.recognition.losses import LossConfig
 from training.recognition.sampling import BatchConfig
 from training.recognition.teacher import TeacherConfig

@@ -9,8 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from facepipe.align import MARGINS, cut
+from facepipe.corruption import DamageConfig, damage
 from facepipe.errors import DataError, UsageError
-from training.recognition.augment import MARGINS, DamageConfig, ShakeConfig, cut, damage, shake_matrix
+from training.recognition.augment import ShakeConfig, shake_matrix
 from training.recognition.crops import NOBODY, FaceCrops
 from training.stream import naming
 
@@ -117,7 +119,7 @@ class FaceSampler:
         size_px: Side of the network's input.
         shake, damage: See there.
         seed: Sample i is a function of this and i.
-        margin: Of the crops: see `training.recognition.augment.MARGINS`.
+        margin: Of the crops: see `facepipe.align.MARGINS`.
         with_clean: Whether anyone looks at the undamaged faces.
     """
 

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from facepipe.align import MARGINS, cut
+from facepipe.corruption import DamageConfig
 from facepipe.errors import DataError, UsageError
 from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk, MobileNetV1Trunk112
 from training.distributed import sum_over_ranks, world_size
 from training.evaluation.distances import area_under_roc
 from training.pixels import Normalisation
-from training.recognition.augment import MARGINS, DamageConfig, ShakeConfig, cut
+from training.recognition.augment import ShakeConfig
 from training.recognition.crops import NOBODY, FaceCrops
 from training.recognition.losses import (
     LossConfig,

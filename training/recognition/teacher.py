@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from facepipe.align import cut
 from facepipe.errors import DataError, UsageError, WeightsError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_write_bytes
 from training.onnx_teacher import open_onnx, output_names, read_onnx
 from training.pixels import Normalisation
-from training.recognition.augment import cut
 from training.recognition.crops import DecodedCrops, FaceCrops
 from training.recognition.sampling import FaceBatch, Indices
 from weights.card import InputSpec
@@ -170,7 +170,7 @@ def open_lessons(
         config: With `weights`.
         crops: All faces.
         student_input: Of the network that learns.
-        margin: Of the crops: see `training.recognition.augment.MARGINS`.
+        margin: Of the crops: see `facepipe.align.MARGINS`.
         cache: Folder for the vectors of the canonical view.
         device: Where lessons go.
 

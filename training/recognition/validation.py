@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from facepipe.align import MARGINS, cut
 from facepipe.encoder import FaceEncoder
 from facepipe.facenet.network import FaceNet
 from training.evaluation.verification import (
@@ -15,7 +16,6 @@ from training.evaluation.verification import (
     read_pairs,
     verification,
 )
-from training.recognition.augment import MARGINS, cut
 from training.recognition.configuration import Architecture, ValidationConfig
 from training.recognition.crops import DecodedCrops
 from training.recognition.sources import CropSource, PhotoSource
