@@ -12,7 +12,19 @@ from typing import Any
 import click
 
 from facepipe import __version__
-from facepipe.commands import audit, batch, calibrate, checks, cluster, gallery, photos, video, watch, weights
+from facepipe.commands import (
+    audit,
+    batch,
+    calibrate,
+    cluster,
+    demo,
+    doctor,
+    gallery,
+    photos,
+    video,
+    watch,
+    weights,
+)
 from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, tell
 from facepipe.errors import FacepipeError
 from training import commands as training
@@ -115,8 +127,8 @@ for command in (
     training.data,
     evaluation.evaluate,
     training.export,
-    checks.demo,
-    checks.doctor,
+    demo.demo,
+    doctor.doctor,
 ):
     main.add_command(command)
 gallery.gallery.add_command(audit.audit)

@@ -1,4 +1,4 @@
-"""Commands that show that it works here: demo, doctor."""
+"""The command that checks the installation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Setup, gallery_option, threads_option, with_setup
+from facepipe.commands.options import gallery_option, threads_option
 
 if TYPE_CHECKING:
     from facepipe.runtime import RuntimeName
-
-
-@click.command()
-@click.option("--out", type=ANY_PATH, default=Path("facepipe-demo"), show_default=True, metavar="DIR")
-@with_setup
-def demo(setup: Setup, out: Path) -> None:
-    """Enroll a portrait that ships with scikit-image and find her in altered photos; writes a picture."""
-    from facepipe.demo import run_demo
-
-    result = run_demo(out, setup.pipeline)
-    for line in result.lines:
-        click.echo(line)
-    if not result.passed:
-        sys.exit(1)
 
 
 @click.command()
