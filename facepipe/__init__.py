@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from facepipe.images import read_image
     from facepipe.pipeline import FacePipeline
     from facepipe.runtime import choose_runtime
+    from facepipe.shortcuts import Found, Verification, find, represent, stream, verify
     from gallery import Gallery
 
 __version__ = "0.1.0"
@@ -35,16 +36,22 @@ __all__ = [
     "FacePipeline",
     "FacepipeError",
     "Faces",
+    "Found",
     "Gallery",
     "Match",
     "PersonPhoto",
+    "Verification",
     "align_faces",
     "choose_runtime",
     "enrol",
+    "find",
     "find_photos",
     "photos_in_csv",
     "photos_in_folders",
     "read_image",
+    "represent",
+    "stream",
+    "verify",
 ]
 
 _HOMES = {
@@ -55,16 +62,22 @@ _HOMES = {
     "FacePipeline": "facepipe.pipeline",
     "FacepipeError": "facepipe.errors",
     "Faces": "facepipe.faces",
+    "Found": "facepipe.shortcuts",
     "Gallery": "gallery",
     "Match": "facepipe.faces",
     "PersonPhoto": "facepipe.enrolment",
+    "Verification": "facepipe.shortcuts",
     "align_faces": "facepipe.align",
     "choose_runtime": "facepipe.runtime",
     "enrol": "facepipe.enrolment",
+    "find": "facepipe.shortcuts",
     "find_photos": "facepipe.finding",
     "photos_in_csv": "facepipe.enrolment",
     "photos_in_folders": "facepipe.enrolment",
     "read_image": "facepipe.images",
+    "represent": "facepipe.shortcuts",
+    "stream": "facepipe.shortcuts",
+    "verify": "facepipe.shortcuts",
 }
 
 
