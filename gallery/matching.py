@@ -18,10 +18,7 @@ _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
 
 _CANDIDATE_NEIGHBOURS = 32
-"""Owners of so many nearest templates are measured again by the distances that look at several templates."""
-
-MEAN_OF_NEAREST = 3
-"""Templates of a person that `PersonDistance.K_NEAREST_MEAN` looks at."""
+"""Owners of so many nearest templates are measured again, with the means of their templates."""
 
 
 class PersonDistance(Enum):
@@ -31,10 +28,6 @@ class PersonDistance(Enum):
     """To the nearest template or to the mean of all, whichever is nearer: the mean is one more template."""
     NEAREST = "nearest"
     """To the nearest template: one photo that looks like the face is enough."""
-    K_NEAREST_MEAN = "k-nearest-mean"
-    """Mean of those to the three nearest templates, or to all where there are fewer."""
-    CENTROID = "centroid"
-    """To the mean of the person's templates, brought to unit length."""
 
 
 class Doubt(Enum):
@@ -85,7 +78,7 @@ def rank_people(
 ) -> NearestPeople:
     """The two nearest people of each query float32 (n, d).
 
-    By `NEAREST` they are exact. The other measures are taken of the people who own the 32 nearest templates.
+    By `NEAREST` they are exact. `NEAREST_OR_MEAN` is taken of the people who own the 32 nearest templates.
 
     Args:
         index: Of the templates.
@@ -130,10 +123,6 @@ def distances_to_people(
     """
     exact, exact_query = templates.astype(np.float64), query.astype(np.float64)
     to_templates: npt.NDArray[np.float64] = np.linalg.norm(exact - exact_query, axis=1)
-    if measure is PersonDistance.K_NEAREST_MEAN:
-        ends = [*starts[1:], len(exact)]
-        each = (to_templates[start:end] for start, end in zip(starts, ends, strict=False))
-        return np.array([np.sort(one)[:MEAN_OF_NEAREST].mean() for one in each])
     nearest: npt.NDArray[np.float64] = np.minimum.reduceat(to_templates, starts)
     if measure is PersonDistance.NEAREST:
         return nearest
@@ -141,7 +130,7 @@ def distances_to_people(
     # Templates that cancel out have no direction: their mean is no unit vector, and equally far from all.
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
     to_means: npt.NDArray[np.float64] = np.linalg.norm(means - exact_query, axis=1)
-    return to_means if measure is PersonDistance.CENTROID else np.minimum(nearest, to_means)
+    return np.minimum(nearest, to_means)
 
 
 def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:

@@ -118,7 +118,7 @@ def _photos_to_enroll(
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option(
     "--person-distance",
-    type=click.Choice(["nearest-or-mean", "nearest", "k-nearest-mean", "centroid"]),
+    type=click.Choice(["nearest-or-mean", "nearest"]),
     default="nearest-or-mean",
     show_default=True,
     help="Distance to a person of several photos.",
