@@ -1,0 +1,1 @@
+"""Attacks on what facepipe promises, for tests/attack.py: kills, corruptions, mutated inputs, bombs."""
