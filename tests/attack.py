@@ -13,6 +13,7 @@ Exit code 1: a promise was broken. What is promised: docs/promises.md.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -25,11 +26,11 @@ from pathlib import Path
 os.environ.update(FACEPIPE_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from attacks import gallery_kills
+from attacks import command_kills, corruptions, gallery_kills
 from attacks.cases import Attack, Verdict, run_case
 from attacks.workshop import Workshop, opened_workshop
 
-ATTACKS: list[Attack] = [*gallery_kills.ATTACKS]
+ATTACKS: list[Attack] = [*gallery_kills.ATTACKS, *command_kills.ATTACKS, *corruptions.ATTACKS]
 KINDS = tuple(dict.fromkeys(attack.kind for attack in ATTACKS))
 
 
@@ -125,6 +126,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; answers its exit code."""
     options, rows = parsed(words), Rows()
+    logging.getLogger("facepipe").addHandler(logging.NullHandler())  # Commands write what they have to tell.
     with opened_workshop() as workshop:
         if options.case:
             name, _, number = options.case.rpartition("/")

@@ -21,7 +21,16 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any, NoReturn
 
+import faiss  # noqa: F401: what commands import late is imported here, and forked processes begin at once
+import lxml.etree  # noqa: F401
+import onnxruntime  # noqa: F401
+import pillow_heif  # noqa: F401
+import scipy.spatial  # noqa: F401
+
 import cli
+from facepipe import crops, enrolment, video, xmp  # noqa: F401
+from facepipe.batch import page, results, run, sorting  # noqa: F401
+from gallery import repair  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 Work = Callable[[], object]

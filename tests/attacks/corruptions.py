@@ -1,0 +1,311 @@
+"""Files with random damage: never a wrong name, never a face less without a word.
+
+What is read from a damaged file is compared with what the whole one holds: the same, or less with a complaint,
+or an error of one line with the documented exit code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gallery_helpers import person_vectors, template
+
+from attacks.cases import Attack, Case
+from attacks.damage import damaged
+from attacks.processes import as_command, start
+from attacks.workshop import KEY, KEY_GIVEN, PEOPLE, Workshop, contents_of, gallery_state, run
+from facepipe.errors import FacepipeError
+from gallery import Gallery
+from weights.registry import load_card, shipped_folder
+from weights.storage import read_onnx, read_parameters
+
+_TRIES = 3
+_DATABASE = "gallery.sqlite3"
+Answers = dict[str, Any]
+"""What a gallery holds (`contents_of`), and under "names" whom it sees in `_probes`."""
+
+
+# Galleries
+
+
+def _probes() -> Any:
+    """float32 (n, 128): a new photo of every made-up person, and strangers."""
+    seen = [person_vectors(number, 12)[11:] for number in range(len(PEOPLE) + 4)]
+    return np.concatenate([*seen, *(person_vectors(seed, 1) for seed in range(1000, 1010))])
+
+
+def _answers(gallery: Gallery) -> Answers:
+    matches = gallery.match(_probes(), one_person_per_photo=False)
+    return contents_of(gallery) | {"names": [match.name for match in matches]}
+
+
+def _tell_answers(folder: Path, workshop: Workshop, secret: bytes | None = None) -> None:
+    """Write them to stdout; an error of the library ends the process as it ends a command."""
+    try:
+        with Gallery.open(folder, workshop.encoder, secret=secret) as gallery:
+            print(json.dumps(_answers(gallery)))
+    except FacepipeError as error:
+        print(f"facepipe: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+
+
+def wrong(found: Answers, intact: Answers) -> str | None:
+    """What is wrong in answers, where that is more than something missing."""
+    for now, before in zip(found["names"], intact["names"], strict=True):
+        if now not in (None, before):
+            return f"a face of {before} was named {now}"
+    for name, person in found["people"].items():
+        if name not in intact["people"]:
+            return f"a person {name!r} who was never there"
+        known = intact["people"][name]
+        if any(face not in known["faces"] for face in person["faces"]):
+            return f"faces of {name} that are not theirs: {str(person['faces'])[:200]}"
+        if person["threshold"] not in (None, known["threshold"]):
+            return f"the threshold of {name} is {person['threshold']}"
+    if any(face not in intact["unknown"] for face in found["unknown"]):
+        return f"unknown faces that were never there: {str(found['unknown'])[:200]}"
+    return None if found["threshold"] in (None, intact["threshold"]) else f"the threshold is {found['threshold']}"
+
+
+def _judge(case: Case, folder: Path, states: list[Answers], key: str | None = None) -> None:
+    """Ask a damaged gallery, verify it, repair it and ask again. `states` are those that it may have."""
+    environment = {} if key is None else KEY_GIVEN
+    secret = None if key is None else key.encode()
+    ask = partial(_tell_answers, folder, case.workshop, secret)
+    asked = case.run_plainly(ask, (0, 1))
+    verified = case.run_plainly(as_command(["gallery", "verify", "--gallery", folder], folder.parent, environment), (0, 1))
+    if asked.code == 0:
+        found = json.loads(asked.out)
+        faults = [wrong(found, state) for state in states]
+        case.require(None in faults, f"{faults[0]}; verify: {verified.out[:300]}{verified.err[:300]}")
+        told = verified.code == 1 or bool(asked.err.strip())
+        case.require(found in states or told, "something is missing, and nothing was told")
+        case.require(verified.code == 1 or found in states, "verify passes a gallery that lost something")
+        outcome = "the same" if found in states else "less, told"
+    else:
+        outcome = "refused"
+    words = ["gallery", "repair", "--gallery", folder]
+    repaired = case.run_plainly(as_command(words, folder.parent, environment), (0, 1))
+    if repaired.code == 0:
+        again = case.run_plainly(ask, (0, 1))
+        case.require(again.code == 0, f"repaired, and refused: {again.err}")
+        found = json.loads(again.out)
+        faults = [wrong(found, state) for state in states]
+        case.require(None in faults, f"after repair: {faults[0]}")
+        told = bool(repaired.out.strip()) or outcome == "less, told"
+        case.require(found in states or told, "after repair something is missing, and nothing was told")
+    case.count(outcome)
+
+
+def _corrupt(case: Case, file: Path) -> None:
+    file.write_bytes(damaged(file.read_bytes(), case.dice))
+
+
+def _gallery_file(case: Case, name: str) -> None:
+    intact = _intact(case)
+    for _ in range(_TRIES):
+        folder = _fresh(case, case.workshop.gallery)
+        _corrupt(case, folder / name)
+        _judge(case, folder, [intact])
+
+
+def _intact(case: Case, key: str | None = None) -> Answers:
+    folder = _fresh(case, _encrypted(case) if key else case.workshop.gallery)
+    told = case.run(partial(_tell_answers, folder, case.workshop, key.encode() if key else None))
+    answers: Answers = json.loads(told.out)
+    return answers
+
+
+def _fresh(case: Case, template_folder: Path) -> Path:
+    """A copy to be damaged, in place of the one before."""
+    for folder in case.folder.glob("g*"):  # With what repair put aside.
+        shutil.rmtree(folder)
+    return Path(shutil.copytree(template_folder, case.folder / "g"))
+
+
+def _encrypted(case: Case) -> Path:
+    folder = case.workshop.folder / "encrypted gallery"
+    if not folder.exists():
+        shutil.copytree(case.workshop.gallery, folder)
+        run(as_command(["gallery", "encrypt", "--gallery", folder], case.workshop.folder, KEY_GIVEN))
+    return folder
+
+
+def _encrypted_gallery(case: Case) -> None:
+    intact = _intact(case, KEY)
+    folder = _fresh(case, _encrypted(case))
+    _corrupt(case, folder / _DATABASE)
+    _judge(case, folder, [intact], KEY)
+
+
+# The write-ahead log
+
+
+def _logged(case: Case, name: str, first: int) -> tuple[Path, list[Answers]]:
+    """A gallery whose last changes are in its log, since its writer was killed; and all its states."""
+    folder, states_file = case.workshop.folder / name, case.workshop.folder / f"{name}.json"
+    if not folder.exists():
+        shutil.copytree(case.workshop.gallery, folder)
+        told = start(partial(_change_and_die, folder, case.workshop, first)).wait(600)
+        states_file.write_text(json.dumps([json.loads(line) for line in told.out.splitlines()]))
+    return folder, json.loads(states_file.read_text())
+
+
+def _change_and_die(folder: Path, workshop: Workshop, first: int) -> None:
+    """Make changes, writing the answers after each."""
+    gallery = Gallery.open(folder, workshop.encoder)
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: gallery.rename(PEOPLE[first], "renamed"),
+        lambda: gallery.add("new", [template(person_vectors(6 + first, 1)[0], f"{60 + first}")]),
+        lambda: gallery.merge(PEOPLE[first + 1], PEOPLE[first + 2]),
+        lambda: gallery.set_threshold(1.0),
+        lambda: gallery.add("newer", [template(person_vectors(8 + first, 1)[0], f"{80 + first}")]),
+    ]
+    for change in changes:
+        change()
+        print(json.dumps(_answers(gallery)), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _log(case: Case) -> None:
+    """A log cut short by damage may leave any earlier state, and no mixture (docs/gallery.md, "Limits")."""
+    for _ in range(_TRIES):
+        template_folder, states = _logged(case, "logged gallery", 0)
+        folder = _fresh(case, template_folder)
+        _corrupt(case, folder / f"{_DATABASE}-wal")
+        _judge(case, folder, states)
+
+
+def _log_of_another(case: Case) -> None:
+    """The log of another gallery, or of another time, beside the database."""
+    mine, states = _logged(case, "logged gallery", 0)
+    other, _ = _logged(case, "other logged gallery", 1)
+    folder = _fresh(case, case.dice.choice([mine, case.workshop.gallery]))
+    states = states if (folder / f"{_DATABASE}-wal").exists() else [_intact_kept(case, folder)]
+    for ending in ("-wal", "-shm") if case.dice.random() < 0.5 else ("-wal",):
+        (folder / f"{_DATABASE}-shm").unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            shutil.copyfile(other / f"{_DATABASE}{ending}", folder / f"{_DATABASE}{ending}")
+    _judge(case, folder, states)
+
+
+def _intact_kept(case: Case, folder: Path) -> Answers:
+    """What a gallery answers, asked by a copy."""
+    copy = Path(shutil.copytree(folder, case.folder / "kept"))
+    answers: Answers = json.loads(case.run(partial(_tell_answers, copy, case.workshop)).out)
+    shutil.rmtree(copy)
+    return answers
+
+
+def _index_of_another(case: Case) -> None:
+    intact = _intact(case)
+    folder, other = _fresh(case, case.workshop.gallery), case.folder / "other"
+    with Gallery.open(other, case.workshop.encoder, create=True) as gallery:
+        for number, name in enumerate(reversed(PEOPLE)):
+            gallery.add(name, [template(vector) for vector in person_vectors(number, 3)])
+    shutil.copyfile(other / "index.faiss", folder / "index.faiss")
+    _judge(case, folder, [intact])
+
+
+# Archives, jobs, weights
+
+
+def _archive(case: Case) -> None:
+    """An import takes all of it as it was, or nothing."""
+    whole = case.workshop.folder / "archive.zip"
+    if not whole.exists():
+        run(as_command(["gallery", "export", whole, "--gallery", case.workshop.gallery], case.folder))
+    intact = gallery_state(case.workshop.gallery, case.workshop.encoder)
+    for number in range(_TRIES):
+        file, folder = case.folder / f"{number}.zip", case.folder / f"imported {number}"
+        file.write_bytes(damaged(whole.read_bytes(), case.dice))
+        words = ["gallery", "import", file, "--gallery", folder]
+        ended = case.run_plainly(as_command(words, case.folder), (0, 1))
+        if ended.code == 0:
+            found = gallery_state(folder, case.workshop.encoder)
+            case.require(_by_name(found) == _by_name(intact), "the import holds other faces than the archive")
+        else:
+            case.require(not (folder / _DATABASE).exists(), "a refused archive left a gallery")
+        case.count("refused" if ended.code else "the same")
+
+
+def _by_name(state: Answers) -> Answers:
+    faces = {name: person["faces"] for name, person in state["people"].items()}
+    return {"faces": faces, "unknown": sorted(state["unknown"])}
+
+
+def _job(case: Case) -> None:
+    """A damaged job gives the same results, those and a complaint, or an error; its results stay whole."""
+    whole = case.workshop.folder / "results"
+    words = ["batch", case.workshop.photos, "--gallery", case.workshop.gallery, "--quiet", "--workers", "2"]
+    if not whole.exists():
+        run(as_command([*words, "--out", whole], case.folder), (0, 3))
+    out = Path(shutil.copytree(whole, case.folder / "out"))
+    _corrupt(case, out / "job.sqlite3")
+    listed = case.run_plainly(as_command(["sort", out, "--to", "sorted", "--dry-run"], case.folder), (0, 1, 3))
+    intact = case.run_plainly(as_command(["sort", whole, "--to", "sorted", "--dry-run"], case.folder), (0,))
+    case.require(set(listed.out.splitlines()) <= set(intact.out.splitlines()), f"sorts otherwise: {listed.out}")
+    same = listed.out == intact.out
+    case.require(same or listed.code != 0, "sorts fewer photos without a word")
+    ended = case.run_plainly(as_command([*words, "--out", out], case.folder), (0, 1, 3))
+    for name in ("results.jsonl", "faces.csv"):
+        found = (out / name).read_bytes()
+        case.require(found == (whole / name).read_bytes(), f"{name} (exit code {ended.code}): {found!r:.900}")
+    case.count("refused" if ended.code == 1 else "the same")
+
+
+def _weight(case: Case, ending: str) -> None:
+    """A weight that is not what it was is refused."""
+    name = "facenet_mobilefacenet_128"
+    folder = case.folder / "weights"
+    folder.mkdir()
+    for part in ("json", "safetensors", "onnx"):
+        shutil.copyfile(shipped_folder() / f"{name}.{part}", folder / f"{name}.{part}")
+    card = folder / f"{name}.json"
+    whole = card.with_suffix(f".{ending}").read_bytes()
+    for _ in range(_TRIES):
+        card.with_suffix(f".{ending}").write_bytes(damaged(whole, case.dice))
+        ended = case.run_plainly(partial(_load, card), (0, 1))
+        case.count("refused" if ended.code else "the same")
+
+
+def _load(card: Path) -> None:
+    """Load a weight as the pipeline does; fails unless it is refused or as shipped."""
+    shipped = load_card(card.stem)
+    try:
+        weight = load_card(card)
+        onnx, parameters = read_onnx(weight), read_parameters(weight)
+    except FacepipeError as error:
+        print(f"facepipe: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    for field in ("kind", "architecture", "input", "anchors", "embedding", "fingerprint"):
+        found, known = getattr(weight.card, field), getattr(shipped.card, field)
+        assert found == known, f"{field} of the card is {found!r:.200}"
+    assert onnx == read_onnx(shipped)
+    assert parameters.keys() == read_parameters(shipped).keys()
+
+
+ATTACKS = [
+    Attack("corruptions", "gallery database", partial(_gallery_file, name=_DATABASE)),
+    Attack("corruptions", "gallery log", _log),
+    Attack("corruptions", "log of another gallery", _log_of_another),
+    Attack("corruptions", "gallery index", partial(_gallery_file, name="index.faiss")),
+    Attack("corruptions", "index of another gallery", _index_of_another),
+    Attack("corruptions", "encrypted gallery", _encrypted_gallery),
+    Attack("corruptions", "batch job", _job),
+    Attack("corruptions", "archive", _archive),
+    Attack("corruptions", "weight card", partial(_weight, ending="json")),
+    Attack("corruptions", "safetensors", partial(_weight, ending="safetensors")),
+    Attack("corruptions", "onnx", partial(_weight, ending="onnx")),
+]
