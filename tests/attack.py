@@ -26,11 +26,11 @@ from pathlib import Path
 os.environ.update(FACEPIPE_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
-from attacks import command_kills, corruptions, gallery_kills, inputs
+from attacks import bombs, command_kills, corruptions, gallery_kills, inputs
 from attacks.cases import Attack, Verdict, run_case
 from attacks.workshop import Workshop, opened_workshop
 
-ATTACKS: list[Attack] = [*gallery_kills.ATTACKS, *command_kills.ATTACKS, *corruptions.ATTACKS, *inputs.ATTACKS]
+ATTACKS: list[Attack] = [*gallery_kills.ATTACKS, *command_kills.ATTACKS, *corruptions.ATTACKS, *inputs.ATTACKS, *bombs.ATTACKS]
 KINDS = tuple(dict.fromkeys(attack.kind for attack in ATTACKS))
 
 

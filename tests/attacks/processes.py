@@ -200,7 +200,7 @@ def kill_at_random(work: Work, rehearsal: Rehearsal, dice: Random, limit_s: floa
     """
     if dice.random() < 0.5:
         return start(work).kill_after(dice.uniform(0, rehearsal.seconds), limit_s)
-    last = dice.randrange(max(1, rehearsal.calls))
+    last = int(rehearsal.calls * dice.random() ** 0.5)  # Rather late: it begins with what changes nothing.
     return start(lambda: _counting(work, lambda call: _die() if call >= last else None)).wait(limit_s)
 
 
