@@ -17,20 +17,21 @@ import logging
 import os
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 # Before NumPy is loaded: its threads would not survive the forks. As many for the commands.
 os.environ.update(FACEPIPE_THREADS="1", OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
-from attacks import bombs, command_kills, corruptions, gallery_kills, inputs
+from attacks import bombs, corruptions, inputs, kills
 from attacks.cases import Attack, Verdict, run_case
 from attacks.workshop import Workshop, opened_workshop
 
-ATTACKS: list[Attack] = [*gallery_kills.ATTACKS, *command_kills.ATTACKS, *corruptions.ATTACKS, *inputs.ATTACKS, *bombs.ATTACKS]
+ATTACKS: list[Attack] = [*kills.ATTACKS, *corruptions.ATTACKS, *inputs.ATTACKS, *bombs.ATTACKS]
 KINDS = tuple(dict.fromkeys(attack.kind for attack in ATTACKS))
 
 
@@ -77,9 +78,9 @@ def attack(
 def _due(rows: Rows, rounds: int | None) -> Attack | None:
     """The attack that had the least time, of the kind that had the least; None: all are done."""
     open_rows = {each: row for each, row in rows.items() if rounds is None or row.cases < rounds}
-    spent: Counter[str] = Counter()
+    spent: dict[str, float] = defaultdict(float)
     for each, row in open_rows.items():
-        spent[each.kind] += row.seconds  # type: ignore[assignment]
+        spent[each.kind] += row.seconds
     return min(open_rows, key=lambda each: (spent[each.kind], open_rows[each].seconds), default=None)
 
 

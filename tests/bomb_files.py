@@ -1,8 +1,8 @@
 """Small files that become huge when they are read: photos, archives, sidecars, videos.
 
-Photos have `SIDE_PX` pixels a side, which is under the limit of what is read unless asked otherwise: they must
-be read, or refused, in bounded memory. Deflated parts are of one block of zeros that is repeated, so that
-making a file takes neither time nor memory.
+Photos have `SIDE_PX` pixels a side, which is under the limit of what is read unless asked otherwise: they
+must be read, or refused, in bounded memory. Deflated parts are of one block of zeros that is repeated, so
+that making a file takes neither time nor memory.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def png_with_text() -> bytes:
     return png(8, 0, 1, text * 16, side_px=1)
 
 
-def tiff(bits: int, samples: int, *, planar: bool = False, floats: bool = False, side_px: int = SIDE_PX) -> bytes:
+def tiff(
+    bits: int, samples: int, *, planar: bool = False, floats: bool = False, side_px: int = SIDE_PX
+) -> bytes:
     """A deflated TIFF of zeros, in one strip or one a plane."""
     strips = samples if planar else 1
     data = deflated_zeros(side_px * side_px * bits * (samples if not planar else 1) // 8)

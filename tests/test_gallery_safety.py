@@ -1,9 +1,8 @@
-"""Nothing acknowledged is lost: killed, crowded, full and read-only galleries."""
+"""Nothing acknowledged is lost: crowded, full and read-only galleries. Killed ones: tests/test_attack.py."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -37,42 +36,6 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-
-
-# Killed and crowded, by tests/crash_gallery.py
-
-
-def test_two_hundred_killed_processes_lose_nothing_acknowledged(memory_folder: Path) -> None:
-    """SIGKILL while enrolling, removing, merging, matching and saving the index."""
-    done = crash_script("--count", "200", "--seed", "7", "--folder", memory_folder)
-    tally = dict(re.findall(r"(\w+)=(\d+)", done))
-    assert tally["kills"] == "200"
-    # The moments are within changes indeed: some were kept whole, others left no trace.
-    assert min(int(tally[which]) for which in ("acknowledged", "halfway_done", "halfway_undone")) >= 10
-
-
-def test_four_writers_and_four_readers_at_once(memory_folder: Path) -> None:
-    done = crash_script("--count", "0", "--crowd", "3", "--folder", memory_folder)
-    changes, looks = re.findall(r"(\d+) (?:changes|looks)", done)
-    assert int(changes) >= 8
-    assert int(looks) >= 4
-
-
-@pytest.fixture
-def memory_folder(tmp_path: Path) -> Iterator[Path]:
-    """In memory where possible: what a killed process wrote is there without a disk, and much sooner."""
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else tmp_path
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        yield Path(folder)
-
-
-def crash_script(*arguments: object) -> str:
-    """What it printed; it fails by itself where anything is lost."""
-    command = [sys.executable, TESTS / "crash_gallery.py", *arguments]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
 
 
 CROWD_WRITER = """

@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline_helpers import faces_at
 
 from attacks.cases import Attack, Case
-from attacks.processes import Work, as_command
+from attacks.processes import Word, Work, as_command
 from facepipe.errors import FacepipeError
 from facepipe.faces import Match
 from facepipe.xmp import sidecar_path, write_sidecar
@@ -52,7 +52,7 @@ def _file(case: Case, name: str, make: Callable[[], bytes]) -> Path:
 def _photo(case: Case, name: str) -> None:
     """Alone by `identify`, or several at once by `batch`."""
     file = _file(case, name, PHOTO_BOMBS[name])
-    gallery = ["--gallery", case.workshop.gallery]
+    gallery: list[Word] = ["--gallery", case.workshop.gallery]
     if case.dice.random() < 0.5:
         _explode(case, as_command(["identify", file, "--json", *gallery], case.folder))
         return
@@ -60,8 +60,18 @@ def _photo(case: Case, name: str) -> None:
     photos.mkdir()
     for number in range(_COPIES):
         (photos / f"{number} {name}").symlink_to(file)
-    words = ["batch", photos, "--out", case.folder / "out", "--workers", _COPIES, "--annotate", "--crops", *gallery]
-    _explode(case, as_command([str(word) for word in words], case.folder))
+    words: list[Word] = [
+        "batch",
+        photos,
+        "--out",
+        case.folder / "out",
+        "--workers",
+        _COPIES,
+        "--annotate",
+        "--crops",
+        *gallery,
+    ]
+    _explode(case, as_command(words, case.folder))
 
 
 def _archive(case: Case, name: str) -> None:
@@ -89,7 +99,14 @@ def _video(case: Case) -> None:
     file = case.workshop.folder / "bomb.mkv"
     if not file.exists():
         case.require_plain(case.run(partial(write_video, file)), (0,))
-    words = ["video", file, "--gallery", case.workshop.gallery, "--annotate", case.folder / "annotated.mp4"]
+    words: list[Word] = [
+        "video",
+        file,
+        "--gallery",
+        case.workshop.gallery,
+        "--annotate",
+        case.folder / "annotated.mp4",
+    ]
     _explode(case, as_command(words, case.folder))
 
 

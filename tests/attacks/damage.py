@@ -18,7 +18,9 @@ def damaged(data: bytes, dice: random.Random) -> bytes:
 def mutated(data: bytes, dice: random.Random) -> bytes:
     """As `damaged`, or with parts put in, left out or repeated, or several of these."""
     for _ in range(dice.choice((1, 1, 1, 2, 3))):
-        change = dice.choice((_with_other_bytes, _with_other_bytes, _zeroed, _swapped, _cut, _put_in, _repeated))
+        change = dice.choice(
+            (_with_other_bytes, _with_other_bytes, _zeroed, _swapped, _cut, _put_in, _repeated)
+        )
         data = change(data, dice) if len(data) > 1 else data
     return data
 
@@ -55,7 +57,11 @@ def _swapped(data: bytes, dice: random.Random) -> bytes:
 
 
 def _cut(data: bytes, dice: random.Random) -> bytes:
-    end = dice.randrange(len(data)) if dice.random() < 0.7 else len(data) - 1 - dice.randrange(min(8, len(data)))
+    end = (
+        dice.randrange(len(data))
+        if dice.random() < 0.7
+        else len(data) - 1 - dice.randrange(min(8, len(data)))
+    )
     return data[: max(0, end)]
 
 

@@ -18,7 +18,7 @@ from video_helpers import numbered, write_video
 
 from attacks.cases import Attack, Case
 from attacks.damage import mutated
-from attacks.processes import as_command
+from attacks.processes import Word, as_command
 from facepipe.errors import FacepipeError
 from facepipe.faces import Match
 from facepipe.images import read_image, read_orientation, read_reduced
@@ -35,7 +35,13 @@ _TURNED_ON_ITS_SIDE, _EXIF_ORIENTATION = 6, 0x0112
 
 Options = dict[str, Any]
 VARIANTS: dict[str, tuple[tuple[str, Options], ...]] = {
-    "JPEG": (("RGB", {}), ("RGB", {"progressive": True}), ("CMYK", {}), ("L", {"quality": 30}), ("turned", {})),
+    "JPEG": (
+        ("RGB", {}),
+        ("RGB", {"progressive": True}),
+        ("CMYK", {}),
+        ("L", {"quality": 30}),
+        ("turned", {}),
+    ),
     "PNG": (("RGB", {}), ("RGBA", {}), ("P", {}), ("1", {}), ("I;16", {}), ("turned", {})),
     "WEBP": (("RGB", {}), ("RGBA", {"lossless": True}), ("turned", {})),
     "TIFF": (
@@ -87,7 +93,9 @@ def _in_one_process(case: Case, files: list[Path], read: Callable[[Path], str]) 
     case.tries += len(words)
     case.found.update(words)
     at = files[min(len(words), len(files) - 1)]
-    case.require(ended.code == 0 and len(words) == len(files), f"{at.name}: exit code {ended.code}: {ended.err[-900:]}")
+    case.require(
+        ended.code == 0 and len(words) == len(files), f"{at.name}: exit code {ended.code}: {ended.err[-900:]}"
+    )
 
 
 def _read_each(files: Iterable[Path], read: Callable[[Path], str]) -> None:
@@ -141,11 +149,13 @@ def _by_command(case: Case, image_format: str) -> None:
     for number in range(_COMMAND_TRIES):
         data = mutated(_some_photo(case, image_format), case.dice)
         (photos / f"{number}.{image_format.lower()}").write_bytes(data)
-    words = ["identify", photos, "--json", "--gallery", case.workshop.gallery]
+    words: list[Word] = ["identify", photos, "--json", "--gallery", case.workshop.gallery]
     words += ["--annotate", case.folder / "annotated", "--crops", case.folder / "crops"]
     ended = case.run_plainly(as_command(words, case.folder), (0, 1, 3), measured=True)
     records = [json.loads(line) for line in ended.out.splitlines()]
-    case.require(len(records) == _COMMAND_TRIES, f"{len(records)} records: {ended.out[-300:]}{ended.err[-300:]}")
+    case.require(
+        len(records) == _COMMAND_TRIES, f"{len(records)} records: {ended.out[-300:]}{ended.err[-300:]}"
+    )
     failed = sum(record["error"] is not None for record in records)
     expected = 0 if not failed else 1 if failed == _COMMAND_TRIES else 3
     case.require(ended.code == expected, f"exit code {ended.code} where {failed} failed: {ended.err[-600:]}")
@@ -247,7 +257,14 @@ def _read_video(file: Path) -> str:
 def _video_by_command(case: Case, whole: Path) -> None:
     file = case.folder / f"0{whole.suffix}"
     file.write_bytes(mutated(whole.read_bytes(), case.dice))
-    words = ["video", file, "--gallery", case.workshop.gallery, "--annotate", case.folder / "annotated.mp4"]
+    words: list[Word] = [
+        "video",
+        file,
+        "--gallery",
+        case.workshop.gallery,
+        "--annotate",
+        case.folder / "annotated.mp4",
+    ]
     ended = case.run_plainly(as_command([*words, "--seconds", "60"], case.folder), (0, 1, 3))
     for line in ended.out.splitlines():
         json.loads(line)

@@ -21,7 +21,8 @@ from pathlib import Path
 from random import Random
 from typing import IO, Any, NoReturn
 
-import faiss  # noqa: F401: what commands import late is imported here, and forked processes begin at once
+# What commands import late is imported here, so that forked processes begin at once.
+import faiss  # noqa: F401
 import lxml.etree  # noqa: F401
 import onnxruntime  # noqa: F401
 import pillow_heif  # noqa: F401
@@ -33,6 +34,7 @@ from facepipe.batch import page, results, run, sorting  # noqa: F401
 from gallery import repair  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
+Word = str | int | Path
 Work = Callable[[], object]
 """What a process does. Its exit code is 0, that of `sys.exit`, or 1 after an exception."""
 _POLL_S = 0.002
@@ -116,7 +118,7 @@ def _text(file: IO[bytes]) -> str:
 
 def start(work: Work) -> Process:
     """Fork a process that does `work`."""
-    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115: closed by _text
+    out, err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -143,7 +145,7 @@ def _live(work: Work, out: int, err: int) -> NoReturn:
         os._exit(code)
 
 
-def as_command(words: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None) -> Work:
+def as_command(words: Sequence[Word], folder: Path, environment: Mapping[str, str] | None = None) -> Work:
     """The command `facepipe WORDS` in `folder`, in the forked process."""
 
     def work() -> None:
@@ -155,7 +157,7 @@ def as_command(words: Sequence[str | Path], folder: Path, environment: Mapping[s
 
 
 def as_real_command(
-    words: Sequence[str | Path], folder: Path, environment: Mapping[str, str] | None = None
+    words: Sequence[Word], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Work:
     """The command `facepipe WORDS` in `folder`, in an interpreter of its own."""
 

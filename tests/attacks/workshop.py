@@ -21,6 +21,7 @@ from facepipe.faces import UInt8Array
 from facepipe.pipeline import card_identity
 from gallery import EncoderIdentity, Gallery
 from gallery.codec import KEY_VARIABLE
+from gallery.records import Template
 from weights.registry import DEFAULT_ENCODER, load_card
 
 KEY = "a key for the attacks"
@@ -35,7 +36,7 @@ _ROOM_BYTES = 2 << 30
 
 @contextmanager
 def opened_workshop() -> Iterator[Workshop]:
-    """A workshop in a temporary folder, in memory where that is large enough: killed processes need no disk."""
+    """A workshop in a temporary folder, in memory where there is room: processes die, disks do not."""
     in_memory = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
     with tempfile.TemporaryDirectory(prefix="facepipe-attack-", dir=_MEMORY if in_memory else None) as name:
         folder = Path(name)
@@ -60,7 +61,8 @@ class Workshop:
         """RGB uint8 (512, 512, 3), from scikit-image."""
         from skimage import data
 
-        return np.ascontiguousarray(data.astronaut(), dtype=np.uint8)
+        load: Any = data.astronaut
+        return np.ascontiguousarray(load(), dtype=np.uint8)
 
     @cached_property
     def portraits(self) -> Path:
@@ -74,7 +76,9 @@ class Workshop:
     def gallery(self) -> Path:
         """A gallery of made-up people and the astronaut, with crops, thresholds and unknown faces."""
         folder = self.folder / "gallery"
-        run(as_command(["enroll", "--name", NAME, "--gallery", folder, self.portraits / "0.jpg"], self.folder))
+        run(
+            as_command(["enroll", "--name", NAME, "--gallery", folder, self.portraits / "0.jpg"], self.folder)
+        )
         with Gallery.open(folder, self.encoder) as gallery:
             for number, name in enumerate(PEOPLE):
                 photos = range(10 * number, 10 * number + _PHOTOS_EACH)
@@ -82,7 +86,10 @@ class Workshop:
                 crop = bytes([number]) * 300 if number % 2 else None
                 gallery.add(
                     name,
-                    [template(vector, str(photo), crop) for vector, photo in zip(vectors, photos, strict=True)],
+                    [
+                        template(vector, str(photo), crop)
+                        for vector, photo in zip(vectors, photos, strict=True)
+                    ],
                 )
             gallery.set_person_threshold(PEOPLE[0], 0.9)
             gallery.remember_unknown([template(vector, "stranger") for vector in person_vectors(99, 2)])
@@ -92,7 +99,7 @@ class Workshop:
     def photos(self) -> Path:
         """A folder as archives hold them: sizes, formats, turned ones, duplicates, a broken one."""
         folder = self._folder("photos")
-        write_archive(folder, self.astronaut, 12)
+        write_archive(folder, self.astronaut, 60)
         return folder
 
     def _folder(self, name: str) -> Path:
@@ -124,10 +131,22 @@ def contents_of(gallery: Gallery) -> dict[str, Any]:
     people: dict[str, Any] = {}
     for person in gallery.people():
         faces = [
-            [t.source, list(t.box_xyxy or ()), t.quality, t.photo_sha256, vector.tobytes().hex()]
-            + [(gallery.crop(t.id) or b"").hex()]
+            [
+                t.source,
+                t.photo_sha256,
+                vector.tobytes().hex(),
+                t.quality,
+                list(t.box_xyxy or ()),
+                _crop(gallery, t),
+            ]
             for t, vector in zip(gallery.templates(person.name), gallery.vectors(person.name), strict=True)
         ]
         people[person.name] = {"threshold": person.threshold_l2, "faces": faces}
-    unknown = [[face.source, face.photo_sha256, face.embedding.tobytes().hex()] for face in gallery.unknown_faces()]
+    unknown = [
+        [face.source, face.photo_sha256, face.embedding.tobytes().hex()] for face in gallery.unknown_faces()
+    ]
     return {"people": people, "unknown": unknown, "threshold": gallery.threshold_l2}
+
+
+def _crop(gallery: Gallery, face: Template) -> str:
+    return (gallery.crop(face.id) or b"").hex()

@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -183,8 +184,8 @@ def crowd(case: Case) -> None:
     Gallery.open(folder, ENCODER, create=True).close()
     deadline = time.monotonic() + _CROWD_S
     seeds = [case.dice.randrange(10**9) for _ in range(5)]
-    writers = [start(lambda w=w: _write(folder, w, seeds[w], deadline)) for w in range(3)]
-    readers = [start(lambda r=r: _read(folder, seeds[r], deadline)) for r in (3, 4)]
+    writers = [start(partial(_write, folder, w, seeds[w], deadline)) for w in range(3)]
+    readers = [start(partial(_read, folder, seeds[r], deadline)) for r in (3, 4)]
     killed = writers[0].kill_after(case.dice.uniform(0.1, _CROWD_S), TIME_LIMIT_S)
     ended = [process.wait(TIME_LIMIT_S) for process in [*writers[1:], *readers]]
     for other in ended:
