@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
 ATTACK = Path(__file__).with_name("attack.py")
 
 KILLED_CALLS = ["add", "remove", "rename", "merge", "threshold", "index"]
@@ -119,6 +121,17 @@ IN_TWO_STEPS = """
 
     Gallery.merge = merge
 """
+NEVER_WIPED = """
+    import gallery.database
+    prepare = gallery.database._prepare
+
+    def leave_remains(connection):
+        prepare(connection)
+        connection.execute("PRAGMA secure_delete = OFF")
+
+    gallery.database._prepare = leave_remains
+    gallery.database.Database.wipe_deleted = lambda self: True
+"""
 SPOILED_GALLERY = """
     import tempfile
     from pathlib import Path
@@ -168,6 +181,7 @@ HOARDER = """
         ("kills/gallery add", LATE, "expected one of"),
         ("kills/enroll", LATE, "after '{"),
         ("kills/gallery merge", IN_TWO_STEPS, "expected one of"),
+        ("kills/gallery remove", NEVER_WIPED, "are left in"),
         (
             "corruptions/gallery database",
             SPOILED_GALLERY.format(change="rename('person 1', 'x')"),

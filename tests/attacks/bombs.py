@@ -27,12 +27,12 @@ _COPIES = 3
 
 def _explode(case: Case, work: Work) -> None:
     ended = case.run(partial(_bounded, work), measured=True)
+    case.count("refused" if ended.code == 1 else "read")
     peak = f"{ended.peak_bytes / 1e6:,.0f} MB at most"
     case.require_plain(ended, (0, 1, 3))
     limit = f"{PEAK_LIMIT_BYTES / 1e6:,.0f} MB"
     case.require(ended.peak_bytes <= PEAK_LIMIT_BYTES, f"{peak}, more than {limit}; exit code {ended.code}")
     case.require(ended.cpu_s <= CPU_LIMIT_S, f"took {ended.cpu_s:.0f} s of processor time")
-    case.count("refused" if ended.code == 1 else "read")
 
 
 def _bounded(work: Work) -> None:

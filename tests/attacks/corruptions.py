@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from batch_helpers import NAME
 from gallery_helpers import person_vectors, template
 
 from attacks.cases import Attack, Case
@@ -30,6 +31,7 @@ from weights.registry import load_card, shipped_folder
 from weights.storage import read_onnx, read_parameters
 
 _TRIES = 3
+_IDENTIFY_SHARE = 0.1
 _DATABASE = "gallery.sqlite3"
 Answers = dict[str, Any]
 """What a gallery holds (`contents_of`), and under "names" whom it sees in `_probes`."""
@@ -112,6 +114,8 @@ def _judge(case: Case, folder: Path, states: list[Answers], key: str | None = No
         outcome = "the same" if found in states else "told"
     else:
         outcome = "refused"
+    if case.dice.random() < _IDENTIFY_SHARE:
+        _require_right_names(case, folder, environment)
     words: list[Word] = ["gallery", "repair", "--gallery", folder]
     repaired = case.run_plainly(as_command(words, folder.parent, environment), (0, 1))
     if repaired.code == 0:
@@ -123,6 +127,14 @@ def _judge(case: Case, folder: Path, states: list[Answers], key: str | None = No
         told = bool(repaired.out.strip()) or outcome == "told"
         case.require(found in states or told, "after repair something is missing, and nothing was told")
     case.count(outcome)
+
+
+def _require_right_names(case: Case, folder: Path, environment: dict[str, str]) -> None:
+    """Ask by `identify` who is in the portraits."""
+    words: list[Word] = ["identify", case.workshop.portraits, "--json", "--gallery", folder]
+    ended = case.run_plainly(as_command(words, folder.parent, environment), (0, 1))
+    named = [face["name"] for line in ended.out.splitlines() for face in json.loads(line)["faces"]]
+    case.require(set(named) <= {NAME, None}, f"identify named {named}")
 
 
 def _corrupt(case: Case, file: Path) -> None:
@@ -263,35 +275,27 @@ def _by_name(state: Answers) -> Answers:
     return {"faces": faces, "unknown": sorted(state["unknown"])}
 
 
-def _job(case: Case) -> None:
-    """A damaged job gives the same results, those and a complaint, or an error; its results stay whole."""
-    whole = case.workshop.folder / "results"
-    words: list[Word] = [
-        "batch",
-        case.workshop.photos,
-        "--gallery",
-        case.workshop.gallery,
-        "--quiet",
-        "--workers",
-        "2",
-    ]
+def _job(case: Case, *, encrypted: bool) -> None:
+    """A damaged job gives the same results, or an error; the results that are there stay whole."""
+    name = "results of an encrypted gallery" if encrypted else "results"
+    whole, environment = case.workshop.folder / name, KEY_GIVEN if encrypted else {}
+    gallery = _encrypted(case) if encrypted else case.workshop.gallery
+    words: list[Word] = ["batch", case.workshop.photos, "--gallery", gallery, "--quiet", "--workers", "2"]
     if not whole.exists():
-        run(as_command([*words, "--out", whole], case.folder), (0, 3))
+        run(as_command([*words, "--out", whole], case.folder, environment), (0, 3))
     out = Path(shutil.copytree(whole, case.folder / "out"))
     _corrupt(case, out / "job.sqlite3")
-    listed = case.run_plainly(
-        as_command(["sort", out, "--to", "sorted", "--dry-run"], case.folder), (0, 1, 3)
-    )
-    intact = case.run_plainly(as_command(["sort", whole, "--to", "sorted", "--dry-run"], case.folder), (0,))
-    case.require(
-        set(listed.out.splitlines()) <= set(intact.out.splitlines()), f"sorts otherwise: {listed.out}"
-    )
-    same = listed.out == intact.out
-    case.require(same or listed.code != 0, "sorts fewer photos without a word")
-    ended = case.run_plainly(as_command([*words, "--out", out], case.folder), (0, 1, 3))
+    sort = ["--to", "sorted", "--dry-run"]
+    intact = case.run_plainly(as_command(["sort", whole, *sort], case.folder, environment), (0,))
+    listed = case.run_plainly(as_command(["sort", out, *sort], case.folder, environment), (0, 1, 3))
+    is_part = set(listed.out.splitlines()) <= set(intact.out.splitlines())
+    case.require(is_part, f"sorts otherwise: {listed.out[:900]}")
+    case.require(listed.out == intact.out or listed.code != 0, "sorts fewer photos without a word")
+    ended = case.run_plainly(as_command([*words, "--out", out], case.folder, environment), (0, 1, 3))
     for name in ("results.jsonl", "faces.csv"):
-        found = (out / name).read_bytes()
-        case.require(found == (whole / name).read_bytes(), f"{name} (exit code {ended.code}): {found!r:.900}")
+        found, known = (set((folder / name).read_text().splitlines()) for folder in (out, whole))
+        told = f"{name} (exit code {ended.code}): lines {found - known} in place of {known - found}"
+        case.require(found == known, told[:1500])
     case.count("refused" if ended.code == 1 else "the same")
 
 
@@ -333,7 +337,8 @@ ATTACKS = [
     Attack("corruptions", "gallery index", partial(_gallery_file, name="index.faiss")),
     Attack("corruptions", "index of another gallery", _index_of_another),
     Attack("corruptions", "encrypted gallery", _encrypted_gallery),
-    Attack("corruptions", "batch job", _job),
+    Attack("corruptions", "batch job", partial(_job, encrypted=False)),
+    Attack("corruptions", "encrypted batch job", partial(_job, encrypted=True)),
     Attack("corruptions", "archive", _archive),
     Attack("corruptions", "weight card", partial(_weight, ending="json")),
     Attack("corruptions", "safetensors", partial(_weight, ending="safetensors")),

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from gallery_helpers import ENCODER, person_vectors, template
+from gallery_helpers import ENCODER, bytes_in, person_vectors, template
 
 from attacks.cases import TIME_LIMIT_S, Attack, Case
 from attacks.processes import Ended, kill_at_random, rehearse, start
@@ -157,6 +157,9 @@ def _killed_once(case: Case, folder: Path, people: People, verb: str) -> People:
     found = stored(folder)
     allowed = states[done : done + 2]
     case.require(found in allowed, f"after {ended.out}: {found}, expected one of {allowed}")
+    names = {name for state in states[: done + 2] for name in state}
+    gone = [name.encode() for name in names - found.keys() - {_GALLERY}]
+    case.require(not (left := bytes_in(folder, gone)), f"names that were given up are left in {left}")
     if ended.was_killed:
         under_way = ended.out.count("begin") > done
         case.count("idle" if not under_way else "undone" if found == allowed[0] else "done")

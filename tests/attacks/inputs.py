@@ -92,10 +92,9 @@ def _in_one_process(case: Case, files: list[Path], read: Callable[[Path], str]) 
     words = ended.out.split()
     case.tries += len(words)
     case.found.update(words)
-    at = files[min(len(words), len(files) - 1)]
-    case.require(
-        ended.code == 0 and len(words) == len(files), f"{at.name}: exit code {ended.code}: {ended.err[-900:]}"
-    )
+    at = files[min(len(words), len(files) - 1)].name
+    told = f"{at}: exit code {ended.code}: ...{ended.err[-400:]}"
+    case.require(ended.code == 0 and len(words) == len(files), told)
 
 
 def _read_each(files: Iterable[Path], read: Callable[[Path], str]) -> None:
