@@ -54,7 +54,7 @@ def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None 
             if time_s + 1e-6 < due_s:
                 continue
             readable, bgr = capture.retrieve()
-            if readable:
+            if readable and bgr is not None:  # Of a damaged frame OpenCV may give neither picture nor error.
                 found = True
                 due_s = _next_multiple(time_s, every_s) if every_s > _LEAST_STEP_S else 0.0
                 yield Frame(time_s, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8))

@@ -10,6 +10,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -383,3 +384,25 @@ def test_a_full_disk_is_told(video: Path, tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frame_without_a_picture_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV reports damaged frames of motion JPEG as read, and gives no picture."""
+
+    class Capture:
+        """Of three frames, the second is damaged."""
+
+        frames = iter([numbered(0), None, numbered(2)])
+
+        def grab(self) -> bool:
+            self.frame = next(self.frames, "end")
+            return not isinstance(self.frame, str)
+
+        def retrieve(self) -> tuple[bool, object]:
+            return True, self.frame
+
+        def get(self, _: int) -> float:
+            return 0.0
+
+    monkeypatch.setattr(facepipe_video, "_opened", lambda _: nullcontext(Capture()))
+    assert len(list(read_frames("damaged.avi", 0))) == 2
