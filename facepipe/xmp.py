@@ -166,7 +166,8 @@ def _parse(sidecar: Path) -> Element:
     try:
         root = etree.fromstring(sidecar.read_bytes(), parser)
     except (OSError, etree.XMLSyntaxError) as error:
-        raise OutputError(f"{sidecar}: can't be read as XMP ({error}); move it away") from error
+        reason = " ".join(str(error).split())
+        raise OutputError(f"{sidecar}: can't be read as XMP ({reason}); move it away") from error
     if root.find(f".//{_tag(_RDF, 'RDF')}") is None and root.tag != _tag(_RDF, "RDF"):
         raise OutputError(f"{sidecar}: this is no XMP; move it away")
     return root
