@@ -16,6 +16,7 @@ import argparse
 import logging
 import os
 import sys
+import textwrap
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -86,7 +87,8 @@ def _due(rows: Rows, rounds: int | None) -> Attack | None:
 
 def tell_failure(attack: Attack, seed: int, number: int, failure: str) -> None:
     """Print what broke, and how to see it again."""
-    print(f'BROKEN  --seed {seed} --case "{attack.name}/{number}"\n    {failure.strip()}', flush=True)
+    print(f'BROKEN  --seed {seed} --case "{attack.name}/{number}"')
+    print(textwrap.indent(failure.strip(), "    "), flush=True)
 
 
 def table(rows: Rows) -> Iterator[str]:

@@ -78,7 +78,7 @@ def test_damaged_weights_are_refused() -> None:
 
 
 def test_mutated_inputs_are_read_or_refused() -> None:
-    found = kept("inputs", [*MUTATED, *MUTATED_VIDEOS], rounds=2)
+    found = kept("inputs", [*MUTATED, "XMP", *MUTATED_VIDEOS], rounds=2)
     for what in ("read", "refused"):
         assert sum(outcomes.get(what, 0) for _, outcomes in found.values()) >= 50
 
