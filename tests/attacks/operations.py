@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from attacks.cases import TIME_LIMIT_S, Case
-from attacks.processes import Ended, Rehearsal, Work, as_command, as_real_command, kill_at_random, rehearse
+from attacks.processes import (
+    Ended,
+    Rehearsal,
+    Work,
+    as_command,
+    as_real_command,
+    kill_at_random,
+    rehearse,
+    start,
+)
 
 _KILLS = 4
 _REAL_SHARE = 0.1
@@ -106,8 +115,8 @@ def _killed_once(
     if not callable(operation.words) and case.dice.random() < _REAL_SHARE:
         seconds = case.run(operation.work(folder, real=True)).seconds
         _begin(folder)
-        ended = kill_at_random(
-            operation.work(folder, real=True), Rehearsal(seconds, 0), case.dice, TIME_LIMIT_S
+        ended = start(operation.work(folder, real=True)).kill_after(
+            case.dice.uniform(0, seconds), TIME_LIMIT_S
         )
     else:
         ended = kill_at_random(operation.work(folder), rehearsal, case.dice, TIME_LIMIT_S)
