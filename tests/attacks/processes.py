@@ -75,7 +75,14 @@ class Process:
         self._pid, self._out, self._err, self._began = pid, out, err, time.monotonic()
 
     def wait(self, limit_s: float, *, measured: bool = False) -> Ended:
-        """Wait for its end; kill it where that does not come in time."""
+        """Wait for its end; kill it where that does not come in time, or where the waiting is interrupted."""
+        try:
+            return self._waited(limit_s, measured)
+        except BaseException:
+            self.kill()
+            raise
+
+    def _waited(self, limit_s: float, measured: bool) -> Ended:
         peak_bytes, timed_out = 0, False
         while True:
             pid, status, usage = os.wait4(self._pid, os.WNOHANG)
@@ -105,8 +112,10 @@ class Process:
 
     def kill_after(self, seconds: float, limit_s: float) -> Ended:
         """Kill it so long after its start, unless it has ended."""
-        time.sleep(max(0.0, self._began + seconds - time.monotonic()))
-        self.kill()  # It is not waited for yet, so the number is still its own.
+        try:
+            time.sleep(max(0.0, self._began + seconds - time.monotonic()))
+        finally:
+            self.kill()  # It is not waited for yet, so the number is still its own.
         return self.wait(limit_s)
 
 
