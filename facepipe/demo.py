@@ -14,6 +14,7 @@ import numpy as np
 from facepipe.enrolment import PersonPhoto, enrol
 from facepipe.errors import FacepipeError
 from facepipe.faces import UInt8Array
+from facepipe.files import temporary_folder
 from facepipe.images import write_image
 from facepipe.outputs import PictureFolder, make_folder
 from facepipe.pipeline import FacePipeline, PhotoResult
@@ -49,8 +50,8 @@ def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoRe
     for name, photo in looked_at.items():
         write_image(folder / name, photo)
     with (
-        tempfile.TemporaryDirectory() as gallery,
-        open_pipeline(Path(gallery) / "gallery", create=True) as pipeline,
+        temporary_folder(Path(tempfile.gettempdir())) as temporary,
+        open_pipeline(temporary / "gallery", create=True) as pipeline,
     ):
         for report in enrol(pipeline, [PersonPhoto(PERSON, path)]):
             if report.outcome.value != "enrolled":

@@ -11,7 +11,7 @@ from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, UsageError
 from facepipe.faces import Match, UInt8Array
 from facepipe.file_names import file_name_of, with_ending
-from facepipe.files import atomic_write_bytes
+from facepipe.files import atomic_write_bytes, make_private_folder
 from facepipe.images import write_image
 from facepipe.pipeline import PhotoResult
 
@@ -100,13 +100,13 @@ def write_page(file: Path, html: str) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it.
+    """Make a folder for results, and those above it that are missing, for the user alone.
 
     Raises:
         OutputError: It can't be made.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
     except OSError as error:
         raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
 

@@ -18,7 +18,7 @@ import numpy as np
 from facepipe.draw import draw_faces
 from facepipe.errors import OutputError, PhotoError, UsageError
 from facepipe.faces import Faces, UInt8Array
-from facepipe.files import temporary_beside, utf8_name
+from facepipe.files import atomic_path, utf8_name
 from facepipe.tracking import Frame, Track
 
 _USUAL_RATE = 25.0
@@ -267,18 +267,17 @@ def write_annotated(
         UsageError: As `require_target`.
     """
     require_target(source, target)
-    temporary = temporary_beside(target, target.suffix)  # the suffix selects the container
     try:
-        with utf8_name(os.path.abspath(target.parent)) as folder:
+        with (
+            utf8_name(os.path.abspath(target.parent)) as folder,
+            atomic_path(target, target.suffix) as temporary,  # the suffix selects the container
+        ):
             name = os.path.join(folder, temporary.name)
             written = _write_copy(source, name, tracks, on_frame, for_s)
             if abs(_frame_count(name) - written) > 1:  # the writer itself reports nothing
                 raise OutputError(f"{target}: can't be written whole; make room there")
-        temporary.replace(target)
     except OSError as error:
         raise OutputError(f"{target}: can't be written ({error.strerror}); choose another place") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def require_target(source: str, target: Path) -> None:

@@ -31,9 +31,8 @@ import numpy as np
 from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
-from facepipe.files import temporary_beside
+from facepipe.files import atomic_file
 from gallery.calibration import FARTHEST_L2
-from gallery.files import replaced
 from gallery.names import clean_name, mended_name
 from gallery.records import (
     CROP_BYTES_MAX,
@@ -100,7 +99,7 @@ def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> N
         vectors[row] = face.embedding
     try:
         with (
-            replaced(file, temporary_beside(file)) as out,
+            atomic_file(file) as out,
             zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive,
         ):
             archive.writestr(_PEOPLE, text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from facepipe.errors import GalleryError
-from facepipe.files import sync_folder
+from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder
 from facepipe.forks import never_free, watch_forks
 from gallery.schema import row_checksum
 
@@ -21,7 +20,6 @@ BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 DAMAGED = "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
 _RETRY_S = 0.02
-_NEW = ".new-"
 
 logger = logging.getLogger("facepipe")
 
@@ -151,8 +149,7 @@ class Database:
             Whether it was done; if not, why is logged: another process was reading, the disk is full.
         """
         with self._lock, errors_of(self.file):
-            for left in self.file.parent.glob(f"{self.file.name}{_NEW}*"):
-                left.unlink(missing_ok=True)
+            remove_dead_temporaries(self.file.parent)
             try:
                 self._connection.execute("VACUUM")
                 busy = not self._empty_log()
@@ -233,27 +230,8 @@ def _any_text(data: bytes) -> str:
 @contextmanager
 def _new_file(file: Path) -> Iterator[Path]:
     """A private temporary file that gets the name `file` when the block ends well and none has it yet."""
-    with errors_of(file):
-        descriptor, name = tempfile.mkstemp(prefix=f"{file.name}{_NEW}", dir=file.parent)
-        os.close(descriptor)
-        temporary = Path(name)
-        try:
-            yield temporary
-            _publish(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync_folder(file.parent)
-
-
-def _publish(temporary: Path, file: Path) -> None:
-    """Give the file its name without replacing one that is there."""
-    try:
-        os.link(temporary, file)
-    except FileExistsError:
-        return
-    except OSError:  # A file system without hard links, such as exFAT.
-        if not file.exists():
-            temporary.rename(file)
+    with errors_of(file), suppress(FileExistsError), atomic_path(file, replace=False) as temporary:
+        yield temporary
 
 
 def _connect(file: Path, options: str) -> sqlite3.Connection:

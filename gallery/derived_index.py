@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from facepipe.files import remove_dead_temporaries
 from gallery.index import VectorIndex, is_far_behind
 from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
 from gallery.store import Store
 
 INDEX_FILE = "index.faiss"
-INDEX_TEMPORARY_FILE = "index.faiss.tmp"
 
 logger = logging.getLogger("facepipe")
 
@@ -27,7 +27,7 @@ class DerivedIndex:
     """
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self._file, self._temporary_file = folder / INDEX_FILE, folder / INDEX_TEMPORARY_FILE
+        self._file = folder / INDEX_FILE
         self._store = store
         self._index: VectorIndex | None = None
         self.is_due = False
@@ -61,7 +61,7 @@ class DerivedIndex:
                 return
             self.current().settle()  # Takes seconds where it is large, and nobody need wait for that.
         with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
-            self.current().save(self._file, self._temporary_file)
+            self.current().save(self._file)
 
     def rebuild(self) -> None:
         """Throw the index away and make it again. Outside of any transaction."""
@@ -75,8 +75,8 @@ class DerivedIndex:
 
         Inside a changing transaction: files are saved under the same lock, so none comes back.
         """
-        for derived in (self._file, self._temporary_file):
-            derived.unlink(missing_ok=True)
+        remove_dead_temporaries(self._file.parent)
+        self._file.unlink(missing_ok=True)
         self._expected_generation = 0
 
     def is_file_behind(self) -> bool:
@@ -91,7 +91,9 @@ class DerivedIndex:
         return is_far_behind(saved, added, len(self._store.removed_after(saved.state.generation)))
 
     def look_at_file(self) -> None:
-        """On opening: is it behind; and do what a process killed while removing could not any more."""
+        """On opening: is it behind; and do what a killed process could not any more."""
+        if not self._store.read_only:
+            remove_dead_temporaries(self._file.parent)
         with self._store.reading():
             self._file_was_behind = self.is_file_behind()
             saved = saved_extent(self._file)
@@ -109,7 +111,7 @@ class DerivedIndex:
         In a transaction of its own: files are saved under the same lock, so none brings vectors back.
         """
         with self._store.changing():
-            self._temporary_file.unlink(missing_ok=True)
+            remove_dead_temporaries(self._file.parent)
             saved = saved_extent(self._file)
             try:
                 if saved is None or not self._store.went_through(saved.state):

@@ -13,10 +13,10 @@ import numpy as np
 
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray, Match
+from facepipe.files import make_private_folder
 from gallery.archive import read_archive, write_archive
 from gallery.codec import KEY_VARIABLE, secret_of_environment
 from gallery.derived_index import INDEX_FILE, DerivedIndex
-from gallery.files import PRIVATE_FOLDER_MODE
 from gallery.matching import (
     PersonAt,
     PersonDistance,
@@ -655,6 +655,6 @@ def _create(path: Path, file: Path, encoder: EncoderIdentity | None, secret: byt
 
 def _make_folder(path: Path) -> None:
     try:
-        path.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+        make_private_folder(path)
     except OSError as error:
         raise GalleryError(f"{path}: the folder can't be made ({error.strerror})") from error

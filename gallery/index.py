@@ -136,10 +136,10 @@ class VectorIndex:
         """Wait until what goes on in the background is done."""
         self._follow_size(wait=True)
 
-    def save(self, file: Path, temporary: Path) -> None:
-        """Write the index with its state, atomically, by way of `temporary` in the same folder."""
+    def save(self, file: Path) -> None:
+        """Write the index with its state, atomically."""
         self.settle()
-        write_index(file, temporary, self.state, self._columns())
+        write_index(file, self.state, self._columns())
 
     @classmethod
     def load(cls, file: Path, dimensions: int) -> Self:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError
 from facepipe.faces import FloatArray
-from gallery.files import replaced
+from facepipe.files import atomic_file
 
 IdArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.uint8]
@@ -176,15 +176,12 @@ class _Head:
         return (data + _CRC.pack(zlib.crc32(data))).ljust(layout.payload_offset, b"\0")
 
 
-def write_index(file: Path, temporary: Path, state: VectorState, parts: Sequence[Columns]) -> None:
-    """Write what was not removed of `parts`, one after the other, atomically, by way of `temporary`.
-
-    The parts have one codebook. `temporary` is in the folder of `file`.
-    """
+def write_index(file: Path, state: VectorState, parts: Sequence[Columns]) -> None:
+    """Write what was not removed of `parts`, which have one codebook, one after the other, atomically."""
     first = parts[0]
     rows = sum(int(np.isfinite(part.half_squares).sum()) for part in parts)
     layout = _Layout(first.vectors.shape[1], len(first.codebook), first.codes.shape[1], rows)
-    with replaced(file, temporary) as out:
+    with atomic_file(file) as out:
         out.seek(layout.payload_offset)
         writer = _BlockWriter(out)
         writer.write_column(_kept(parts, [part.ids for part in parts]))

@@ -18,12 +18,11 @@ import numpy as np
 
 from facepipe.errors import GalleryError
 from facepipe.file_names import with_ending
-from facepipe.files import atomic_write_bytes
+from facepipe.files import atomic_write_bytes, temporary_folder
 from gallery.checks import Row, RowCheck, summarised
 from gallery.codec import PlainCodec, secret_of_environment
 from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
 from gallery.derived_index import INDEX_FILE
-from gallery.files import PRIVATE_FOLDER_MODE
 from gallery.gallery import STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
@@ -327,17 +326,18 @@ def _put_aside(path: Path, tables: dict[str, _Table]) -> Path:
     """Copy the damaged files and write the refused rows into a private folder beside the gallery."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     aside = path.parent / with_ending(path.name, f".damaged-{stamp}-{secrets.token_hex(4)}")
-    aside.mkdir(PRIVATE_FOLDER_MODE)
     file = path / STORE_FILE
-    for part in (file, *logs_of(file)):
-        if part.exists() and not part.name.endswith("-shm"):
-            atomic_write_bytes(aside / part.name, part.read_bytes())
     lines = [
         json.dumps({"table": table.name, "reason": reason, "columns": _as_json(row)})
         for table in tables.values()
         for row, reason in table.refused
     ]
-    atomic_write_bytes(aside / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines).encode())
+    with temporary_folder(path.parent) as folder:
+        for part in (file, *logs_of(file)):
+            if part.exists() and not part.name.endswith("-shm"):
+                atomic_write_bytes(folder / part.name, part.read_bytes())
+        atomic_write_bytes(folder / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines).encode())
+        folder.rename(aside)
     return aside
 
 

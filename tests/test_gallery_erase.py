@@ -79,7 +79,7 @@ def test_what_a_killed_backup_left_is_wiped_too(tmp_path: Path) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Mata Hari", templates(person_vectors(1, 3)))
         gallery.backup(tmp_path.parent / "backup")
-        (tmp_path.parent / "backup" / "gallery.sqlite3").rename(tmp_path / "gallery.sqlite3.new-x1y2")
+        (tmp_path.parent / "backup" / "gallery.sqlite3").rename(tmp_path / ".facepipe-0123456789abcdef.part")
         gallery.remove("Mata Hari")
         assert bytes_in(tmp_path, [b"Mata Hari"]) == []
 

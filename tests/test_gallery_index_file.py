@@ -38,7 +38,7 @@ def save(file: Path, ids: np.ndarray, vectors: np.ndarray) -> None:
     index = VectorIndex(vectors.shape[1])
     index.add(ids, vectors)
     index.state = STATE
-    index.save(file, file.with_name("i.tmp"))
+    index.save(file)
 
 
 def test_what_is_saved_is_loaded(file: Path) -> None:
@@ -61,7 +61,7 @@ def test_an_empty_index_is_saved_and_loaded(tmp_path: Path) -> None:
 def test_a_failed_save_leaves_the_old_file(file: Path) -> None:
     before = file.read_bytes()
     with pytest.raises(OSError, match="nowhere"):
-        VectorIndex(128).save(file, file.parent / "nowhere" / "i.tmp")
+        VectorIndex(128).save(file.parent / "nowhere" / "i")
     assert file.read_bytes() == before
 
 
@@ -124,7 +124,7 @@ def test_erased_rows_are_gone_from_the_file_and_from_whoever_mapped_it(
     extent = saved_extent(file)
     assert extent is not None
     assert (extent.rows, extent.removed, extent.last_id) == (3, 1, 99)
-    again.save(file, file.with_name("i.tmp"))
+    again.save(file)
     assert VectorIndex.load(file, 128).ids.tolist() == [3, 99]
 
 

@@ -392,7 +392,7 @@ def test_a_killed_fetch_leaves_no_half_file(server: Server, home: Path) -> None:
     root = Path(download.__file__).parents[1]
     process = subprocess.Popen([sys.executable, "-c", script], cwd=root)
     deadline = time.monotonic() + 20
-    while not any(path.stat().st_size for path in (home / "downloads").glob(".*.part")):
+    while not any(path.stat().st_size for path in (home / "downloads").glob(".facepipe-*.part")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -401,6 +401,7 @@ def test_a_killed_fetch_leaves_no_half_file(server: Server, home: Path) -> None:
 
     assert not (home / "downloads" / FILE).exists()
     assert fetch(NAME, url=server.url, options=HASTY).path.read_bytes() == BODY
+    assert [path.name for path in (home / "downloads").iterdir()] == [FILE]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

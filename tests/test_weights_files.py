@@ -233,7 +233,7 @@ def test_a_weight_that_exists_is_replaced_only_on_request(home: Path) -> None:
 def test_a_failed_write_leaves_the_old_weight(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = make(home / "weights")
 
-    def full_disk(path: Path, data: bytes) -> None:
+    def full_disk(path: Path, data: bytes, mode: int) -> None:
         if path.suffix == ".json":
             raise OSError(28, "No space left on device")
         path.write_bytes(data)

@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from facepipe.errors import WeightsError
-from facepipe.files import atomic_file, atomic_write_bytes
+from facepipe.files import SHARED_FILE_MODE, atomic_file, atomic_write_bytes
 from facepipe.home import facepipe_home
 from weights.published import PUBLISHED, PublishedWeight
 from weights.registry import offline_folder
@@ -210,7 +210,7 @@ def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expecte
     """Write to `target` what is whole and right, else nothing. Returns its sha256."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target) as stream:
+        with atomic_file(target, SHARED_FILE_MODE) as stream:
             sha256 = _hash_chunks(_written(_not_a_page(chunks, source), stream.write))
             _check_hash(source, sha256, expected)
     except OSError as error:
@@ -286,6 +286,6 @@ def _remember_hash(name: str, sha256: str) -> None:
     text = json.dumps(_remembered_hashes() | {name: sha256}, indent=1, sort_keys=True) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write_bytes(path, text.encode())
+        atomic_write_bytes(path, text.encode(), SHARED_FILE_MODE)
     except OSError as error:
         raise WeightsError(f"{path}: can't remember the hash {sha256} of {name}: {error}") from error

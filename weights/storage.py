@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.errors import WeightsError
-from facepipe.files import atomic_write_bytes, sync_folder
+from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes, sync_folder, temporary_folder
 from weights.card import WeightCard, WeightFile
 from weights.registry import Weight, shipped_folder
 
@@ -94,9 +93,7 @@ def write_weight(
     contents = {names[0]: tensors, names[1]: onnx, names[2]: card.to_json().encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_together(
-            folder, card.name, {name: data for name, data in contents.items() if data is not None}
-        )
+        _write_together(folder, {name: data for name, data in contents.items() if data is not None})
         if onnx is None:
             (folder / names[1]).unlink(missing_ok=True)
     except OSError as error:
@@ -104,13 +101,13 @@ def write_weight(
     return Weight(card, folder)
 
 
-def _write_together(folder: Path, name: str, contents: Mapping[str, bytes]) -> None:
+def _write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Stage every file before the first is renamed: a full disk or a kill leaves what was there before."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{name}.") as staging:
+    with temporary_folder(folder) as staging:
         for file_name, data in contents.items():
-            atomic_write_bytes(Path(staging) / file_name, data)
+            atomic_write_bytes(staging / file_name, data, SHARED_FILE_MODE)
         for file_name in contents:
-            os.replace(Path(staging) / file_name, folder / file_name)
+            os.replace(staging / file_name, folder / file_name)
             sync_folder(folder)
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
 from facepipe.detector import DetectorOptions
 from facepipe.errors import FacepipeError, OutputError, UsageError
 from facepipe.faces import Faces, FloatArray, Match
+from facepipe.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
 from gallery.codec import secret_of_environment
@@ -189,9 +191,10 @@ class Job:
         self.folder, self.file = folder, folder / JOB_FILE
         self._secret, self._seal = secret, Seal(self.file)
         if create:
-            _make_private(folder)
+            _make_private(folder, self.file)
         elif not self.file.exists():
             raise UsageError(f"{folder}: no batch was run with this folder as --out (it has no {JOB_FILE})")
+        remove_dead_temporaries(folder)
         with self._failures_named():
             self._database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
             try:
@@ -504,9 +507,12 @@ class Job:
         database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
 
 
-def _make_private(folder: Path) -> None:
+def _make_private(folder: Path, file: Path) -> None:
+    """Make the folder, and in it the file for the user alone: SQLite's logs get its permissions."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folder(folder)
+        with suppress(FileExistsError):
+            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE))
     except OSError as error:
         raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
 

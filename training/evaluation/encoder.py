@@ -12,7 +12,7 @@ import numpy as np
 
 from facepipe.errors import DataError, OutputError
 from facepipe.faces import FloatArray
-from facepipe.files import atomic_write_bytes
+from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes
 from facepipe.finding import find_photos
 from facepipe.pipeline import FacePipeline
 from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, Couples, ImpostorModel
@@ -200,7 +200,8 @@ def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
     )
     measured = {**card.measured, **card_figures(evaluation)}
     try:
-        atomic_write_bytes(path, replace(card, embedding=embedding, measured=measured).to_json().encode())
+        text = replace(card, embedding=embedding, measured=measured).to_json()
+        atomic_write_bytes(path, text.encode(), SHARED_FILE_MODE)
     except OSError as error:
         raise OutputError(f"{path}: can't be written ({error.strerror}); work on a copy") from error
     return path

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from facepipe.errors import OutputError
-from facepipe.files import atomic_write_bytes
+from facepipe.files import atomic_write_bytes, make_private_folder
 from training.evaluation.arrays import Float64Array, RealArray
 
 _SIDE_PX, _MARGIN_PX = 360, 48
@@ -31,7 +31,7 @@ def write_report(folder: Path, name: str, html: str, record: Mapping[str, Any]) 
     """
     files = folder / f"{name}.html", folder / f"{name}.json"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         for file, text in zip(files, (html, json.dumps(record)), strict=True):
             atomic_write_bytes(file, text.encode())
     except OSError as error:

@@ -13,6 +13,7 @@ import numpy as np
 from facepipe.enrolment import Outcome, enrol, photos_in_folders
 from facepipe.errors import DataError
 from facepipe.faces import Faces, FloatArray
+from facepipe.files import temporary_folder
 from facepipe.images import read_image
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import NamingRules, recognisable
@@ -82,8 +83,8 @@ def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[
         DataError: A known person is not among the enrolled folders.
     """
     enrolled = photos_in_folders(folder / "enroll")
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "gallery"
+    with temporary_folder(Path(tempfile.gettempdir())) as temporary:
+        path = temporary / "gallery"
         with Gallery.open(path, card_identity(pipeline.encoder.card), create=True) as gallery:
             reports = list(enrol(FacePipeline(pipeline.detector, pipeline.encoder, gallery), enrolled))
             taken = sum(report.outcome is Outcome.ENROLLED for report in reports)
