@@ -89,7 +89,7 @@ def temporary_folder(parent: Path) -> Iterator[Path]:
     Raises:
         OSError: `parent` can't be written.
     """
-    _sweep_once(parent)
+    sweep_once(parent)
     path, descriptor = _locked_temporary(parent, "", _open_new_folder)
     try:
         yield path
@@ -133,7 +133,7 @@ def sync_folder(folder: Path) -> None:
 @contextmanager
 def _becoming(path: Path, suffix: str, mode: int, replace: bool) -> Iterator[tuple[Path, BinaryIO]]:
     """A locked temporary file, and its name, that becomes `path` when the block ends well."""
-    _sweep_once(path.parent)
+    sweep_once(path.parent)
     temporary, descriptor = _locked_temporary(path.parent, suffix, lambda new: os.open(new, _NEW_FILE, mode))
     assert descriptor is not None
     stream = os.fdopen(descriptor, "w+b")
@@ -187,8 +187,8 @@ def remove_dead_temporaries(folder: Path) -> None:
                     (folder / name).unlink(missing_ok=True)
 
 
-def _sweep_once(folder: Path) -> None:
-    """Remove what killed processes left in a folder, when this process first writes there."""
+def sweep_once(folder: Path) -> None:
+    """Do what `remove_dead_temporaries` does, the first time that this process comes to a folder."""
     key = os.path.abspath(folder)
     if key not in _swept:
         _swept.add(key)

@@ -69,6 +69,8 @@ CREATE TABLE products (           -- files made of a photo's result, and of whic
 """
 _ENCRYPTION = "CREATE TABLE IF NOT EXISTS encryption (salt BLOB, key_check BLOB, wiped INTEGER)"
 """One row: the job is encrypted, and whether every byte of before is wiped. None: it is plain."""
+_MOVES = "CREATE TABLE IF NOT EXISTS moves (id INTEGER PRIMARY KEY CHECK (id = 1), paths TEXT NOT NULL)"
+"""One row: a photo is being moved, or was when a process was killed; its old and new path."""
 _LATER_COLUMNS = {"enrollable": "BLOB", "known": "INTEGER", "told": "INTEGER"}
 """Of photos, in the order in which they came: a job of before gets them when it is opened."""
 
@@ -420,6 +422,27 @@ class Job:
         with self._changing() as database:
             database.executemany("INSERT OR REPLACE INTO products VALUES (?, ?, ?, ?)", rows)
 
+    # Photos that are moved
+
+    def begin_move(self, source: Path, target: Path) -> None:
+        """Remember that a photo is being moved, so that a killed process is known to have left it halfway."""
+        paths = self._seal.seal("paths", json.dumps([str(source), str(target)]))
+        with self._changing() as database:
+            database.execute("INSERT OR REPLACE INTO moves VALUES (1, ?)", (paths,))
+
+    def end_move(self) -> None:
+        """Forget it: it was moved, or is where it was."""
+        with self._changing() as database:
+            database.execute("DELETE FROM moves")
+
+    def unfinished_move(self) -> tuple[Path, Path] | None:
+        """The old and the new path of a photo whose move has begun and not ended."""
+        row = self._database.execute("SELECT paths FROM moves").fetchone()
+        if row is None:
+            return None
+        source, target = json.loads(self._seal.open("paths", row[0]))
+        return Path(source), Path(target)
+
     # Inside
 
     def _detector_options(self) -> DetectorOptions:
@@ -540,6 +563,7 @@ def _bring_up_to_date(database: sqlite3.Connection) -> None:
             WHERE json_each.value ->> '$.name' IS NOT NULL) WHERE matches IS NOT NULL"""
         )
     database.execute(_ENCRYPTION)
+    database.execute(_MOVES)
 
 
 def _reseal(database: sqlite3.Connection, table: str, columns: tuple[str, ...], seal: Seal) -> None:

@@ -17,9 +17,10 @@ SEALED_COLUMNS = {
     "photos": ("path", "sha256", "error", "vectors", "matches"),
     "pictures": ("webp",),
     "products": ("files",),
+    "moves": ("paths",),
 }
 """By table, what an encrypted job holds as ciphertext."""
-TEXT_COLUMNS = frozenset(("sha256", "error", "matches", "files"))
+TEXT_COLUMNS = frozenset(("sha256", "error", "matches", "files", "paths"))
 """Those of them that are text; the others are bytes."""
 
 

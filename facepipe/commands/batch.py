@@ -275,23 +275,28 @@ def _clock(seconds: float) -> str:
 def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) -> None:
     """Copy photos into a folder per person, from the results in JOB_FOLDER (the --out of a batch).
 
-    A photo of several people goes to each of them; with --move to the one with the largest face. Nothing is
-    replaced, and nothing is removed but what --move moves. A folder has the person's name; some names are
+    A photo of several people goes to each of them; with --move to the one with the largest face. A sidecar
+    (PHOTO.xmp) goes with its photo. Nothing is replaced, and nothing is removed but what --move moves; a move
+    that was killed is finished or undone by the next sort. A folder has the person's name; some names are
     changed for file systems and then end with 10 digits of their own. Exit code 3 where a photo is gone or
     can't be put there.
     """
     from facepipe.batch.job import Job
-    from facepipe.batch.sorting import Way, carry_out, plan_sorting, require_source
+    from facepipe.batch.sorting import Way, carry_out, finish_move, plan_sorting, require_source
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")
     way = Way.LINK if link else Way.MOVE if move else Way.COPY
-    carry = require_source if dry_run else partial(carry_out, way=way)
-    count, failed, total = 0, 0, 0
+    count, failed, total, there = 0, 0, 0, 0
     with Job(job_folder) as job:
+        carry = require_source if dry_run else partial(carry_out, way=way, job=job)
+        finished = None if dry_run else finish_move(job)
+        if finished is not None:
+            click.echo(f"{finished.source} -> {finished.target}")
         for placement in plan_sorting(job, target, way):
             total += 1
             if placement.is_done:
+                there += 1
                 continue
             try:
                 carry(placement)
@@ -302,5 +307,6 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
                 count += 1
                 click.echo(f"{placement.source} -> {placement.target}")
     told = "to be sorted" if dry_run else "sorted"
-    click.echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value})", err=True)
+    before = f", {there} there already" if there else ""
+    click.echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value}){before}", err=True)
     finish(failed, total)
