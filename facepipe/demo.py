@@ -15,8 +15,7 @@ from facepipe.enrolment import PersonPhoto, enrol
 from facepipe.errors import FacepipeError
 from facepipe.faces import UInt8Array
 from facepipe.files import temporary_folder
-from facepipe.images import write_image
-from facepipe.outputs import PictureFolder, make_folder
+from facepipe.outputs import PictureFolder, make_folder, write_picture
 from facepipe.pipeline import FacePipeline, PhotoResult
 
 PERSON = "Eileen Collins"
@@ -45,10 +44,10 @@ def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoRe
     portrait, others = _photos()
     make_folder(folder)
     path = folder / "portrait.png"
-    write_image(path, portrait)
+    write_picture(path, portrait)
     looked_at = {**{f"she_is_{name}.jpg": photo for name, photo in _altered(portrait)}, **others}
     for name, photo in looked_at.items():
-        write_image(folder / name, photo)
+        write_picture(folder / name, photo)
     with (
         temporary_folder(Path(tempfile.gettempdir())) as temporary,
         open_pipeline(temporary / "gallery", create=True) as pipeline,

@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.files import atomic_write_bytes
+from facepipe.products import PICTURE_SOFTWARE
 from facepipe.salvage import is_open_ended, salvaged
 from facepipe.tiff import eight_bit, is_misread, is_tiff, read_tiff
 
@@ -53,6 +54,7 @@ _WRITE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
 }
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _EXIF_ORIENTATION = 0x0112
+_EXIF_SOFTWARE = 0x0131
 _UPRIGHT: dict[int, Callable[[UInt8Array], npt.NDArray[np.generic]]] = {
     2: lambda rgb: cv2.flip(rgb, 1),
     3: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_180),
@@ -201,7 +203,7 @@ def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
     image_format, options = _WRITE_OPTIONS[target.suffix.lower()]
     encoded = BytesIO()
     try:
-        Image.fromarray(rgb).save(encoded, image_format, **options)
+        Image.fromarray(rgb).save(encoded, image_format, exif=_made_here(), **options)
         atomic_write_bytes(target, encoded.getvalue())
     except ValueError as error:  # an encoder's limits
         raise OutputError(f"{printable(path)}: can't be written ({error}); use .png") from error
@@ -211,6 +213,13 @@ def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
             f"{printable(path)}: can't be written ({reason}); choose a folder that exists and is writable"
         )
         raise OutputError(message) from error
+
+
+def _made_here() -> Image.Exif:
+    """The EXIF block by which a picture is known again as one of facepipe's."""
+    exif = Image.Exif()
+    exif[_EXIF_SOFTWARE] = PICTURE_SOFTWARE
+    return exif
 
 
 # Opening, and naming failures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from facepipe.crops import cut_face
@@ -12,11 +12,13 @@ from facepipe.errors import OutputError, UsageError
 from facepipe.faces import Match, UInt8Array
 from facepipe.file_names import file_name_of, with_ending
 from facepipe.files import atomic_write_bytes, make_private_folder
-from facepipe.images import write_image
+from facepipe.images import PHOTO_SUFFIXES, write_image
 from facepipe.pipeline import PhotoResult
+from facepipe.products import PICTURE, Form, require_replaceable
 
 _PERSON_IN_CROP_BYTES = 60
-_WRITABLE = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+_WRITABLE = {".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"}
+"""Formats that are written and can be marked as facepipe's."""
 
 
 class PictureFolder:
@@ -44,7 +46,8 @@ class PictureFolder:
         """The photo with its faces drawn, under its own name (`.jpg` added to formats that are only read).
 
         Raises:
-            OutputError: The file can't be written, or would take the place of one of the photos.
+            OutputError: The file can't be written, or would take the place of one of the photos, or of any
+                file but a picture that facepipe wrote.
         """
         assert result.photo is not None
         assert result.faces is not None
@@ -76,8 +79,7 @@ class PictureFolder:
     def _write(self, target: Path, picture: UInt8Array) -> Path:
         if self._is_photo(target):
             raise OutputError(f"{target}: one of the photos has this name; choose another folder")
-        make_folder(target.parent)
-        write_image(target, picture)
+        write_picture(target, picture)
         return target
 
 
@@ -85,6 +87,17 @@ def _name_in_crop(match: Match | None) -> str:
     if match is None:
         return "unknown"
     return match.status.value if match.name is None else file_name_of(match.name, _PERSON_IN_CROP_BYTES)
+
+
+def write_picture(file: Path, picture: UInt8Array) -> None:
+    """Write RGB uint8 (h, w, 3) in the format of the suffix, in a folder that is made where missing.
+
+    Raises:
+        OutputError: It can't be written, or would take the place of another file than such a picture.
+    """
+    require_replaceable(file, PICTURE)
+    make_folder(file.parent)
+    write_image(file, picture)
 
 
 def write_page(file: Path, html: str) -> None:
@@ -111,14 +124,21 @@ def make_folder(folder: Path) -> None:
         raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
 
 
-def require_place(file: Path) -> None:
+def require_place(file: Path, form: Form, *, force: bool | None = None, inputs: Iterable[Path] = ()) -> None:
     """Check that a file can be written, before the work whose result goes there; makes its folder.
+
+    Args:
+        file: Where to.
+        form: What it will hold. A file of another form is only replaced with `force`.
+        force: Replace any ordinary file; None: the command has no such option.
+        inputs: Files that are to be read; none of them is replaced.
 
     Raises:
         OutputError: It can't.
     """
+    if file.suffix.lower() in PHOTO_SUFFIXES:
+        raise OutputError(f"{file}: is the name of a photo; name {form.name} otherwise")
+    require_replaceable(file, form, force=force, inputs=inputs)
     make_folder(file.parent)
-    if file.is_dir():
-        raise OutputError(f"{file}: is a folder; name a file")
     if not os.access(file.parent, os.W_OK):
         raise OutputError(f"{file}: its folder may not be written; choose another")

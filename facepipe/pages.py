@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from facepipe.products import GENERATOR
+
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #888 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem }
@@ -47,6 +49,7 @@ def page(title: str, sections: Mapping[str, Iterable[str]]) -> str:
     body = "\n".join(f"<h2>{_text(head)}</h2>\n" + "\n".join(parts) for head, parts in sections.items())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f"{GENERATOR}\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         # Names and paths are other people's text: whatever slips through, the page may load and run nothing.
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '

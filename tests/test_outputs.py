@@ -13,6 +13,7 @@ from facepipe.faces import Match, UInt8Array
 from facepipe.images import read_image, write_image
 from facepipe.outputs import PictureFolder, make_folder, require_place
 from facepipe.pipeline import PhotoResult
+from facepipe.products import VECTORS
 
 
 def gradient(width: int = 60, height: int = 40) -> UInt8Array:
@@ -199,11 +200,11 @@ def test_a_file_in_the_place_of_a_folder_is_told_before_any_work(tmp_path: Path)
 
 
 def test_a_place_for_a_file(tmp_path: Path) -> None:
-    require_place(tmp_path / "new" / "folders" / "v.npz")
+    require_place(tmp_path / "new" / "folders" / "v.npz", VECTORS)
     assert (tmp_path / "new" / "folders").is_dir()
     assert list((tmp_path / "new" / "folders").iterdir()) == []
     with pytest.raises(OutputError, match="is a folder; name a file"):
-        require_place(tmp_path)
+        require_place(tmp_path, VECTORS)
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="can't make this folder"):
-        require_place(tmp_path / "file" / "v.npz")
+        require_place(tmp_path / "file" / "v.npz", VECTORS)

@@ -17,6 +17,7 @@ import numpy as np
 from facepipe.batch.job import PREVIEW, Job, Record
 from facepipe.errors import OutputError
 from facepipe.files import atomic_file
+from facepipe.products import PAGE, require_replaceable
 from gallery.clusters import group_faces
 
 Groups = dict[tuple[int, int], int]
@@ -37,9 +38,10 @@ def write_report(job: Job, group_within_l2: float, *, paths: bool = True) -> Non
             report. Else they have numbers only.
 
     Raises:
-        OutputError: It can't be written.
+        OutputError: It can't be written, or would take the place of another file than a page of facepipe.
     """
     file = job.folder / REPORT_FILE
+    require_replaceable(file, PAGE)
     template = resources.files("facepipe.batch").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split("<!--DATA-->")
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from facepipe.batch.job import Job, Product, Record
+from facepipe.batch.page import REPORT_FILE
 from facepipe.batch.planning import remove_file
 from facepipe.errors import FacepipeError, OutputError
 from facepipe.files import atomic_file
@@ -18,14 +19,26 @@ from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.outputs import PictureFolder
 from facepipe.pipeline import PhotoResult
 from facepipe.processors import compute_threads
+from facepipe.products import PAGE, RECORDS, TABLE, require_replaceable
 from facepipe.report import Printer, printer, to_json
 from facepipe.xmp import write_sidecar
 
 _CHUNK = 64
+_FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}
 _log = logging.getLogger("facepipe")
 
 Maker = Callable[[Record], list[Path]]
 """Writes the files of one photo; answers which they are."""
+
+
+def require_places(folder: Path) -> None:
+    """Check that the records and the report replace nothing else in a job's folder, before the work.
+
+    Raises:
+        OutputError: There is a file of such a name that facepipe did not write.
+    """
+    for name, form in {**_FORMS, REPORT_FILE: PAGE}.items():
+        require_replaceable(folder / name, form)
 
 
 def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None:
@@ -34,9 +47,10 @@ def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None
     The lines are those of `facepipe identify --json` and `--csv --bom`. The file is replaced as a whole.
 
     Raises:
-        OutputError: The file can't be written.
+        OutputError: The file can't be written, or would take the place of another file than such records.
     """
-    file = job.folder / name
+    file, form = job.folder / name, _FORMS[name]
+    require_replaceable(file, form)
     lines = printer("json") if name == "results.jsonl" else printer("csv", bom=True)
     try:
         with atomic_file(file) as stream:

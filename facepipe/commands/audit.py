@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.gallery import as_its_card_says
-from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo_record
 from facepipe.counting import counted
 
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 @click.option("--threshold", type=float, metavar="L2", help="Faces within it count as one person's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with the faces.")
+@force_option
 @gallery_option
-def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None) -> None:
+def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None, force: bool) -> None:
     """Find faces under wrong names, people under two names, names that look the same, and few photos."""
     from facepipe.contact_sheets import audit_page
     from facepipe.outputs import require_place, write_page
+    from facepipe.products import PAGE
     from facepipe.report import record_to_json
     from gallery import Gallery
     from gallery.audit import audit as audited
 
     if html is not None:
-        require_place(html)
+        require_place(html, PAGE, force=force)
     with Gallery.open(gallery_path) as gallery, gallery.one_state():
         gallery.encoder = as_its_card_says(gallery.encoder)
         found = audited(gallery, threshold)

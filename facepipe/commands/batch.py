@@ -92,6 +92,7 @@ def batch(
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.look import LookOptions
+    from facepipe.batch.results import require_places
     from facepipe.batch.run import Batch, BatchOptions, NamingOptions
     from facepipe.xmp import require_lxml
 
@@ -111,6 +112,7 @@ def batch(
     )
     if xmp:
         require_lxml()
+    require_places(out)
     teller = ProgressTeller(quiet, log_json)
     with setup.pipeline(gallery_path, calls=options.engine.threads) as pipeline, Job(out, create=True) as job:
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo_record
 from facepipe.counting import counted
 
@@ -23,8 +23,11 @@ distance_option = click.option(
 @distance_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per group and line.")
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with sample faces.")
+@force_option
 @gallery_option
-def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Path | None) -> None:
+def cluster(
+    gallery_path: Path, distance: float | None, as_json: bool, html: Path | None, force: bool
+) -> None:
     """Group the faces that `identify --remember-unknown` kept: those good enough to be enrolled.
 
     Give a group a name with `enroll --cluster NUMBER --name NAME`.
@@ -32,10 +35,11 @@ def cluster(gallery_path: Path, distance: float | None, as_json: bool, html: Pat
     from facepipe.contact_sheets import groups_page
     from facepipe.grouping import unknown_groups
     from facepipe.outputs import require_place, write_page
+    from facepipe.products import PAGE
     from gallery import Gallery
 
     if html is not None:
-        require_place(html)
+        require_place(html, PAGE, force=force)
     with Gallery.open(gallery_path) as gallery, gallery.one_state():
         groups = unknown_groups(gallery, distance)
         if html is not None:

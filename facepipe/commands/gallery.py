@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, gallery_option
+from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo_record
 from facepipe.counting import counted
 from facepipe.errors import GalleryError, WeightsError
@@ -144,9 +144,14 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
 
 @gallery.command("export")
 @click.argument("file", type=ANY_PATH)
+@force_option
 @gallery_option
-def gallery_export(gallery_path: Path, file: Path) -> None:
+def gallery_export(gallery_path: Path, file: Path, force: bool) -> None:
     """Write everybody to one open archive (JSON and safetensors in a zip)."""
+    from facepipe.outputs import require_place
+    from facepipe.products import ARCHIVE
+
+    require_place(file, ARCHIVE, force=force)
     with _opened(gallery_path) as opened:
         opened.export_archive(file)
 

@@ -220,6 +220,9 @@ def gallery_option(command: Command, *, required: bool = True) -> Command:
     return folder(key_file_option(command))
 
 
+force_option = click.option(
+    "--force", is_flag=True, help="Replace a file that is there, also one that facepipe did not write so."
+)
 photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))
 exclude_option = click.option(
     "--exclude",

@@ -12,6 +12,7 @@ from facepipe.commands.options import (
     ANY_PATH,
     Setup,
     exclude_option,
+    force_option,
     gallery_option,
     photos_argument,
     with_setup,
@@ -208,16 +209,18 @@ def detect(
 @photos_argument
 @exclude_option
 @click.option("--out", type=ANY_PATH, required=True, metavar="FILE.npz", help="Where to.")
+@force_option
 @with_setup
-def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: Path) -> None:
+def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: Path, force: bool) -> None:
     """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
     from facepipe.finding import find_photos
     from facepipe.outputs import require_place
     from facepipe.pipeline import process_files
+    from facepipe.products import VECTORS
     from facepipe.report import save_embeddings
 
     paths = find_photos(photos, exclude=exclude)
-    require_place(out)
+    require_place(out, VECTORS, force=force, inputs=paths)
     with setup.pipeline() as pipeline:
         stream = process_files(paths, pipeline.embed, setup.max_pixels())
         results = [r.without_photo() for r in with_progress(stream, len(paths), "encoding")]

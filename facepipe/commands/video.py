@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Setup, gallery_option, with_setup
+from facepipe.commands.options import ANY_PATH, Setup, force_option, gallery_option, with_setup
 from facepipe.commands.output import INTERRUPTED, PARTIAL, bom_option, echo_record, time_progress
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @click.option("--csv", "as_csv", is_flag=True, help="One CSV row per track, not JSON Lines.")
 @bom_option
 @click.option("--annotate", type=ANY_PATH, metavar="FILE.mp4", help="Write the video with names drawn.")
+@force_option
 @gallery_option
 @with_setup
 def video(
@@ -37,6 +38,7 @@ def video(
     as_csv: bool,
     bom: bool,
     annotate: Path | None,
+    force: bool,
     gallery_path: Path,
 ) -> None:
     """Say who is in a video FILE, or before the webcam of number INDEX, and when.
@@ -45,6 +47,7 @@ def video(
     holds what was seen until then.
     """
     from facepipe.outputs import require_place
+    from facepipe.products import VIDEO
     from facepipe.tracking import VideoOptions
     from facepipe.video import is_cut_off, require_target
 
@@ -55,7 +58,7 @@ def video(
         raise click.UsageError("--annotate reads the video a second time: it needs a file.")
     if annotate:
         require_target(source, annotate)
-        require_place(annotate)
+        require_place(annotate, VIDEO, force=force, inputs=[Path(source)])
     options = VideoOptions(every_s=every, threshold_l2=threshold)
     with setup.pipeline(gallery_path) as pipeline:
         tracks, end_s, interrupted = _watched(pipeline, int(source) if webcam else source, options, seconds)

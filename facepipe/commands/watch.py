@@ -44,6 +44,7 @@ def watch(
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.look import LookOptions
+    from facepipe.batch.results import require_places
     from facepipe.batch.run import Batch, BatchOptions, NamingOptions
     from facepipe.batch.watching import watch as watch_folder
 
@@ -53,6 +54,7 @@ def watch(
         look=LookOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
     )
+    require_places(out)
     teller = ProgressTeller(quiet, as_json=False)
     calls = EngineOptions().threads
     with setup.pipeline(gallery_path, calls=calls) as pipeline, Job(out, create=True) as job:

@@ -13,6 +13,7 @@ import torch
 from facepipe.detector import DetectorOptions
 from facepipe.errors import UsageError
 from facepipe.images import write_image
+from facepipe.outputs import write_picture
 from training.configuration import to_plain
 from training.detection.configuration import DataConfig, DetectorConfig
 from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
@@ -139,7 +140,7 @@ def write_preview(config: DetectorConfig, picture: Path, *, count: int = 24) -> 
         OutputError: The picture can't be written.
     """
     data = open_data(config.data, config.cache)
-    write_image(picture, preview(data, config.augment, seed=config.loop.seed, count=count))
+    write_picture(picture, preview(data, config.augment, seed=config.loop.seed, count=count))
 
 
 def _outcome(loop: TrainingLoop[Any], config: DetectorConfig, folder: Path) -> TrainingOutcome:

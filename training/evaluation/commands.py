@@ -52,7 +52,10 @@ def evaluate_detector_command(
     """
     from training.evaluation.detector import evaluate_detector
     from training.evaluation.detector_report import text, write_detector_report
+    from training.evaluation.pages import require_report_place
 
+    if report:
+        require_report_place(report, "detector")
     evaluation = evaluate_detector(
         *_detector_and_protocol(setup, **choices),
         images,
@@ -104,8 +107,11 @@ def evaluate_encoder_command(
     """LFW's protocol, open-set identification, and how near strangers come, from raw photos or crops."""
     from training.evaluation import encoder
     from training.evaluation.encoder_report import text, write_encoder_report
+    from training.evaluation.pages import require_report_place
     from weights.registry import DEFAULT_ENCODER, load_card
 
+    if report:
+        require_report_place(report, "encoder")
     evaluation = encoder.evaluate_encoder(
         setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "looking"), **choices
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from facepipe.errors import OutputError
 from facepipe.files import atomic_write_bytes, make_private_folder
+from facepipe.products import PAGE, Form, require_replaceable
 from training.evaluation.arrays import Float64Array, RealArray
 
 _SIDE_PX, _MARGIN_PX = 360, 48
@@ -23,13 +24,28 @@ _FINEST = 1 / _SIDE_PX
 Curve = tuple[RealArray, RealArray]
 
 
-def write_report(folder: Path, name: str, html: str, record: Mapping[str, Any]) -> tuple[Path, Path]:
-    """Writes `<name>.html` and `<name>.json` into `folder`, which need not exist yet.
+def require_report_place(folder: Path, name: str) -> tuple[Path, Path]:
+    """Check that a report replaces none but another one, before the work whose result it is.
+
+    Returns:
+        Its two files.
 
     Raises:
-        OutputError: They can't be written.
+        OutputError: There is a file of such a name that facepipe did not write.
     """
-    files = folder / f"{name}.html", folder / f"{name}.json"
+    page, record = folder / f"{name}.html", folder / f"{name}.json"
+    require_replaceable(page, PAGE)
+    require_replaceable(record, Form("the record of a report", lambda _: page.exists()))
+    return page, record
+
+
+def write_report(folder: Path, name: str, html: str, record: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write `<name>.html` and `<name>.json` into `folder`, which need not exist yet.
+
+    Raises:
+        OutputError: They can't be written, or would take the place of other files than such a report.
+    """
+    files = require_report_place(folder, name)
     try:
         make_private_folder(folder)
         for file, text in zip(files, (html, json.dumps(record)), strict=True):
