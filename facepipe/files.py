@@ -245,8 +245,12 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 # Reading
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
     """Open an ordinary file to read; follows links, and never waits for a pipe or a device.
+
+    Args:
+        path: Of the file.
+        buffering: As for `open`.
 
     Raises:
         OSError: It can't be opened, or is no ordinary file.
@@ -255,7 +259,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not an ordinary file", os.fspath(path))
-        return os.fdopen(descriptor, "rb")
+        return os.fdopen(descriptor, "rb", buffering)
     except BaseException:
         os.close(descriptor)
         raise

@@ -128,6 +128,10 @@ def _require_readable(path: str) -> None:
         raise PhotoError(f"{path}: no such file; check the path")
     if os.path.isdir(path):
         raise PhotoError(f"{path}: this is a folder; name a video in it")
+    if not os.path.isfile(path):  # reading a pipe could wait for ever
+        raise PhotoError(
+            f"{path}: not an ordinary file; save the video to disk, or name a webcam by its number"
+        )
     if not os.access(path, os.R_OK):
         raise PhotoError(f"{path}: no permission to read it; change its permissions")
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from facepipe.errors import MissingExtraError, OutputError
 from facepipe.faces import Faces
-from facepipe.files import atomic_write_bytes
+from facepipe.files import atomic_file, copy_rights, open_regular
 from facepipe.images import read_orientation
 
 Element = Any
@@ -95,6 +95,9 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces) -> Path |
     Regions that facepipe wrote before are replaced. A face that somebody else marked is left as it is, and
     not marked a second time. All else in the sidecar is kept.
 
+    A new sidecar may be read and written by whoever may read and write the photo; one that is there keeps its
+    permissions, and one that is a link stays it: the file that it leads to is replaced.
+
     The EXIF orientation is the photo's own: it is the one that was applied before faces were found. Where
     the photo is gone it is the sidecar's `tiff:Orientation`, and 1 where that has none.
 
@@ -113,7 +116,7 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces) -> Path |
         MissingExtraError: lxml is not installed.
     """
     sidecar = sidecar_path(photo)
-    exists = os.path.exists(sidecar)
+    exists = os.path.lexists(sidecar)
     regions = named_regions(faces, size_wh)
     if not regions and not exists:
         return None
@@ -126,12 +129,23 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces) -> Path |
     if exists and after == before:
         return sidecar
     try:
-        atomic_write_bytes(sidecar, after)
+        rights = os.stat(sidecar) if exists else _rights_of(photo)
+        with atomic_file(Path(os.path.realpath(sidecar, strict=exists))) as stream:  # a link stays
+            if rights is not None:
+                copy_rights(rights, stream)
+            stream.write(after)
     except OSError as error:
         raise OutputError(
             f"{sidecar}: can't be written ({error.strerror}); make its folder writable, or its name shorter"
         ) from error
     return sidecar
+
+
+def _rights_of(photo: Path) -> os.stat_result | None:
+    try:
+        return os.stat(photo)
+    except OSError:  # gone
+        return None
 
 
 def _put(root: Element, regions: list[Region], stored_wh: tuple[int, int], sidecar: Path) -> None:
@@ -164,7 +178,8 @@ def _parse(sidecar: Path) -> Element:
     etree = _etree()
     parser = etree.XMLParser(resolve_entities=False, no_network=True, remove_blank_text=False)
     try:
-        root = etree.fromstring(sidecar.read_bytes(), parser)
+        with open_regular(sidecar) as stream:
+            root = etree.fromstring(stream.read(), parser)
     except (OSError, etree.XMLSyntaxError) as error:
         reason = " ".join(str(error).split())
         raise OutputError(f"{sidecar}: can't be read as XMP ({reason}); move it away") from error

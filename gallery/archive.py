@@ -31,7 +31,7 @@ import numpy as np
 from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
-from facepipe.files import atomic_file
+from facepipe.files import atomic_file, open_regular
 from gallery.calibration import FARTHEST_L2
 from gallery.names import clean_name, mended_name
 from gallery.records import (
@@ -129,7 +129,7 @@ def read_archive(file: Path, encoder: EncoderIdentity) -> Contents:
             the message names the file and the reason.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with open_regular(file) as source, zipfile.ZipFile(source) as archive:
             return _read_contents(archive, encoder)
     except FacepipeError as error:
         raise GalleryError(f"{file}: archive refused: {error}") from error

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError
 from facepipe.faces import FloatArray
-from facepipe.files import atomic_file
+from facepipe.files import atomic_file, open_regular
 
 IdArray = npt.NDArray[np.int64]
 CodeArray = npt.NDArray[np.uint8]
@@ -203,7 +203,7 @@ def read_index(file: Path, dimensions: int) -> tuple[VectorState, Columns]:
     """
     deadline = time.monotonic() + _ERASING_S_MAX
     try:
-        with open(file, "rb", buffering=0) as source:  # One file, although another may take its place.
+        with open_regular(file, buffering=0) as source:  # One file, although another may take its place.
             while True:
                 head = _read_head(source)
                 if head.layout.dimensions != dimensions:
@@ -221,7 +221,7 @@ def read_index(file: Path, dimensions: int) -> tuple[VectorState, Columns]:
 def saved_extent(file: Path) -> SavedExtent | None:
     """How far a file goes, without reading its vectors; None: it is missing or damaged."""
     try:
-        with open(file, "rb") as source:
+        with open_regular(file) as source:
             head = _read_head(source)
     except (OSError, DamagedIndexError):
         return None

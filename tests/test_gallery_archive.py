@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from safetensors.numpy import load, save
 
 from facepipe.errors import GalleryError
 from gallery import EncoderIdentity, Gallery
+from gallery.archive import read_archive
 from gallery.gallery import import_archive
 
 
@@ -419,3 +421,10 @@ def test_a_missing_archive(empty: Gallery, tmp_path: Path) -> None:
     for name in ("none.zip", "empty"):
         with pytest.raises(GalleryError, match=name):
             empty.import_archive(tmp_path / name)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_refused_by_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "people.zip")
+    with pytest.raises(GalleryError, match=r"people\.zip: can't be read \(not an ordinary file\)"):
+        read_archive(tmp_path / "people.zip", ENCODER)

@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -477,3 +478,23 @@ def test_a_full_disk_while_saving_the_index_loses_nothing(
     assert "could not be saved" in caplog.messages[0]
     with Gallery.open(folder, ENCODER) as gallery:
         assert gallery.match(person_vectors(3, 1))[0].name == "Eve"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_an_index_that_is_no_file_is_told_and_made_again(
+    folder: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = folder / "index.faiss"
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert gallery.match(person_vectors(2, 1))[0].name == "Bob"
+        gallery.remove("Ada")
+    assert "index.faiss: the index is damaged (can't be read: not an ordinary file)" in caplog.text
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert gallery.match(person_vectors(2, 1))[0].name == "Bob"
+    assert stat.S_ISREG(os.lstat(file).st_mode)

@@ -406,3 +406,19 @@ def test_a_frame_without_a_picture_is_passed_over(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(facepipe_video, "_opened", lambda _: nullcontext(Capture()))
     assert len(list(read_frames("damaged.avi", 0))) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_pipes_and_devices_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "video.mp4"
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "device":
+        file = Path("/dev/zero")
+    else:
+        file.symlink_to("/dev/zero")
+    for read in (read_frames, lambda source: [stated_duration_s(source)]):
+        with pytest.raises(PhotoError, match=f"{file}: not an ordinary file"):
+            next(iter(read(str(file))))
+    assert not is_cut_off(str(file))

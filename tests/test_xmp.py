@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -397,3 +399,62 @@ def test_entities_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg.xmp").write_text(doctype + body, encoding="utf-8")
     write_sidecar(tmp_path / "photo.jpg", SIZE_WH, named(HER))
     assert "the secret" not in (tmp_path / "photo.jpg.xmp").read_text(encoding="utf-8")
+
+
+# What a sidecar is on disk
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o600, 0o755, 0o444])
+def test_a_new_sidecar_is_for_those_who_may_read_the_photo(tmp_path: Path, mode: int) -> None:
+    photo = tmp_path / "photo.png"
+    photo_with_box(photo, 1)
+    photo.chmod(mode)
+    sidecar = write_sidecar(photo, SIZE_WH, named(HER))
+    assert sidecar is not None
+    assert mode_of(sidecar) == mode & 0o666
+    sidecar.chmod(0o604)
+    write_sidecar(photo, SIZE_WH, named(("Another", HER[1])))
+    assert mode_of(sidecar) == 0o604
+
+
+def test_a_sidecar_of_a_photo_that_is_gone_is_private(tmp_path: Path) -> None:
+    sidecar = write_sidecar(tmp_path / "gone.jpg", SIZE_WH, named(HER))
+    assert sidecar is not None
+    assert mode_of(sidecar) == 0o600
+
+
+def test_a_sidecar_that_is_a_link_stays_one(tmp_path: Path) -> None:
+    """Some keep sidecars in a folder of their own. Who reads meanwhile has the old file or the new one."""
+    (tmp_path / "sidecars").mkdir()
+    real, photo = tmp_path / "sidecars" / "photo.xmp", tmp_path / "photo.jpg"
+    real.write_text(FOREIGN.format(w=SIZE_WH[0], h=SIZE_WH[1]))
+    sidecar_path(photo).symlink_to("between")
+    (tmp_path / "between").symlink_to("sidecars/photo.xmp")
+    with real.open() as reader:
+        write_sidecar(photo, SIZE_WH, named(HER))
+        assert HER[0] not in reader.read()
+    assert sidecar_path(photo).readlink() == Path("between")
+    assert (tmp_path / "between").is_symlink()
+    assert HER[0] in real.read_text()
+    assert [file.name for file in (tmp_path / "sidecars").iterdir()] == ["photo.xmp"]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to nothing", "link to itself", "folder"])
+def test_a_sidecar_that_is_no_file_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    photo = tmp_path / "photo.jpg"
+    sidecar = sidecar_path(photo)
+    if kind == "pipe":
+        os.mkfifo(sidecar)
+    elif kind == "folder":
+        sidecar.mkdir()
+    else:
+        sidecar.symlink_to({"device": "/dev/zero", "link to nothing": "none"}.get(kind, sidecar))
+    before = os.lstat(sidecar)
+    for faces in (named(HER), named((None, HER[1]))):
+        with pytest.raises(OutputError, match=r"photo\.jpg\.xmp: can't be read as XMP"):
+            write_sidecar(photo, SIZE_WH, faces)
+    assert os.lstat(sidecar) == before

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from facepipe.errors import DataError, FacepipeError
+from facepipe.files import make_private_folder
 from training.checkpoints import (
     BEST,
     LAST,
@@ -106,7 +107,7 @@ class TrainingLoop(Generic[Batch]):
             OutputError: A file can't be written.
             KeyboardInterrupt: It ended before the first step, or by a second Ctrl-C.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         if resume and holds_run(self.folder):
             state, damage = load_last(self.folder)
             if damage:

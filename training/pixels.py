@@ -14,7 +14,7 @@ from torch import Tensor
 
 from facepipe.errors import DataError
 from facepipe.faces import UInt8Array
-from facepipe.files import atomic_file, atomic_write_bytes
+from facepipe.files import atomic_file, atomic_write_bytes, make_private_folder
 from weights.card import InputSpec
 
 Line = TypeVar("Line", bound=Sequence[Any])
@@ -82,7 +82,7 @@ def _is_whole(path: Path, contents: Path, size_hw: Callable[[Line], tuple[int, i
 def _write_pictures(path: Path, contents: Path, pictures: Iterable[tuple[UInt8Array, Line]]) -> None:
     lines: list[Line] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(path.parent)
         with atomic_file(path) as file:
             for pixels, line in pictures:
                 file.write(pixels.tobytes())

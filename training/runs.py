@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from facepipe.errors import OutputError, UsageError
+from facepipe.files import make_private_folder
 from facepipe.images import write_image
 from training.checkpoints import BEST, LAST, holds_run, load_last
 from training.configuration import read_configuration
@@ -72,7 +73,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
         yield
         return
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         lock = sqlite3.connect(folder / ".lock", timeout=0, isolation_level=None)
     except (OSError, sqlite3.OperationalError) as error:
         raise OutputError(f"{folder}: can't be written to: {error}") from error
