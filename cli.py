@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import TextIOWrapper
 from typing import Any
 
@@ -26,8 +28,9 @@ from facepipe.commands import (
     watch,
     weights,
 )
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, tell
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, tell
 from facepipe.errors import FacepipeError
+from facepipe.plain_text import visible
 from training import commands as training
 from training.evaluation import commands as evaluation
 
@@ -35,10 +38,18 @@ from training.evaluation import commands as evaluation
 class FacepipeGroup(click.Group):
     """Commands whose failures are one line on stderr and the documented exit code."""
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the command line, of which an error may quote any part."""
+        with _visible_usage_errors():
+            return super().make_context(info_name, args, parent, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run, and turn a failure into its exit code."""
         try:
-            return super().invoke(ctx)
+            with _visible_usage_errors():
+                return super().invoke(ctx)
         except FacepipeError as error:
             tell(str(error), "ERROR")
             ctx.exit(error.exit_code)
@@ -67,6 +78,15 @@ class FacepipeGroup(click.Group):
         if LOG_JSON in args:
             ctx.meta[LOG_JSON] = True
         return super().resolve_command(ctx, args)
+
+
+@contextmanager
+def _visible_usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.ClickException as error:
+        error.message = visible(error.message)  # type: ignore[misc]
+        raise
 
 
 def _log_warnings(handler: logging.Handler) -> None:
@@ -103,7 +123,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     as_json = LOG_JSON in click.get_current_context().meta
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("facepipe: %(message)s"))
+    handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
     logger = logging.getLogger("facepipe")
     logger.handlers = [handler]
     if as_json:

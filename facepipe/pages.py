@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from facepipe.plain_text import visible
 from facepipe.products import GENERATOR
 
 _STYLE = """
@@ -96,5 +97,5 @@ def _row(cell: str, values: Sequence[object]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped; bytes of file names that are no text are written as `\\udcff`."""
-    return escape(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    """Escaped for HTML, with no control character in it."""
+    return escape(visible(text))

@@ -17,6 +17,7 @@ from facepipe.csv_files import BOM, csv_line
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.files import atomic_write_bytes
+from facepipe.plain_text import visible_json
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
@@ -82,7 +83,7 @@ def record_to_json(record: Any) -> str:
     if is_dataclass(record) and not isinstance(record, type):
         record = asdict(record)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_text)
-    return _SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line)
+    return visible_json(_SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line))
 
 
 def to_json(result: PhotoResult) -> str:

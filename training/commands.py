@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
-from facepipe.commands.output import INTERRUPTED
+from facepipe.commands.output import INTERRUPTED, echo
 from facepipe.counting import counted
 from facepipe.errors import MissingExtraError
 from training.memory import keep_freed_memory
@@ -126,9 +126,9 @@ def _report(outcome: TrainingOutcome) -> None:
     stopped = outcome.step < outcome.steps
     if os.environ.get("RANK", "0") == "0":
         state = "stopped; continue with --resume" if stopped else "finished"
-        click.echo(f"facepipe: step {outcome.step} of {outcome.steps}, {state}: {outcome.last}", err=True)
+        echo(f"facepipe: step {outcome.step} of {outcome.steps}, {state}: {outcome.last}", err=True)
         for name, value in outcome.figures.items():
-            click.echo(f"{name} {value:.4f}")
+            echo(f"{name} {value:.4f}")
     if stopped:
         sys.exit(INTERRUPTED)
 
@@ -161,7 +161,7 @@ class _TrainingBar:
     def log(self, figures: dict[str, float]) -> None:
         """After every logged step."""
         if not self._silent and self._bar is None:
-            click.echo("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), err=True)
+            echo("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), err=True)
 
 
 @click.group()
@@ -179,16 +179,16 @@ def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
 
     report = check_dataset(folder, labels)
     if as_json:
-        click.echo(json.dumps(report.to_dict(), default=str))
+        echo(json.dumps(report.to_dict(), default=str))
     else:
         for fault in report.faults:
-            click.echo(f"{fault.kind}: {fault.photo}: {fault.detail}")
-        click.echo(
+            echo(f"{fault.kind}: {fault.photo}: {fault.detail}")
+        echo(
             f"{counted(report.photos, 'photo')}, {counted(report.faces, 'face')}, "
             f"{report.with_landmarks} with landmarks"
         )
         for low, high, count in report.sizes:
-            click.echo(f"{low:>8} to {high:>7} px {count:>8}")
+            echo(f"{low:>8} to {high:>7} px {count:>8}")
     if report.faults:
         sys.exit(1)
 
@@ -208,7 +208,7 @@ def data_preview(
     from training.detection.run import write_preview
 
     write_preview(detector_configuration(recipe, data=folders, overrides=overrides), out, count=count)
-    click.echo(f"facepipe: {out}", err=True)
+    echo(f"facepipe: {out}", err=True)
 
 
 @click.command()
@@ -233,4 +233,4 @@ def export(
     weight = export_checkpoint(
         list(checkpoints), name, folder, half_storage=half, coarse_bias=coarse_bias, licence=licence
     )
-    click.echo(f"facepipe: {weight.card.name} is in {weight.folder}", err=True)
+    echo(f"facepipe: {weight.card.name} is in {weight.folder}", err=True)

@@ -17,6 +17,7 @@ import numpy as np
 from facepipe.batch.job import PREVIEW, Job, Record
 from facepipe.errors import OutputError
 from facepipe.files import atomic_file
+from facepipe.plain_text import visible
 from facepipe.products import PAGE, require_replaceable
 from gallery.clusters import group_faces
 
@@ -88,9 +89,9 @@ class _Names:
     def of(self, photo: Path) -> dict[str, str]:
         """The path; and what is to be added to `url`, where the path does not say it."""
         if self._folder is None:
-            return {"path": _text(str(photo)), "url": photo.as_uri()}
+            return {"path": visible(str(photo)), "url": photo.as_uri()}
         path = photo.relative_to(self._folder).as_posix()
-        text = _text(path)
+        text = visible(path)
         return {"path": text} if text == path else {"path": text, "url": _quoted(path)}
 
 
@@ -124,18 +125,19 @@ def _chunks(job: Job) -> Iterator[list[Record]]:
 def _photo(record: Record, groups: Groups) -> dict[str, Any]:
     result = record.result
     if result.faces is None:
-        return {"error": _text(result.error or "").removeprefix(f"{_text(str(result.path))}: ")}
+        return {"error": visible(result.error or "").removeprefix(f"{visible(str(result.path))}: ")}
     boxes, matches = result.faces.boxes_xyxy.tolist(), result.faces.matches or ()
     faces = [
         {
             "box": [round(side) for side in box],
             "status": match.status.value,
-            "name": match.name or match.candidate_name,
+            "name": name and visible(name),
             "distance": None if match.distance_l2 is None else round(match.distance_l2, 2),
             "reason": match.reason,
             "group": groups.get((record.id, row)),
         }
         for row, (box, match) in enumerate(zip(boxes, matches, strict=True))
+        for name in [match.name or match.candidate_name]
     ]
     return {"size": record.size_wh, "faces": faces}
 
@@ -150,7 +152,3 @@ def _script(id: str, value: Any) -> bytes:
     """JSON that no HTML parser takes for markup."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     return f'<script type="application/json" id="{id}">{text}</script>\n'.encode()
-
-
-def _text(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode("utf-8")

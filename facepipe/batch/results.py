@@ -38,7 +38,8 @@ def require_places(folder: Path) -> None:
         OutputError: There is a file of such a name that facepipe did not write.
     """
     for name, form in {**_FORMS, REPORT_FILE: PAGE}.items():
-        require_replaceable(folder / name, form)
+        if not (folder / name).is_dir():  # told when it is its turn: the other files can be written
+            require_replaceable(folder / name, form)
 
 
 def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None:

@@ -9,7 +9,7 @@ import click
 
 from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 from facepipe.counting import counted
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
         echo_record(record_to_json(found.to_dict()))
         return
     for line in _lines(found):
-        click.echo(line)
-    click.echo(
+        echo(line)
+    echo(
         f"facepipe: {counted(found.people, 'person')}, {counted(found.templates, 'face')} looked at", err=True
     )
 

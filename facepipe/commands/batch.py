@@ -21,7 +21,7 @@ from facepipe.commands.options import (
     key_file_option,
     with_setup,
 )
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, finish, json_line, tell
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, json_line, redraw, tell
 from facepipe.counting import counted
 from facepipe.errors import FacepipeError
 
@@ -228,17 +228,17 @@ class ProgressTeller:
         if self._last is not None and not self._quiet:
             self._say(self._last)
             if self._redraws:
-                click.echo(err=True)
+                echo("", err=True)
         self._last = None
 
     def _say(self, progress: Progress) -> None:
         self._told_at = time.monotonic()
         if self._as_json:
-            click.echo(json_line("progress", **_as_record(progress)), err=True)
+            echo(json_line("progress", **_as_record(progress)), err=True)
         elif self._redraws:
-            click.echo(f"\r\x1b[K{_as_line(progress)}", err=True, nl=False)
+            redraw(_as_line(progress))
         else:
-            click.echo(f"facepipe: {_as_line(progress)}", err=True)
+            echo(f"facepipe: {_as_line(progress)}", err=True)
 
 
 def _as_line(progress: Progress) -> str:
@@ -294,7 +294,7 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
         carry = require_source if dry_run else partial(carry_out, way=way, job=job)
         finished = None if dry_run else finish_move(job)
         if finished is not None:
-            click.echo(f"{finished.source} -> {finished.target}")
+            echo(f"{finished.source} -> {finished.target}")
         for placement in plan_sorting(job, target, way):
             total += 1
             if placement.is_done:
@@ -304,11 +304,11 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
                 carry(placement)
             except FacepipeError as error:  # one photo's trouble
                 failed += 1
-                click.echo(f"facepipe: {error}", err=True)
+                echo(f"facepipe: {error}", err=True)
             else:
                 count += 1
-                click.echo(f"{placement.source} -> {placement.target}")
+                echo(f"{placement.source} -> {placement.target}")
     told = "to be sorted" if dry_run else "sorted"
     before = f", {there} there already" if there else ""
-    click.echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value}){before}", err=True)
+    echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value}){before}", err=True)
     finish(failed, total)

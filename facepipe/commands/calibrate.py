@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import gallery_option
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 from facepipe.counting import counted
 from facepipe.errors import UsageError
 
@@ -43,12 +43,13 @@ def calibrate(
     if as_json:
         echo_record(record_to_json(result))
     else:
-        click.echo(_sentences(result))
+        for sentence in _sentences(result):
+            echo(sentence)
     if apply_it:
-        click.echo(f"facepipe: {gallery_path}: its own threshold is now {result.threshold_l2:.3f}", err=True)
+        echo(f"facepipe: {gallery_path}: its own threshold is now {result.threshold_l2:.3f}", err=True)
 
 
-def _sentences(result: Calibration) -> str:
+def _sentences(result: Calibration) -> tuple[str, ...]:
     what = (
         "of comparisons"
         if result.chances == 1
@@ -63,16 +64,14 @@ def _sentences(result: Calibration) -> str:
             f"{result.people} people are too few to show that rate by counting: the threshold is continued "
             "from larger rates; more people make it surer"
         )
-    return "\n".join(
-        (
-            f"measured: {result.templates} photos of {result.people} people",
-            f"threshold {result.threshold_l2:.3f} (95%: {result.low_l2:.3f} to {result.high_l2:.3f}) "
-            f"lets in {result.wanted:.3g} {what}",
-            f"within it: {result.false_accepts} of {result.impostors} pairs of photos of two people; "
-            f"wanted is a rate of {result.wanted_far:.2g}, and {result.far_high:.2g} can't be ruled out",
-            sure,
-            known,
-            f"nearest two people: {' and '.join(map(repr, result.nearest_people))}, "
-            f"{result.nearest_l2:.3f} apart (one person under two names would spoil the figures)",
-        )
+    return (
+        f"measured: {result.templates} photos of {result.people} people",
+        f"threshold {result.threshold_l2:.3f} (95%: {result.low_l2:.3f} to {result.high_l2:.3f}) "
+        f"lets in {result.wanted:.3g} {what}",
+        f"within it: {result.false_accepts} of {result.impostors} pairs of photos of two people; "
+        f"wanted is a rate of {result.wanted_far:.2g}, and {result.far_high:.2g} can't be ruled out",
+        sure,
+        known,
+        f"nearest two people: {' and '.join(map(repr, result.nearest_people))}, "
+        f"{result.nearest_l2:.3f} apart (one person under two names would spoil the figures)",
     )

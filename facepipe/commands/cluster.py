@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 from facepipe.counting import counted
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def cluster(
         if as_json:
             echo_record(group.to_json())
         else:
-            click.echo(_line(group))
+            echo(_line(group))
     count = sum(len(group.faces) for group in groups)
-    click.echo(f"facepipe: {counted(len(groups), 'group')} of {counted(count, 'unknown face')}", err=True)
+    echo(f"facepipe: {counted(len(groups), 'group')} of {counted(count, 'unknown face')}", err=True)
 
 
 def _line(group: UnknownGroup) -> str:

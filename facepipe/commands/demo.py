@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, with_setup
+from facepipe.commands.output import echo
 
 
 @click.command()
@@ -19,6 +20,6 @@ def demo(setup: Setup, out: Path) -> None:
 
     result = run_demo(out, setup.pipeline)
     for line in result.lines:
-        click.echo(line)
+        echo(line)
     if not result.passed:
         sys.exit(1)

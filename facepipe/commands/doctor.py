@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import gallery_option, threads_option
+from facepipe.commands.output import echo
 
 if TYPE_CHECKING:
     from facepipe.runtime import RuntimeName
@@ -26,6 +27,6 @@ def doctor(gallery_path: Path | None, device: str, runtime: RuntimeName) -> None
 
     checks = examine(gallery_path, runtime, device)
     for check in checks:
-        click.echo(f"{'ok' if check.ok else 'PROBLEM':<8} {check.what}: {check.finding}")
+        echo(f"{'ok' if check.ok else 'PROBLEM':<8} {check.what}: {check.finding}")
     if not all(check.ok for check in checks):
         sys.exit(1)

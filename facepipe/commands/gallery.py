@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 from facepipe.counting import counted
 from facepipe.errors import GalleryError, WeightsError
 
@@ -58,7 +58,7 @@ def gallery_list(gallery_path: Path, as_json: bool) -> None:
             if as_json:
                 echo_record(record_to_json(person))
             else:
-                click.echo(f"{person.template_count:6d}  {person.name}")
+                echo(f"{person.template_count:6d}  {person.name}")
 
 
 @gallery.command("show")
@@ -75,7 +75,7 @@ def gallery_show(gallery_path: Path, name: str, as_json: bool) -> None:
                 echo_record(record_to_json(template))
                 continue
             quality = "" if template.quality is None else f"sharpness {template.quality:.2f}"
-            click.echo(f"{template.id:6d}  {template.added_at}  {quality}  {template.source or ''}")
+            echo(f"{template.id:6d}  {template.added_at}  {quality}  {template.source or ''}")
 
 
 @gallery.command("rename")
@@ -96,7 +96,7 @@ def gallery_remove(gallery_path: Path, name: str) -> None:
     with _opened(gallery_path) as opened:
         opened.encoder = as_its_card_says(opened.encoder)
         count = opened.remove(name)
-    click.echo(f"facepipe: erased {name!r} and {counted(count, 'face')}", err=True)
+    echo(f"facepipe: erased {name!r} and {counted(count, 'face')}", err=True)
 
 
 @gallery.command("forget")
@@ -110,7 +110,7 @@ def gallery_forget(gallery_path: Path, photo: Path) -> None:
         count = opened.forget_photo(photo, photo_sha256(photo) if photo.is_file() else None)
     if not count:
         raise GalleryError(f"{photo}: no face of this photo is in {gallery_path}: give its path as enrolled")
-    click.echo(f"facepipe: erased {counted(count, 'face')} of {photo}", err=True)
+    echo(f"facepipe: erased {counted(count, 'face')} of {photo}", err=True)
 
 
 @gallery.command("threshold")
@@ -139,7 +139,7 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
     """Make one person of two: INTO gets the photos of SOURCE. For two galleries, see merge-from."""
     with _opened(gallery_path) as opened:
         count = opened.merge(source, into)
-    click.echo(f"facepipe: {into!r} now has {counted(count, 'face')} of {source!r}", err=True)
+    echo(f"facepipe: {into!r} now has {counted(count, 'face')} of {source!r}", err=True)
 
 
 @gallery.command("export")
@@ -169,7 +169,7 @@ def gallery_import(gallery_path: Path, file: Path, encoder_weights: str | None) 
     count = import_archive(
         gallery_path, file, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card)
     )
-    click.echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
+    echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
 
 
 @gallery.command("merge-from")
@@ -179,7 +179,7 @@ def gallery_merge_from(gallery_path: Path, other: Path) -> None:
     """Add everybody of another gallery, the folder OTHER, which stays as it is."""
     with _opened(gallery_path) as opened:
         count = opened.merge_from(other)
-    click.echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
+    echo(f"facepipe: {counted(count, 'new face')} in {gallery_path}", err=True)
 
 
 @gallery.command("backup")
@@ -189,7 +189,7 @@ def gallery_backup(gallery_path: Path, folder: Path) -> None:
     """Copy the gallery to a new FOLDER, a gallery of its own, while others read and write."""
     with _opened(gallery_path) as opened:
         opened.backup(folder)
-    click.echo(f"facepipe: {folder} holds the gallery as it is now", err=True)
+    echo(f"facepipe: {folder} holds the gallery as it is now", err=True)
 
 
 @gallery.command("verify")
@@ -206,10 +206,10 @@ def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | Non
         if as_json:
             echo_record(record_to_json(finding))
         else:
-            click.echo(f"{finding.code}: {finding.message}")
+            echo(f"{finding.code}: {finding.message}")
     if findings:
         raise GalleryError(f"{gallery_path}: not whole: run `facepipe gallery repair`, or restore a backup")
-    click.echo(f"facepipe: {gallery_path} is whole", err=True)
+    echo(f"facepipe: {gallery_path} is whole", err=True)
 
 
 def _identity(encoder_weights: str | None) -> EncoderIdentity | None:
@@ -228,13 +228,13 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
 
     done = repair(gallery_path, _identity(encoder_weights))
     for finding in done.findings:
-        click.echo(f"{finding.code}: {finding.message}")
+        echo(f"{finding.code}: {finding.message}")
     if not done.findings:
-        click.echo(f"facepipe: {gallery_path} is whole; nothing was done", err=True)
+        echo(f"facepipe: {gallery_path} is whole; nothing was done", err=True)
         return
-    click.echo(f"facepipe: {gallery_path} is whole again, with {counted(done.templates, 'face')}", err=True)
+    echo(f"facepipe: {gallery_path} is whole again, with {counted(done.templates, 'face')}", err=True)
     if done.aside:
-        click.echo(
+        echo(
             f"facepipe: {done.aside} holds the damaged file and {counted(done.quarantined, 'row')} in "
             "quarantine: it is personal data, so delete it when you need it no more",
             err=True,
@@ -249,7 +249,7 @@ def gallery_encrypt(gallery_path: Path) -> None:
     from gallery.gallery import encrypt
 
     encrypt(gallery_path, secret_of_environment())
-    click.echo(f"facepipe: {gallery_path} is encrypted; without the key nobody can read it", err=True)
+    echo(f"facepipe: {gallery_path} is encrypted; without the key nobody can read it", err=True)
 
 
 @gallery.command("decrypt")
@@ -258,7 +258,7 @@ def gallery_decrypt(gallery_path: Path) -> None:
     """Undo encrypt."""
     with _opened(gallery_path) as opened:
         opened.decrypt()
-    click.echo(f"facepipe: {gallery_path} is not encrypted any more", err=True)
+    echo(f"facepipe: {gallery_path} is not encrypted any more", err=True)
 
 
 @gallery.command("info")
@@ -268,4 +268,4 @@ def gallery_info(gallery_path: Path) -> None:
     with _opened(gallery_path) as opened:
         info = opened.info()
     for field in info.__dataclass_fields__:
-        click.echo(f"{field:<18} {getattr(info, field)}")
+        echo(f"{field:<18} {getattr(info, field)}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from facepipe.errors import OutputError
+from facepipe.plain_text import visible_line
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
@@ -31,14 +32,31 @@ Item = TypeVar("Item")
 def tell(message: str, level: str = "INFO") -> None:
     """Write a message of the running command to stderr: as `facepipe: ...`, or as JSON with --log-json."""
     as_json = LOG_JSON in click.get_current_context().meta
-    line = json_line("log", level=level, message=message) if as_json else f"facepipe: {message}"
-    click.echo(line, err=True)
+    echo(json_line("log", level=level, message=message) if as_json else f"facepipe: {message}", err=True)
+
+
+def echo(line: object, *, err: bool = False) -> None:
+    """Print a line for people, on stdout or stderr; whatever it holds, it stays one line of plain text."""
+    click.echo(visible_line(line), err=err)
+
+
+def redraw(line: str) -> None:
+    """Draw a line on stderr, a terminal, over the one before."""
+    click.echo(f"\r\x1b[K{visible_line(line)}", err=True, nl=False)
 
 
 def json_line(event: str, **fields: object) -> str:
     """A line of --log-json: `time` (now, ISO 8601, UTC), `event`, and what belongs to it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, "event": event, **fields})
+
+
+class LineFormatter(logging.Formatter):
+    """Log records as lines for people."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return `facepipe: ...`; see `echo`."""
+        return visible_line(f"facepipe: {record.getMessage()}")
 
 
 class JsonFormatter(logging.Formatter):
@@ -129,7 +147,7 @@ class Output:
             raise click.UsageError("--json and --csv exclude each other.")
         if bom and not as_csv:
             raise click.UsageError("--bom goes with --csv.")
-        self._echo = echo_record if as_json or as_csv else click.echo
+        self._echo = echo_record if as_json or as_csv else echo
         self._total = len(photos)
         self._lines = printer("json" if as_json else "csv" if as_csv else "table", bom=bom)
         self._writers: list[Callable[[PhotoResult], object]] = []
@@ -147,7 +165,7 @@ class Output:
             errors = list(self._write_pictures(result)) if result.error is None else [result.error]
             failed += bool(errors)
             for error in errors:
-                click.echo(f"facepipe: {error}", err=True)
+                echo(f"facepipe: {error}", err=True)
             for line in self._lines.of(result):
                 self._echo(line)
         finish(failed, self._total)

@@ -17,7 +17,7 @@ from facepipe.commands.options import (
     photos_argument,
     with_setup,
 )
-from facepipe.commands.output import Output, bom_option, echo_record, finish, with_progress
+from facepipe.commands.output import Output, bom_option, echo, echo_record, finish, with_progress
 from facepipe.counting import counted
 
 if TYPE_CHECKING:
@@ -75,12 +75,10 @@ def enroll(
             if as_json:
                 echo_record(report.to_json())
             else:
-                click.echo(report)
+                echo(report)
     people = len({photo.name for photo in wanted})
     summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    click.echo(
-        f"facepipe: {summary}; {counted(people, 'person')} asked for; gallery {gallery_path}", err=True
-    )
+    echo(f"facepipe: {summary}; {counted(people, 'person')} asked for; gallery {gallery_path}", err=True)
     finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED], len(wanted))
 
 
@@ -90,7 +88,7 @@ def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float
 
     with Gallery.open(gallery_path) as gallery:
         count = len(enroll_group(gallery, cluster, name, distance))
-    click.echo(f"facepipe: {counted(count, 'face')} of group {cluster} enrolled as {name!r}", err=True)
+    echo(f"facepipe: {counted(count, 'face')} of group {cluster} enrolled as {name!r}", err=True)
 
 
 def _photos_to_enroll(
@@ -226,10 +224,10 @@ def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: 
         results = [r.without_photo() for r in with_progress(stream, len(paths), "encoding")]
     for result in results:
         if result.error:
-            click.echo(f"facepipe: {result.error}", err=True)
+            echo(f"facepipe: {result.error}", err=True)
     failed = sum(result.error is not None for result in results)
     if failed < len(paths):
         count = save_embeddings(out, results)
         photos_read = counted(len(paths) - failed, "photo")
-        click.echo(f"facepipe: {counted(count, 'face')} of {photos_read} in {out}", err=True)
+        echo(f"facepipe: {counted(count, 'face')} of {photos_read} in {out}", err=True)
     finish(failed, len(paths))

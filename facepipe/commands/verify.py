@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, with_setup
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 
 if TYPE_CHECKING:
     from facepipe.shortcuts import Verification
@@ -37,9 +37,9 @@ def verify(setup: Setup, first: Path, second: Path, threshold: float | None, as_
         echo_record(record_to_json(_record(first, second, found)))
         return
     answer = "the same person" if found.same_person else "different people"
-    click.echo(f"{answer}: distance {found.distance_l2:.2f}, at most {found.threshold_l2:.2f} for one person")
+    echo(f"{answer}: distance {found.distance_l2:.2f}, at most {found.threshold_l2:.2f} for one person")
     if found.strangers_share is not None:
-        click.echo(f"{_in_words(found.strangers_share)} such pairs of strangers are as near as that")
+        echo(f"{_in_words(found.strangers_share)} such pairs of strangers are as near as that")
 
 
 def _record(first: Path, second: Path, found: Verification) -> dict[str, object]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, Setup, force_option, gallery_option, with_setup
-from facepipe.commands.output import INTERRUPTED, PARTIAL, bom_option, echo_record, time_progress
+from facepipe.commands.output import INTERRUPTED, PARTIAL, bom_option, echo, echo_record, time_progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,13 +65,13 @@ def video(
     _print_timeline(tracks, as_csv, bom)
     if interrupted and not webcam:
         left_out = "; no annotated video was written" if annotate else ""
-        click.echo(f"facepipe: interrupted: the timeline ends at {end_s:.1f} s{left_out}", err=True)
+        echo(f"facepipe: interrupted: the timeline ends at {end_s:.1f} s{left_out}", err=True)
         sys.exit(INTERRUPTED)
     if annotate:
         _annotate(source, annotate, tracks, end_s, seconds)
     if not webcam and is_cut_off(source) and (seconds is None or end_s + every < seconds):
         told = f"the file is cut off: the timeline ends at {end_s:.1f} s; copy it again from where it came"
-        click.echo(f"facepipe: {source}: {told}", err=True)
+        echo(f"facepipe: {source}: {told}", err=True)
         sys.exit(PARTIAL)
 
 

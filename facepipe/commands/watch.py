@@ -10,7 +10,7 @@ import click
 
 from facepipe.commands.batch import ProgressTeller, allow_missing_option, write_results
 from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
-from facepipe.commands.output import PARTIAL
+from facepipe.commands.output import PARTIAL, echo
 
 
 @click.command()
@@ -71,6 +71,6 @@ def watch(
         try:
             watch_folder(batch, folder, on_results=results, stop=threading.Event(), on_progress=teller.tell)
         except KeyboardInterrupt:
-            click.echo("facepipe: stopped watching; the same command goes on from there", err=True)
+            echo("facepipe: stopped watching; the same command goes on from there", err=True)
     if unwritten:
         sys.exit(PARTIAL)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from facepipe.commands.options import ANY_PATH, anchor_sizes, threads_option, three_numbers
-from facepipe.commands.output import echo_record
+from facepipe.commands.output import echo, echo_record
 
 if TYPE_CHECKING:
     from weights.card import AnchorSpec
@@ -28,9 +28,9 @@ def weights_list() -> None:
 
     for entry in list_weights():
         kind = entry.problem or (entry.weight.card.kind if entry.weight else "")
-        click.echo(f"{entry.name:<40} {entry.origin:<10} {kind}")
+        echo(f"{entry.name:<40} {entry.origin:<10} {kind}")
     for name, published in PUBLISHED.items():
-        click.echo(f"{name:<40} {'to fetch':<10} {published.kind}")
+        echo(f"{name:<40} {'to fetch':<10} {published.kind}")
 
 
 @weights.command("show")
@@ -50,7 +50,7 @@ def weights_verify(names: tuple[str, ...]) -> None:
 
     checks = verify_weights(names)
     for check in checks:
-        click.echo(f"{'ok' if check.ok else 'PROBLEM':<8} {check.what}: {check.finding}")
+        echo(f"{'ok' if check.ok else 'PROBLEM':<8} {check.what}: {check.finding}")
     if not all(check.ok for check in checks):
         sys.exit(1)
 
@@ -86,7 +86,7 @@ def weights_import(
     weight = import_checkpoint(
         file, name=name, architecture=architecture, channels=channels, mean=mean, std=std, anchors=anchors
     )
-    click.echo(f"facepipe: {weight.card.name} ({weight.card.architecture}) is in {weight.folder}", err=True)
+    echo(f"facepipe: {weight.card.name} ({weight.card.architecture}) is in {weight.folder}", err=True)
 
 
 @weights.command("fetch")
@@ -97,7 +97,7 @@ def weights_fetch(name: str, url: str | None) -> None:
     from weights.download import fetch
 
     result = fetch(name, url=url)
-    click.echo(result.path)
+    echo(result.path)
     known = "as expected" if result.was_known else "not known before: remembered from now on"
-    click.echo(f"facepipe: sha256 {result.sha256} ({known}); from {result.origin}", err=True)
-    click.echo(f"facepipe: next: facepipe weights import {result.path} --name NAME", err=True)
+    echo(f"facepipe: sha256 {result.sha256} ({known}); from {result.origin}", err=True)
+    echo(f"facepipe: next: facepipe weights import {result.path} --name NAME", err=True)

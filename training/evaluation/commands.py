@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facepipe.commands.options import FILE, FOLDER, Setup, with_setup
-from facepipe.commands.output import with_progress
+from facepipe.commands.output import echo, with_progress
 
 if TYPE_CHECKING:
     from facepipe.detector import FaceDetector
@@ -65,9 +65,9 @@ def evaluate_detector_command(
         watch=lambda photos: with_progress(photos, len(photos), "looking"),
     )
     if report:
-        click.echo(f"facepipe: {write_detector_report(report, evaluation)}", err=True)
+        echo(f"facepipe: {write_detector_report(report, evaluation)}", err=True)
     for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
-        click.echo(line)
+        echo(line)
 
 
 def _detector_and_protocol(
@@ -116,12 +116,12 @@ def evaluate_encoder_command(
         setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "looking"), **choices
     )
     if report:
-        click.echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)
+        echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)
     if write_card:
         weight = load_card(setup.encoder_weights or DEFAULT_ENCODER)
-        click.echo(f"facepipe: {encoder.write_card(weight, evaluation)}", err=True)
+        echo(f"facepipe: {encoder.write_card(weight, evaluation)}", err=True)
     for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
-        click.echo(line)
+        echo(line)
 
 
 @evaluate.command("people")
@@ -134,4 +134,4 @@ def evaluate_people(setup: Setup, folder: Path, threshold: tuple[float, ...]) ->
     """Enroll FOLDER/enroll/PERSON, identify FOLDER/probe/{known,strangers}/PERSON, and count."""
     from training.evaluation.photos import people_result
 
-    click.echo(json.dumps(people_result(setup.pipeline(), folder, threshold).to_dict()))
+    echo(json.dumps(people_result(setup.pipeline(), folder, threshold).to_dict()))

@@ -1,0 +1,34 @@
+"""Text for people's eyes: nothing in it commands a terminal or changes the order of what is read."""
+
+from __future__ import annotations
+
+import re
+
+_CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"
+_BIDIRECTIONAL = "\u2028-\u202e\u2066-\u2069"  # line separators, embeddings, overrides, isolates
+_HARMFUL = re.compile(
+    f"[{_CONTROLS}{_BIDIRECTIONAL}\ud800-\udfff]"
+)  # and bytes of file names that are no text
+
+
+def visible(text: object) -> str:
+    r"""Text with control characters, bidirectional ones and lone surrogates escaped: `\x1b`, `\u202e`.
+
+    Line breaks and tabs stay. A terminal would obey the others: names of files and people can hold any.
+    """
+    return _HARMFUL.sub(_escaped, str(text))
+
+
+def visible_line(text: object) -> str:
+    r"""Do what `visible` does, and escape line breaks as `\n`: a name can't add a line of its own."""
+    return visible(text).replace("\n", "\\n")
+
+
+def visible_json(line: str) -> str:
+    """JSON of the same value without such characters. They can stand in its strings only."""
+    return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
