@@ -30,6 +30,7 @@ _WRITTEN = (".mp4", ".m4v", ".mov", ".avi", ".mkv")
 _CLOCK_SLACK_S = 1.0
 """Times that go back by more begin again: two videos in one file."""
 _LEAST_STEP_S = 0.001
+_STREAMS = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tcp", "http", "https"))
 
 
 def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None = None) -> Iterator[Frame]:
@@ -38,7 +39,8 @@ def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None 
     Times are the container's, which need no constant rate. They rise from frame to frame.
 
     Args:
-        source: A file's path, the address of a stream, or a webcam's number.
+        source: A file's path, the address of a stream (which is read from the network; files never are the
+            cause of a connection, whatever they hold), or a webcam's number.
         every_s: 0: all frames.
         for_s: Stop after so many seconds; None: at the end of the file, for webcams never.
 
@@ -72,7 +74,7 @@ def stated_duration_s(source: str | int) -> float | None:
     Raises:
         PhotoError: It can't be opened.
     """
-    if isinstance(source, int) or _is_stream(source):
+    if isinstance(source, int) or is_stream(source):
         return None
     with _opened(source) as capture:
         count = float(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -107,7 +109,7 @@ def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
     Raises:
         PhotoError: A file is missing or may not be read.
     """
-    if isinstance(source, int) or _is_stream(source):
+    if isinstance(source, int) or is_stream(source):
         capture = cv2.VideoCapture(source)
     else:
         _require_readable(source)
@@ -119,8 +121,10 @@ def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
         capture.release()
 
 
-def _is_stream(source: str) -> bool:
-    return "://" in source and not os.path.exists(source)
+def is_stream(source: str) -> bool:
+    """Whether it is the address of a stream, which is read from the network, and no file."""
+    scheme, separator, _ = source.partition("://")
+    return bool(separator) and scheme.lower() in _STREAMS and not os.path.exists(source)
 
 
 def _require_readable(path: str) -> None:

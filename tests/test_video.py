@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import socket
 import sys
 import time
 from bisect import bisect_right
@@ -422,3 +423,57 @@ def test_pipes_and_devices_are_refused_by_name(tmp_path: Path, kind: str) -> Non
         with pytest.raises(PhotoError, match=f"{file}: not an ordinary file"):
             next(iter(read(str(file))))
     assert not is_cut_off(str(file))
+
+
+# The network
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A server on this machine that nobody is expected to call."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        yield server
+
+
+def is_called(server: socket.socket) -> bool:
+    try:
+        connection, _ = server.accept()
+    except TimeoutError:
+        return False
+    connection.close()
+    return True
+
+
+@pytest.mark.parametrize("name", ["list.m3u8", "list.mp4", "list.txt", "list.sdp", "http:", "list.asx"])
+def test_no_file_causes_a_connection(
+    tmp_path: Path, listener: socket.socket, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Playlists name addresses; a folder `http:` makes a path look like one."""
+    monkeypatch.chdir(tmp_path)
+    port = listener.getsockname()[1]
+    address = f"http://127.0.0.1:{port}/x.ts"
+    playlists = {
+        "list.txt": f"ffconcat version 1.0\nfile {address}\n",
+        "list.sdp": f"v=0\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} TCP/RTP/AVP 96\n",
+        "list.asx": f'<ASX version="3.0"><ENTRY><REF HREF="{address}"/></ENTRY></ASX>',
+    }
+    file = Path(name if name != "http:" else address)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(playlists.get(name, f"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{address}\n"))
+    with pytest.raises(PhotoError, match="no video that can be read"):
+        next(read_frames(name if name != "http:" else address))
+    assert not is_called(listener)
+
+
+@pytest.mark.parametrize("scheme", ["file", "concat", "data", "subfile", "pipe", "x"])
+def test_only_addresses_of_streams_are_called(tmp_path: Path, scheme: str, video: Path) -> None:
+    with pytest.raises(PhotoError, match="no such file"):
+        next(read_frames(f"{scheme}://{video}"))
+
+
+def test_a_stream_is_read_once(tmp_path: Path, listener: socket.socket) -> None:
+    address = f"HTTP://127.0.0.1:{listener.getsockname()[1]}/a.mp4"
+    said = facepipe("video", address, "--annotate", tmp_path / "a.mp4", "--gallery", tmp_path)
+    assert (said.code, "it needs a file" in said.err) == (2, True)
+    assert not is_called(listener)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="FILE|INDEX")
+@click.argument("source", metavar="FILE|INDEX|ADDRESS")
 @click.option("--every", type=float, default=0.2, show_default=True, metavar="S", help="Look this often.")
 @click.option("--seconds", type=float, metavar="S", help="Stop after so much; webcams otherwise at Ctrl-C.")
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
@@ -41,7 +41,9 @@ def video(
     force: bool,
     gallery_path: Path,
 ) -> None:
-    """Say who is in a video FILE, or before the webcam of number INDEX, and when.
+    """Say who is in a video FILE, before the webcam of number INDEX or in the stream at ADDRESS, and when.
+
+    An ADDRESS, such as rtsp://camera/1, is read from the network; a FILE never causes a connection.
 
     Prints a timeline: each person's or stranger's appearance with its first and last second. After Ctrl-C it
     holds what was seen until then.
@@ -49,12 +51,12 @@ def video(
     from facepipe.outputs import require_place
     from facepipe.products import VIDEO
     from facepipe.tracking import VideoOptions
-    from facepipe.video import is_cut_off, require_target
+    from facepipe.video import is_cut_off, is_stream, require_target
 
     if bom and not as_csv:
         raise click.UsageError("--bom goes with --csv.")
     webcam = source.isdecimal() and not Path(source).exists()
-    if annotate and webcam:
+    if annotate and (webcam or is_stream(source)):
         raise click.UsageError("--annotate reads the video a second time: it needs a file.")
     if annotate:
         require_target(source, annotate)
