@@ -165,7 +165,7 @@ CASES: dict[str, tuple[str, int, str]] = {
     "remove nobody": ("gallery remove Nobody --gallery g", FAILURE, "nobody is named 'Nobody'"),
     "rename nobody": ("gallery rename Nobody X --gallery g", FAILURE, "nobody is named 'Nobody'"),
     "merge with oneself": ("gallery merge Her Her --gallery g", FAILURE, "into the same person"),
-    "export into a file": ("gallery export file/x.zip --gallery g", FAILURE, "file/x.zip"),
+    "export into a file": ("gallery export file/x.zip --gallery g", FAILURE, "file: can't make this folder"),
     "export onto a folder": ("gallery export people --gallery g", FAILURE, "people"),
     "export into itself": ("gallery export g/x.zip --gallery g", FAILURE, "the gallery's own folder"),
     "import what is no archive": ("gallery import file --gallery g", FAILURE, "not a gallery archive"),
