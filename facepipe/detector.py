@@ -17,11 +17,20 @@ from facepipe.images import scaled_down
 from facepipe.photo_input import Photo, as_rgb
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
 from facepipe.retinaface.suppression import agreed_faces, best_faces
-from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from facepipe.runtime import (
+    Network,
+    RuntimeChoice,
+    choose_runtime,
+    open_network,
+    require_shapes,
+    to_planes,
+)
 from weights.card import AnchorSpec, WeightCard
 from weights.registry import DEFAULT_DETECTOR, load_card
 
 _PAD_TO = 32
+_COLUMNS = (4, 2, 10)
+"""Of the network's outputs: a box, the probabilities of background and face, five points."""
 _COARSER_BY = 4
 _COARSEST_LONG_SIDE = 448
 """A photo longer than this is also looked at in quarter size: its faces may exceed the largest anchor."""
@@ -198,8 +207,10 @@ class FaceDetector:
             planes[:, rows:] = 0
             planes[:, :rows, columns:] = 0
             to_planes(level.image, self.card.input, planes)
-        boxes, probabilities, landmarks = self._network.run(batch)
         anchors = make_anchors(width, height, self._anchors)
+        outputs = self._network.run(batch)
+        require_shapes(self.card, outputs, [(len(group), len(anchors), columns) for columns in _COLUMNS])
+        boxes, probabilities, landmarks = outputs
         return [
             self._decode(boxes[i], probabilities[i, :, 1], landmarks[i], anchors) for i in range(len(group))
         ]
@@ -211,6 +222,8 @@ class FaceDetector:
         if len(likely) > _MOST_CANDIDATES:
             best = np.argpartition(scores[likely], -_MOST_CANDIDATES)[-_MOST_CANDIDATES:]
             likely = likely[np.sort(best)]
+        if not (np.isfinite(boxes[likely]).all() and np.isfinite(landmarks[likely]).all()):
+            raise WeightsError(f"{self.card.name}: the network gives boxes that are not finite")
         variances = self._anchors.variances
         return Faces(
             decode_boxes(boxes[likely], anchors[likely], variances),

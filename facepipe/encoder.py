@@ -6,11 +6,18 @@ from typing import Self
 
 import numpy as np
 
-from facepipe.align import align_faces
+from facepipe.align import TEMPLATES, align_faces
 from facepipe.errors import WeightsError
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.photo_input import Photo
-from facepipe.runtime import Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from facepipe.runtime import (
+    Network,
+    RuntimeChoice,
+    choose_runtime,
+    open_network,
+    require_shapes,
+    to_planes,
+)
 from weights.card import EmbeddingSpec, WeightCard
 from weights.registry import DEFAULT_ENCODER, load_card
 
@@ -29,6 +36,11 @@ class FaceEncoder:
     def __init__(self, network: Network, card: WeightCard) -> None:
         if card.kind != "encoder" or card.embedding is None or card.input.size_px is None:
             raise WeightsError(f"{card.name} is not an encoder with a fixed input size")
+        if card.embedding.alignment not in TEMPLATES:
+            raise WeightsError(
+                f"{card.name}: its card names an alignment that is not known, {card.embedding.alignment!r}; "
+                f"known are {', '.join(TEMPLATES)}"
+            )
         self._network, self.card = network, card
         self.embedding: EmbeddingSpec = card.embedding
         self.input_size_px: int = card.input.size_px
@@ -74,10 +86,8 @@ class FaceEncoder:
         return vectors
 
     def _run(self, batch: FloatArray) -> FloatArray:
-        (vectors,) = self._network.run(batch)
-        if vectors.shape != (len(batch), self.embedding.dimensions):
-            raise WeightsError(
-                f"{self.card.name}: the card says {self.embedding.dimensions} dimensions, "
-                f"the network gives {vectors.shape[-1]}"
-            )
-        return vectors
+        outputs = self._network.run(batch)
+        require_shapes(self.card, outputs, [(len(batch), self.embedding.dimensions)])
+        if not np.isfinite(outputs[0]).all():
+            raise WeightsError(f"{self.card.name}: the network gives vectors that are not finite")
+        return outputs[0]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import onnxruntime
     import openvino
 
+_FATAL = 4
 _TELEMETRY_VARIABLE = "ORT_DISABLE_TELEMETRY"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
 """Read by torch, FAISS and NumPy's BLAS, and by OpenCV."""
@@ -40,7 +41,7 @@ def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxru
     """Open a session of ONNX Runtime on the CPU; the only place that imports it.
 
     Args:
-        model: An ONNX file's content.
+        model: An ONNX file's content, checked by `weights.onnx_file.require_self_contained`.
         threads: Within one operation.
         spinning: Whether threads without work wait by spinning, which is faster where nothing else computes.
 
@@ -53,7 +54,11 @@ def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxru
         onnxruntime.disable_telemetry_events()  # on Windows, and where others imported it before facepipe
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    # Failures are raised as well: they are told once, in one line.
+    options.log_severity_level = _FATAL
+    onnxruntime.set_default_logger_severity(_FATAL)
+    # Left to itself it takes its own format, too, whose files nobody has checked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

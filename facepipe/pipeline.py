@@ -15,7 +15,7 @@ import numpy.typing as npt
 from facepipe.align import align_faces, alignable
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError
+from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
 from facepipe.paths import AnyPath, each_path
@@ -368,6 +368,13 @@ def card_identity(card: WeightCard) -> EncoderIdentity:
     try:
         impostors = ImpostorModel.from_dict(embedding.impostors) if embedding.impostors else None
     except DataError as error:
-        raise WeightsError(f"card of {card.name}: {error}: install the weight again") from error
+        raise WeightsError(f"card of {card.name}: {one_line(error)}: install the weight again") from error
     threshold_l2 = embedding.threshold_l2 or 0.0
-    return EncoderIdentity(card.name, card.fingerprint, embedding.dimensions, threshold_l2, impostors)
+    return EncoderIdentity(
+        card.name,
+        card.fingerprint,
+        embedding.dimensions,
+        threshold_l2,
+        impostors,
+        card.earlier_fingerprint,
+    )

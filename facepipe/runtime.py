@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import BytesIO
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import cv2
 import numpy as np
 
 from facepipe.counting import counted
 from facepipe.environment import onnx_session, openvino_core
-from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError
+from facepipe.errors import DeviceError, MissingExtraError, UsageError, WeightsError, one_line
 from facepipe.faces import FloatArray, UInt8Array
 from facepipe.forks import never_free, watch_forks
 from facepipe.processors import compute_threads
-from weights.card import InputSpec
+from weights.card import InputSpec, WeightCard
 from weights.registry import Weight
 
 if TYPE_CHECKING:
@@ -58,7 +58,11 @@ class Network(Protocol):
     """
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
-        """The outputs in the network's own order."""
+        """The outputs in the network's own order.
+
+        Raises:
+            WeightsError: The network can't compute them for such a batch, or not in the memory there is.
+        """
 
 
 def choose_runtime(
@@ -163,12 +167,16 @@ class OnnxNetwork:
         try:
             self._session = onnx_session(model, threads)
         except Exception as error:  # each failure has a class of its own, without a common root
-            raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {error}") from error
-        self._input: str = self._session.get_inputs()[0].name
+            reason = one_line(error)
+            raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {reason}") from error
+        self._path, self._input = weight.onnx_path, _only_input(weight, self._session.get_inputs()).name
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`."""
-        return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
+        try:
+            return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
+        except Exception as error:  # as when it is loaded
+            raise WeightsError(f"{self._path}: ONNX Runtime can't run it: {one_line(error)}") from error
 
 
 class OpenVinoNetwork:
@@ -192,7 +200,10 @@ class OpenVinoNetwork:
             core = openvino_core()
             self._compiled = core.compile_model(core.read_model(BytesIO(model)), "CPU", settings)
         except RuntimeError as error:
-            raise WeightsError(f"{weight.onnx_path}: OpenVINO can't load it: {error}") from error
+            reason = one_line(error)
+            raise WeightsError(f"{weight.onnx_path}: OpenVINO can't load it: {reason}") from error
+        _only_input(weight, self._compiled.inputs)
+        self._path = weight.onnx_path
         self._idle: list[openvino.InferRequest] = []  # each serves one call at a time
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
@@ -201,7 +212,10 @@ class OpenVinoNetwork:
             request = self._idle.pop()
         except IndexError:
             request = self._compiled.create_infer_request()
-        results = request.infer([batch], share_inputs=True, share_outputs=False)
+        try:
+            results = request.infer([batch], share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise WeightsError(f"{self._path}: OpenVINO can't run it: {one_line(error)}") from error
         outputs = [results[output] for output in self._compiled.outputs]
         self._idle.append(request)
         return outputs
@@ -228,6 +242,30 @@ class TorchNetwork:
             outputs = self._module(torch.from_numpy(batch).to(self._device))
         many = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.float().cpu().numpy() for output in many]
+
+
+def _only_input(weight: Weight, inputs: Sequence[Any]) -> Any:
+    if len(inputs) != 1:
+        raise WeightsError(f"{weight.onnx_path}: expected a network of one input, got {len(inputs)}")
+    return inputs[0]
+
+
+def require_shapes(card: WeightCard, outputs: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Check that a network's outputs are float arrays of these shapes.
+
+    Raises:
+        WeightsError: There are more or fewer, or of another form.
+    """
+    found = [getattr(output, "shape", ()) for output in outputs]  # a sequence or a map has none
+    if found != list(shapes) or not all(output.dtype == np.float32 for output in outputs):
+        raise WeightsError(
+            f"{card.name}: by its card the network gives float32 of {_listed(shapes)}, "
+            f"but it gives {_listed(found)}"
+        )
+
+
+def _listed(shapes: Sequence[tuple[int, ...]]) -> str:
+    return one_line(", ".join(map(str, shapes)) or "nothing", 200)
 
 
 def to_planes(image: UInt8Array, spec: InputSpec, out: FloatArray) -> None:

@@ -110,6 +110,8 @@ class Gallery:
             )
         gallery = cls(path, store, encoder)
         try:
+            if encoder is not None:
+                store.bind_to(encoder)
             if store.was_older:
                 with store.changing():
                     gallery._index.forget_file()  # Of an older format.

@@ -39,6 +39,8 @@ class EncoderIdentity:
         threshold_l2: Default largest Euclidean distance at which a face is named; 0: not measured.
         impostors: How near strangers come, so that the default can depend on the gallery's size; None: not
             measured. Galleries don't store it: what the encoder's card says today goes.
+        earlier_fingerprint: Of the same encoder, in galleries that are older than its `fingerprint`; None:
+            there is no other.
     """
 
     name: str
@@ -46,6 +48,7 @@ class EncoderIdentity:
     dimensions: int
     threshold_l2: float
     impostors: ImpostorModel | None = None
+    earlier_fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.fingerprint or self.dimensions < 1:
@@ -54,7 +57,10 @@ class EncoderIdentity:
 
     def makes_same_vectors_as(self, other: EncoderIdentity) -> bool:
         """Whether vectors of both may be compared."""
-        return (self.fingerprint, self.dimensions) == (other.fingerprint, other.dimensions)
+        return self.dimensions == other.dimensions and (
+            self.fingerprint in (other.fingerprint, other.earlier_fingerprint)
+            or self.earlier_fingerprint == other.fingerprint
+        )
 
     def default_threshold_l2(self, templates: int, people: int) -> float:
         """Largest distance at which a face is named in a gallery of this size; 0: none was measured.

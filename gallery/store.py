@@ -185,6 +185,15 @@ class Store:
         except (TypeError, FacepipeError) as error:  # TypeError: there is no row, or a value of another kind.
             raise DamagedDatabaseError(f"{self._file}: {DAMAGED}") from error
 
+    def bind_to(self, encoder: EncoderIdentity) -> None:
+        """Take the fingerprint of an encoder that makes the same vectors, where the earlier one is stored."""
+        if self.read_only or self.encoder.fingerprint == encoder.fingerprint:
+            return
+        with self.changing():
+            self._sql.execute("UPDATE meta SET encoder_fingerprint = ?", (encoder.fingerprint,))
+            self._sql.execute(f"UPDATE meta SET checksum = row_checksum({CHECKED_COLUMNS['meta']})")
+        self.encoder = replace(self.encoder, fingerprint=encoder.fingerprint)
+
     def _warn_of_unusable_thresholds(self) -> None:
         """Earlier versions stored thresholds beyond every distance, which would name any face."""
         count = self._value(

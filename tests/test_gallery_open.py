@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, templates
 
 from facepipe.errors import GalleryError
 from gallery import EncoderIdentity, Gallery
+from gallery.repair import verify
 from gallery.store import Store
 
 
@@ -48,6 +50,27 @@ def test_the_encoder_given_brings_its_own_threshold_and_name(tmp_path: Path) -> 
     recalibrated = EncoderIdentity("round v2", ENCODER.fingerprint, 128, 0.8)
     with Gallery.open(tmp_path / "g", recalibrated) as gallery:
         assert gallery.encoder == recalibrated
+
+
+EARLIER = EncoderIdentity("round", "00000000deadbeef", 128, 1.0)
+NOW = replace(ENCODER, earlier_fingerprint=EARLIER.fingerprint)
+
+
+def test_a_gallery_of_the_earlier_fingerprint_opens_and_takes_the_new_one(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "g", EARLIER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 1)))
+        gallery.export_archive(tmp_path / "earlier.zip")
+    with Gallery.open(tmp_path / "g", NOW) as gallery:
+        assert [match.name for match in gallery.match(person_vectors(1, 1))] == ["Ada"]
+        gallery.import_archive(tmp_path / "earlier.zip")
+    assert verify(tmp_path / "g") == ()
+    with Gallery.open(tmp_path / "g") as gallery:
+        assert gallery.encoder.fingerprint == NOW.fingerprint
+    exchanged = replace(
+        OTHER_ENCODER, earlier_fingerprint=EARLIER.fingerprint
+    )  # Other files, same parameters.
+    with pytest.raises(GalleryError, match="can't be compared"):
+        Gallery.open(tmp_path / "g", exchanged)
 
 
 def test_without_an_encoder_people_are_managed_but_not_matched(tmp_path: Path) -> None:

@@ -176,8 +176,9 @@ def copied(folder: Path, onnx: bytes | None) -> Weight:
 
 CANT_RUN: dict[str, tuple[bytes | None, str]] = {
     "no ONNX file": (None, "other has no ONNX file: run it with --runtime torch"),
-    "not ONNX": (b"neither protobuf nor anything", r"other\.onnx: ONNX Runtime can't load it"),
-    "empty": (b"", r"other\.onnx: ONNX Runtime can't load it"),
+    "not ONNX": (b"neither protobuf nor anything", r"other\.onnx: not a readable ONNX file"),
+    "empty": (b"", r"other\.onnx: not a readable ONNX file"),
+    "nothing": (b"\x08\x08\x3a\x00", r"other\.onnx: ONNX Runtime can't load it"),
 }
 
 

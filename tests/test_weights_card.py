@@ -13,7 +13,7 @@ import pytest
 
 from facepipe.errors import WeightsError
 from weights.card import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.registry import read_card
+from weights.registry import read_card, shipped_folder
 
 DETECTOR = WeightCard(
     name="some_detector",
@@ -59,6 +59,13 @@ def _with(value: Any, *path: str) -> Callable[[Raw], None]:
     return change
 
 
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 DETECTOR_MISTAKES = {
     **{
         f"no {'.'.join(path)}": (_without(*path), path[-1])
@@ -96,9 +103,12 @@ DETECTOR_MISTAKES = {
     "mean of words": (_with(["a", "b", "c"], "input", "mean"), "input.mean"),
     "mean is a number": (_with(1, "input", "mean"), "input.mean"),
     "mean is not finite": (_with([0, 0, float("inf")], "input", "mean"), "mean"),
+    "mean beyond float32": (_with([1e300, 0, 0], "input", "mean"), "mean"),
     "std is zero": (_with([1, 0, 1], "input", "std"), "std"),
+    "std is next to zero": (_with([1, 1e-300, 1], "input", "std"), "std"),
     "std overflows": (_with([1, 10**400, 1], "input", "std"), "too large"),
     "size is a fraction": (_with(112.5, "input", "size_px"), "size_px"),
+    "size is huge": (_with(100_000, "input", "size_px"), "size_px from 1 to 1024"),
     "size is negative": (_with(-1, "input", "size_px"), "size_px"),
     "size is a boolean": (_with(True, "input", "size_px"), "size_px"),
     "file leaves the folder": (_with("../x.safetensors", "parameters", "name"), "../x.safetensors"),
@@ -110,10 +120,16 @@ DETECTOR_MISTAKES = {
     "anchors flat": (_with([16, 32], "anchors", "sizes_px"), "sizes_px"),
     "anchors for two strides": (_with([[16], [32]], "anchors", "sizes_px"), "3 strides"),
     "a stride without anchors": (_with([[16], [], [64]], "anchors", "sizes_px"), "3 strides"),
+    "anchors beyond numbers": (_with([[16], [32], [10**40]], "anchors", "sizes_px"), "anchor sizes"),
+    "anchors by the thousand": (_with([[16] * 5000, [32], [64]], "anchors", "sizes_px"), "up to 16"),
+    "strides by the thousand": (_with([8] * 5000, "anchors", "strides_px"), "up to 8 strides"),
     "stride zero": (_with([8, 0, 32], "anchors", "strides_px"), "strides"),
     "one variance": (_with([0.1], "anchors", "variances"), "variances"),
     "variance is not a number": (_with([0.1, float("nan")], "anchors", "variances"), "variances"),
     "licence is a list": (_with([], "licence"), "licence"),
+    "training is nested": (_with({"a": nested(600)}, "training"), "nested more than 20 deep"),
+    "training is no unicode": (_with({"a": "\ud800"}, "training"), "surrogates not allowed"),
+    "unknown fields without end": (lambda raw: raw.update({f"x{i}\n": 0 for i in range(5000)}), "unknown"),
     "training is text": (_with("two hours", "training"), "training"),
     "measured is a list": (_with([], "measured"), "measured"),
     "limits is null": (_with(None, "limits"), "limits"),
@@ -123,6 +139,7 @@ ENCODER_MISTAKES = {
     "no dimensions": (_without("embedding", "dimensions"), "dimensions"),
     "no alignment": (_without("embedding", "alignment"), "alignment"),
     "no dimension at all": (_with(0, "embedding", "dimensions"), "dimensions"),
+    "dimensions without end": (_with(10**9, "embedding", "dimensions"), "dimensions from 1 to 65536"),
     "dimensions in words": (_with("128", "embedding", "dimensions"), "dimensions"),
     "flip average in words": (_with("yes", "embedding", "flip_average"), "embedding.flip_average"),
     "flip average is null": (_with(None, "embedding", "flip_average"), "embedding.flip_average"),
@@ -188,6 +205,8 @@ def test_a_wrong_card_is_refused_and_named(
         read_card(path)
     assert str(path) in str(caught.value)
     assert told in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(
@@ -202,8 +221,9 @@ def test_a_wrong_card_is_refused_and_named(
         b"<!DOCTYPE html>",
         b"[" * 100_000,
         b'{"a":' + b"9" * 5000 + b"}",
+        b" " * (1 << 20) + b"{}",
     ],
-    ids=["empty", "cut", "list", "null", "text", "not utf-8", "html", "deep", "long number"],
+    ids=["empty", "cut", "list", "null", "text", "not utf-8", "html", "deep", "long number", "large"],
 )
 def test_what_is_no_card_is_refused_and_named(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "some.json"
@@ -216,12 +236,13 @@ def test_what_is_no_card_is_refused_and_named(content: bytes, tmp_path: Path) ->
     "changed",
     [
         replace(ENCODER, parameters=WeightFile("some_encoder.safetensors", "c" * 64)),
+        replace(ENCODER, onnx=WeightFile("some_encoder.onnx", "c" * 64)),
         replace(ENCODER, input=replace(ENCODER.input, channels="bgr")),
         replace(ENCODER, input=replace(ENCODER.input, mean=(0.0, 0.0, 0.0))),
         replace(ENCODER, embedding=EmbeddingSpec(128, "another_template")),
         replace(ENCODER, embedding=replace(FIVE_POINTS, flip_average=True)),
     ],
-    ids=["parameters", "channels", "mean", "alignment", "flip average"],
+    ids=["parameters", "onnx", "channels", "mean", "alignment", "flip average"],
 )
 def test_the_fingerprint_changes_with_the_numbers(changed: WeightCard) -> None:
     assert changed.fingerprint != ENCODER.fingerprint
@@ -231,3 +252,33 @@ def test_the_fingerprint_does_not_change_with_the_words() -> None:
     words = replace(ENCODER, licence="MIT", limits="none known", measured={"lfw": 0.97})
     assert words.fingerprint == ENCODER.fingerprint
     assert WeightCard.from_json(ENCODER.to_json()).fingerprint == ENCODER.fingerprint
+
+
+BEFORE = {
+    "facenet_mobilefacenet_128": "c341885ea49a1d1f",
+    "facenet_mobilenetv1_128": "7d078faec4502885",
+    "retinaface_mobilenet025": "a2b2cf5739b556c2",
+    "retinaface_mobilenet025_detail": "c77a75e9f4c19342",
+}
+
+
+@pytest.mark.parametrize(("name", "fingerprint"), BEFORE.items())
+def test_galleries_and_jobs_of_shipped_weights_stay_valid(name: str, fingerprint: str) -> None:
+    card = read_card(shipped_folder() / f"{name}.json").card
+    assert card.fingerprint == fingerprint
+    assert card.earlier_fingerprint is None
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_another_onnx_file_beside_shipped_parameters_is_another_encoder(name: str) -> None:
+    shipped = read_card(shipped_folder() / f"{name}.json").card
+    posing = replace(shipped, onnx=WeightFile(f"{name}.onnx", "c" * 64))
+    assert shipped.fingerprint not in (posing.fingerprint, posing.earlier_fingerprint)
+
+
+def test_the_earlier_fingerprint_leaves_out_the_onnx_file() -> None:
+    first = replace(ENCODER, onnx=WeightFile("some_encoder.onnx", "b" * 64))
+    second = replace(ENCODER, onnx=WeightFile("some_encoder.onnx", "c" * 64))
+    assert first.fingerprint != second.fingerprint
+    assert first.earlier_fingerprint == second.earlier_fingerprint == ENCODER.fingerprint
+    assert ENCODER.earlier_fingerprint is None

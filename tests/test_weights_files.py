@@ -18,7 +18,7 @@ from weights.published import PUBLISHED
 from weights.registry import Weight, check_new_name, list_weights, load_card
 from weights.storage import Parameters, read_onnx, read_parameters, verify, write_weight
 
-ONNX = b"the serving file"
+ONNX = b"\x08\x08\x3a\x00"  # The least that is a model: a version and a graph of nothing.
 PARAMETERS: Parameters = {
     "conv.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
     "conv.transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,

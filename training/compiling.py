@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from facepipe.errors import FacepipeError
+from facepipe.errors import FacepipeError, one_line
 
 _LOG = logging.getLogger("facepipe.training")
 
@@ -45,7 +45,7 @@ def compiles(step: Callable[[], object], module: nn.Module, device: torch.device
 
 
 def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)
     _LOG.warning(
         "torch.compile does not work here, so training is slower (install a C++ compiler, or say "
         "loop.compile=false): %s",

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from facepipe.environment import onnx_session
-from facepipe.errors import WeightsError
+from facepipe.errors import WeightsError, one_line
 from facepipe.faces import FloatArray
+from weights.onnx_file import require_self_contained
 
 Run = Callable[[FloatArray], Sequence[FloatArray]]
 """From a batch of images to the values asked for."""
@@ -46,14 +47,19 @@ def read_onnx(path: Path) -> Any:
     """The model.
 
     Raises:
-        WeightsError: The file can't be read.
+        WeightsError: The file can't be read, or keeps a part of the network elsewhere.
     """
     import onnx
 
     try:
-        return onnx.load(path)
+        model = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: can't read this file: {error}") from error
+    require_self_contained(model, path)
+    try:
+        return onnx.load_from_string(model)
     except Exception as error:  # protobuf's own, by version
-        raise WeightsError(f"{path}: not a readable ONNX file: {error}") from error
+        raise WeightsError(f"{path}: not a readable ONNX file: {one_line(error)}") from error
 
 
 def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:

@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from facepipe.errors import WeightsError
+from facepipe.errors import WeightsError, one_line
 
 Kind = Literal["detector", "encoder"]
 Channels = Literal["rgb", "bgr"]
 
+_SHIPPED_BEFORE = {
+    "c341885ea49a1d1f": "2ff477ac244145676a24f1f7191e928fa121ae451ebd1ff3ddccf375c096eb0e",
+    "7d078faec4502885": "454cd167cbb4b1d72a0865e05a21690b8e006b07a0b99bdf5d22ccfe59389af2",
+    "a2b2cf5739b556c2": "0161052a7ffed703ea68384be014979b2777220c6502fb31a50e636a0dc96a72",
+    "c77a75e9f4c19342": "5dfe3e925ab5e2f9f222e204bb47ca768e5dee660dc4d9624105f1b8c24d2228",
+}
+"""Fingerprints of the weights that shipped while the ONNX file did not count, and the sha256 of that file.
+
+Galleries and jobs hold these fingerprints, so they stay, for these very files."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+CARD_BYTES_MAX = 1 << 20
+_DEPTH_MAX = 20
+_SIDE_MAX_PX = 1024
+"""Of an encoder's input: a batch of 32 then takes 400 MB."""
+_PIXEL_MAX = 1e5
+_STD_MIN = 1e-3
+_DIMENSIONS_MAX = 1 << 16
+_LEVELS_MAX, _SIZES_MAX, _ANCHOR_MAX_PX = 8, 16, 1 << 16
 
 
 def check_name(name: str) -> str:
@@ -55,10 +73,12 @@ class InputSpec:
     size_px: int | None = None
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
-            raise WeightsError(f"expected finite mean and positive std, got {self.mean} and {self.std}")
-        if self.size_px is not None and self.size_px <= 0:
-            raise WeightsError(f"expected a positive size_px, got {self.size_px}")
+        if not all(abs(value) <= _PIXEL_MAX for value in self.mean):
+            raise WeightsError(f"expected mean from {-_PIXEL_MAX:g} to {_PIXEL_MAX:g}, got {self.mean}")
+        if not all(_STD_MIN <= value <= _PIXEL_MAX for value in self.std):
+            raise WeightsError(f"expected std from {_STD_MIN:g} to {_PIXEL_MAX:g}, got {self.std}")
+        if self.size_px is not None and not 0 < self.size_px <= _SIDE_MAX_PX:
+            raise WeightsError(f"expected size_px from 1 to {_SIDE_MAX_PX}, got {self.size_px}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +93,19 @@ class AnchorSpec:
     variances: tuple[float, float] = (0.1, 0.2)
 
     def __post_init__(self) -> None:
+        if len(self.strides_px) > _LEVELS_MAX or any(len(level) > _SIZES_MAX for level in self.sizes_px):
+            raise WeightsError(
+                f"expected up to {_SIZES_MAX} anchor sizes at each of up to {_LEVELS_MAX} strides"
+            )
         if len(self.sizes_px) != len(self.strides_px) or not all(self.sizes_px):
             raise WeightsError(
                 f"expected anchor sizes for each of {len(self.strides_px)} strides, got {self.sizes_px}"
             )
         values = (*self.strides_px, *self.variances, *(side for level in self.sizes_px for side in level))
-        if not all(0 < value < math.inf for value in values):
-            raise WeightsError(f"expected positive anchor sizes, strides and variances, got {values}")
+        if not all(0 < value <= _ANCHOR_MAX_PX for value in values):
+            raise WeightsError(
+                f"expected anchor sizes, strides and variances from 0 to {_ANCHOR_MAX_PX}, got {values}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +130,8 @@ class EmbeddingSpec:
     impostors: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.dimensions <= 0:
-            raise WeightsError(f"expected positive dimensions, got {self.dimensions}")
+        if not 0 < self.dimensions <= _DIMENSIONS_MAX:
+            raise WeightsError(f"expected dimensions from 1 to {_DIMENSIONS_MAX}, got {self.dimensions}")
         if self.threshold_l2 is not None and not 0 < self.threshold_l2 <= 2:
             raise WeightsError(
                 f"expected threshold_l2 in (0, 2], the range of unit vectors, got {self.threshold_l2}"
@@ -168,13 +194,22 @@ class WeightCard:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever the numbers coming out would: parameters or preprocessing."""
+        """16 hex digits that change whenever the numbers coming out would: with files or preprocessing."""
+        without_onnx = self._fingerprint_of(self.parameters.sha256)
+        if self.onnx is None or _SHIPPED_BEFORE.get(without_onnx) == self.onnx.sha256:
+            return without_onnx
+        return self._fingerprint_of([self.parameters.sha256, self.onnx.sha256])
+
+    @property
+    def earlier_fingerprint(self) -> str | None:
+        """The fingerprint of versions that left out the ONNX file; None: the same, or a shipped weight's."""
+        without_onnx = self._fingerprint_of(self.parameters.sha256)
+        known = without_onnx == self.fingerprint or without_onnx in _SHIPPED_BEFORE
+        return None if known else without_onnx
+
+    def _fingerprint_of(self, files: Any) -> str:
         embedding = self.embedding and [self.embedding.alignment, self.embedding.flip_average]
-        meaning = [
-            self.parameters.sha256,
-            asdict(self.input),
-            asdict(self.anchors) if self.anchors else embedding,
-        ]
+        meaning = [files, asdict(self.input), asdict(self.anchors) if self.anchors else embedding]
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
@@ -189,9 +224,28 @@ class WeightCard:
             WeightsError: Not JSON, or a field is missing, unknown or of the wrong form; names `source`.
         """
         try:
-            return cls(**_card_fields(json.loads(text)))
+            raw = json.loads(text)
+            _require_plain(raw)
+            return cls(**_card_fields(raw))
         except (ValueError, TypeError, OverflowError, RecursionError, WeightsError) as error:
-            raise WeightsError(f"{source}: not a facepipe weight card: {error}") from error
+            raise WeightsError(f"{source}: not a facepipe weight card: {one_line(error)}") from error
+
+
+def _require_plain(raw: Any) -> None:
+    """Refuse what can't be written again: text that is no Unicode, and nesting beyond Python's own depth."""
+    level, depth = [raw], 0
+    while level:
+        if depth > _DEPTH_MAX:
+            raise ValueError(f"it is nested more than {_DEPTH_MAX} deep")
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                below += [*value, *value.values()]
+            elif isinstance(value, list):
+                below += value
+            elif isinstance(value, str):
+                value.encode()
+        level, depth = below, depth + 1
 
 
 def _card_fields(raw: Any) -> dict[str, Any]:
@@ -267,7 +321,7 @@ def _check_fields(raw: Any, where: str, required: tuple[str, ...], optional: tup
     if missing := [name for name in required if name not in raw]:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     if unknown := [name for name in raw if name not in required + optional]:
-        raise ValueError(f"{where} has unknown {', '.join(unknown)}")
+        raise ValueError(f"{where} has unknown {', '.join(map(repr, unknown))}")
 
 
 def _object(value: Any, where: str) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from facepipe.errors import UsageError, WeightsError
 from facepipe.home import expand_home, facepipe_home
-from weights.card import WeightCard, check_name
+from weights.card import CARD_BYTES_MAX, WeightCard, check_name
 from weights.published import PUBLISHED
 
 DEFAULT_DETECTOR = "retinaface_mobilenet025_detail"
@@ -106,12 +106,20 @@ def read_card(path: Path) -> Weight:
             f"{path}: expected a weight's card, NAME.json (a .pth or .pt file is imported first)"
         )
     try:
-        card = WeightCard.from_json(path.read_text(encoding="utf-8"), source=path)
+        card = WeightCard.from_json(_read_text(path), source=path)
     except (OSError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path}: can't read this card: {error}") from error
     if card.name != path.stem:
         raise WeightsError(f"{path}: is the card of {card.name!r}; rename it to {card.name}.json")
     return Weight(card, path.parent)
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as stream:
+        data = stream.read(CARD_BYTES_MAX + 1)
+    if len(data) > CARD_BYTES_MAX:
+        raise WeightsError(f"{path}: larger than {CARD_BYTES_MAX} bytes: not a weight's card")
+    return data.decode()
 
 
 def check_new_name(name: str) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from facepipe.errors import WeightsError
 from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes, sync_folder, temporary_folder
 from weights.card import WeightCard, WeightFile
+from weights.onnx_file import require_self_contained
 from weights.registry import Weight, shipped_folder
 
 Parameters = dict[str, NDArray[Any]]
@@ -40,22 +41,25 @@ def read_onnx(weight: Weight) -> bytes:
     """The verified serving file, as bytes that ONNX Runtime takes.
 
     Raises:
-        WeightsError: This weight has none, or it is missing, or not the file that the card describes.
+        WeightsError: This weight has none, or it is missing, or not the file that the card describes, or one
+            that is not complete in itself (`require_self_contained`).
     """
     if weight.card.onnx is None:
         raise WeightsError(f"{weight.card.name} has no ONNX file: run it with --runtime torch")
-    return _read_verified(weight, weight.card.onnx)
+    model = _read_verified(weight, weight.card.onnx)
+    require_self_contained(model, weight.folder / weight.card.onnx.name)
+    return model
 
 
 def verify(weight: Weight) -> None:
     """Check every file of `weight` against its card.
 
     Raises:
-        WeightsError: The first file that is missing or differs; names it, both hashes, and the cure.
+        WeightsError: The first file that is missing, differs or may not be run; names it and the cure.
     """
-    for file in (weight.card.parameters, weight.card.onnx):
-        if file is not None:
-            _read_verified(weight, file)
+    _read_verified(weight, weight.card.parameters)
+    if weight.card.onnx is not None:
+        read_onnx(weight)
 
 
 def write_weight(
