@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import http.client
 import json
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from facepipe.errors import WeightsError
 from facepipe.files import SHARED_FILE_MODE, atomic_file, atomic_write_bytes
 from facepipe.home import facepipe_home
+from weights.connection import (
+    OFFLINE_CURE,
+    Deadline,
+    FetchOptions,
+    Progress,
+    TransientError,
+    page_cure,
+    receive,
+)
+from weights.legacy import require_checkpoint
 from weights.published import PUBLISHED, PublishedWeight
 from weights.registry import offline_folder
 
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and the bytes that there will be (None: the server didn't say)."""
-
 _CHUNK_BYTES = 1 << 16
-_HTML_BEGINNINGS = (b"<!doctype", b"<html", b"<?xml")
-_WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
-_OFFLINE_CURE = "or put the file into a folder and name that folder in FACEPIPE_OFFLINE_WEIGHTS"
-
-
-@dataclass(frozen=True, slots=True)
-class FetchOptions:
-    """How patient a download is.
-
-    Attributes:
-        timeout_s: Longest silence of the server, in seconds.
-        retries: Further attempts after the first one is cut off or the server is out of order.
-        first_wait_s: Pause before the first retry, in seconds; each later one is twice as long.
-        max_bytes: A larger file is refused.
-    """
-
-    timeout_s: float = 30.0
-    retries: int = 3
-    first_wait_s: float = 1.0
-    max_bytes: int = 1 << 30
+_PAGE_BEGINNINGS = (b"<!doctype", b"<html", b"<?xml", b"{", b"[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +81,7 @@ def fetch(
     origin: Literal["existing", "offline", "network"]
     if target.exists():
         origin, sha256 = "existing", _hash_chunks(_read_chunks(target))
-        _check_hash(target, sha256, expected)
+        _check_file(target, sha256, expected, str(target))
     elif offline is not None:
         origin, sha256 = "offline", _save(_read_chunks(offline), target, str(offline), expected)
     else:
@@ -113,10 +97,6 @@ class _Expected:
 
     sha256: str | None
     cure: str
-
-
-class _TransientError(Exception):
-    """The connection or the server failed in a way that may pass."""
 
 
 def _find(name: str) -> PublishedWeight:
@@ -144,66 +124,19 @@ def _offline_file(weight: PublishedWeight) -> Path | None:
 def _download(
     url: str, target: Path, expected: _Expected, options: FetchOptions, progress: Progress | None
 ) -> str:
-    for attempt in range(options.retries + 1):
-        if attempt:
-            time.sleep(options.first_wait_s * 2 ** (attempt - 1))
-        try:
-            return _save(_receive(url, options, progress), target, url, expected)
-        except _TransientError as error:
-            reason = error
+    with Deadline(options.total_s) as deadline:
+        for attempt in range(options.retries + 1):
+            if attempt:
+                time.sleep(options.first_wait_s * 2 ** (attempt - 1))
+                deadline.check(url)
+            try:
+                return _save(receive(url, options, deadline, progress), target, url, expected)
+            except TransientError as error:
+                reason = error
     raise WeightsError(
         f"{url}: {reason} (tried {options.retries + 1} times). Check the network and try again, "
-        f"{_OFFLINE_CURE}"
+        f"{OFFLINE_CURE}"
     ) from reason
-
-
-def _receive(url: str, options: FetchOptions, progress: Progress | None) -> Iterator[bytes]:
-    """The body of the answer; checks everything that the server says about it."""
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise WeightsError(f"{url}: expected an http or https address")
-    request = urllib.request.Request(url, headers={"User-Agent": "facepipe"})
-    try:
-        with urllib.request.urlopen(request, timeout=options.timeout_s) as response:
-            _check_redirect(url, response.url)
-            if response.headers.get_content_type() == "text/html":
-                raise WeightsError(f"{url}: the server sent a web page, not a weight file. {_page_cure(url)}")
-            yield from _counted(response, url, options.max_bytes, progress)
-    except urllib.error.HTTPError as error:
-        if error.code in _WORTH_A_RETRY:
-            raise _TransientError(f"the server answered HTTP {error.code} {error.reason}") from error
-        raise WeightsError(f"{url}: HTTP {error.code} {error.reason}. {_page_cure(url)}") from error
-    except urllib.error.URLError as error:
-        raise _TransientError(f"no connection ({error.reason})") from error
-    except (OSError, http.client.HTTPException) as error:
-        raise _TransientError(f"the connection broke off ({type(error).__name__}: {error})") from error
-
-
-def _check_redirect(asked: str, answered: str) -> None:
-    """Refuse an answer that came over plain http after an https address was asked for.
-
-    Raises:
-        WeightsError: The redirection left https.
-    """
-    if asked.startswith("https:") and not answered.startswith("https:"):
-        raise WeightsError(f"{asked}: redirects to {answered}, which anyone on the way could change")
-
-
-def _counted(
-    response: http.client.HTTPResponse, url: str, max_bytes: int, progress: Progress | None
-) -> Iterator[bytes]:
-    total, received = response.length, 0
-    too_large = WeightsError(f"{url}: larger than the limit of {max_bytes} bytes")
-    if total is not None and total > max_bytes:
-        raise too_large
-    while chunk := response.read(_CHUNK_BYTES):
-        received += len(chunk)
-        if received > max_bytes:
-            raise too_large
-        if progress is not None:
-            progress(received, total)
-        yield chunk
-    if total is not None and received < total:
-        raise _TransientError(f"the connection was cut after {received} of {total} bytes")
 
 
 def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expected) -> str:
@@ -212,7 +145,8 @@ def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expecte
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target, SHARED_FILE_MODE) as stream:
             sha256 = _hash_chunks(_written(_not_a_page(chunks, source), stream.write))
-            _check_hash(source, sha256, expected)
+            stream.flush()
+            _check_file(Path(stream.name), sha256, expected, source)
     except OSError as error:
         raise WeightsError(f"{target}: can't be written ({error}); choose another folder") from error
     return sha256
@@ -225,11 +159,11 @@ def _written(chunks: Iterable[bytes], write: Callable[[bytes], int]) -> Iterator
 
 
 def _not_a_page(chunks: Iterable[bytes], source: str) -> Iterator[bytes]:
-    """Servers and proxies answer 200 with an error page; it must not become a weight."""
+    """Servers and proxies answer 200 with an error page or message; it must not become a weight."""
     empty = True
     for chunk in chunks:
-        if empty and chunk.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_HTML_BEGINNINGS):
-            raise WeightsError(f"{source}: is a web page, not a weight file. {_page_cure(source)}")
+        if empty and chunk.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_BEGINNINGS):
+            raise WeightsError(f"{source}: is a web page, not a weight file. {page_cure(source)}")
         empty = False
         yield chunk
     if empty:
@@ -252,13 +186,12 @@ def _hash_chunks(chunks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def _check_hash(what: str | Path, sha256: str, expected: _Expected) -> None:
-    if expected.sha256 is not None and sha256 != expected.sha256:
-        raise WeightsError(f"{what}: sha256 is {sha256}, expected {expected.sha256}. {expected.cure}")
-
-
-def _page_cure(source: str) -> str:
-    return f"Open {source} in a browser to see what is wrong, {_OFFLINE_CURE}"
+def _check_file(file: Path, sha256: str, expected: _Expected, source: str) -> None:
+    """Compare the hash with the known one; where none is known, the file has to be what it claims to be."""
+    if expected.sha256 is None:
+        require_checkpoint(file, source)
+    elif sha256 != expected.sha256:
+        raise WeightsError(f"{source}: sha256 is {sha256}, expected {expected.sha256}. {expected.cure}")
 
 
 def _hashes_path() -> Path:

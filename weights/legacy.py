@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import io
+import os
+import pickletools
 import re
 import warnings
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from facepipe.errors import MissingExtraError, WeightsError
 
 if TYPE_CHECKING:
     import torch
+
+_OLDER_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""A pickle of torch's magic number."""
+_OLDER_PICKLES = 5
+"""Magic number, version, system, the object, and the keys of its values."""
+_OLDER_OPERATIONS_MAX = 1_000_000
 
 
 def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -28,6 +37,52 @@ def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     return _strip_module_prefix(_only_tensors(path, state))
+
+
+def require_checkpoint(path: Path, source: str) -> None:
+    """Check, without torch, that a file is a PyTorch checkpoint, and whole as far as its container shows.
+
+    Args:
+        path: The file.
+        source: Where it is from, for errors.
+
+    Raises:
+        WeightsError: It is none, or can't be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            older = stream.read(len(_OLDER_MAGIC)) == _OLDER_MAGIC
+            stream.seek(0)
+            whole = _is_older_form(stream) if older else _is_whole_zip(stream)
+    except OSError as error:
+        raise WeightsError(f"{source}: can't read this file: {error}") from error
+    except Exception:  # damaged bytes surface as whatever the reader stumbled on
+        whole = False
+    if not whole:
+        raise WeightsError(f"{source}: {_reason('')}")
+
+
+def _is_whole_zip(stream: BinaryIO) -> bool:
+    """Whether it holds torch's `data.pkl`, and nothing but what torch writes: stored, with the right CRC."""
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
+        size = stream.seek(0, os.SEEK_END)
+        if not stored or sum(member.file_size for member in members) > size:
+            return False  # unpacking it could take without end
+        has_tensors = any(member.filename.endswith("/data.pkl") for member in members)
+        return has_tensors and archive.testzip() is None
+
+
+def _is_older_form(stream: BinaryIO) -> bool:
+    """Whether values follow the five pickles that torch wrote before it took to zip; they are not run."""
+    operations = 0
+    for _ in range(_OLDER_PICKLES):
+        for _ in pickletools.genops(stream):
+            operations += 1
+            if operations > _OLDER_OPERATIONS_MAX:
+                return False
+    return bool(stream.read(1))
 
 
 def _load_without_code(path: Path) -> Any:

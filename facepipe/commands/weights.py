@@ -93,7 +93,11 @@ def weights_import(
 @click.argument("name")
 @click.option("--url", help="Another address of the same file.")
 def weights_fetch(name: str, url: str | None) -> None:
-    """Download a published checkpoint, to be imported."""
+    """Download a published checkpoint, to be imported.
+
+    Only a whole checkpoint is kept. Where the file's hash is not known, that of the first download is
+    remembered, and later ones must have it.
+    """
     from weights.download import fetch
 
     result = fetch(name, url=url)
