@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +20,7 @@ from facepipe.errors import UsageError, WeightsError
 from facepipe.home import facepipe_home
 from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
 from weights.published import PUBLISHED
-from weights.registry import Weight, check_new_name, list_weights, load_card
+from weights.registry import Weight, check_new_name, list_weights, load_card, read_card
 from weights.storage import Parameters, read_onnx, read_parameters, verify, write_weight
 
 ONNX = b"\x08\x08\x3a\x00"  # The least that is a model: a version and a graph of nothing.
@@ -244,6 +249,100 @@ def test_a_failed_write_leaves_the_old_weight(home: Path, monkeypatch: pytest.Mo
         write_weight(home / "weights", first.card, other, None, replace_existing=True)
     verify(load_card("mine"))
     assert len(list((home / "weights").iterdir())) == 3
+
+
+OTHER: Parameters = {"w": np.ones(3, dtype=np.float32)}
+OTHER_ONNX = ONNX + b"\x08\x09"  # The version again, another one.
+
+
+def test_replacing_again_and_again_leaves_one_weight(home: Path) -> None:
+    card = make(home / "weights").card
+    make(home / "weights", "mine-0123456789abcdef")
+    make(home / "weights", "mine.more")
+    for parameters, onnx in ((OTHER, ONNX), (PARAMETERS, OTHER_ONNX), (OTHER, None), (OTHER, OTHER_ONNX)):
+        written = write_weight(home / "weights", card, parameters, onnx, replace_existing=True)
+        assert load_card("mine") == written
+        for name in ("mine", "mine-0123456789abcdef", "mine.more"):
+            verify(load_card(name))
+        own = {path.name for path in written.folder.glob("mine[.-]*")} - {"mine.json"}
+        others = {f"mine{i}{suffix}" for i in ("-0123456789abcdef", ".more") for suffix in SUFFIXES}
+        named = {file.name for file in (written.card.parameters, written.card.onnx) if file}
+        assert own - others == named
+
+
+SUFFIXES = (".json", ".onnx", ".safetensors")
+
+
+def test_a_card_that_shares_files_keeps_them(home: Path) -> None:
+    first = make(home / "weights")
+    twin = replace(first.card, name="twin", limits="the same network, told otherwise")
+    (home / "weights" / "twin.json").write_text(twin.to_json())
+    write_weight(home / "weights", first.card, OTHER, OTHER_ONNX, replace_existing=True)
+    verify(load_card("twin"))
+
+
+def _dies_at(event_number: int, work: Callable[[], object]) -> bool:
+    """Whether a process that is killed when it touches the file system the nth time dies of it."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        count = 0
+
+        def count_events(event: str, _: object) -> None:
+            nonlocal count
+            if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.link", "os.truncate"):
+                count += 1
+                if count == event_number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(count_events)
+        with suppress(BaseException):
+            work()
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+@pytest.mark.parametrize(
+    ("parameters", "onnx"),
+    [(OTHER, OTHER_ONNX), (OTHER, None), (PARAMETERS, OTHER_ONNX), (OTHER, ONNX)],
+    ids=["both", "no ONNX any more", "another ONNX", "other parameters"],
+)
+def test_replacing_that_is_killed_leaves_a_usable_weight(
+    parameters: Parameters, onnx: bytes | None, tmp_path: Path
+) -> None:
+    old = make(tmp_path / "made").card
+    seen = set()
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        shutil.copytree(tmp_path / "made", folder)
+        killed = _dies_at(number, lambda: write_weight(folder, old, parameters, onnx, replace_existing=True))  # noqa: B023
+        weight = read_card(folder / "mine.json")
+        verify(weight)
+        seen.add(weight.card.parameters.sha256 == old.parameters.sha256 and weight.card.onnx == old.onnx)
+        again = write_weight(folder, old, parameters, onnx, replace_existing=True)
+        verify(again)
+        left = [path.name for path in folder.iterdir() if not path.name.endswith(".part")]
+        assert len(left) == (2 if onnx is None else 3)
+        if not killed:
+            break
+    assert number > 8
+    assert seen == {True, False}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that are forked")
+def test_a_first_weight_that_is_killed_is_no_weight_or_a_whole_one(tmp_path: Path) -> None:
+    for number in range(1, 200):
+        folder = tmp_path / str(number)
+        killed = _dies_at(number, lambda: make(folder))  # noqa: B023
+        if (folder / "mine.json").exists():
+            verify(read_card(folder / "mine.json"))
+            break
+        verify(make(folder))
+        assert killed
+    assert number > 4
 
 
 def test_what_can_not_be_written_is_refused(tmp_path: Path) -> None:

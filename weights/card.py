@@ -30,6 +30,8 @@ _SHIPPED_BEFORE = {
 Galleries and jobs hold these fingerprints, so they stay, for these very files."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
+"""Longer than a weight's name, of which it is made."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 CARD_BYTES_MAX = 1 << 20
@@ -43,7 +45,7 @@ _LEVELS_MAX, _SIZES_MAX, _ANCHOR_MAX_PX = 8, 16, 1 << 16
 
 
 def check_name(name: str) -> str:
-    """`name` itself, if it may name a weight or its file: it becomes part of a path and must stay in it.
+    """`name` itself, if it may name a weight: it becomes part of a path and must stay in it.
 
     Raises:
         WeightsError: Not 1 to 100 letters, digits, '.', '-' and '_', beginning with a letter or digit.
@@ -76,7 +78,7 @@ class InputSpec:
         if not all(abs(value) <= _PIXEL_MAX for value in self.mean):
             raise WeightsError(f"expected mean from {-_PIXEL_MAX:g} to {_PIXEL_MAX:g}, got {self.mean}")
         if not all(_STD_MIN <= value <= _PIXEL_MAX for value in self.std):
-            raise WeightsError(f"expected std from {_STD_MIN:g} to {_PIXEL_MAX:g}, got {self.std}")
+            raise WeightsError(f"expected positive std, from {_STD_MIN:g} to {_PIXEL_MAX:g}, got {self.std}")
         if self.size_px is not None and not 0 < self.size_px <= _SIDE_MAX_PX:
             raise WeightsError(f"expected size_px from 1 to {_SIDE_MAX_PX}, got {self.size_px}")
 
@@ -146,7 +148,10 @@ class WeightFile:
     sha256: str | None
 
     def __post_init__(self) -> None:
-        check_name(self.name)
+        if not _FILE_NAME.fullmatch(self.name):
+            raise WeightsError(
+                f"{self.name!r:.120} can't name a file of a weight: use letters, digits, '.', '-' and '_'"
+            )
         if self.sha256 is not None and not _SHA256.fullmatch(self.sha256):
             raise WeightsError(
                 f"expected a sha256 of 64 lower-case hex digits for {self.name}, got {self.sha256!r}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facepipe.errors import WeightsError
-from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes, sync_folder, temporary_folder
+from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes
 from weights.card import WeightCard, WeightFile
 from weights.onnx_file import require_self_contained
-from weights.registry import Weight, shipped_folder
+from weights.registry import Weight, read_card, shipped_folder
 
 Parameters = dict[str, NDArray[Any]]
 
@@ -72,8 +73,9 @@ def write_weight(
 ) -> Weight:
     """Write NAME.safetensors, NAME.onnx and NAME.json to `folder`, which is made if it is missing.
 
-    The file names and hashes in `card` are filled in. All is written before anything takes its final
-    name, the card last: until then the folder holds no new weight, and an old one stays.
+    The file names and hashes in `card` are filled in. The card comes last, and the files of a card that it
+    replaces stay as they are until then: whenever this is cut off, the folder holds the whole old weight or
+    the whole new one. So a file whose name the old card uses has a part of its hash in its name.
 
     Args:
         folder: Where to.
@@ -85,34 +87,55 @@ def write_weight(
     Raises:
         WeightsError: The name is taken, there is nothing to write, or the folder can't be written.
     """
-    names = (f"{card.name}.safetensors", f"{card.name}.onnx", f"{card.name}.json")
-    if (folder / names[2]).exists() and not replace_existing:
-        raise WeightsError(f"{folder / names[2]}: exists already; choose another name or ask to replace it")
+    card_path = folder / f"{card.name}.json"
+    if card_path.exists() and not replace_existing:
+        raise WeightsError(f"{card_path}: exists already; choose another name or ask to replace it")
+    old = _files_of(card_path)
     tensors = _to_safetensors(card.name, parameters)
     card = replace(
         card,
-        parameters=WeightFile(names[0], _sha256(tensors)),
-        onnx=None if onnx is None else WeightFile(names[1], _sha256(onnx)),
+        parameters=_new_file(card.name, ".safetensors", tensors, old),
+        onnx=None if onnx is None else _new_file(card.name, ".onnx", onnx, old),
     )
-    contents = {names[0]: tensors, names[1]: onnx, names[2]: card.to_json().encode()}
+    contents = {card.parameters: tensors} | ({card.onnx: onnx} if card.onnx and onnx is not None else {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_together(folder, {name: data for name, data in contents.items() if data is not None})
-        if onnx is None:
-            (folder / names[1]).unlink(missing_ok=True)
+        for file, data in contents.items():
+            atomic_write_bytes(folder / file.name, data, SHARED_FILE_MODE)
+        atomic_write_bytes(card_path, card.to_json().encode(), SHARED_FILE_MODE)
     except OSError as error:
         raise WeightsError(f"{folder}: can't write the weight {card.name}: {error}") from error
+    finally:
+        _remove_unused(folder, card.name)
     return Weight(card, folder)
 
 
-def _write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Stage every file before the first is renamed: a full disk or a kill leaves what was there before."""
-    with temporary_folder(folder) as staging:
-        for file_name, data in contents.items():
-            atomic_write_bytes(staging / file_name, data, SHARED_FILE_MODE)
-        for file_name in contents:
-            os.replace(staging / file_name, folder / file_name)
-            sync_folder(folder)
+def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
+    """The files that a card names; none where it can't be read."""
+    try:
+        card = read_card(card_path).card
+    except WeightsError:
+        return ()
+    return (card.parameters,) if card.onnx is None else (card.parameters, card.onnx)
+
+
+def _new_file(name: str, suffix: str, data: bytes, old: tuple[WeightFile, ...]) -> WeightFile:
+    """The file of these bytes, under a name that no other one of `old` has."""
+    sha256 = _sha256(data)
+    plain = WeightFile(f"{name}{suffix}", sha256)
+    taken = any(file.name == plain.name and file.sha256 != sha256 for file in old)
+    return WeightFile(f"{name}-{sha256[:16]}{suffix}", sha256) if taken else plain
+
+
+def _remove_unused(folder: Path, name: str) -> None:
+    """Remove the files that were written for a weight of this name and that no card names (any more)."""
+    ours = re.compile(rf"({re.escape(name)}(?:-[0-9a-f]{{16}})?)\.(?:safetensors|onnx)")
+    used = {file.name for path in folder.glob("*.json") for file in _files_of(path)}
+    for path in folder.glob(f"{name}*"):
+        match = ours.fullmatch(path.name)
+        if match and path.name not in used:
+            with suppress(OSError):  # it does no harm there
+                path.unlink()
 
 
 def _to_safetensors(name: str, parameters: Mapping[str, NDArray[Any]]) -> bytes:
