@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from facepipe.environment import onnx_session
-from facepipe.errors import MissingExtraError, UsageError, WeightsError
+from facepipe.errors import MissingExtraError, UsageError, WeightsError, one_line
 from facepipe.facenet import published as facenet_names
 from facepipe.networks import (
     COUNTER_SUFFIX,
@@ -28,7 +28,7 @@ from facepipe.networks import (
 from facepipe.processors import compute_threads
 from facepipe.retinaface import published as retinaface_names
 from weights.card import AnchorSpec, Channels, EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.legacy import read_legacy_checkpoint
+from weights.legacy import read_legacy_checkpoint, require_plain
 from weights.published import PUBLISHED, PublishedWeight
 from weights.registry import Weight, check_new_name, user_folder
 from weights.storage import write_weight
@@ -272,7 +272,7 @@ def _stored(network: nn.Module, half_storage: bool) -> dict[str, Tensor]:
 def _require_finite(parameters: Mapping[str, Tensor], source: str) -> None:
     for name, tensor in parameters.items():
         if not tensor.isfinite().all():
-            raise WeightsError(f"{source}: {name} has values that are not finite")
+            raise WeightsError(f"{source}: {one_line(name, 100)} has values that are not finite")
 
 
 def _read_checkpoint(file: Path) -> dict[str, Tensor]:
@@ -282,9 +282,11 @@ def _read_checkpoint(file: Path) -> dict[str, Tensor]:
     from safetensors.torch import load
 
     try:
-        return dict(load(file.read_bytes()))
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise WeightsError(f"{file}: can't read this safetensors file: {error}") from error
+        tensors = dict(load(file.read_bytes()))
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise WeightsError(f"{file}: can't read this safetensors file: {one_line(error)}") from error
+    require_plain(file, tensors)
+    return tensors
 
 
 def _recognise(

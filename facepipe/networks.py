@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from facepipe.errors import MissingExtraError, WeightsError
+from facepipe.errors import MissingExtraError, WeightsError, one_line
 from weights.card import WeightCard
 from weights.registry import Weight
 from weights.storage import read_parameters
@@ -77,7 +77,15 @@ def network_of_card(card: WeightCard, parameters: Mapping[str, Tensor], source: 
     Raises:
         WeightsError: They are not those of the card's architecture; names `source`.
     """
+    import torch
+
     dimensions = card.embedding.dimensions if card.embedding else None
+    try:
+        with torch.device("meta"):  # parameters that say how large the network is may be anybody's
+            layout = build_network(card.architecture, dimensions, parameters)
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"{source}: not a {card.architecture}'s parameters: {one_line(error)}") from error
+    _require_layout(layout, parameters, source)
     network = build_network(card.architecture, dimensions, parameters)
     load_parameters(network, parameters, source)
     return network
@@ -89,9 +97,13 @@ def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor], source
     Raises:
         WeightsError: A name is missing or unexpected, or a shape differs; names `source` and a few of them.
     """
+    _require_layout(network, parameters, source)
+    network.load_state_dict(dict(parameters), strict=False)
+
+
+def _require_layout(network: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
     if problem := layout_difference(network, parameters).describe():
         raise WeightsError(f"{source}: other parameters than the architecture has: {problem}")
-    network.load_state_dict(dict(parameters), strict=False)
 
 
 class LayoutDifference(NamedTuple):
@@ -122,7 +134,7 @@ def layout_difference(network: nn.Module, parameters: Mapping[str, Tensor]) -> L
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return one_line(", ".join(names[:3]) + (", ..." if len(names) > 3 else ""))
 
 
 class _Builders(NamedTuple):

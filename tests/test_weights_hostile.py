@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +23,11 @@ from facepipe.errors import FacepipeError, WeightsError
 from facepipe.faces import UInt8Array
 from facepipe.pipeline import card_identity
 from facepipe.runtime import RuntimeChoice
-from weights.card import WeightCard
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
+from weights.card import WeightCard, WeightFile
+from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card, read_card
 from weights.storage import write_weight
 
+ONNX = b"\x08\x08\x3a\x00"
 CPU = RuntimeChoice("onnx", "cpu", 1)
 PHOTO = np.zeros((64, 96, 3), np.uint8)
 CROPS = np.zeros((2, 112, 112, 3), np.uint8)
@@ -211,3 +214,67 @@ def test_any_anchors_are_refused_or_need_little(side: int, place: tuple[Any, ...
     raw = CARDS[1] | {"anchors": replaced(CARDS[1]["anchors"], place, value)}
     with pytest.raises(WeightsError):
         FaceDetector(Silent(), WeightCard.from_json(json.dumps(raw))).detect(np.zeros((side, 9, 3), np.uint8))
+
+
+# Parameters
+
+
+def safetensors_file(header: Any, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(kind: str, *shape: int, end: int = 0) -> Any:
+    return {"dtype": kind, "shape": list(shape), "data_offsets": [0, end]}
+
+
+SAFETENSORS = {
+    "no header": b"",
+    "a header without end": struct.pack("<Q", 1 << 60) + b"{}",
+    "nested": struct.pack("<Q", 20_000) + b"[" * 20_000,
+    "numbers as metadata": safetensors_file({"__metadata__": {"a": 1}}),
+    "bfloat16": safetensors_file({"a": entry("BF16", 2, end=4)}, bytes(4)),
+    "eight bits": safetensors_file({"a": entry("F8_E4M3", 4, end=4)}, bytes(4)),
+    "four bits": safetensors_file({"a": entry("F4", 8, end=4)}, bytes(4)),
+    "complex": safetensors_file({"a": entry("C64", 1, end=8)}, bytes(8)),
+    "huge and empty": safetensors_file({"a": entry("F32", 0, 1 << 62)}),
+    "too huge and empty": safetensors_file({"a": entry("F32", 1 << 62, 1 << 62, 0)}),
+    "a hundred axes": safetensors_file({"a": entry("F32", *[1] * 100, end=4)}, bytes(4)),
+    "huge trunk": safetensors_file({"trunk.stem.1.0.weight": entry("F32", 1 << 30, 0)}),
+    "empty trunk": safetensors_file({"trunk.stem.1.0.weight": entry("F32", 0)}),
+    "scalar trunk": safetensors_file({"trunk.stem.1.0.weight": entry("F32", end=4)}, bytes(4)),
+    "scalar head": safetensors_file({"head.spatial.0.weight": entry("F32", end=4)}, bytes(4)),
+    "huge head": safetensors_file({"head.spatial.0.weight": entry("F32", 0, 1 << 30)}),
+    "another line": safetensors_file({"a\nb": entry("F32", 1, end=4)}, bytes(4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("content", SAFETENSORS.values(), ids=SAFETENSORS)
+@pytest.mark.parametrize("architecture", ["facenet_dense", "facenet_mobilefacenet"])
+def test_parameters_of_no_such_network_are_one_line(
+    content: bytes, architecture: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch", reason="needs the [train] extra")
+    path = Path(installed(tmp_path, ONNX, DEFAULT_ENCODER, architecture=architecture))
+    weight = read_card(path)
+    weight.parameters_path.write_bytes(content)
+    changed = WeightFile(weight.card.parameters.name, hashlib.sha256(content).hexdigest())
+    path.write_text(replace(weight.card, parameters=changed).to_json())
+    with pytest.raises(WeightsError, match="safetensors") as caught:
+        FaceEncoder.load(str(path), RuntimeChoice("torch", "cpu", 1))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("content", SAFETENSORS.values(), ids=SAFETENSORS)
+def test_what_can_not_be_imported_is_one_line(content: bytes, tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="needs the [train] extra")
+    pytest.importorskip("onnx", reason="needs the [train] extra")
+    from facepipe.convert import import_checkpoint
+
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"x\.safetensors: ") as caught:
+        import_checkpoint(tmp_path / "x.safetensors", name="x", folder=tmp_path / "w")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "w").exists()

@@ -6,11 +6,15 @@ import builtins
 import io
 import os
 import pickle
+import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facepipe.errors import MissingExtraError, WeightsError
 from weights.legacy import read_legacy_checkpoint
@@ -146,3 +150,60 @@ def test_published_checkpoints_are_read(
     assert read[one_name].shape == (8, 3, 3, 3)
     assert count is None or len(read) == count
     assert all(tensor.device.type == "cpu" for tensor in read.values())
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "one value for a million millions": lambda: torch.zeros(1).expand(1 << 40),
+    "one value for a few": lambda: torch.zeros(1).expand(3),
+    "values that overlap": lambda: torch.as_strided(torch.zeros(10), (5, 5), (1, 1)),
+    "no values": lambda: torch.zeros(3, 3, device="meta"),
+    "sparse": lambda: torch.eye(3).to_sparse(),
+    "sparse by rows": lambda: torch.eye(3).to_sparse_csr(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "complex": lambda: torch.zeros(3, dtype=torch.complex64),
+    "quantised": lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("make", FORMS.values(), ids=FORMS)
+def test_only_plain_values_are_taken(make: Callable[[], Any], tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(_saved({"fine": torch.ones(3), "odd\nname": make()}))
+    with pytest.raises(WeightsError, match=r"x\.pth: 'odd\\nname' is no plain tensor|not a whole"):
+        read_legacy_checkpoint(path)
+
+
+def test_values_by_any_stride_are_taken(tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    views = {
+        "part": torch.arange(100.0)[:7],
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+        "none": torch.ones(0, 3),
+    }
+    path.write_bytes(_saved(views | {"parameter": torch.nn.Parameter(torch.ones(2))}))
+    assert torch.equal(read_legacy_checkpoint(path)["turned"], views["turned"])
+
+
+def test_a_packed_zip_is_not_unpacked(tmp_path: Path) -> None:
+    zeros = zipfile.ZipFile(io.BytesIO(_saved({"a": torch.zeros(1_000_000)})))
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as packed:
+        for name in zeros.namelist():
+            packed.writestr(name, zeros.read(name))
+    with pytest.raises(WeightsError, match="is packed"):
+        read_legacy_checkpoint(tmp_path / "x.pth")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from([ZIP[:1500], ZIP, OLDER[:900], OLDER]), st.integers(0, 9000), st.binary(max_size=8))
+def test_any_change_is_read_or_one_line(content: bytes, place: int, new: bytes) -> None:
+    at = place % len(content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "x.pth"
+        path.write_bytes(content[:at] + new + content[at + len(new) :])
+        try:
+            read = read_legacy_checkpoint(path)
+        except WeightsError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+        else:
+            assert sum(tensor.numel() for tensor in read.values()) < 10_000

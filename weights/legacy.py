@@ -8,10 +8,11 @@ import pickletools
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from facepipe.errors import MissingExtraError, WeightsError
+from facepipe.errors import MissingExtraError, WeightsError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,8 @@ _OLDER_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _OLDER_PICKLES = 5
 """Magic number, version, system, the object, and the keys of its values."""
 _OLDER_OPERATIONS_MAX = 1_000_000
+_PACKED_MAX = 1 << 20
+"""Of what unpacking adds: TorchScript packs its source code."""
 
 
 def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
@@ -30,10 +33,11 @@ def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     training puts before every name is taken off.
 
     Raises:
-        WeightsError: Missing, empty, truncated, not a checkpoint, without tensors, or holding code.
+        WeightsError: Missing, empty, truncated, not a checkpoint, without tensors, holding code, or tensors
+            of another form than values in memory (`require_plain`).
         MissingExtraError: torch is not installed.
     """
-    state = _load_without_code(path)
+    state = load_without_code(path)
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     return _strip_module_prefix(_only_tensors(path, state))
@@ -51,27 +55,39 @@ def require_checkpoint(path: Path, source: str) -> None:
     """
     try:
         with path.open("rb") as stream:
-            older = stream.read(len(_OLDER_MAGIC)) == _OLDER_MAGIC
-            stream.seek(0)
-            whole = _is_older_form(stream) if older else _is_whole_zip(stream)
+            whole = _is_checkpoint(stream)
     except OSError as error:
         raise WeightsError(f"{source}: can't read this file: {error}") from error
-    except Exception:  # damaged bytes surface as whatever the reader stumbled on
-        whole = False
     if not whole:
         raise WeightsError(f"{source}: {_reason('')}")
 
 
+def _is_checkpoint(stream: BinaryIO) -> bool:
+    older = stream.read(len(_OLDER_MAGIC)) == _OLDER_MAGIC
+    stream.seek(0)
+    try:
+        return _is_older_form(stream) if older else _is_whole_zip(stream)
+    except OSError:
+        raise
+    except Exception:  # damaged bytes surface as whatever the reader stumbled on
+        return False
+
+
 def _is_whole_zip(stream: BinaryIO) -> bool:
-    """Whether it holds torch's `data.pkl`, and nothing but what torch writes: stored, with the right CRC."""
+    """Whether it holds torch's `data.pkl`, and all members have the right CRC."""
     with zipfile.ZipFile(stream) as archive:
-        members = archive.infolist()
-        stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
-        size = stream.seek(0, os.SEEK_END)
-        if not stored or sum(member.file_size for member in members) > size:
-            return False  # unpacking it could take without end
-        has_tensors = any(member.filename.endswith("/data.pkl") for member in members)
-        return has_tensors and archive.testzip() is None
+        has_tensors = any(name.endswith("/data.pkl") for name in archive.namelist())
+        return has_tensors and not _unpacks_to_more(stream) and archive.testzip() is None
+
+
+def _unpacks_to_more(stream: BinaryIO) -> bool:
+    """Whether a zip holds more than its own size, but for some packed text: torch packs no values."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except Exception:  # no zip, or a damaged one: torch refuses it
+        return False
+    return unpacked > stream.seek(0, os.SEEK_END) + _PACKED_MAX
 
 
 def _is_older_form(stream: BinaryIO) -> bool:
@@ -85,12 +101,20 @@ def _is_older_form(stream: BinaryIO) -> bool:
     return bool(stream.read(1))
 
 
-def _load_without_code(path: Path) -> Any:
+def load_without_code(path: Path) -> Any:
+    """What `torch.save` wrote, on the CPU, if it is data only.
+
+    Raises:
+        WeightsError: Missing, empty, truncated, not a checkpoint, or holding code.
+        MissingExtraError: torch is not installed.
+    """
     try:
         import torch
     except ImportError as error:
         raise MissingExtraError("importing .pth files", "train") from error
     data = _read_bytes(path)
+    if _unpacks_to_more(io.BytesIO(data)):
+        raise WeightsError(f"{path}: is packed; facepipe takes what torch.save writes, which is not")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on odd files is to load them unsafely
@@ -127,11 +151,37 @@ def _only_tensors(path: Path, state: Any) -> dict[str, torch.Tensor]:
         )
     strangers = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if strangers:
-        names = ", ".join(strangers[:5])
+        names = one_line(", ".join(strangers[:5]))
         raise WeightsError(
             f"{path}: expected named tensors only, but {names} are none; it needs a state dict"
         )
-    return {str(key): value for key, value in state.items()}
+    tensors = {str(key): value for key, value in state.items()}
+    require_plain(path, tensors)
+    return tensors
+
+
+def require_plain(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Check that all values are real numbers that lie in memory one by one.
+
+    A tensor may also be sparse or nested, without values (meta), or one value that stands for any number of
+    them: what computes with such would fail, or fill the memory.
+
+    Raises:
+        WeightsError: One is not so; names it.
+    """
+    for name, tensor in tensors.items():
+        if not _is_plain(tensor):
+            raise WeightsError(f"{path}: {one_line(repr(name), 100)} is no plain tensor of real numbers")
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    import torch
+
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        return False
+    if tensor.is_quantized or tensor.is_complex():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _strip_module_prefix(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

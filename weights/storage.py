@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from facepipe.errors import WeightsError
+from facepipe.errors import WeightsError, one_line
 from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes
 from weights.card import WeightCard, WeightFile
 from weights.onnx_file import require_self_contained
@@ -35,7 +35,8 @@ def read_parameters(weight: Weight) -> Parameters:
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, ValueError) as error:
-        raise WeightsError(f"{weight.parameters_path}: not a readable safetensors file: {error}") from error
+        reason = one_line(error)
+        raise WeightsError(f"{weight.parameters_path}: not a readable safetensors file: {reason}") from error
 
 
 def read_onnx(weight: Weight) -> bytes:
