@@ -1,12 +1,18 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from collections.abc import Callable
+from datetime import date, datetime, time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from facepipe.errors import UsageError
-from training.configuration import from_plain, read_configuration, recipe_names, to_plain
+from training.configuration import RECIPES, from_plain, read_configuration, recipe_names, to_plain
 from training.detection.configuration import DataConfig, DetectorConfig, detector_configuration
 from training.recognition.configuration import EncoderConfig
 
@@ -127,3 +133,89 @@ def test_options_stand_between_recipe_and_overrides(tmp_path: Path) -> None:
     assert (config.validation.photos, config.validation.limit) == (Path("true"), 5)
     assert config.cache == Path("new")
     assert detector_configuration(recipe).data == (DataConfig(Path("a")), DataConfig(Path("b")))
+
+
+# Any recipe
+
+RECIPE_FILES = [(name, tomllib.loads((RECIPES / f"{name}.toml").read_text())) for name in recipe_names()]
+MORE = {
+    "teacher": {"weights": "x"},
+    "validation": {"photos": "a"},
+    "detail": {"weights": "x.onnx"},
+    "data": [{"folder": "a"}],
+}
+WHOLE: list[tuple[type[Any], dict[str, Any]]] = [
+    (DetectorConfig, to_plain(DetectorConfig()) | MORE),
+    (EncoderConfig, to_plain(EncoderConfig()) | {"data": [{"path": "a"}]}),
+    *((DetectorConfig if name.startswith("retina") else EncoderConfig, raw) for name, raw in RECIPE_FILES),
+]
+TOML_VALUES = st.recursive(
+    st.sampled_from([0, -1, 2**31, 2**63, 10**400, 1e308, float("nan"), float("-inf"), True])
+    | st.sampled_from(["", "\n", "none", "\0", "~nobody/x", date(2020, 1, 1), time(1), datetime(2020, 1, 1)])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["a", "\n", "steps", "x" * 500]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
+
+
+def replaced(raw: Any, path: tuple[Any, ...], value: Any) -> Any:
+    if not path:
+        return value
+    copied = dict(raw) if isinstance(raw, dict) else list(raw)
+    copied[path[0]] = replaced(raw[path[0]], path[1:], value)
+    return copied
+
+
+def told(read: Callable[[], object]) -> str:
+    """What is wrong with a configuration; empty: nothing."""
+    try:
+        read()
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_any_value_in_any_place_is_taken_or_one_line(data: st.DataObject) -> None:
+    kind, raw = data.draw(st.sampled_from(WHOLE))
+    place = data.draw(st.sampled_from(places(raw)[1:]))
+    message = told(lambda: read_configuration(kind, replaced(raw, place, data.draw(TOML_VALUES))))
+    assert "\n" not in message
+    assert len(message) < 700
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(["loop", "steps", "data", "0", "9" * 5000, "\u0663", "\u00b2", "", "\n", "x" * 300]),
+        max_size=4,
+    ),
+    st.sampled_from(["=", "", "=="]),
+    st.sampled_from(
+        ["1", "[", "[" * 5000, "9" * 5000, "0x" + "f" * 9000, "nan", "\n", '"', "{a=1}", "\0", "2000-01-01"]
+    ),
+)
+def test_any_override_is_taken_or_one_line(words: list[str], equals: str, value: str) -> None:
+    message = told(lambda: read_configuration(DetectorConfig, None, [".".join(words) + equals + value]))
+    assert "\n" not in message
+    assert len(message) < 700
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a = " + "9" * 5000, "a = 0x" + "f" * 9000, "\ufeff", "a = 1\na = 2", "[a]\n[a]", "\0", "a = nan\n" * 2],
+)
+def test_any_text_is_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        read_configuration(DetectorConfig, tmp_path / "x.toml")
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from facepipe.errors import DataError, OutputError
+from facepipe.errors import DataError, OutputError, one_line
 from facepipe.files import atomic_write_bytes, sync_folder
 
 LAST = "last.pt"
@@ -102,7 +102,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets
-        raise DataError(f"{path}: not a readable checkpoint ({str(error)[:200]})") from error
+        raise DataError(f"{path}: not a readable checkpoint ({one_line(error, 200)})") from error
     if not isinstance(state, dict) or not {"step", "module", "average", "record"} <= state.keys():
         raise DataError(f"{path}: not a facepipe checkpoint")
     return state

@@ -14,13 +14,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from facepipe.errors import FacepipeError, UsageError
+from facepipe.errors import FacepipeError, UsageError, one_line
 from facepipe.home import expand_home
 
 Config = TypeVar("Config")
 
 RECIPES = Path(__file__).parent / "recipes"
 """Folder of the recipes that come with facepipe."""
+
+_LARGEST = 2**53
+"""Of numbers, to which whole ones are exact as float64."""
 
 _NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
@@ -65,7 +68,8 @@ def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise UsageError(f"unknown setting {_joined(where, key)}{_suggestion(key, where, known)}")
+            shown = one_line(_joined(where, key), 80)
+            raise UsageError(f"unknown setting {shown}{_suggestion(key, where, known)}")
     for key, item in known.items():
         if key not in values and item.default is MISSING and item.default_factory is MISSING:
             raise UsageError(f"missing setting {_joined(where, key)}")
@@ -74,8 +78,8 @@ def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -
         return kind(**given)
     except UsageError:
         raise
-    except (FacepipeError, ValueError, TypeError) as error:
-        raise UsageError(f"{where or 'configuration'}: {error}") from error
+    except (FacepipeError, ValueError, TypeError, ArithmeticError) as error:
+        raise UsageError(f"{where or 'configuration'}: {one_line(error)}") from error
 
 
 def to_plain(value: Any) -> Any:
@@ -106,15 +110,15 @@ def _recipe_path(recipe: str | Path) -> Path:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{path}: not a readable recipe: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a readable recipe: {one_line(error)}") from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     *sections, key = (word.strip() for word in path.split("."))
     if not equals or not all((*sections, key)):
-        raise UsageError(f"{override!r}: expected section.key=value")
+        raise UsageError(f"{_shown(override)}: expected section.key=value")
     target: Any = values
     for section, following in pairwise((*sections, key)):
         target = _descended(target, section, [] if following.isdecimal() else {}, override)
@@ -130,20 +134,20 @@ def _descended(target: Any, key: str, new: Any, override: str) -> Any:
     if isinstance(target, dict):
         inner = target.setdefault(key, new)
     else:
-        if not key.isdecimal() or int(key) > len(target):
-            raise UsageError(f"{override!r}: expected an index from 0 to {len(target)}, got {key!r}")
+        if not (key.isdecimal() and len(key) < 10) or int(key) > len(target):
+            raise UsageError(f"{_shown(override)}: expected an index from 0 to {len(target)}")
         if int(key) == len(target):
             target.append(new)
         inner = target[int(key)]
     if not isinstance(inner, (dict, list)):
-        raise UsageError(f"{override!r}: {key} is a value, not a section")
+        raise UsageError(f"{_shown(override)}: {one_line(key, 80)} is a value, not a section")
     return inner
 
 
 def _parsed(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text.strip()
 
 
@@ -154,20 +158,20 @@ def _converted(hint: Any, value: Any, where: str) -> Any:
         return None if value is None or value == "none" else _converted(inner[0], value, where)
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise UsageError(f"{where}: expected one of {', '.join(get_args(hint))}, got {value!r}")
+            raise UsageError(f"{where}: expected one of {', '.join(get_args(hint))}, got {_shown(value)}")
         return value
     if get_origin(hint) is tuple:
         return _converted_tuple(get_args(hint), value, where)
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: expected a section with settings, got {value!r}")
+            raise UsageError(f"{where}: expected a section with settings, got {_shown(value)}")
         return from_plain(hint, value, where)
     return _converted_scalar(hint, value, where)
 
 
 def _converted_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise UsageError(f"{where}: expected a list, got {value!r}")
+        raise UsageError(f"{where}: expected a list, got {_shown(value)}")
     if kinds[-1] is Ellipsis:
         kinds = kinds[:1] * len(value)
     if len(kinds) != len(value):
@@ -182,10 +186,21 @@ def _converted_scalar(kind: Any, value: Any, where: str) -> Any:
     # By exact type: a bool is an int in Python. A whole number will do for a float.
     allowed = {float: (float, int), Path: (str,)}.get(kind, (kind,))
     if type(value) not in allowed:
-        raise UsageError(f"{where}: expected {_NAMES[kind]}, got {value!r}")
+        raise UsageError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}")
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST:  # nor what is no number
+        raise UsageError(f"{where}: expected a number up to {_LARGEST:g}, got {_shown(value)}")
     if kind is Path:
+        if "\0" in value:
+            raise UsageError(f"{where}: expected a path, got {_shown(value)}")
         return expand_home(value)
     return kind(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return one_line(repr(value), 80)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def _joined(where: str, key: str) -> str:
