@@ -81,13 +81,17 @@ class FaceEncoder:
             to_planes(crop, self.card.input, planes)
         vectors = self._run(batch)
         if self.embedding.flip_average:
-            vectors = vectors + self._run(np.ascontiguousarray(batch[..., ::-1]))
-            vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+            vectors = self._unit(vectors + self._run(np.ascontiguousarray(batch[..., ::-1])))
         return vectors
 
     def _run(self, batch: FloatArray) -> FloatArray:
         outputs = self._network.run(batch)
         require_shapes(self.card, outputs, [(len(batch), self.embedding.dimensions)])
-        if not np.isfinite(outputs[0]).all():
-            raise WeightsError(f"{self.card.name}: the network gives vectors that are not finite")
-        return outputs[0]
+        return self._unit(outputs[0])
+
+    def _unit(self, vectors: FloatArray) -> FloatArray:
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
+            raise WeightsError(f"{self.card.name}: the network gives vectors that are zero or not finite")
+        unit: FloatArray = vectors / lengths
+        return unit

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import cv2
@@ -169,10 +170,15 @@ class OnnxNetwork:
         except Exception as error:  # each failure has a class of its own, without a common root
             reason = one_line(error)
             raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {reason}") from error
-        self._path, self._input = weight.onnx_path, _only_input(weight, self._session.get_inputs()).name
+        its_input = _only_input(weight, self._session.get_inputs())
+        self._path, self._input = weight.onnx_path, its_input.name
+        self._form = InputForm.of_shape(its_input.shape, weight.onnx_path)
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`."""
+        return self._form.run(self._call, batch)
+
+    def _call(self, batch: FloatArray) -> Sequence[FloatArray]:
         try:
             return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
         except Exception as error:  # as when it is loaded
@@ -202,12 +208,18 @@ class OpenVinoNetwork:
         except RuntimeError as error:
             reason = one_line(error)
             raise WeightsError(f"{weight.onnx_path}: OpenVINO can't load it: {reason}") from error
-        _only_input(weight, self._compiled.inputs)
+        shape = _only_input(weight, self._compiled.inputs).get_partial_shape()
+        self._form = InputForm.of_shape(
+            [side.get_length() if side.is_static else None for side in shape], weight.onnx_path
+        )
         self._path = weight.onnx_path
         self._idle: list[openvino.InferRequest] = []  # each serves one call at a time
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`."""
+        return self._form.run(self._call, batch)
+
+    def _call(self, batch: FloatArray) -> Sequence[FloatArray]:
         try:
             request = self._idle.pop()
         except IndexError:
@@ -242,6 +254,50 @@ class TorchNetwork:
             outputs = self._module(torch.from_numpy(batch).to(self._device))
         many = outputs if isinstance(outputs, tuple) else (outputs,)
         return [output.float().cpu().numpy() for output in many]
+
+
+@dataclass(frozen=True, slots=True)
+class InputForm:
+    """How an ONNX file takes images, as its input's shape shows.
+
+    Attributes:
+        channels_last: (n, h, w, 3) instead of (n, 3, h, w).
+        one_by_one: One image a call only.
+        side_px: Of the images, where it is fixed and they are square; None: any.
+    """
+
+    channels_last: bool
+    one_by_one: bool
+    side_px: int | None
+
+    @classmethod
+    def of_shape(cls, shape: Sequence[int | str | None], source: Path | None) -> InputForm:
+        """The form of an input; sizes that are not fixed are names or None.
+
+        Raises:
+            WeightsError: It takes no batch of color images, or of several images only; names `source`.
+        """
+        fixed = [side if isinstance(side, int) else None for side in shape]
+        batch, image = (fixed or [None])[0], fixed[1:]
+        channels_last = image[:1] != [3] and image[2:] == [3]
+        sides = {side for side in (image[:2] if channels_last else image[1:]) if side is not None}
+        color = channels_last or image[:1] == [3] or image[:1] == [None]
+        if len(image) != 3 or not color or batch not in (None, 1):
+            raise WeightsError(
+                f"{source}: expected an input of color images, (n, 3, h, w) or (n, h, w, 3) with any n or 1, "
+                f"got {one_line(list(shape))}"
+            )
+        return cls(channels_last, batch == 1, sides.pop() if len(sides) == 1 else None)
+
+    def run(self, call: Callable[[FloatArray], Sequence[FloatArray]], batch: FloatArray) -> list[FloatArray]:
+        """The outputs for a batch (n, 3, h, w), of which `call` takes what this form has."""
+        images = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self.channels_last else batch
+        if not self.one_by_one or len(images) == 1:
+            return list(call(images))
+        single = [call(images[i : i + 1]) for i in range(len(images))]
+        return [
+            np.concatenate([np.atleast_1d(part) for part in parts]) for parts in zip(*single, strict=True)
+        ]
 
 
 def _only_input(weight: Weight, inputs: Sequence[Any]) -> Any:

@@ -167,8 +167,8 @@ class WeightCard:
         kind: "detector" or "encoder".
         architecture: Name that `facepipe.networks.build_network` knows, such as "retinaface_mobilenet025".
         input: Preprocessing.
-        parameters: The safetensors file.
-        onnx: The serving file; None for a weight that runs on torch only.
+        parameters: The safetensors file; None for an imported ONNX file, which torch can't run.
+        onnx: The serving file; None for a weight that runs on torch only. There is one of both at least.
         anchors: Detectors only.
         embedding: Encoders only.
         licence: Terms of use of the weight.
@@ -181,7 +181,7 @@ class WeightCard:
     kind: Kind
     architecture: str
     input: InputSpec
-    parameters: WeightFile
+    parameters: WeightFile | None
     onnx: WeightFile | None = None
     anchors: AnchorSpec | None = None
     embedding: EmbeddingSpec | None = None
@@ -192,6 +192,8 @@ class WeightCard:
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.parameters is None and self.onnx is None:
+            raise WeightsError(f"card of {self.name}: a weight needs 'parameters' or 'onnx'")
         if self.kind == "detector" and self.anchors is None:
             raise WeightsError(f"card of {self.name}: a detector needs 'anchors'")
         if self.kind == "encoder" and self.embedding is None:
@@ -200,14 +202,17 @@ class WeightCard:
     @property
     def fingerprint(self) -> str:
         """16 hex digits that change whenever the numbers coming out would: with files or preprocessing."""
-        without_onnx = self._fingerprint_of(self.parameters.sha256)
+        parameters = self.parameters and self.parameters.sha256
+        without_onnx = self._fingerprint_of(parameters)
         if self.onnx is None or _SHIPPED_BEFORE.get(without_onnx) == self.onnx.sha256:
             return without_onnx
-        return self._fingerprint_of([self.parameters.sha256, self.onnx.sha256])
+        return self._fingerprint_of([parameters, self.onnx.sha256])
 
     @property
     def earlier_fingerprint(self) -> str | None:
         """The fingerprint of versions that left out the ONNX file; None: the same, or a shipped weight's."""
+        if self.parameters is None:
+            return None
         without_onnx = self._fingerprint_of(self.parameters.sha256)
         known = without_onnx == self.fingerprint or without_onnx in _SHIPPED_BEFORE
         return None if known else without_onnx
@@ -261,7 +266,7 @@ def _card_fields(raw: Any) -> dict[str, Any]:
         "kind": _one_of(raw["kind"], "kind", ("detector", "encoder")),
         "architecture": _text(raw["architecture"], "architecture"),
         "input": _input_spec(raw["input"]),
-        "parameters": _weight_file(raw["parameters"], "parameters"),
+        "parameters": None if raw["parameters"] is None else _weight_file(raw["parameters"], "parameters"),
         "onnx": None if raw.get("onnx") is None else _weight_file(raw["onnx"], "onnx"),
         "anchors": None if raw.get("anchors") is None else _anchor_spec(raw["anchors"]),
         "embedding": None if raw.get("embedding") is None else _embedding_spec(raw["embedding"]),

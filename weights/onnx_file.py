@@ -14,6 +14,7 @@ _VARINT, _BYTES = 0, 2
 _WIDTHS = {1: 8, 5: 4}
 """Of the wire types of fixed width, in bytes."""
 
+_GRAPH, _NODE, _NODE_INPUT, _NODE_OPERATOR = 7, 1, 1, 4
 _PARTS: dict[str, dict[int, str]] = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
@@ -56,6 +57,21 @@ def require_self_contained(model: bytes, source: str | Path) -> None:
         raise WeightsError(f"{source}: not a readable ONNX file: {error}") from error
     if refused is not None:
         raise WeightsError(f"{source}: can't be used: this ONNX file has {refused}")
+
+
+def operators_on(model: bytes, value: str) -> set[str]:
+    """The kinds of operators that take `value`, such as the network's input, in a file that was checked."""
+    kinds = set()
+    for field, graph in _fields(memoryview(model)):
+        if field == _GRAPH and isinstance(graph, memoryview):
+            for part, node in _fields(graph):
+                if part == _NODE and isinstance(node, memoryview):
+                    texts = [
+                        (field, bytes(text)) for field, text in _fields(node) if not isinstance(text, int)
+                    ]
+                    if (_NODE_INPUT, value.encode()) in texts:
+                        kinds |= {text.decode() for field, text in texts if field == _NODE_OPERATOR}
+    return kinds
 
 
 def _refused_part(model: memoryview) -> str | None:

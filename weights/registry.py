@@ -29,9 +29,9 @@ class Weight:
     folder: Path
 
     @property
-    def parameters_path(self) -> Path:
-        """The safetensors file."""
-        return self.folder / self.card.parameters.name
+    def parameters_path(self) -> Path | None:
+        """The safetensors file; None for an imported ONNX file."""
+        return self.folder / self.card.parameters.name if self.card.parameters else None
 
     @property
     def onnx_path(self) -> Path | None:

@@ -26,11 +26,17 @@ def read_parameters(weight: Weight) -> Parameters:
     """The verified parameters, by name, in the type they are stored in (float16 or float32, int64 counters).
 
     Raises:
-        WeightsError: Missing, not the file that the card describes, or not in the safetensors format.
+        WeightsError: This weight has none, or it is missing, not the file that the card describes, or not
+            in the safetensors format.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    if weight.card.parameters is None:
+        raise WeightsError(
+            f"{weight.card.name} is an ONNX file without parameters for torch: run it on the CPU with "
+            "--runtime onnx or openvino"
+        )
     data = _read_verified(weight, weight.card.parameters)
     try:
         return dict(load(data))
@@ -59,7 +65,8 @@ def verify(weight: Weight) -> None:
     Raises:
         WeightsError: The first file that is missing, differs or may not be run; names it and the cure.
     """
-    _read_verified(weight, weight.card.parameters)
+    if weight.card.parameters is not None:
+        _read_verified(weight, weight.card.parameters)
     if weight.card.onnx is not None:
         read_onnx(weight)
 
@@ -67,7 +74,7 @@ def verify(weight: Weight) -> None:
 def write_weight(
     folder: Path,
     card: WeightCard,
-    parameters: Mapping[str, NDArray[Any]],
+    parameters: Mapping[str, NDArray[Any]] | None,
     onnx: bytes | None,
     *,
     replace_existing: bool = False,
@@ -81,7 +88,7 @@ def write_weight(
     Args:
         folder: Where to.
         card: `parameters` and `onnx` in it are ignored.
-        parameters: At least one array.
+        parameters: At least one array, or None for an ONNX file alone.
         onnx: The serving file, or None for a weight that runs on torch only.
         replace_existing: Whether a weight of this name that is there already may be replaced.
 
@@ -92,17 +99,17 @@ def write_weight(
     if card_path.exists() and not replace_existing:
         raise WeightsError(f"{card_path}: exists already; choose another name or ask to replace it")
     old = _files_of(card_path)
-    tensors = _to_safetensors(card.name, parameters)
+    tensors = None if parameters is None else _to_safetensors(card.name, parameters)
     card = replace(
         card,
-        parameters=_new_file(card.name, ".safetensors", tensors, old),
+        parameters=None if tensors is None else _new_file(card.name, ".safetensors", tensors, old),
         onnx=None if onnx is None else _new_file(card.name, ".onnx", onnx, old),
     )
-    contents = {card.parameters: tensors} | ({card.onnx: onnx} if card.onnx and onnx is not None else {})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file, data in contents.items():
-            atomic_write_bytes(folder / file.name, data, SHARED_FILE_MODE)
+        for file, data in ((card.parameters, tensors), (card.onnx, onnx)):
+            if file is not None and data is not None:
+                atomic_write_bytes(folder / file.name, data, SHARED_FILE_MODE)
         atomic_write_bytes(card_path, card.to_json().encode(), SHARED_FILE_MODE)
     except OSError as error:
         raise WeightsError(f"{folder}: can't write the weight {card.name}: {error}") from error
@@ -117,7 +124,7 @@ def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
         card = read_card(card_path).card
     except WeightsError:
         return ()
-    return (card.parameters,) if card.onnx is None else (card.parameters, card.onnx)
+    return tuple(file for file in (card.parameters, card.onnx) if file is not None)
 
 
 def _new_file(name: str, suffix: str, data: bytes, old: tuple[WeightFile, ...]) -> WeightFile:

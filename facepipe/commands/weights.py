@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,10 @@ from facepipe.commands.options import ANY_PATH, anchor_sizes, threads_option, th
 from facepipe.commands.output import echo, echo_record
 
 if TYPE_CHECKING:
-    from weights.card import AnchorSpec
+    from weights.registry import Weight
+
+_OF_CHECKPOINTS = frozenset({"architecture", "anchors"})
+_OF_ONNX = frozenset({"alignment", "size_px", "licence"})
 
 
 @click.group("weights")
@@ -70,23 +73,46 @@ def weights_verify(names: tuple[str, ...]) -> None:
     metavar="S,S/S,S/S,S",
     help="A detector's anchor sides in pixels, stride by stride.",
 )
+@click.option(
+    "--alignment", metavar="NAME", help="Of an .onnx: template of its faces; arcface_112 by default."
+)
+@click.option(
+    "--size", "size_px", type=int, help="Of an .onnx that leaves it open: side of its input in pixels."
+)
+@click.option("--licence", help="Of an .onnx: its terms of use, for the card.")
 @threads_option
-def weights_import(
-    file: Path,
-    name: str,
-    architecture: str | None,
-    channels: Literal["rgb", "bgr"] | None,
-    mean: tuple[float, float, float] | None,
-    std: tuple[float, float, float] | None,
-    anchors: AnchorSpec | None,
-) -> None:
-    """Turn a published or own checkpoint (.pth, .pt, .safetensors) into a weight with a card."""
+def weights_import(file: Path, name: str, **given: Any) -> None:
+    """Turn a checkpoint (.pth, .pt, .safetensors) or a face encoder (.onnx) into a weight with a card.
+
+    An .onnx file is tried on a sample photo. Unless --channels, --mean and --std are given, it takes
+    (x - 127.5) / 127.5 of RGB pixels, or the pixels themselves where it begins by scaling them.
+    """
+    options = {key: value for key, value in given.items() if value is not None}
+    is_onnx = file.suffix.lower() == ".onnx"
+    if wrong := options.keys() & (_OF_CHECKPOINTS if is_onnx else _OF_ONNX):
+        raise click.UsageError(f"--{min(wrong).removesuffix('_px')} is not for {file.name}.")
+    weight = _imported_onnx(file, name, options) if is_onnx else _imported_checkpoint(file, name, options)
+    echo(f"facepipe: {weight.card.name} ({weight.card.architecture}) is in {weight.folder}", err=True)
+
+
+def _imported_checkpoint(file: Path, name: str, options: dict[str, Any]) -> Weight:
     from facepipe.convert import import_checkpoint
 
-    weight = import_checkpoint(
-        file, name=name, architecture=architecture, channels=channels, mean=mean, std=std, anchors=anchors
+    return import_checkpoint(file, name=name, **options)
+
+
+def _imported_onnx(file: Path, name: str, options: dict[str, Any]) -> Weight:
+    from facepipe.onnx_import import import_onnx_encoder
+
+    weight = import_onnx_encoder(file, name=name, **options)
+    spec = weight.card.input
+    echo(
+        f"facepipe: it takes faces of {spec.size_px} px, {spec.channels}, less {spec.mean}, by {spec.std}. "
+        "It names nobody before it has a threshold: facepipe evaluate encoder --write-card, "
+        "or facepipe calibrate",
+        err=True,
     )
-    echo(f"facepipe: {weight.card.name} ({weight.card.architecture}) is in {weight.folder}", err=True)
+    return weight
 
 
 @weights.command("fetch")
