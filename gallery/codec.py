@@ -11,11 +11,15 @@ The key comes from a secret (a password, or better a file of random bytes) by sc
 from __future__ import annotations
 
 import os
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from facepipe.errors import GalleryError, MissingExtraError
-from gallery.schema import TEXT_COLUMNS
+from gallery.database import DamagedDatabaseError
+from gallery.schema import CHECKED_COLUMNS, TEXT_COLUMNS, row_checksum
 
 KEY_VARIABLE = "FACEPIPE_GALLERY_KEY"
 """The environment's variable for the secret itself."""
@@ -26,6 +30,10 @@ _SCRYPT_COST = 1 << 15
 """With r = 8 and p = 1: 32 MB and about 0.1 s for each guess."""
 _KEY_FILE_BYTES_MAX = 4096
 _CHECK = b"facepipe gallery"
+_SIV_BYTES = 16
+"""By which ciphertext is longer than what it stands for."""
+KEY_SETTINGS = "key_salt", "key_check"
+"""Keys of the settings that belong to the encryption."""
 
 
 class Codec(Protocol):
@@ -103,6 +111,120 @@ class SealingCodec:
             raise GalleryError(
                 f"a stored {column} can't be decrypted (damaged: run `facepipe gallery verify`)"
             ) from error
+
+    def opens(self, column: str, stored: Any) -> bool:
+        """Whether a stored value was encrypted with this key."""
+        try:
+            return self.open(column, stored) is not None
+        except GalleryError:
+            return False
+
+
+def new_codec(secret: bytes | None) -> Codec:
+    """Return a codec with a salt of its own; without a secret, the plain one."""
+    return PlainCodec() if secret is None else SealingCodec(secret, secrets.token_bytes(SALT_BYTES))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """What one place of a gallery's file holds of its key; there are two places.
+
+    Attributes:
+        salt: As stored; None: missing.
+        check: As stored; None: missing.
+        is_whole: Both are there and agree with their checksums.
+    """
+
+    salt: Any
+    check: Any
+    is_whole: bool
+
+
+def key_records(
+    settings: Iterable[tuple[Any, Any, Any]], copies: Iterable[tuple[Any, Any, Any]]
+) -> list[KeyRecord]:
+    """Return the key's records from the rows (key, value, checksum) and (salt, key_check, checksum)."""
+    by_key = {key: (value, row_checksum(key, value) == checksum) for key, value, checksum in settings}
+    (salt, salt_is_whole), (check, check_is_whole) = (by_key.get(key, (None, False)) for key in KEY_SETTINGS)
+    return [
+        KeyRecord(salt, check, salt_is_whole and check_is_whole),
+        *(KeyRecord(salt, check, row_checksum(salt, check) == checksum) for salt, check, checksum in copies),
+    ]
+
+
+def key_statements(codec: Codec) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Yield what stores the salt and the check of `codec` in both places, and nothing of a plain one."""
+    yield "DELETE FROM settings WHERE key IN (?, ?)", KEY_SETTINGS
+    yield "DELETE FROM key_copy", ()
+    if isinstance(codec, SealingCodec):
+        key = codec.salt, codec.check()
+        for setting in zip(KEY_SETTINGS, key, strict=True):
+            yield setting_statement(*setting)
+        yield "INSERT INTO key_copy VALUES (1, ?, ?, ?)", (*key, row_checksum(*key))
+
+
+def setting_statement(key: str, value: Any) -> tuple[str, tuple[object, ...]]:
+    """Return what stores a setting that is not there."""
+    return (
+        f"INSERT INTO settings ({CHECKED_COLUMNS['settings']}, checksum) VALUES (?, ?, ?)",
+        (key, value, row_checksum(key, value)),
+    )
+
+
+def codec_of_gallery(
+    file: Path,
+    dimensions: int,
+    records: Sequence[KeyRecord],
+    samples: Iterable[tuple[str, Any]],
+    secret: bytes | None,
+) -> Codec:
+    """Return the codec that a gallery was written with, whatever is damaged of its key's records.
+
+    Args:
+        file: For messages.
+        dimensions: Length of a vector.
+        records: Of the key.
+        samples: Columns and stored values of some rows that agree with their checksums; read only where
+            the records do not decide.
+        secret: The key that was given.
+
+    Raises:
+        GalleryError: It is encrypted, and `secret` is not its key.
+        DamagedDatabaseError: Its salt is lost, or too little is left to tell a wrong key by.
+    """
+    is_encrypted = any(record.salt is not None or record.check is not None for record in records)
+    if not is_encrypted and not _is_ciphertext(samples, dimensions):
+        return PlainCodec()
+    if secret is None:
+        raise GalleryError(
+            f"{file}: the gallery is encrypted: give its key with --key-file FILE, or in ${KEY_VARIABLE}"
+        )
+    in_trust = sorted(records, key=lambda record: not record.is_whole)
+    salts = dict.fromkeys(record.salt for record in in_trust if isinstance(record.salt, bytes))
+    codecs = [SealingCodec(secret, salt) for salt in salts]
+    checks = [record.check for record in records]
+    for codec in codecs:
+        if codec.check() in checks:
+            return codec
+    samples = list(samples)
+    for codec in codecs:
+        if any(codec.opens(*sample) for sample in samples):
+            return codec
+    if any(record.is_whole for record in records):
+        raise GalleryError(f"{file}: this is not the gallery's key: give the one it was encrypted with")
+    raise DamagedDatabaseError(
+        f"{file}: the salt of the gallery's key is damaged in both places, or this is not its key: nothing "
+        "can be decrypted: give the key it was encrypted with, or restore a backup"
+    )
+
+
+def _is_ciphertext(samples: Iterable[tuple[str, Any]], dimensions: int) -> bool:
+    for column, stored in samples:
+        if column in TEXT_COLUMNS and stored is not None:
+            return isinstance(stored, bytes)
+        if column == "vector":
+            return isinstance(stored, bytes) and len(stored) == 4 * dimensions + _SIV_BYTES
+    return False
 
 
 def secret_of_environment() -> bytes | None:

@@ -308,7 +308,10 @@ def _explain(error: sqlite3.Error) -> str:
 
 
 def _name(error: sqlite3.Error) -> str:
-    """Python's own errors have none, but text that is no Unicode is told by one of them."""
-    if str(error).startswith("Could not decode"):
+    """Python's own errors have none, but text that is no Unicode is told by one of them.
+
+    A table or a column that is not there had its name damaged: the schema's version is checked first.
+    """
+    if str(error).startswith(("Could not decode", "no such table", "no such column")):
         return "SQLITE_CORRUPT"
     return getattr(error, "sqlite_errorname", None) or ""

@@ -99,17 +99,15 @@ class Gallery:
         except OSError as error:
             raise GalleryError(f"{path}: no gallery can be opened there ({error.strerror})") from error
         store = Store(file, secret)
-        if secret is not None and not store.is_encrypted:
-            logger.warning("%s: a key is given, but the gallery is not encrypted (`gallery encrypt`)", path)
-        if encoder is not None and not encoder.makes_same_vectors_as(store.encoder):
-            store.close()
-            raise GalleryError(
-                f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
-                f"of {encoder}: go on with --encoder-weights {store.encoder.name}, or enroll the photos "
-                "again into another gallery"
-            )
-        gallery = cls(path, store, encoder)
         try:
+            if create:
+                store.require_no_unused_key()
+            elif store.has_unused_key:
+                logger.warning(
+                    "%s: a key is given, but the gallery is not encrypted (`gallery encrypt`)", path
+                )
+            _require_same_encoder(path, store, encoder)
+            gallery = cls(path, store, encoder)
             if encoder is not None:
                 store.bind_to(encoder)
             if store.was_older:
@@ -653,6 +651,15 @@ def _create(path: Path, file: Path, encoder: EncoderIdentity | None, secret: byt
         raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
     _make_folder(path)
     Store.create(file, encoder, secret)
+
+
+def _require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
+    if encoder is not None and not encoder.makes_same_vectors_as(store.encoder):
+        raise GalleryError(
+            f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
+            f"of {encoder}: go on with --encoder-weights {store.encoder.name}, or enroll the photos "
+            "again into another gallery"
+        )
 
 
 def _make_folder(path: Path) -> None:

@@ -229,7 +229,7 @@ class Finding:
 
     Attributes:
         code: Stable, for programs: database, checksum, reference, vector, name, threshold, duplicate,
-            encoder or index.
+            encoder, key or index.
         message: For people.
     """
 

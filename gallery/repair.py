@@ -20,15 +20,32 @@ from facepipe.errors import GalleryError
 from facepipe.file_names import with_ending
 from facepipe.files import atomic_write_bytes, temporary_folder
 from gallery.checks import Row, RowCheck, summarised
-from gallery.codec import PlainCodec, secret_of_environment
+from gallery.codec import (
+    Codec,
+    KeyRecord,
+    PlainCodec,
+    SealingCodec,
+    codec_of_gallery,
+    key_records,
+    key_statements,
+    new_codec,
+    secret_of_environment,
+)
 from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
 from gallery.derived_index import INDEX_FILE
 from gallery.gallery import STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
 from gallery.records import EncoderIdentity, Finding
-from gallery.schema import CHECKED_COLUMNS, SCHEMA_VERSION, columns_of, creating_statements
-from gallery.store import Store, codec_of_settings
+from gallery.schema import (
+    CHECKED_COLUMNS,
+    SCHEMA_VERSION,
+    SEALED_COLUMNS,
+    columns_of,
+    creating_statements,
+    row_checksum,
+)
+from gallery.store import Store
 
 FINDINGS_MAX = 10
 """Of each kind that are told; further ones are counted."""
@@ -39,6 +56,8 @@ QUARANTINE_FILE = "quarantine.jsonl"
 _REPAIRED_FILE = "repaired.sqlite3"
 _PROBED_IDS_MAX = 10_000_000
 _OWN_IDS = ("people", "templates", "unknown_faces")
+_DISPENSABLE = ("settings", "key_copy", "unknown_faces")
+"""Tables that a gallery can be repaired without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,10 +208,10 @@ def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) 
     with open_alone(file) as sql:
         tables = {name: _readable(sql, name, columns) for name, columns in _columns(file, sql).items()}
         last_ids = {name: max([*tables[name].rows, _last_id(sql, name)]) for name in _OWN_IDS}
-        _refuse(file, tables, encoder, secret)
+        codec = _refuse(file, tables, encoder, secret)
         aside = _put_aside(path, tables)
         generation = max(_largest(sql, "generation", "meta"), _largest(sql, "generation", "vector_states"))
-        create_database(aside / _REPAIRED_FILE, _statements(tables, last_ids, generation + 1))
+        create_database(aside / _REPAIRED_FILE, _statements(tables, last_ids, generation + 1, codec))
         replace_database(sql, file, aside / _REPAIRED_FILE)
     return aside, sum(len(table.refused) for table in tables.values())
 
@@ -209,7 +228,7 @@ def _columns(file: Path, sql: sqlite3.Connection) -> dict[str, list[str]]:
         counts[name] = len(found)
     for version in range(1, SCHEMA_VERSION + 1):
         known = columns_of(version)
-        known["unknown_faces"] = known["unknown_faces"][: counts["unknown_faces"]]  # It can do without.
+        known.update({name: [] for name in _DISPENSABLE if not counts[name]})
         if counts == {name: len(columns) for name, columns in known.items()}:
             return known
     raise GalleryError(f"{file}: SQLite's own table of contents is damaged: restore a backup")
@@ -258,20 +277,22 @@ def _largest(sql: sqlite3.Connection, column: str, source: str) -> int:
 
 def _refuse(
     file: Path, tables: dict[str, _Table], encoder: EncoderIdentity | None, secret: bytes | None
-) -> None:
-    """Take out what is not to be trusted."""
-    meta, settings, people, templates = (tables[n] for n in ("meta", "settings", "people", "templates"))
+) -> Codec:
+    """Take out what is not to be trusted; answers the codec of the rows that are left."""
+    meta, people, templates = (tables[name] for name in ("meta", "people", "templates"))
     has_checksums = "checksum" in meta.columns
-    for table in (meta, settings):
-        table.refuse_faulty(RowCheck(0, PlainCodec(), has_checksums))
+    records = _key_records(tables)
+    for name in ("meta", "settings", "key_copy"):
+        tables[name].refuse_faulty(RowCheck(0, PlainCodec(), has_checksums))
     if not meta.rows:
         meta.rows[1] = _meta_row(file, meta, encoder)
-    known = {row["key"]: row["value"] for row in map(settings.row, settings.rows)}
     dimensions = meta.value(1, "dimensions")
-    check = RowCheck(dimensions, codec_of_settings(file, known, secret), has_checksums)
+    codec = _codec(file, tables, records, has_checksums, secret)
+    check = RowCheck(dimensions, codec, has_checksums)
     _mend_people(people, check)
     for name in _OWN_IDS:
         tables[name].refuse_faulty(check)
+    _refuse_twins(tables["settings"], ("key",))
     _refuse_twins(people, ("name",))
     for rowid in list(templates.rows):
         if templates.value(rowid, "person_id") not in people.rows:
@@ -281,6 +302,49 @@ def _refuse(
     for rowid in list(people.rows):
         if rowid not in inhabited:
             people.refuse(rowid, "no template is there")
+    return codec
+
+
+def _key_records(tables: dict[str, _Table]) -> list[KeyRecord]:
+    settings, copies = (map(tables[name].row, tables[name].rows) for name in ("settings", "key_copy"))
+    return key_records(
+        ((row["key"], row["value"], row["checksum"]) for row in settings),
+        ((row["salt"], row["key_check"], row["checksum"]) for row in copies),
+    )
+
+
+def _samples(tables: dict[str, _Table], has_checksums: bool) -> list[tuple[str, Any]]:
+    """The stored values of one row of each table that agrees with its checksum, with their columns."""
+    found: list[tuple[str, Any]] = []
+    for name, columns in SEALED_COLUMNS.items():
+        checked = CHECKED_COLUMNS[name].split(", ")
+        for row in map(tables[name].row, tables[name].rows):
+            if not has_checksums or row["checksum"] == row_checksum(*(row[column] for column in checked)):
+                found += [(column, row.get(column)) for column in columns]
+                break
+    return found
+
+
+def _codec(
+    file: Path, tables: dict[str, _Table], records: list[KeyRecord], has_checksums: bool, secret: bytes | None
+) -> Codec:
+    """The codec of a gallery's rows; a new one where a key is given and no row is left.
+
+    Raises:
+        GalleryError: `secret` is not their key, or they are plain although a key is given.
+    """
+    samples = _samples(tables, has_checksums)
+    try:
+        codec = codec_of_gallery(file, tables["meta"].value(1, "dimensions"), records, samples, secret)
+    except DamagedDatabaseError:
+        if secret is None or any(tables[name].rows for name in SEALED_COLUMNS):
+            raise
+        return new_codec(secret)
+    if secret is None or isinstance(codec, SealingCodec):
+        return codec
+    if samples:
+        raise GalleryError(f"{file}: a key is given, but the gallery is not encrypted: leave the key out")
+    return new_codec(secret)
 
 
 def _mend_people(people: _Table, check: RowCheck) -> None:
@@ -349,7 +413,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 
 
 def _statements(
-    tables: dict[str, _Table], last_ids: dict[str, int], generation: int
+    tables: dict[str, _Table], last_ids: dict[str, int], generation: int, codec: Codec
 ) -> Iterator[tuple[str, tuple[object, ...]]]:
     """What makes the gallery anew; ids stay as they are, and none is ever given again."""
     meta = tables["meta"].row(1)
@@ -367,6 +431,7 @@ def _statements(
             values = [table.value(rowid, column) for column in columns]
             yield f"INSERT INTO {name} ({', '.join(columns)}) VALUES ({marks})", tuple(values)
         yield f"UPDATE {name} SET checksum = row_checksum({CHECKED_COLUMNS[name]})", ()
+    yield from key_statements(codec)
     for name, last_id in last_ids.items():
         yield "DELETE FROM sqlite_sequence WHERE name = ?", (name,)
         yield "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (name, last_id)

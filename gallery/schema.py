@@ -19,6 +19,7 @@ FACE_COLUMNS = "source, box_left, box_top, box_right, box_bottom, quality, photo
 CHECKED_COLUMNS = {
     "meta": "encoder_name, encoder_fingerprint, dimensions, threshold_l2",
     "settings": "key, value",
+    "key_copy": "salt, key_check",
     "people": "name, threshold_l2",
     "templates": f"person_id, vector, {FACE_COLUMNS}, crop",
     "unknown_faces": f"vector, {FACE_COLUMNS}, crop",
@@ -96,11 +97,21 @@ _V2 = (
     ),
     f"UPDATE templates SET checksum = row_checksum({CHECKED_COLUMNS['templates']})",
 )
-_VERSIONS = (_V1, _V2)
+_V3 = (
+    # A second copy of what a key needs, in a page of its own: without the salt no row can be decrypted.
+    """CREATE TABLE key_copy (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        salt BLOB,
+        key_check BLOB,
+        checksum INTEGER)""",
+)
+_VERSIONS = (_V1, _V2, _V3)
 
 SCHEMA_VERSION = len(_VERSIONS)
 
+_V2_SEEN_AS_NEW = ("CREATE TEMP TABLE key_copy (id, salt, key_check, checksum)",)
 _V1_SEEN_AS_NEW = (
+    *_V2_SEEN_AS_NEW,
     "CREATE TEMP TABLE settings (key, value, checksum)",
     "CREATE TEMP VIEW meta AS SELECT *, NULL AS checksum FROM main.meta",
     "CREATE TEMP VIEW people AS SELECT *, NULL AS threshold_l2, NULL AS checksum FROM main.people",
@@ -108,7 +119,7 @@ _V1_SEEN_AS_NEW = (
     f"CREATE TEMP TABLE unknown_faces (id, vector, {FACE_COLUMNS}, checksum, crop)",
     "CREATE TEMP TABLE removed_templates (generation, template_id)",
 )
-_SEEN_AS_NEW = {1: _V1_SEEN_AS_NEW}
+_SEEN_AS_NEW = {1: _V1_SEEN_AS_NEW, 2: _V2_SEEN_AS_NEW}
 
 
 def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[object, ...]]]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import logging
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,18 @@ from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from gallery.calibration import FARTHEST_L2
 from gallery.checks import RowCheck, database_findings
-from gallery.codec import KEY_VARIABLE, SALT_BYTES, Codec, PlainCodec, SealingCodec
+from gallery.codec import (
+    KEY_SETTINGS,
+    Codec,
+    KeyRecord,
+    PlainCodec,
+    SealingCodec,
+    codec_of_gallery,
+    key_records,
+    key_statements,
+    new_codec,
+    setting_statement,
+)
 from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
@@ -57,9 +69,9 @@ SAME_VECTOR_L2 = 0.02
 FaceTable = Literal["templates", "unknown_faces"]
 
 _READ_ROWS = 4096
+_KEY_PLACES = 2
 _IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
 _VECTOR_DTYPE = np.dtype("<f4")
-_SALT, _KEY_CHECK = "key_salt", "key_check"  # Keys of settings.
 
 logger = logging.getLogger("facepipe")
 
@@ -81,16 +93,17 @@ class Store:
         self._database = Database(file)
         self._version = SCHEMA_VERSION
         self._codec: Codec = PlainCodec()
+        self._has_unused_key, self._known_salts = secret is not None, (None, None)
         self.read_only = self._database.read_only
         try:
             with self._database.reading() as self._sql:
                 self._version = self._known_version()
             self.was_older = self._version < SCHEMA_VERSION and not self.read_only
-            if not self.read_only:
-                self._migrate()
             self._unlock(secret)
+            if self.was_older:
+                self._migrate()
+                self._unlock(secret)
             with self.reading():
-                self.encoder = self._read_encoder()
                 self.opened_state = self.vector_state()
                 self._warn_of_unusable_thresholds()
             if not self.read_only:
@@ -105,12 +118,7 @@ class Store:
     @staticmethod
     def create(file: Path, encoder: EncoderIdentity, secret: bytes | None = None) -> None:
         """Make an empty gallery for the vectors of `encoder`, unless another process makes one first."""
-        statements = list(creating_statements(encoder))
-        if secret is not None:
-            codec = SealingCodec(secret, secrets.token_bytes(SALT_BYTES))
-            for key, value in ((_SALT, codec.salt), (_KEY_CHECK, codec.check())):
-                statements.append(_setting_statement(key, value))
-        create_database(file, iter(statements))
+        create_database(file, chain(creating_statements(encoder), key_statements(new_codec(secret))))
 
     def close(self) -> None:
         """Close the file."""
@@ -126,7 +134,7 @@ class Store:
     @contextmanager
     def changing(self) -> Iterator[None]:
         """One transaction, alone among all processes; raises the generation if it changed any row."""
-        codec = self._codec
+        before_changing = self._codec, self._known_salts
         try:
             with self._database.writing() as self._sql:
                 self._require_same_key()
@@ -135,7 +143,7 @@ class Store:
                 if self._sql.total_changes != before:
                     self._sql.execute("UPDATE meta SET generation = generation + 1")
         except BaseException:
-            self._codec = codec  # What was encrypted or decrypted is not.
+            self._codec, self._known_salts = before_changing  # What was encrypted or decrypted is not.
             raise
 
     def wipe_deleted(self) -> None:
@@ -168,11 +176,13 @@ class Store:
 
     def _migrate(self) -> None:
         """Bring the schema up to date in one transaction, unless another process is first."""
-        if self._version == SCHEMA_VERSION:
-            return
         with self._database.writing() as self._sql:
-            for statement in migrating_statements(self._known_version()):
+            version = self._known_version()
+            for statement in migrating_statements(version):
                 self._sql.execute(statement)
+            if version < SCHEMA_VERSION:
+                self._require_same_key()
+                self._write_key()
         logger.info("%s: brought from schema %d to %d", self._file, self._version, SCHEMA_VERSION)
         self._version = SCHEMA_VERSION
 
@@ -215,19 +225,56 @@ class Store:
     @property
     def is_encrypted(self) -> bool:
         """Whether names, paths, vectors and pictures stand in the file as ciphertext."""
-        return self._salt is not None
+        return isinstance(self._codec, SealingCodec)
 
     @property
-    def _salt(self) -> bytes | None:
-        return self._codec.salt if isinstance(self._codec, SealingCodec) else None
+    def has_unused_key(self) -> bool:
+        """Whether a key was given, but the gallery is not encrypted."""
+        return self._has_unused_key and not self.is_encrypted
 
     def _unlock(self, secret: bytes | None) -> None:
         with self._database.reading(shadowing_statements(self._version)) as self._sql:
-            settings = dict(self._sql.execute("SELECT key, value FROM settings"))
-        self._codec = codec_of_settings(self._file, settings, secret)
+            self.encoder = self._read_encoder()
+            records = self._key_records()
+            self._codec = codec_of_gallery(
+                self._file, self.encoder.dimensions, records, self._samples(), secret
+            )
+            self._known_salts = self._salts()
+        if self.is_encrypted and self._version == SCHEMA_VERSION and not _are_whole(records):
+            logger.warning(
+                "%s: what the gallery keeps of its key is damaged in one of two places: run `facepipe "
+                "gallery repair`",
+                self._file.parent,
+            )
+
+    def _key_records(self) -> list[KeyRecord]:
+        copies = self._sql.execute(f"SELECT {CHECKED_COLUMNS['key_copy']}, checksum FROM key_copy")
+        return key_records(self._settings(), copies)
+
+    def _samples(self) -> Iterator[tuple[str, Any]]:
+        """Some stored values of rows that agree with their checksums, with their columns."""
+        for table, columns in SEALED_COLUMNS.items():
+            row = self._sql.execute(
+                f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"
+                f" WHERE checksum = row_checksum({CHECKED_COLUMNS[table]}) LIMIT 1"
+            ).fetchone()
+            if row:
+                yield from zip(columns, row, strict=True)
+
+    def _write_key(self) -> None:
+        for statement, values in key_statements(self._codec):
+            self._sql.execute(statement, values)
+        self._known_salts = self._salts()
+
+    def _salts(self) -> tuple[Any, Any]:
+        """The salts as they are in both places, to notice that another process has changed them."""
+        setting, copy = self._sql.execute(
+            "SELECT (SELECT value FROM settings WHERE key = ?), (SELECT salt FROM key_copy)", KEY_SETTINGS[:1]
+        ).fetchone()
+        return setting, copy
 
     def _require_same_key(self) -> None:
-        if self._setting(_SALT) != self._salt:
+        if self._salts() != self._known_salts:
             raise GalleryError(
                 f"{self._file}: another process has encrypted or decrypted the gallery: open it again"
             )
@@ -235,13 +282,11 @@ class Store:
     def convert(self, secret: bytes | None) -> None:
         """Encrypt everything with a key from `secret`; None: decrypt. `wipe_deleted` is due afterwards."""
         old = self._codec
-        new = PlainCodec() if secret is None else SealingCodec(secret, secrets.token_bytes(SALT_BYTES))
+        self._codec = new_codec(secret)
         for table, columns in SEALED_COLUMNS.items():
-            self._reseal(table, columns, old, new)
-        self._set(_SALT, new.salt if isinstance(new, SealingCodec) else None)
-        self._set(_KEY_CHECK, new.check() if isinstance(new, SealingCodec) else None)
+            self._reseal(table, columns, old, self._codec)
+        self._write_key()
         self._note_wipe_due()
-        self._codec = new
 
     def _reseal(self, table: str, columns: tuple[str, ...], old: Codec, new: Codec) -> None:
         assignments = ", ".join(f"{column} = ?" for column in columns)
@@ -367,8 +412,15 @@ class Store:
 
     def threshold(self) -> float | None:
         """The gallery's own threshold; None: it has none that can be used."""
-        threshold: float | None = self._setting(THRESHOLD_SETTING)
-        _require_numbers(threshold)
+        threshold = None
+        for key, value, checksum in self._settings():
+            if row_checksum(key, value) != checksum and key not in KEY_SETTINGS:
+                raise GalleryError(
+                    f"{self._file.parent}: a setting, perhaps the threshold, is damaged: run "
+                    "`facepipe gallery repair`"
+                )
+            if key == THRESHOLD_SETTING:
+                threshold = value
         return threshold if is_threshold(threshold) else None
 
     def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
@@ -437,11 +489,14 @@ class Store:
         yield from database_findings(
             self._sql, RowCheck(self.encoder.dimensions, self._codec, self._version > 1)
         )
+        if self.is_encrypted and self._version == SCHEMA_VERSION and not _are_whole(self._key_records()):
+            yield Finding("key", "its salt and check are damaged in one of two places")
 
     # Changing
 
     def add(self, person: str, templates: Iterable[NewTemplate]) -> list[int]:
         """Store templates, making the person if need be; answers the ids of those not stored before."""
+        self.require_no_unused_key()
         name = self._codec.seal("name", person)
         self._sql.execute(
             "INSERT OR IGNORE INTO people (name, checksum) VALUES (?, ?)", (name, row_checksum(name, None))
@@ -472,6 +527,7 @@ class Store:
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name that nobody has. `wipe_deleted` is due afterwards."""
+        self.require_no_unused_key()
         person_id = self._person_id(old)
         name = self._codec.seal("name", new)
         if old != new and self._exists("SELECT 1 FROM people WHERE name = ?", name):
@@ -554,6 +610,7 @@ class Store:
 
     def add_unknown(self, faces: Sequence[NewTemplate]) -> list[int]:
         """Store faces without a name; answers the ids of those not stored before."""
+        self.require_no_unused_key()
         return [
             self._insert("unknown_faces", {}, new)
             for new in faces
@@ -579,6 +636,14 @@ class Store:
         ]
         self.remove_unknown(ids)
         return self.add(person, templates)
+
+    def require_no_unused_key(self) -> None:
+        """Who gives a key expects that no name is stored in the clear."""
+        if self.has_unused_key:
+            raise GalleryError(
+                f"{self._file.parent}: a key is given, but the gallery is not encrypted, so nothing is "
+                "added: encrypt it (`facepipe gallery encrypt`), or leave the key out"
+            )
 
     def _delete_person(self, name: str) -> int:
         person_id = self._person_id(name)
@@ -651,14 +716,16 @@ class Store:
             raise GalleryError(f"nobody is named {name!r}: see `facepipe gallery list`")
         return int(row[0])
 
-    def _setting(self, key: str) -> Any:
-        row = self._sql.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+    def _settings(self) -> list[tuple[Any, Any, Any]]:
+        """All rows: key, value and checksum. Not by the key's index, so that damaged keys are seen too."""
+        return self._sql.execute(
+            f"SELECT {CHECKED_COLUMNS['settings']}, checksum FROM settings NOT INDEXED"
+        ).fetchall()
 
     def _set(self, key: str, value: Any) -> None:
         self._sql.execute("DELETE FROM settings WHERE key = ?", (key,))
         if value is not None:
-            self._sql.execute(*_setting_statement(key, value))
+            self._sql.execute(*setting_statement(key, value))
 
     def names(self) -> list[str]:
         """The names of all people, in no order."""
@@ -681,29 +748,8 @@ class Store:
         return self._sql.execute(query, values).fetchone()[0]
 
 
-def codec_of_settings(file: Path, settings: Mapping[str, Any], secret: bytes | None) -> Codec:
-    """The codec of a gallery with these settings.
-
-    Raises:
-        GalleryError: It is encrypted, and `secret` is not its key.
-    """
-    if _SALT not in settings:
-        return PlainCodec()
-    if secret is None:
-        raise GalleryError(
-            f"{file}: the gallery is encrypted: give its key with --key-file FILE, or in ${KEY_VARIABLE}"
-        )
-    codec = SealingCodec(secret, settings[_SALT])
-    if codec.check() != settings.get(_KEY_CHECK):
-        raise GalleryError(f"{file}: this is not the gallery's key: give the one it was encrypted with")
-    return codec
-
-
-def _setting_statement(key: str, value: Any) -> tuple[str, tuple[object, ...]]:
-    return (
-        "INSERT INTO settings (key, value, checksum) VALUES (?, ?, ?)",
-        (key, value, row_checksum(key, value)),
-    )
+def _are_whole(records: Sequence[KeyRecord]) -> bool:
+    return len(records) == _KEY_PLACES and all(record.is_whole for record in records)
 
 
 def _require_numbers(*values: object) -> None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from facepipe.faces import FloatArray
 from gallery import EncoderIdentity, NewTemplate
+from gallery.schema import _V3, creating_statements
 
 ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
 OTHER_ENCODER = EncoderIdentity(
@@ -53,6 +54,16 @@ def template(vector: FloatArray, photo: str | None = None, crop: bytes | None = 
 def templates(vectors: FloatArray) -> list[NewTemplate]:
     """One template a vector, without a photo."""
     return [NewTemplate(vector) for vector in vectors]
+
+
+def statements_of_schema_2(encoder: EncoderIdentity) -> list[tuple[str, tuple[object, ...]]]:
+    """What made an empty gallery before schema 3: statements and their values."""
+    kept = [
+        (statement, values)
+        for statement, values in creating_statements(encoder)
+        if statement not in _V3 and not statement.startswith("PRAGMA user_version")
+    ]
+    return [*kept, ("PRAGMA user_version = 2", ())]
 
 
 def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:
