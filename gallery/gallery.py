@@ -398,9 +398,9 @@ class Gallery:
 
     @property
     def state(self) -> str:
-        """Names what the gallery holds now: another after every change of people, vectors or thresholds."""
+        """Names what the gallery holds now: another after every change, also of a copy of the gallery."""
         with self._store.reading():
-            return f"{self._store.generation()}-{self._store.vector_state().token.hex()}"
+            return self._store.state()
 
     def info(self) -> GalleryInfo:
         """The gallery in figures."""

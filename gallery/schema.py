@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -104,16 +105,23 @@ _V3 = (
         salt BLOB,
         key_check BLOB,
         checksum INTEGER)""",
+    # Random, and new with every change: galleries that went apart from one backup are never in one state.
+    "ALTER TABLE meta ADD COLUMN state BLOB",
 )
 _VERSIONS = (_V1, _V2, _V3)
 
 SCHEMA_VERSION = len(_VERSIONS)
 
-_V2_SEEN_AS_NEW = ("CREATE TEMP TABLE key_copy (id, salt, key_check, checksum)",)
+_EMPTY_KEY_COPY = "CREATE TEMP TABLE key_copy (id, salt, key_check, checksum)"
+_STATE_OF_VECTORS = "(SELECT token FROM vector_states ORDER BY generation DESC LIMIT 1) AS state"
+_V2_SEEN_AS_NEW = (
+    _EMPTY_KEY_COPY,
+    f"CREATE TEMP VIEW meta AS SELECT *, {_STATE_OF_VECTORS} FROM main.meta",
+)
 _V1_SEEN_AS_NEW = (
-    *_V2_SEEN_AS_NEW,
+    _EMPTY_KEY_COPY,
     "CREATE TEMP TABLE settings (key, value, checksum)",
-    "CREATE TEMP VIEW meta AS SELECT *, NULL AS checksum FROM main.meta",
+    f"CREATE TEMP VIEW meta AS SELECT *, NULL AS checksum, {_STATE_OF_VECTORS} FROM main.meta",
     "CREATE TEMP VIEW people AS SELECT *, NULL AS threshold_l2, NULL AS checksum FROM main.people",
     "CREATE TEMP VIEW templates AS SELECT *, NULL AS checksum, NULL AS crop FROM main.templates",
     f"CREATE TEMP TABLE unknown_faces (id, vector, {FACE_COLUMNS}, checksum, crop)",
@@ -133,6 +141,12 @@ def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[o
     )
     for statement in migrating_statements(1):
         yield statement, ()
+    yield state_statement()
+
+
+def state_statement() -> tuple[str, tuple[object, ...]]:
+    """Return what gives the gallery a state that it was never in, nor any copy of it."""
+    return "UPDATE meta SET state = ?", (secrets.token_bytes(16),)
 
 
 def migrating_statements(version: int) -> Iterator[str]:

@@ -61,6 +61,7 @@ from gallery.schema import (
     migrating_statements,
     row_checksum,
     shadowing_statements,
+    state_statement,
 )
 
 SAME_VECTOR_L2 = 0.02
@@ -133,7 +134,7 @@ class Store:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """One transaction, alone among all processes; raises the generation if it changed any row."""
+        """One transaction, alone among all processes; if it changed any row, a new generation and state."""
         before_changing = self._codec, self._known_salts
         try:
             with self._database.writing() as self._sql:
@@ -142,6 +143,7 @@ class Store:
                 yield
                 if self._sql.total_changes != before:
                     self._sql.execute("UPDATE meta SET generation = generation + 1")
+                    self._sql.execute(*state_statement())
         except BaseException:
             self._codec, self._known_salts = before_changing  # What was encrypted or decrypted is not.
             raise
@@ -183,6 +185,7 @@ class Store:
             if version < SCHEMA_VERSION:
                 self._require_same_key()
                 self._write_key()
+                self._sql.execute(*state_statement())
         logger.info("%s: brought from schema %d to %d", self._file, self._version, SCHEMA_VERSION)
         self._version = SCHEMA_VERSION
 
@@ -303,6 +306,10 @@ class Store:
     def generation(self) -> int:
         """Number of changes so far."""
         return int(self._value("SELECT generation FROM meta"))
+
+    def state(self) -> str:
+        """Names all that the gallery holds: another text after every change, in every copy of the gallery."""
+        return str(self._value("SELECT generation || '-' || lower(hex(state)) FROM meta"))
 
     def vector_state(self) -> VectorState:
         """The present state of the set of vectors."""

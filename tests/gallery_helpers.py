@@ -61,7 +61,7 @@ def statements_of_schema_2(encoder: EncoderIdentity) -> list[tuple[str, tuple[ob
     kept = [
         (statement, values)
         for statement, values in creating_statements(encoder)
-        if statement not in _V3 and not statement.startswith("PRAGMA user_version")
+        if statement not in _V3 and not statement.startswith(("PRAGMA user_version", "UPDATE meta SET state"))
     ]
     return [*kept, ("PRAGMA user_version = 2", ())]
 
