@@ -223,6 +223,17 @@ def replace_database(alone: sqlite3.Connection, file: Path, new: Path) -> None:
         sync_folder(file.parent)
 
 
+@contextmanager
+def text_of_any_bytes(connection: sqlite3.Connection) -> Iterator[None]:
+    """Read text that is no Unicode too, with escapes, instead of failing."""
+    before = connection.text_factory
+    connection.text_factory = _any_text
+    try:
+        yield
+    finally:
+        connection.text_factory = before
+
+
 def _any_text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
@@ -292,6 +303,12 @@ def errors_of(file: Path) -> Iterator[None]:
 
 
 _DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_SIGNS_OF_DAMAGE = (
+    "Could not decode",  # Text that is no Unicode,
+    "user-defined function raised exception",  # also where it was to be given to `row_checksum`.
+    "no such table",  # The schema's version is checked first, so its name is damaged.
+    "no such column",
+)
 _EXPLANATIONS = (
     ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
     ("SQLITE_CORRUPT", DAMAGED),
@@ -308,10 +325,7 @@ def _explain(error: sqlite3.Error) -> str:
 
 
 def _name(error: sqlite3.Error) -> str:
-    """Python's own errors have none, but text that is no Unicode is told by one of them.
-
-    A table or a column that is not there had its name damaged: the schema's version is checked first.
-    """
-    if str(error).startswith(("Could not decode", "no such table", "no such column")):
+    """Python's own errors have none, and some that have one are signs of damage all the same."""
+    if str(error).startswith(_SIGNS_OF_DAMAGE):
         return "SQLITE_CORRUPT"
     return getattr(error, "sqlite_errorname", None) or ""

@@ -208,6 +208,7 @@ def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) 
     with open_alone(file) as sql:
         tables = {name: _readable(sql, name, columns) for name, columns in _columns(file, sql).items()}
         last_ids = {name: max([*tables[name].rows, _last_id(sql, name)]) for name in _OWN_IDS}
+        _mend_names(sql, tables["people"])
         codec = _refuse(file, tables, encoder, secret)
         aside = _put_aside(path, tables)
         generation = max(_largest(sql, "generation", "meta"), _largest(sql, "generation", "vector_states"))
@@ -345,6 +346,17 @@ def _codec(
     if samples:
         raise GalleryError(f"{file}: a key is given, but the gallery is not encrypted: leave the key out")
     return new_codec(secret)
+
+
+def _mend_names(sql: sqlite3.Connection, people: _Table) -> None:
+    """Take a damaged name from the index of names, which holds every name too, where it fits the checksum."""
+    found: list[tuple[Any, ...]] = []
+    _read(sql, "SELECT rowid, name FROM people INDEXED BY sqlite_autoindex_people_1", found)
+    for rowid, name in found:
+        row = people.row(rowid) if rowid in people.rows else {}
+        fits = row.get("checksum") == row_checksum(name, row.get("threshold_l2"))
+        if "checksum" in row and fits and row["name"] != name:
+            people.mend(rowid, {**row, "name": name}, "its name is not that of the index")
 
 
 def _mend_people(people: _Table, check: RowCheck) -> None:

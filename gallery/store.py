@@ -34,7 +34,7 @@ from gallery.codec import (
     new_codec,
     setting_statement,
 )
-from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database
+from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database, text_of_any_bytes
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
 from gallery.names import mended_name
@@ -239,9 +239,10 @@ class Store:
         with self._database.reading(shadowing_statements(self._version)) as self._sql:
             self.encoder = self._read_encoder()
             records = self._key_records()
-            self._codec = codec_of_gallery(
-                self._file, self.encoder.dimensions, records, self._samples(), secret
-            )
+            with text_of_any_bytes(self._sql):  # One damaged name must not close the gallery to all.
+                self._codec = codec_of_gallery(
+                    self._file, self.encoder.dimensions, records, self._samples(), secret
+                )
             self._known_salts = self._salts()
         if self.is_encrypted and self._version == SCHEMA_VERSION and not _are_whole(records):
             logger.warning(
@@ -257,12 +258,13 @@ class Store:
     def _samples(self) -> Iterator[tuple[str, Any]]:
         """Some stored values of rows that agree with their checksums, with their columns."""
         for table, columns in SEALED_COLUMNS.items():
-            row = self._sql.execute(
-                f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED"
-                f" WHERE checksum = row_checksum({CHECKED_COLUMNS[table]}) LIMIT 1"
-            ).fetchone()
-            if row:
-                yield from zip(columns, row, strict=True)
+            checked = CHECKED_COLUMNS[table].split(", ")
+            for *values, checksum in self._sql.execute(
+                f"SELECT {', '.join(checked)}, checksum FROM {table} NOT INDEXED"
+            ):
+                if row_checksum(*values) == checksum:
+                    yield from ((column, values[checked.index(column)]) for column in columns)
+                    break
 
     def _write_key(self) -> None:
         for statement, values in key_statements(self._codec):
@@ -287,6 +289,7 @@ class Store:
         old = self._codec
         self._codec = new_codec(secret)
         for table, columns in SEALED_COLUMNS.items():
+            self._require_whole(table)
             self._reseal(table, columns, old, self._codec)
         self._write_key()
         self._note_wipe_due()
@@ -330,6 +333,7 @@ class Store:
 
     def people(self) -> list[Person]:
         """Everybody, in no order."""
+        self._require_whole("people")
         rows = self._sql.execute(
             "SELECT name, COUNT(*), MIN(added_at), MAX(added_at), threshold_l2 FROM people"
             " JOIN templates ON person_id = people.id GROUP BY people.id"
@@ -406,7 +410,9 @@ class Store:
         return owners, ids
 
     def names_of(self, person_ids: Iterable[int]) -> dict[int, str]:
-        """Person id to name."""
+        """Person id to name; checked, so that nobody is given a damaged one."""
+        person_ids = list(person_ids)
+        self._require_whole("people", person_ids)
         rows = self._of_ids("SELECT id, name FROM people WHERE id IN", person_ids)
         return {id: self._codec.open("name", name) for id, name in rows}
 
@@ -454,7 +460,13 @@ class Store:
         return np.array(rows, np.int64).reshape(-1)
 
     def contents(self) -> Contents:
-        """Everything that may be stored elsewhere, without its ids: with names and thresholds as allowed."""
+        """Everything that may be stored elsewhere, without its ids: with names and thresholds as allowed.
+
+        Raises:
+            GalleryError: A row is damaged; elsewhere it would get a new checksum, and nobody would know.
+        """
+        for table in SEALED_COLUMNS:
+            self._require_whole(table)
         people: dict[str, PersonContents] = {}
         taken = set(self.names())
         for person in sorted(self.people(), key=lambda person: person.name):
@@ -641,6 +653,7 @@ class Store:
             for face in self.unknown_faces()
             if face.id in wanted
         ]
+        self._require_whole("unknown_faces", ids)
         self.remove_unknown(ids)
         return self.add(person, templates)
 
@@ -699,7 +712,8 @@ class Store:
         return int(cursor.lastrowid or 0)
 
     def _update(self, table: str, id: int, **value_by_column: Any) -> None:
-        """Change some columns of a row, and its checksum accordingly."""
+        """Change some columns of a row, and its checksum accordingly: damage must not get a fitting one."""
+        self._require_whole(table, [id])
         assignments = ", ".join(f"{column} = ?" for column in value_by_column)
         self._sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*value_by_column.values(), id))
         self._sql.execute(
@@ -715,6 +729,27 @@ class Store:
         self._sql.execute("UPDATE meta SET wipe_due = generation + 1")
 
     # Small things
+
+    def _require_whole(self, table: str, ids: Iterable[int] | None = None) -> None:
+        """Check rows, all or those of some ids, against their checksums.
+
+        Raises:
+            GalleryError: One is damaged.
+        """
+        if self._version == 1:
+            return
+        query = f"SELECT id FROM {table} WHERE checksum IS NOT row_checksum({CHECKED_COLUMNS[table]})"
+        found = self._sql.execute(query) if ids is None else self._of_ids(f"{query} AND id IN", ids)
+        for (id,) in list(found)[:1]:
+            raise GalleryError(
+                f"{self._file.parent}: {table} {id} is damaged (its checksum is not that of its bytes): run "
+                "`facepipe gallery repair`"
+            )
+
+    def require_whole_encoder(self) -> None:
+        """Check what is stored of the encoder; raises as `_require_whole`."""
+        with self.reading():
+            self._require_whole("meta")
 
     def _person_id(self, name: str) -> int:
         sealed = self._codec.seal("name", name)
@@ -736,6 +771,7 @@ class Store:
 
     def names(self) -> list[str]:
         """The names of all people, in no order."""
+        self._require_whole("people")
         return [self._codec.open("name", name) for (name,) in self._sql.execute("SELECT name FROM people")]
 
     def _of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:

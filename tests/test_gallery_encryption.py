@@ -206,6 +206,24 @@ def test_converting_that_fails_half_way_changes_nothing(plain: Path, monkeypatch
         assert contents(gallery) == before
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE people SET name = 'Nata Hari' WHERE id = 1",
+        "UPDATE templates SET source = 'elsewhere' WHERE id = 1",
+        "UPDATE unknown_faces SET quality = 0.5",
+    ],
+)
+def test_a_damaged_gallery_is_repaired_before_it_is_encrypted(plain: Path, statement: str) -> None:
+    """Or the damage would get checksums that fit it."""
+    with closing(sqlite3.connect(plain / "gallery.sqlite3")) as connection:
+        connection.execute(statement)
+        connection.commit()
+    with pytest.raises(GalleryError, match="damaged"):
+        encrypt(plain, KEY)
+    assert {finding.code for finding in verify(plain)} == {"checksum"}
+
+
 def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
