@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from facepipe.errors import GalleryError
-from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder
+from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder, temporary_folder
 from facepipe.forks import never_free, watch_forks
 from gallery.schema import row_checksum
 
@@ -20,6 +20,7 @@ BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 DAMAGED = "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
 _RETRY_S = 0.02
+_SNAPSHOT_TRIES = 50
 
 logger = logging.getLogger("facepipe")
 
@@ -33,14 +34,21 @@ class Database:
 
     A forked process connects again: SQLite's locks belong to the process that took them.
 
+    Args:
+        file: The SQLite file.
+        scratch: A private folder. Where it is given, the file is copied into memory and read there: no byte
+            of it, nor of the files beside it, is changed. What is in its log is read by way of a copy there.
+
     Attributes:
         file: The SQLite file.
-        read_only: The file or its folder may not be written.
+        read_only: The file or its folder may not be written, or is to be left as it is.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, scratch: Path | None = None) -> None:
         self.file = file
-        self.read_only = not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
+        self._scratch = scratch
+        may_be_written = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+        self.read_only = scratch is not None or not may_be_written
         self._lock = threading.RLock()
         self._found_logs = [log for log in logs_of(file) if log.exists()]
         with errors_of(file):
@@ -64,6 +72,8 @@ class Database:
         return self._open
 
     def _connected(self) -> sqlite3.Connection:
+        if self._scratch is not None:
+            return _snapshot(self.file, self._scratch)
         return _connect_read_only(self.file) if self.read_only else _connect(self.file, "mode=rw")
 
     def leave_to_parent(self) -> None:
@@ -88,7 +98,9 @@ class Database:
             if self._connection.in_transaction:
                 yield self._connection
                 return
-            if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
+            if (
+                self.read_only and self._scratch is None
+            ):  # What SQLite remembers of a file it can't lock may be out of date.
                 self._connection.close()
                 self._open = self._connected()
             self._connection.execute("BEGIN")
@@ -131,7 +143,7 @@ class Database:
         with self._lock:
             self._connection.close()
             log, shared = logs_of(self.file)
-            if not self._found_logs and log.exists() and not log.stat().st_size:
+            if self._scratch is None and not self._found_logs and log.exists() and not log.stat().st_size:
                 log.unlink(missing_ok=True)
                 shared.unlink(missing_ok=True)
 
@@ -245,9 +257,52 @@ def _new_file(file: Path) -> Iterator[Path]:
         yield temporary
 
 
+def _snapshot(file: Path, scratch: Path) -> sqlite3.Connection:
+    """Copy the present state into memory, without a lock: again where somebody wrote meanwhile."""
+    for _ in range(_SNAPSHOT_TRIES):
+        before = _extents(file)
+        snapshot = _open("file::memory:")
+        try:
+            _copy(file, scratch, snapshot)
+        except BaseException:
+            snapshot.close()
+            raise
+        if _extents(file) == before:
+            return snapshot
+        snapshot.close()
+        time.sleep(_RETRY_S)
+    raise GalleryError(f"{file}: another process changes the gallery all the time: try again")
+
+
+def _extents(file: Path) -> list[tuple[int, int, int]]:
+    """What changes whenever the file or its log is written."""
+    stats = [part.stat() for part in (file, logs_of(file)[0]) if part.exists()]
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+
+
+def _copy(file: Path, scratch: Path, target: sqlite3.Connection) -> None:
+    """Copy a file and what is in its log. In its own folder SQLite would write into the log, or delete it."""
+    log = logs_of(file)[0]
+    with closing(_connect(file, "mode=ro&immutable=1")) as source:
+        if not (log.exists() and log.stat().st_size):
+            source.backup(target)
+            return
+        pages = source.serialize()
+    with temporary_folder(scratch) as folder:
+        copy = folder / file.name
+        copy.write_bytes(pages)
+        logs_of(copy)[0].write_bytes(log.read_bytes())
+        with closing(_connect(copy, "mode=rw")) as source:
+            source.backup(target)
+
+
 def _connect(file: Path, options: str) -> sqlite3.Connection:
+    return _open(f"{file.absolute().as_uri()}?{options}")
+
+
+def _open(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{file.absolute().as_uri()}?{options}",
+        uri,
         uri=True,
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,

@@ -540,14 +540,21 @@ class Gallery:
         """Add everybody of another gallery, as `import_archive` does; answers how many templates were new.
 
         Args:
-            other: Its folder; it is not changed.
+            other: Its folder; no byte in it is changed, not even where it is of an older schema.
             secret: Its key, where it is encrypted; None: that of the environment.
 
         Raises:
             GalleryError: It can't be read or holds vectors of another encoder; nothing is changed.
         """
-        with Gallery.open(other, self.encoder, secret=secret) as source, source._store.reading():
-            contents = source._store.contents()
+        other = Path(other)
+        _require_gallery(other)
+        source = Store(other / STORE_FILE, secret or secret_of_environment(), scratch=self.path)
+        try:
+            _require_same_encoder(other, source, self.encoder)
+            with source.reading():
+                contents = source.contents()
+        finally:
+            source.close()
         return self.add_contents(contents)
 
     def backup(self, folder: str | Path) -> None:
@@ -635,13 +642,17 @@ def encrypt(path: str | Path, secret: bytes | None) -> None:
     if not secret:
         raise UsageError(f"encrypting needs a key: --key-file FILE, or ${KEY_VARIABLE}")
     path = Path(path)
-    if not (path / STORE_FILE).exists():
-        raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
+    _require_gallery(path)
     store = Store(path / STORE_FILE)
     try:
         Gallery(path, store, None).encrypt(secret)
     finally:
         store.close()
+
+
+def _require_gallery(path: Path) -> None:
+    if not (path / STORE_FILE).exists():
+        raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
 
 
 def _create(path: Path, file: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> None:

@@ -80,6 +80,11 @@ logger = logging.getLogger("facepipe")
 class Store:
     """The rows of one gallery.
 
+    Args:
+        file: The SQLite file.
+        secret: The key of an encrypted gallery.
+        scratch: As for `Database`: the gallery is read, and left as it is.
+
     Attributes:
         read_only: Changing raises an error.
         encoder: Whose vectors these are, as written when the gallery was made.
@@ -89,9 +94,9 @@ class Store:
 
     _sql: sqlite3.Connection  # Inside a transaction only.
 
-    def __init__(self, file: Path, secret: bytes | None = None) -> None:
+    def __init__(self, file: Path, secret: bytes | None = None, scratch: Path | None = None) -> None:
         self._file = file
-        self._database = Database(file)
+        self._database = Database(file, scratch)
         self._version = SCHEMA_VERSION
         self._codec: Codec = PlainCodec()
         self._has_unused_key, self._known_salts = secret is not None, (None, None)
