@@ -15,6 +15,7 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol
 
 from facepipe.errors import GalleryError, MissingExtraError
@@ -30,6 +31,8 @@ _SCRYPT_COST = 1 << 15
 """With r = 8 and p = 1: 32 MB and about 0.1 s for each guess."""
 _KEY_FILE_BYTES_MAX = 4096
 _CHECK = b"facepipe gallery"
+_READ_ONCE: dict[tuple[str, int, int], bytes] = {}
+"""Secrets from pipes, by path, device and inode."""
 _SIV_BYTES = 16
 """By which ciphertext is longer than what it stands for."""
 KEY_SETTINGS = "key_salt", "key_check"
@@ -239,14 +242,28 @@ def secret_of_environment() -> bytes | None:
 def read_key_file(file: Path) -> bytes:
     """The secret in a file. White space around it does not count: text editors add a line break.
 
+    A command may ask several times, for its gallery, another one and its job. What is no regular file, such
+    as the pipe of `--key-file <(...)`, gives its bytes but once, so they are kept as long as the process.
+
     Raises:
         GalleryError: The file can't be read, is too large for a key, or there is nothing in it.
     """
     try:
-        with open(file, "rb") as source:
-            secret = source.read(_KEY_FILE_BYTES_MAX + 1)
+        stat = os.stat(file)
+        source = str(file), stat.st_dev, stat.st_ino
+        if source in _READ_ONCE:
+            return _READ_ONCE[source]
+        secret = _read_secret(file)
     except OSError as error:
         raise GalleryError(f"{file}: the key can't be read ({error.strerror or error})") from error
+    if not S_ISREG(stat.st_mode):
+        _READ_ONCE[source] = secret
+    return secret
+
+
+def _read_secret(file: Path) -> bytes:
+    with open(file, "rb") as source:
+        secret = source.read(_KEY_FILE_BYTES_MAX + 1)
     if not secret.strip() or len(secret) > _KEY_FILE_BYTES_MAX:
         raise GalleryError(
             f"{file}: a key file holds 1 to {_KEY_FILE_BYTES_MAX} bytes: make one with "

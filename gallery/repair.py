@@ -153,11 +153,11 @@ def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: byt
     Raises:
         GalleryError: Not even the encoder can be read, or another process has the gallery open.
     """
-    path = Path(path).resolve()
+    path, secret = Path(path).resolve(), secret or secret_of_environment()
     findings = verify(path, secret=secret)
     aside, quarantined = None, 0
     if any(finding.code != "index" for finding in findings):
-        aside, quarantined = _rebuild(path, encoder, secret or secret_of_environment())
+        aside, quarantined = _rebuild(path, encoder, secret)
     with Gallery.open(path, secret=secret) as gallery:
         if findings:
             gallery.rebuild_index()
