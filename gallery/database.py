@@ -309,6 +309,8 @@ def _open(uri: str) -> sqlite3.Connection:
         check_same_thread=False,
     )
     connection.create_function("row_checksum", -1, row_checksum, deterministic=True)
+    # Or VACUUM, large sorts and large changes would write rows to the system's temporary folder.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 
@@ -321,7 +323,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA temp_store = MEMORY")  # VACUUM would copy all to the system's temporary folder
 
 
 def _connect_read_only(file: Path) -> sqlite3.Connection:

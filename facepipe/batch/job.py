@@ -452,6 +452,7 @@ class Job:
         return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()
 
     def _open(self) -> None:
+        self._database.execute("PRAGMA temp_store = MEMORY")  # no paths in the system's temporary folder
         self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
         with self._changing() as database:  # takes the lock, which the system lets go however we end
             (application,) = database.execute("PRAGMA application_id").fetchone()
@@ -466,7 +467,6 @@ class Job:
             encryption = database.execute("SELECT salt, key_check, wiped FROM encryption").fetchone()
         self._database.execute("PRAGMA journal_mode = WAL")
         self._database.execute("PRAGMA synchronous = NORMAL")
-        self._database.execute("PRAGMA temp_store = MEMORY")  # no paths in the system's temporary folder
         if encryption is not None:
             salt, check, wiped = encryption
             self._seal = known_seal(self.file, salt, check, self._secret or secret_of_environment())
