@@ -242,7 +242,7 @@ class Store:
 
     def _unlock(self, secret: bytes | None) -> None:
         with self._database.reading(shadowing_statements(self._version)) as self._sql:
-            self.encoder = self._read_encoder()
+            self.encoder: EncoderIdentity = self._read_encoder()
             records = self._key_records()
             with text_of_any_bytes(self._sql):  # One damaged name must not close the gallery to all.
                 self._codec = codec_of_gallery(
