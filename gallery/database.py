@@ -19,14 +19,22 @@ from gallery.schema import row_checksum
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 DAMAGED = "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
-_RETRY_S = 0.02
+_ATTEMPT_S = 0.25
+"""How long SQLite may wait for readers while it empties the log: it keeps writers out meanwhile."""
+_RETRY_S = 0.2
+"""Between two attempts, long enough for every waiting writer to get its turn."""
 _SNAPSHOT_TRIES = 50
+_IN_USE = "another process is reading or writing"
 
 logger = logging.getLogger("facepipe")
 
 
 class DamagedDatabaseError(GalleryError):
     """The file is no SQLite file, or a torn one."""
+
+
+class BusyDatabaseError(GalleryError):
+    """Another process has kept a lock for longer than the caller would wait."""
 
 
 class Database:
@@ -113,8 +121,15 @@ class Database:
                 self._connection.rollback()
 
     @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction: all of it is on disk afterwards, or, where anything fails, none."""
+    def writing(self, wait_s: float | None = None) -> Iterator[sqlite3.Connection]:
+        """One transaction: all of it is on disk afterwards, or, where anything fails, none.
+
+        Args:
+            wait_s: How long to wait for other writers; None: `BUSY_TIMEOUT_S`.
+
+        Raises:
+            BusyDatabaseError: Another process was writing all the time.
+        """
         if self.read_only:
             raise GalleryError(
                 f"{self.file.parent}: the gallery is read-only (its file or folder may not be written), "
@@ -123,7 +138,8 @@ class Database:
         with self._lock, errors_of(self.file):
             if self._connection.in_transaction:
                 raise GalleryError(f"{self.file.parent}: nothing can be changed while one state is read")
-            self._connection.execute("BEGIN IMMEDIATE")
+            with self._waiting(BUSY_TIMEOUT_S if wait_s is None else wait_s):
+                self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._require_same_file()
                 yield self._connection
@@ -152,40 +168,57 @@ class Database:
         with self._lock, _new_file(target) as temporary, closing(_connect(temporary, "mode=rw")) as copy:
             self._connection.backup(copy)
 
-    def wipe_deleted(self) -> bool:
+    @contextmanager
+    def _waiting(self, wait_s: float) -> Iterator[None]:
+        """Let SQLite wait so long for other processes inside."""
+        self._connection.execute(f"PRAGMA busy_timeout = {wait_s * 1000:.0f}")
+        try:
+            yield
+        finally:
+            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
+
+    def wipe_deleted(self, wait: bool) -> bool:
         """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
 
-        What a killed process left of a copy of the file is deleted.
+        What a killed process left of a copy of the file is deleted. Other threads and processes read and
+        write between two attempts; while another process reads, the file is not rewritten.
+
+        Args:
+            wait: Try again for `BUSY_TIMEOUT_S` where others are in the way; False: try once.
 
         Returns:
             Whether it was done; if not, why is logged: another process was reading, the disk is full.
         """
+        deadline = time.monotonic() + (BUSY_TIMEOUT_S if wait else 0)
+        while obstacle := self._wipe_once(_ATTEMPT_S if wait else 0):
+            if obstacle != _IN_USE or time.monotonic() > deadline:
+                logger.warning(
+                    "%s: what was removed is gone from the gallery, but not yet wiped from the file (%s); "
+                    "the next opening wipes it",
+                    self.file,
+                    obstacle,
+                )
+                return False
+            time.sleep(_RETRY_S)
+        return True
+
+    def _wipe_once(self, wait_s: float) -> str | None:
+        """Answers what is in the way; None: it is done."""
         with self._lock, errors_of(self.file):
             remove_dead_temporaries(self.file.parent)
-            try:
-                self._connection.execute("VACUUM")
-                busy = not self._empty_log()
-            except sqlite3.OperationalError as error:
-                busy, reason = True, _explain(error)
-            else:
-                reason = "another process is reading"
-        if busy:
-            logger.warning(
-                "%s: what was removed is gone from the gallery, but not yet wiped from the file (%s); "
-                "the next opening wipes it",
-                self.file,
-                reason,
-            )
-        return not busy
+            with self._waiting(wait_s):
+                try:
+                    if not self._empty_log():  # Else the log would grow by the whole file at every attempt.
+                        return _IN_USE
+                    self._connection.execute("VACUUM")
+                    return None if self._empty_log() else _IN_USE
+                except sqlite3.OperationalError as error:
+                    return _IN_USE if _name(error).startswith("SQLITE_BUSY") else _explain(error)
 
     def _empty_log(self) -> bool:
-        """SQLite waits for readers by itself, but not for another process that is emptying the log too."""
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
-        while True:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            if not busy or time.monotonic() > deadline:
-                return not busy
-            time.sleep(_RETRY_S)
+        """Answers whether it is empty; not while another process reads what stands in it."""
+        busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
 
 def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ...]]]) -> None:
@@ -350,25 +383,34 @@ def errors_of(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        kind = DamagedDatabaseError if _name(error).startswith(_DAMAGE) else GalleryError
-        raise kind(f"{file}: {_explain(error)}") from error
+        raise _kind_of(error)(f"{file}: {_explain(error)}") from error
     except UnicodeError as error:  # Of a name in a damaged schema, perhaps in SQLite's own complaint.
         raise DamagedDatabaseError(f"{file}: {DAMAGED}") from error
     except OSError as error:
         raise GalleryError(f"{error.filename or file}: {error.strerror or error}") from error
 
 
-_DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _SIGNS_OF_DAMAGE = (
     "Could not decode",  # Text that is no Unicode,
     "user-defined function raised exception",  # also where it was to be given to `row_checksum`.
     "no such table",  # The schema's version is checked first, so its name is damaged.
     "no such column",
 )
+
+
+def _kind_of(error: sqlite3.Error) -> type[GalleryError]:
+    kinds = (
+        ("SQLITE_CORRUPT", DamagedDatabaseError),
+        ("SQLITE_NOTADB", DamagedDatabaseError),
+        ("SQLITE_BUSY", BusyDatabaseError),
+    )
+    return next((kind for prefix, kind in kinds if _name(error).startswith(prefix)), GalleryError)
+
+
 _EXPLANATIONS = (
     ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
     ("SQLITE_CORRUPT", DAMAGED),
-    ("SQLITE_BUSY", f"another process has kept the gallery busy for {BUSY_TIMEOUT_S:.0f} s: try again"),
+    ("SQLITE_BUSY", "another process has kept the gallery busy: try again"),
     ("SQLITE_FULL", "the disk is full; nothing was changed"),
     ("SQLITE_CANTOPEN", "can't be opened: check the permissions of the file and its folder"),
     ("SQLITE_READONLY", "may not be written: check the permissions of the file and its folder"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 from facepipe.files import remove_dead_temporaries
+from gallery.database import BusyDatabaseError
 from gallery.index import VectorIndex, is_far_behind
 from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
 from gallery.store import Store
 
 INDEX_FILE = "index.faiss"
+_SAVING_WAITS_S = 1.0
+"""For other writers; an index that is not saved is caught up by the next opening."""
 
 logger = logging.getLogger("facepipe")
 
@@ -60,7 +64,10 @@ class DerivedIndex:
             if not self.is_file_behind():
                 return
             self.current().settle()  # Takes seconds where it is large, and nobody need wait for that.
-        with self._store.changing():  # Changes nothing, but keeps other processes from changing meanwhile.
+        with (  # Changes nothing, but keeps other processes from changing meanwhile.
+            suppress(BusyDatabaseError),
+            self._store.changing(_SAVING_WAITS_S),
+        ):
             self.current().save(self._file)
 
     def rebuild(self) -> None:
@@ -103,14 +110,16 @@ class DerivedIndex:
                 and bool(len(self._store.removed_after(saved.state.generation)))
             )
         if is_erasing_due and not self._store.read_only:
-            self.erase_removed()
+            with suppress(BusyDatabaseError):  # The next opening does it.
+                self.erase_removed(wait_s=0)
 
-    def erase_removed(self) -> None:
+    def erase_removed(self, wait_s: float | None = None) -> None:
         """Overwrite in the file what was removed; where that can't be done, the file is deleted.
 
         In a transaction of its own: files are saved under the same lock, so none brings vectors back.
+        `wait_s` is how long to wait for other writers, as in `Database.writing`.
         """
-        with self._store.changing():
+        with self._store.changing(wait_s):
             remove_dead_temporaries(self._file.parent)
             saved = saved_extent(self._file)
             try:

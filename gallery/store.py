@@ -9,7 +9,7 @@ import logging
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -34,7 +34,14 @@ from gallery.codec import (
     new_codec,
     setting_statement,
 )
-from gallery.database import DAMAGED, DamagedDatabaseError, Database, create_database, text_of_any_bytes
+from gallery.database import (
+    DAMAGED,
+    BusyDatabaseError,
+    DamagedDatabaseError,
+    Database,
+    create_database,
+    text_of_any_bytes,
+)
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
 from gallery.names import mended_name
@@ -113,7 +120,7 @@ class Store:
                 self.opened_state = self.vector_state()
                 self._warn_of_unusable_thresholds()
             if not self.read_only:
-                self.wipe_deleted()
+                self.wipe_deleted(wait=False)
         except DamagedDatabaseError:
             self._database.discard()
             raise
@@ -138,11 +145,14 @@ class Store:
             yield
 
     @contextmanager
-    def changing(self) -> Iterator[None]:
-        """One transaction, alone among all processes; if it changed any row, a new generation and state."""
+    def changing(self, wait_s: float | None = None) -> Iterator[None]:
+        """One transaction, alone among all processes; if it changed any row, a new generation and state.
+
+        `wait_s` is how long to wait for other writers, as in `Database.writing`.
+        """
         before_changing = self._codec, self._known_salts
         try:
-            with self._database.writing() as self._sql:
+            with self._database.writing(wait_s) as self._sql:
                 self._require_same_key()
                 before = self._sql.total_changes
                 yield
@@ -153,15 +163,20 @@ class Store:
             self._codec, self._known_salts = before_changing  # What was encrypted or decrypted is not.
             raise
 
-    def wipe_deleted(self) -> None:
+    def wipe_deleted(self, wait: bool = True) -> None:
         """Leave no byte of forgotten names and vectors in the SQLite file and its log, where that is due.
 
         Outside of any transaction. SQLite's secure_delete alone leaves copies in pages that were split.
+        With `wait`, another process that reads is waited for.
         """
         with self.reading():
             due = self._value("SELECT wipe_due FROM meta")
-        if due and self._database.wipe_deleted():
-            with self._database.writing() as sql:  # Unless more was forgotten meanwhile.
+        if due and self._database.wipe_deleted(wait):
+            with (  # Where another process writes, the next opening wipes once more.
+                suppress(BusyDatabaseError),
+                self._database.writing(None if wait else 0) as sql,
+            ):
+                # Unless more was forgotten meanwhile.
                 sql.execute("UPDATE meta SET wipe_due = 0 WHERE wipe_due = ?", (due,))
 
     def backup(self, file: Path) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
+import subprocess
+import sys
+import textwrap
 from contextlib import closing
 from pathlib import Path
 
@@ -81,3 +85,17 @@ def wipe_due(folder: Path) -> int:
     """Whether remains of removed rows are yet to be wiped."""
     with closing(sqlite3.connect(folder / "gallery.sqlite3")) as connection:
         return int(connection.execute("SELECT wipe_due FROM meta").fetchone()[0])
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run Python code in another process, with the gallery and the tests' helpers importable."""
+    preamble = "import sys\nfrom gallery import Gallery\nfrom gallery_helpers import *\n"
+    tests = Path(__file__).parent
+    paths = os.pathsep.join([str(tests.parent), str(tests)])
+    return subprocess.Popen(
+        [sys.executable, "-c", preamble + textwrap.dedent(code), *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )

@@ -228,7 +228,7 @@ def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("gallery.store.Store.wipe_deleted", lambda self: None)
+        patch.setattr("gallery.store.Store.wipe_deleted", lambda self, wait=True: None)
         encrypt(plain, KEY)
     assert wipe_due(plain)
     Gallery.open(plain, secret=KEY).close()

@@ -66,7 +66,7 @@ def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, Gallery.open(tmp_path, ENCODER, create=True) as gallery:
-        patch.setattr("gallery.store.Store.wipe_deleted", lambda self: None)
+        patch.setattr("gallery.store.Store.wipe_deleted", lambda self, wait=True: None)
         removed = add_and_remove(gallery)
     assert wipe_due(tmp_path)
     Gallery.open(tmp_path).close()

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, person_vectors, templates
+from gallery_helpers import ENCODER, person_vectors, start, templates
 
 from facepipe.errors import GalleryError
 from gallery import Gallery, NewTemplate
@@ -24,18 +23,6 @@ from gallery.store import FaceTable
 
 TESTS = Path(__file__).parent
 NOBODY_ID = 65534
-
-
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run Python code in another process, with the gallery and the tests' helpers importable."""
-    preamble = "import sys\nfrom gallery import Gallery\nfrom gallery_helpers import *\n"
-    paths = os.pathsep.join([str(TESTS.parent), str(TESTS)])
-    return subprocess.Popen(
-        [sys.executable, "-c", preamble + textwrap.dedent(code), *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
 
 
 CROWD_WRITER = """
