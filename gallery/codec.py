@@ -19,7 +19,7 @@ from stat import S_ISREG
 from typing import Any, Protocol
 
 from facepipe.errors import GalleryError, MissingExtraError
-from gallery.database import DamagedDatabaseError
+from gallery.database_errors import DamagedDatabaseError
 from gallery.schema import CHECKED_COLUMNS, TEXT_COLUMNS, row_checksum
 
 KEY_VARIABLE = "FACEPIPE_GALLERY_KEY"

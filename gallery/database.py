@@ -14,27 +14,22 @@ from pathlib import Path
 from facepipe.errors import GalleryError
 from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder, temporary_folder
 from facepipe.forks import never_free, watch_forks
+from gallery.database_errors import IN_USE, errors_of, explanation_of, sqlite_name_of
+from gallery.log_check import check_log, logs_of, note_closed, note_open
+from gallery.log_file import stamp_after
 from gallery.schema import row_checksum
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
-DAMAGED = "the gallery is damaged: restore a backup, or run `facepipe gallery repair`"
 _ATTEMPT_S = 0.25
 """How long SQLite may wait for readers while it empties the log: it keeps writers out meanwhile."""
 _RETRY_S = 0.2
 """Between two attempts, long enough for every waiting writer to get its turn."""
 _SNAPSHOT_TRIES = 50
+_HISTORY_SETTING = "history"
 _IN_USE = "another process is reading or writing"
 
 logger = logging.getLogger("facepipe")
-
-
-class DamagedDatabaseError(GalleryError):
-    """The file is no SQLite file, or a torn one."""
-
-
-class BusyDatabaseError(GalleryError):
-    """Another process has kept a lock for longer than the caller would wait."""
 
 
 class Database:
@@ -58,15 +53,16 @@ class Database:
         may_be_written = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
         self.read_only = scratch is not None or not may_be_written
         self._lock = threading.RLock()
+        self._open: sqlite3.Connection | None = None
         self._found_logs = [log for log in logs_of(file) if log.exists()]
         with errors_of(file):
             if not file.stat().st_size:
                 raise GalleryError(f"{file} is empty, so its gallery is lost: restore it or delete the file")
             self._inode = file.stat().st_ino
-            self._open: sqlite3.Connection | None = self._connected()
+            check_log(self, file, self.read_only)
             try:
                 _prepare(self._connection)
-            except (sqlite3.Error, UnicodeError):
+            except BaseException:
                 self.discard()
                 raise
         watch_forks(self)
@@ -75,6 +71,7 @@ class Database:
     def _connection(self) -> sqlite3.Connection:
         """This process's."""
         if self._open is None:
+            note_open(self, self.file)
             self._open = self._connected()
             _prepare(self._open)
         return self._open
@@ -88,6 +85,7 @@ class Database:
         """Forget the connection without closing it, and what the parent's threads have locked."""
         if self._open is not None:
             never_free(self._open)
+        note_closed(self)
         self._open, self._lock = None, threading.RLock()
 
     def close(self) -> None:
@@ -95,6 +93,7 @@ class Database:
         with self._lock, errors_of(self.file):
             if self._open is not None:
                 self._open.close()
+            note_closed(self)
 
     @contextmanager
     def reading(self, first: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
@@ -142,7 +141,10 @@ class Database:
                 self._connection.execute("BEGIN IMMEDIATE")
             try:
                 self._require_same_file()
+                before = self._connection.total_changes
                 yield self._connection
+                if self._connection.total_changes != before:
+                    _stamp(self._connection)
                 self._connection.commit()
             finally:
                 self._connection.rollback()  # Nothing, after a commit.
@@ -157,7 +159,7 @@ class Database:
     def discard(self) -> None:
         """Close a file that turned out to be damaged, and leave nothing beside it that was not there."""
         with self._lock:
-            self._connection.close()
+            self.close()
             log, shared = logs_of(self.file)
             if self._scratch is None and not self._found_logs and log.exists() and not log.stat().st_size:
                 log.unlink(missing_ok=True)
@@ -167,15 +169,17 @@ class Database:
         """Copy the present state to a new file, atomically, while other processes read and write."""
         with self._lock, _new_file(target) as temporary, closing(_connect(temporary, "mode=rw")) as copy:
             self._connection.backup(copy)
+            _stamp(copy)  # A log of the original does not belong to it.
 
     @contextmanager
     def _waiting(self, wait_s: float) -> Iterator[None]:
         """Let SQLite wait so long for other processes inside."""
+        (before_ms,) = self._connection.execute("PRAGMA busy_timeout").fetchone()
         self._connection.execute(f"PRAGMA busy_timeout = {wait_s * 1000:.0f}")
         try:
             yield
         finally:
-            self._connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000:.0f}")
+            self._connection.execute(f"PRAGMA busy_timeout = {before_ms}")
 
     def wipe_deleted(self, wait: bool) -> bool:
         """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
@@ -210,10 +214,13 @@ class Database:
                 try:
                     if not self._empty_log():  # Else the log would grow by the whole file at every attempt.
                         return _IN_USE
+                    _stamp_alone(self._connection)  # A log that began with a rewritten file would bear none.
                     self._connection.execute("VACUUM")
                     return None if self._empty_log() else _IN_USE
                 except sqlite3.OperationalError as error:
-                    return _IN_USE if _name(error).startswith("SQLITE_BUSY") else _explain(error)
+                    return (
+                        _IN_USE if sqlite_name_of(error).startswith("SQLITE_BUSY") else explanation_of(error)
+                    )
 
     def _empty_log(self) -> bool:
         """Answers whether it is empty; not while another process reads what stands in it."""
@@ -233,6 +240,7 @@ def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ..
         connection.execute("BEGIN")
         for statement, values in statements:
             connection.execute(statement, values)
+        _stamp(connection)
         connection.commit()
 
 
@@ -251,9 +259,9 @@ def open_alone(file: Path) -> Iterator[sqlite3.Connection]:
         try:
             connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
         except sqlite3.OperationalError as error:
-            if not _name(error).startswith("SQLITE_BUSY"):
+            if not sqlite_name_of(error).startswith("SQLITE_BUSY"):
                 raise
-            raise GalleryError(f"{file}: another process has the gallery open: close it first") from error
+            raise GalleryError(f"{file}: {IN_USE}") from error
         yield connection
 
 
@@ -347,9 +355,26 @@ def _open(uri: str) -> sqlite3.Connection:
     return connection
 
 
-def logs_of(file: Path) -> list[Path]:
-    """The write-ahead log and its index, whether they are there or not."""
-    return [file.with_name(f"{file.name}{ending}") for ending in ("-wal", "-shm")]
+def _stamp(connection: sqlite3.Connection) -> None:
+    """Name the state of a gallery anew, so that its log can be told from those of other files and times."""
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'settings'").fetchone():
+        return  # Of an older schema.
+    found = connection.execute("SELECT value FROM settings WHERE key = ?", (_HISTORY_SETTING,)).fetchone()
+    value = stamp_after(found[0] if found else None)
+    connection.execute(
+        "INSERT INTO settings (key, value, checksum) VALUES (?1, ?2, ?3)"
+        " ON CONFLICT (key) DO UPDATE SET value = ?2, checksum = ?3",
+        (_HISTORY_SETTING, value, row_checksum(_HISTORY_SETTING, value)),
+    )
+
+
+def _stamp_alone(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _stamp(connection)
+        connection.commit()
+    finally:
+        connection.rollback()  # Nothing, after a commit.
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -375,55 +400,3 @@ def _connect_read_only(file: Path) -> sqlite3.Connection:
             "open the gallery once where it may be written"
         )
     return _connect(file, "mode=ro&immutable=1")
-
-
-@contextmanager
-def errors_of(file: Path) -> Iterator[None]:
-    """What SQLite and the system complain about, as one error that names the file."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise _kind_of(error)(f"{file}: {_explain(error)}") from error
-    except UnicodeError as error:  # Of a name in a damaged schema, perhaps in SQLite's own complaint.
-        raise DamagedDatabaseError(f"{file}: {DAMAGED}") from error
-    except OSError as error:
-        raise GalleryError(f"{error.filename or file}: {error.strerror or error}") from error
-
-
-_SIGNS_OF_DAMAGE = (
-    "Could not decode",  # Text that is no Unicode,
-    "user-defined function raised exception",  # also where it was to be given to `row_checksum`.
-    "no such table",  # The schema's version is checked first, so its name is damaged.
-    "no such column",
-)
-
-
-def _kind_of(error: sqlite3.Error) -> type[GalleryError]:
-    kinds = (
-        ("SQLITE_CORRUPT", DamagedDatabaseError),
-        ("SQLITE_NOTADB", DamagedDatabaseError),
-        ("SQLITE_BUSY", BusyDatabaseError),
-    )
-    return next((kind for prefix, kind in kinds if _name(error).startswith(prefix)), GalleryError)
-
-
-_EXPLANATIONS = (
-    ("SQLITE_NOTADB", "not a facepipe gallery (not an SQLite file)"),
-    ("SQLITE_CORRUPT", DAMAGED),
-    ("SQLITE_BUSY", "another process has kept the gallery busy: try again"),
-    ("SQLITE_FULL", "the disk is full; nothing was changed"),
-    ("SQLITE_CANTOPEN", "can't be opened: check the permissions of the file and its folder"),
-    ("SQLITE_READONLY", "may not be written: check the permissions of the file and its folder"),
-)
-
-
-def _explain(error: sqlite3.Error) -> str:
-    name = _name(error)
-    return next((text for prefix, text in _EXPLANATIONS if name.startswith(prefix)), str(error))
-
-
-def _name(error: sqlite3.Error) -> str:
-    """Python's own errors have none, and some that have one are signs of damage all the same."""
-    if str(error).startswith(_SIGNS_OF_DAMAGE):
-        return "SQLITE_CORRUPT"
-    return getattr(error, "sqlite_errorname", None) or ""

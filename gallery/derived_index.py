@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from facepipe.files import remove_dead_temporaries
-from gallery.database import BusyDatabaseError
+from gallery.database_errors import BusyDatabaseError
 from gallery.index import VectorIndex, is_far_behind
 from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
 from gallery.store import Store

@@ -5,20 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from facepipe.errors import GalleryError
-from facepipe.file_names import with_ending
-from facepipe.files import atomic_write_bytes, temporary_folder
+from facepipe.files import atomic_write_bytes
 from gallery.checks import Row, RowCheck, summarised
 from gallery.codec import (
     Codec,
@@ -31,11 +30,15 @@ from gallery.codec import (
     new_codec,
     secret_of_environment,
 )
-from gallery.database import DamagedDatabaseError, create_database, logs_of, open_alone, replace_database
+from gallery.database import create_database, open_alone, replace_database
+from gallery.database_errors import DamagedDatabaseError, errors_of
 from gallery.derived_index import INDEX_FILE
+from gallery.files import copy_private, make_folder_aside
 from gallery.gallery import STORE_FILE, Gallery
 from gallery.index import VectorIndex
 from gallery.index_file import DamagedIndexError
+from gallery.log_check import alone, logs_of
+from gallery.log_file import dropped_changes, mend_log
 from gallery.records import EncoderIdentity, Finding
 from gallery.schema import (
     CHECKED_COLUMNS,
@@ -205,16 +208,41 @@ class _Table:
 def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> tuple[Path, int]:
     """Answers the folder with what was put aside, and the number of rows in quarantine."""
     file = path / STORE_FILE
+    aside, is_log_mended = _copied_aside(path, file)
+    try:
+        return aside, _rebuild_from_copy(file, aside, encoder, secret)
+    except BaseException:
+        if not is_log_mended:  # Else it holds what is nowhere else.
+            shutil.rmtree(aside)
+        raise
+
+
+def _copied_aside(path: Path, file: Path) -> tuple[Path, bool]:
+    """Copy the files as they are, then mend the log; answers the copies' folder, and if it was mended."""
+    log = logs_of(file)[0]
+    with errors_of(file), alone(file):
+        aside = make_folder_aside(path, "damaged")
+        for part in (file, log):
+            if part.exists():
+                copy_private(part, aside / part.name)
+        is_damaged = log.exists() and dropped_changes(file, log) > 0
+        if is_damaged:
+            mend_log(file, log)
+    return aside, is_damaged
+
+
+def _rebuild_from_copy(file: Path, aside: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> int:
+    """Answers the number of rows in quarantine."""
     with open_alone(file) as sql:
         tables = {name: _readable(sql, name, columns) for name, columns in _columns(file, sql).items()}
         last_ids = {name: max([*tables[name].rows, _last_id(sql, name)]) for name in _OWN_IDS}
         _mend_names(sql, tables["people"])
         codec = _refuse(file, tables, encoder, secret)
-        aside = _put_aside(path, tables)
+        _write_quarantine(aside / QUARANTINE_FILE, tables)
         generation = max(_largest(sql, "generation", "meta"), _largest(sql, "generation", "vector_states"))
         create_database(aside / _REPAIRED_FILE, _statements(tables, last_ids, generation + 1, codec))
         replace_database(sql, file, aside / _REPAIRED_FILE)
-    return aside, sum(len(table.refused) for table in tables.values())
+    return sum(len(table.refused) for table in tables.values())
 
 
 # Reading what can be read
@@ -398,23 +426,13 @@ def _refuse_twins(table: _Table, columns: tuple[str, ...]) -> None:
 # Writing
 
 
-def _put_aside(path: Path, tables: dict[str, _Table]) -> Path:
-    """Copy the damaged files and write the refused rows into a private folder beside the gallery."""
-    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    aside = path.parent / with_ending(path.name, f".damaged-{stamp}-{secrets.token_hex(4)}")
-    file = path / STORE_FILE
+def _write_quarantine(file: Path, tables: dict[str, _Table]) -> None:
     lines = [
         json.dumps({"table": table.name, "reason": reason, "columns": _as_json(row)})
         for table in tables.values()
         for row, reason in table.refused
     ]
-    with temporary_folder(path.parent) as folder:
-        for part in (file, *logs_of(file)):
-            if part.exists() and not part.name.endswith("-shm"):
-                atomic_write_bytes(folder / part.name, part.read_bytes())
-        atomic_write_bytes(folder / QUARANTINE_FILE, "".join(f"{line}\n" for line in lines).encode())
-        folder.rename(aside)
-    return aside
+    atomic_write_bytes(file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _as_json(row: Row) -> dict[str, Any]:

@@ -34,14 +34,8 @@ from gallery.codec import (
     new_codec,
     setting_statement,
 )
-from gallery.database import (
-    DAMAGED,
-    BusyDatabaseError,
-    DamagedDatabaseError,
-    Database,
-    create_database,
-    text_of_any_bytes,
-)
+from gallery.database import Database, create_database, text_of_any_bytes
+from gallery.database_errors import DAMAGED, BusyDatabaseError, DamagedDatabaseError
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
 from gallery.names import mended_name
@@ -99,6 +93,7 @@ class Store:
         was_older: It was of an older schema until then.
     """
 
+    encoder: EncoderIdentity
     _sql: sqlite3.Connection  # Inside a transaction only.
 
     def __init__(self, file: Path, secret: bytes | None = None, scratch: Path | None = None) -> None:
@@ -257,7 +252,7 @@ class Store:
 
     def _unlock(self, secret: bytes | None) -> None:
         with self._database.reading(shadowing_statements(self._version)) as self._sql:
-            self.encoder: EncoderIdentity = self._read_encoder()
+            self.encoder = self._read_encoder()
             records = self._key_records()
             with text_of_any_bytes(self._sql):  # One damaged name must not close the gallery to all.
                 self._codec = codec_of_gallery(

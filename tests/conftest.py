@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,3 +29,12 @@ def astronaut() -> UInt8Array:
     from skimage import data
 
     return np.ascontiguousarray(data.astronaut(), dtype=np.uint8)
+
+
+@pytest.fixture
+def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """In memory where possible: what a killed process wrote is there without a disk, and much sooner."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else tmp_path_factory.getbasetemp()
+    with tempfile.TemporaryDirectory(dir=parent) as folder:
+        yield Path(folder)

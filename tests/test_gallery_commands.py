@@ -47,6 +47,21 @@ def spoil(folder: Path) -> None:
         connection.commit()
 
 
+def test_restore(folder: Path) -> None:
+    here = ("--gallery", folder)
+    assert facepipe("gallery", "backup", "copy", *here).code == 0
+    assert facepipe("gallery", "remove", "Ada", *here).code == 0
+    done = facepipe("gallery", "restore", "copy", *here)
+    assert done.code == 0
+    (aside,) = folder.parent.glob("g.replaced-*")
+    assert "holds 5 faces as copy does" in done.err
+    assert str(aside) in done.err
+    assert (names(folder), names(aside)) == (["Ada", "Bob"], ["Bob"])
+    missing = facepipe("gallery", "restore", "nothing", *here)
+    assert missing.code == 1
+    assert "there is no such backup" in missing.err
+
+
 def test_verify_and_repair(folder: Path) -> None:
     here = ("--gallery", folder)
     whole = facepipe("gallery", "verify", *here)

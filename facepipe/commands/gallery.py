@@ -192,6 +192,30 @@ def gallery_backup(gallery_path: Path, folder: Path) -> None:
     echo(f"facepipe: {folder} holds the gallery as it is now", err=True)
 
 
+@gallery.command("restore")
+@click.argument("backup", type=ANY_PATH)
+@click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, for an archive.")
+@gallery_option
+def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | None) -> None:
+    """Take the gallery back to BACKUP: a folder that backup made, its SQLite file, or an archive.
+
+    The backup is checked first and stays as it is. The gallery as it was is kept in a folder beside it. Don't
+    copy a backup over a gallery by hand: what the gallery has in its log does not belong to it.
+    """
+    from facepipe.pipeline import card_identity
+    from gallery.restore import restore
+    from weights.registry import DEFAULT_ENCODER, load_card
+
+    done = restore(gallery_path, backup, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card))
+    click.echo(f"facepipe: {gallery_path} holds {counted(done.templates, 'face')} as {backup} does", err=True)
+    if done.aside:
+        click.echo(
+            f"facepipe: {done.aside} is the gallery as it was: it is personal data, so delete it when you "
+            "need it no more",
+            err=True,
+        )
+
+
 @gallery.command("verify")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per finding and line.")
 @click.option("--encoder-weights", metavar="NAME", help="Require vectors of this encoder.")

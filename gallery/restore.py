@@ -1,0 +1,141 @@
+"""A gallery taken back to a backup: whole or not at all, with the present one kept aside."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from facepipe.errors import GalleryError
+from facepipe.files import PRIVATE_FOLDER_MODE, sync_folder
+from gallery.database import Database
+from gallery.database_errors import errors_of
+from gallery.derived_index import INDEX_FILE
+from gallery.files import make_folder_aside
+from gallery.gallery import STORE_FILE, Gallery, import_archive
+from gallery.log_check import alone, is_open_here, logs_of
+from gallery.records import EncoderIdentity
+from gallery.repair import verify
+
+_RESTORED_FOLDER = "restored"
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """What was restored.
+
+    Attributes:
+        templates: How many are in the gallery now.
+        aside: The folder with the gallery as it was, itself a gallery; None: there was none. It holds
+            personal data: delete it when it is not needed any more.
+    """
+
+    templates: int
+    aside: Path | None
+
+
+def restore(
+    path: str | Path, backup: str | Path, encoder: EncoderIdentity, secret: bytes | None = None
+) -> Restoration:
+    """Put what a backup holds in the place of the gallery in `path`, or where there is none.
+
+    The backup is copied and checked before anything is changed, and stays as it is. The gallery as it was is
+    kept in a private folder beside it, `NAME.replaced-TIME-...`.
+
+    Args:
+        path: The gallery's folder.
+        backup: A gallery's folder, its SQLite file, or an archive as `Gallery.export_archive` writes it.
+        encoder: Whose vectors an archive holds; a backup knows its own.
+        secret: The key of an encrypted backup; None: that of the environment.
+
+    Raises:
+        GalleryError: The backup can't be read or is not whole, or another process has the gallery open;
+            nothing is changed.
+    """
+    path, backup = Path(path), Path(backup)
+    _require_another(path, backup)
+    with errors_of(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = make_folder_aside(path, "replaced")
+    try:
+        new = _copied(backup, aside / _RESTORED_FOLDER, encoder, secret)
+        with errors_of(path):
+            _put_in_place(path, new, aside)
+    finally:
+        shutil.rmtree(aside / _RESTORED_FOLDER, ignore_errors=True)
+        if not _is_only_copy(aside / STORE_FILE, path / STORE_FILE):
+            shutil.rmtree(aside)
+    with Gallery.open(path, secret=secret) as gallery:
+        return Restoration(gallery.info().templates, aside if aside.exists() else None)
+
+
+def _is_only_copy(kept: Path, file: Path) -> bool:
+    return kept.exists() and not (file.exists() and file.samefile(kept))
+
+
+def _require_another(path: Path, backup: Path) -> None:
+    if not backup.exists():
+        raise GalleryError(f"{backup}: there is no such backup: give its folder, SQLite file or archive")
+    if (backup / STORE_FILE if backup.is_dir() else backup).resolve() == (path / STORE_FILE).resolve():
+        raise GalleryError(f"{backup}: this is the gallery itself: give the folder or file of a backup")
+
+
+def _copied(backup: Path, folder: Path, encoder: EncoderIdentity, secret: bytes | None) -> Path:
+    """The SQLite file of a gallery made in `folder`, checked: all that the backup holds."""
+    file = backup / STORE_FILE if backup.is_dir() else backup
+    if not file.exists():
+        raise GalleryError(f"{backup}: no backup: there is no {STORE_FILE} in this folder")
+    with errors_of(file):
+        is_archive = not is_open_here(file) and zipfile.is_zipfile(file)
+    if is_archive:
+        import_archive(folder, file, encoder)
+    else:
+        folder.mkdir(PRIVATE_FOLDER_MODE)
+        with _opened(file) as database:
+            database.backup(folder / STORE_FILE)
+    findings = verify(folder, secret=secret)
+    if findings:
+        raise GalleryError(
+            f"{backup}: this backup is not whole ({findings[0].message}): repair a copy of it with `facepipe "
+            "gallery repair`, or take another; nothing was changed"
+        )
+    return folder / STORE_FILE
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Database]:
+    database = Database(file)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+def _put_in_place(path: Path, new: Path, aside: Path) -> None:
+    file = path / STORE_FILE
+    if not file.exists():
+        path.mkdir(PRIVATE_FOLDER_MODE, exist_ok=True)
+        os.replace(new, file)
+    else:
+        with alone(file):
+            log, shared = logs_of(file)
+            _link_aside([log, path / INDEX_FILE, file], aside)
+            os.replace(new, file)  # Whoever is killed here leaves a log that is known not to be of this file.
+            for left in (log, shared, path / INDEX_FILE):
+                left.unlink(missing_ok=True)
+    sync_folder(path)
+
+
+def _link_aside(files: list[Path], aside: Path) -> None:
+    """Give files a second name in `aside`; the last one is that which this process has locked."""
+    for file in files:
+        if file.exists():
+            try:
+                os.link(file, aside / file.name)
+            except OSError:  # A file system without hard links, such as exFAT.
+                shutil.copyfile(file, aside / file.name)
+    sync_folder(aside)
