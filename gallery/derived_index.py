@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from facepipe.errors import GalleryError
 from facepipe.files import remove_dead_temporaries
 from gallery.database_errors import BusyDatabaseError
+from gallery.files import make_folder_aside
 from gallery.index import VectorIndex, is_far_behind
 from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
+from gallery.lost_faces import LostFaces, keep_lost, keep_unreadable, lost_faces, missing_from
 from gallery.store import Store
 
 INDEX_FILE = "index.faiss"
@@ -31,7 +35,7 @@ class DerivedIndex:
     """
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self._file = folder / INDEX_FILE
+        self._folder, self._file = folder, folder / INDEX_FILE
         self._store = store
         self._index: VectorIndex | None = None
         self.is_due = False
@@ -68,6 +72,7 @@ class DerivedIndex:
             suppress(BusyDatabaseError),
             self._store.changing(_SAVING_WAITS_S),
         ):
+            self._keep_before_overwriting()
             self.current().save(self._file)
 
     def rebuild(self) -> None:
@@ -82,6 +87,7 @@ class DerivedIndex:
 
         Inside a changing transaction: files are saved under the same lock, so none comes back.
         """
+        self._keep_before_overwriting()
         remove_dead_temporaries(self._file.parent)
         self._file.unlink(missing_ok=True)
         self._expected_generation = 0
@@ -98,20 +104,85 @@ class DerivedIndex:
         return is_far_behind(saved, added, len(self._store.removed_after(saved.state.generation)))
 
     def look_at_file(self) -> None:
-        """On opening: is it behind; and do what a killed process could not any more."""
+        """On opening: is it behind or ahead; and do what a process killed while removing could not any more.
+
+        An index ahead of the truth proves that faces were lost; what it holds of them is kept, and every
+        opening warns of it.
+        """
         if not self._store.read_only:
             remove_dead_temporaries(self._file.parent)
         with self._store.reading():
             self._file_was_behind = self.is_file_behind()
             saved = saved_extent(self._file)
-            is_erasing_due = (
-                saved is not None
-                and self._store.went_through(saved.state)
-                and bool(len(self._store.removed_after(saved.state.generation)))
-            )
-        if is_erasing_due and not self._store.read_only:
+            is_known = saved is None or self._store.went_through(saved.state)
+            removed = self._store.removed_after(saved.state.generation) if saved and is_known else ()
+        if self._store.read_only:
+            if not is_known:
+                self._tell_of_unknown_state()
+        elif not is_known:
+            # Where others write, or rows are damaged, the file stays as it is: saving tries this first, too.
+            with suppress(GalleryError), self._store.changing(wait_s=0):
+                self._keep_lost()
+        elif len(removed):
             with suppress(BusyDatabaseError):  # The next opening does it.
                 self.erase_removed(wait_s=0)
+        for lost in lost_faces(self._folder, self._store.encoder.dimensions):
+            logger.warning("%s", lost)
+
+    def require_nothing_lost(self) -> None:
+        """Refuse to erase a person or to encrypt while vectors of unknown people are kept beside.
+
+        Outside of any transaction.
+
+        Raises:
+            GalleryError: Lost faces were not brought back yet.
+        """
+        with self._store.changing():
+            self._keep_lost()
+        for lost in lost_faces(self._folder, self._store.encoder.dimensions):
+            raise GalleryError(
+                f"{lost.file}: holds faces that the gallery lost, of whoever: bring them back first with "
+                "`facepipe gallery repair`, or delete the file; nothing was changed"
+            )
+
+    def _keep_lost(self) -> bool:
+        """Keep what a file that is ahead of the truth knows of lost faces, and delete the file.
+
+        Inside a changing transaction: no process brings such a file about meanwhile.
+
+        Returns:
+            Whether what is there now is of another gallery.
+        """
+        saved = saved_extent(self._file)
+        if saved is None or self._store.is_encrypted or self._store.went_through(saved.state):
+            return False
+        try:
+            index = VectorIndex.load(self._file, self._store.encoder.dimensions)
+        except (DamagedIndexError, FileNotFoundError):
+            keep_unreadable(self._file, saved.state, self._folder)
+        else:
+            ids, is_ours = missing_from(self._store, index)
+            if not len(ids) or not is_ours:
+                return not is_ours
+            keep_lost(index, ids, self._folder)
+            self._file.unlink(missing_ok=True)
+        self._expected_generation = 0
+        return False
+
+    def _keep_before_overwriting(self) -> None:
+        """Inside a changing transaction. A file of another gallery is put beside the gallery's folder."""
+        if self._keep_lost():
+            aside = make_folder_aside(self._folder, "damaged")
+            shutil.move(self._file, aside / self._file.name)
+            logger.warning("%s: the index belonged to another gallery; it is kept in %s", self._file, aside)
+
+    def _tell_of_unknown_state(self) -> None:
+        """Where nothing can be kept because nothing may be written."""
+        with suppress(DamagedIndexError, FileNotFoundError), self._store.reading():
+            index = VectorIndex.load(self._file, self._store.encoder.dimensions)
+            ids, is_ours = missing_from(self._store, index)
+            if len(ids) and is_ours:
+                logger.warning("%s", LostFaces(self._file, ids, index.vectors_of(ids)))
 
     def erase_removed(self, wait_s: float | None = None) -> None:
         """Overwrite in the file what was removed; where that can't be done, the file is deleted.
@@ -120,6 +191,7 @@ class DerivedIndex:
         `wait_s` is how long to wait for other writers, as in `Database.writing`.
         """
         with self._store.changing(wait_s):
+            self._keep_before_overwriting()
             remove_dead_temporaries(self._file.parent)
             saved = saved_extent(self._file)
             try:
@@ -145,7 +217,7 @@ class DerivedIndex:
             self._say(f"is damaged ({error}); it is made again")
             return VectorIndex(dimensions)
         if not self._store.went_through(index.state):
-            self._say("belongs to another gallery; it is made again")
+            self._say("is of another state of the gallery; it is made again")
             return VectorIndex(dimensions)
         if self._expected_generation and self._file_was_behind:
             self._say("is out of date; it is brought up to date")
@@ -159,4 +231,4 @@ class DerivedIndex:
         index.state = state
 
     def _say(self, what: str) -> None:
-        logger.warning("%s: the index %s; nothing is lost", self._file, what)
+        logger.warning("%s: the index %s from the database", self._file, what)

@@ -17,6 +17,7 @@ from facepipe.files import make_private_folder
 from gallery.archive import read_archive, write_archive
 from gallery.codec import KEY_VARIABLE, secret_of_environment
 from gallery.derived_index import INDEX_FILE, DerivedIndex
+from gallery.lost_faces import LostFaces, as_unknown
 from gallery.matching import (
     PersonAt,
     PersonDistance,
@@ -248,6 +249,7 @@ class Gallery:
         Raises:
             GalleryError: Nobody has this name.
         """
+        self._index.require_nothing_lost()
         with self._store.changing():
             self._index.is_due = True
             unknown_within_l2 = self._default_threshold(self._store.counts()[1]) or 0.0
@@ -269,6 +271,7 @@ class Gallery:
             How many templates and unknown faces were erased.
         """
         sources = list(dict.fromkeys([str(photo), str(Path(photo).resolve())]))
+        self._index.require_nothing_lost()
         with self._store.changing():
             self._index.is_due = True
             count = self._store.remove_photo(sources, photo_sha256)
@@ -600,11 +603,18 @@ class Gallery:
         self._convert(None)
 
     def _convert(self, secret: bytes | None) -> None:
+        self._index.require_nothing_lost()
         with self._store.changing():
             self._store.convert(secret)
             self._index.forget_file()
         self._index.is_due = True  # Whoever decrypts a gallery closes it with an index.
         self._store.wipe_deleted()
+
+    def bring_back(self, lost: Sequence[LostFaces]) -> int:
+        """Remember lost faces as unknown ones; answers how many were not there already."""
+        faces = as_unknown(lost)
+        with self._store.changing():
+            return len(self._store.add_unknown(faces))
 
     def rebuild_index(self) -> None:
         """Throw the index away and make it again."""

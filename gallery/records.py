@@ -229,7 +229,7 @@ class Finding:
 
     Attributes:
         code: Stable, for programs: database, checksum, reference, vector, name, threshold, duplicate,
-            encoder, key or index.
+            encoder, key, index or lost.
         message: For people.
     """
 

@@ -7,14 +7,12 @@ import json
 import secrets
 import shutil
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from facepipe.errors import GalleryError
 from facepipe.files import atomic_write_bytes
@@ -35,10 +33,10 @@ from gallery.database_errors import DamagedDatabaseError, errors_of
 from gallery.derived_index import INDEX_FILE
 from gallery.files import copy_private, make_folder_aside
 from gallery.gallery import STORE_FILE, Gallery
-from gallery.index import VectorIndex
-from gallery.index_file import DamagedIndexError
+from gallery.index_check import index_findings
 from gallery.log_check import alone, logs_of
 from gallery.log_file import dropped_changes, mend_log
+from gallery.lost_faces import lost_faces
 from gallery.records import EncoderIdentity, Finding
 from gallery.schema import (
     CHECKED_COLUMNS,
@@ -48,12 +46,9 @@ from gallery.schema import (
     creating_statements,
     row_checksum,
 )
-from gallery.store import Store
 
 FINDINGS_MAX = 10
 """Of each kind that are told; further ones are counted."""
-_INDEX_LOOKS = 3
-_BETWEEN_LOOKS_S = 0.05
 QUARANTINE_FILE = "quarantine.jsonl"
 """One JSON object a row: table, reason, columns; bytes as {"base64": ...}."""
 _REPAIRED_FILE = "repaired.sqlite3"
@@ -71,6 +66,7 @@ class Repair:
         findings: What was wrong before; empty: nothing, and nothing was done.
         templates: How many are in the gallery now.
         quarantined: Number of rows that could be read but not trusted.
+        brought_back: Number of lost faces that are unknown faces now: only their vectors were known.
         aside: The folder with the damaged file as it was and the rows in quarantine; None: only the index
             was made again. It holds personal data: delete it when it is not needed any more.
     """
@@ -78,6 +74,7 @@ class Repair:
     findings: tuple[Finding, ...]
     templates: int
     quarantined: int
+    brought_back: int
     aside: Path | None
 
 
@@ -94,58 +91,19 @@ def verify(
         with Gallery.open(path, encoder, secret=secret) as gallery:
             with gallery._store.reading():
                 found = tuple(summarised(gallery._store.findings(), FINDINGS_MAX))
-            return found or _lasting_index_findings(gallery.path / INDEX_FILE, gallery._store)
+            lost = lost_faces(gallery.path, gallery.encoder.dimensions)
+            found += tuple(Finding("lost", str(faces)) for faces in lost)
+            return found or index_findings(gallery.path / INDEX_FILE, gallery._store)
     except DamagedDatabaseError as error:
         return (Finding("database", str(error)),)
-
-
-def _lasting_index_findings(file: Path, store: Store) -> tuple[Finding, ...]:
-    """Other processes save the index and erase from it meanwhile: a second look tells that from a fault."""
-    for _ in range(_INDEX_LOOKS):
-        found = tuple(_index_findings(file, store))
-        if not found:
-            break
-        time.sleep(_BETWEEN_LOOKS_S)
-    return found
-
-
-def _index_findings(file: Path, store: Store) -> Iterator[Finding]:
-    """An index file that is missing or behind is no fault: the next use catches it up."""
-    try:
-        index = VectorIndex.load(file, store.encoder.dimensions)
-    except FileNotFoundError:
-        return
-    except DamagedIndexError as error:
-        yield Finding("index", f"{file}: damaged: {error}")
-        return
-    with store.reading():
-        yield from _differences(file, index, store)
-
-
-def _differences(file: Path, index: VectorIndex, store: Store) -> Iterator[Finding]:
-    if not store.went_through(index.state):
-        yield Finding("index", f"{file}: belongs to another gallery")
-        return
-    index.remove(store.removed_after(index.state.generation))
-    compared = 0
-    for ids, vectors in store.vectors_after(0):
-        held = np.intersect1d(ids, index.ids[compared : compared + len(ids)])
-        compared += len(held)
-        if len(held) != np.count_nonzero(ids <= index.last_id):
-            yield Finding("index", f"{file}: does not hold the templates of the database")
-            return
-        if not np.array_equal(index.vectors_of(held), vectors[: len(held)]):
-            yield Finding("index", f"{file}: holds other vectors than the database")
-            return
-    if compared != len(index):
-        yield Finding("index", f"{file}: holds templates that are not in the database")
 
 
 def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None) -> Repair:
     """Make a gallery whole. No other process may have it open.
 
-    A bad index is made again. Where the database is damaged, it is built anew from all rows that can be read
-    and that agree with their checksums; the damaged file and the rows that are not to be trusted are put
+    A bad index is made again. Lost faces of which the index knew come back as unknown faces. Where the
+    database is damaged, it is built anew from all rows that can be read and that agree with their checksums;
+    a damaged log is read beyond the damage. The damaged files and the rows that are not to be trusted are put
     into a folder beside the gallery first.
 
     Args:
@@ -159,12 +117,18 @@ def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: byt
     path, secret = Path(path).resolve(), secret or secret_of_environment()
     findings = verify(path, secret=secret)
     aside, quarantined = None, 0
-    if any(finding.code != "index" for finding in findings):
+    if any(finding.code not in ("index", "lost") for finding in findings):
         aside, quarantined = _rebuild(path, encoder, secret)
     with Gallery.open(path, secret=secret) as gallery:
+        lost = lost_faces(path, gallery.encoder.dimensions)
+        brought_back = gallery.bring_back(lost)
+        if lost:
+            aside = aside or make_folder_aside(path, "damaged")
+            for faces in lost:
+                shutil.move(faces.file, aside / faces.file.name)
         if findings:
             gallery.rebuild_index()
-        return Repair(findings, gallery.info().templates, quarantined, aside)
+        return Repair(findings, gallery.info().templates, quarantined, brought_back, aside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +204,8 @@ def _rebuild_from_copy(file: Path, aside: Path, encoder: EncoderIdentity | None,
         codec = _refuse(file, tables, encoder, secret)
         _write_quarantine(aside / QUARANTINE_FILE, tables)
         generation = max(_largest(sql, "generation", "meta"), _largest(sql, "generation", "vector_states"))
-        create_database(aside / _REPAIRED_FILE, _statements(tables, last_ids, generation + 1, codec))
+        statements = _statements(tables, last_ids, generation + 1, codec)
+        create_database(aside / _REPAIRED_FILE, chain(statements, _removals(sql)))
         replace_database(sql, file, aside / _REPAIRED_FILE)
     return sum(len(table.refused) for table in tables.values())
 
@@ -424,6 +389,15 @@ def _refuse_twins(table: _Table, columns: tuple[str, ...]) -> None:
 
 
 # Writing
+
+
+def _removals(sql: sqlite3.Connection) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """What an index must not bring back."""
+    found: list[tuple[Any, ...]] = []
+    _read(sql, "SELECT generation, template_id FROM removed_templates", found)
+    for generation, template_id in found:
+        if isinstance(generation, int) and isinstance(template_id, int):
+            yield "INSERT INTO removed_templates VALUES (?, ?)", (generation, template_id)
 
 
 def _write_quarantine(file: Path, tables: dict[str, _Table]) -> None:

@@ -18,6 +18,7 @@ from gallery.derived_index import INDEX_FILE
 from gallery.files import make_folder_aside
 from gallery.gallery import STORE_FILE, Gallery, import_archive
 from gallery.log_check import alone, is_open_here, logs_of
+from gallery.lost_faces import lost_files
 from gallery.records import EncoderIdentity
 from gallery.repair import verify
 
@@ -123,9 +124,10 @@ def _put_in_place(path: Path, new: Path, aside: Path) -> None:
     else:
         with alone(file):
             log, shared = logs_of(file)
-            _link_aside([log, path / INDEX_FILE, file], aside)
+            derived = [path / INDEX_FILE, *lost_files(path)]
+            _link_aside([log, *derived, file], aside)
             os.replace(new, file)  # Whoever is killed here leaves a log that is known not to be of this file.
-            for left in (log, shared, path / INDEX_FILE):
+            for left in (log, shared, *derived):
                 left.unlink(missing_ok=True)
     sync_folder(path)
 

@@ -264,12 +264,11 @@ def test_a_bad_index_is_made_again_and_said_once(
 ) -> None:
     harm(folder / "index.faiss")
     assert names_found(folder) == ["Ada", "Bob"]
-    (record,) = caplog.records
-    assert record.name == "facepipe"
-    assert record.levelno == logging.WARNING
-    assert said in record.message
+    told = len(caplog.records)
+    assert {(record.name, record.levelno) for record in caplog.records} == {("facepipe", logging.WARNING)}
+    assert said in caplog.text
     assert names_found(folder) == ["Ada", "Bob"]
-    assert len(caplog.records) == 1
+    assert len(caplog.records) == told
 
 
 def test_an_index_that_can_not_be_replaced_does_no_harm(
@@ -311,7 +310,7 @@ def test_a_copy_restored_by_hand_does_not_fool_the_index(
     with Gallery.open(folder, ENCODER) as gallery:
         (match,) = gallery.match(person_vectors(4, 1))
     assert (match.name, match.distance_l2) == ("Zoe", 0.0)
-    assert "another gallery" in caplog.messages[0]
+    assert "lost 1 face that its index knew (templates 9)" in caplog.messages[0]  # Eve's.
 
 
 def test_catching_up_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

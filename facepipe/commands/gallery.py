@@ -247,7 +247,11 @@ def _identity(encoder_weights: str | None) -> EncoderIdentity | None:
 @click.option("--encoder-weights", metavar="NAME", help="Whose vectors it holds, if it can't say any more.")
 @gallery_option
 def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
-    """Make a damaged gallery whole; what can't be trusted is put aside, not thrown away."""
+    """Make a damaged gallery whole; what can't be trusted is put aside, not thrown away.
+
+    Faces that the gallery lost, but of which the index still has the vectors, become unknown faces: whose
+    they are can't be known. See `facepipe cluster`.
+    """
     from gallery.repair import repair
 
     done = repair(gallery_path, _identity(encoder_weights))
@@ -257,6 +261,9 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
         echo(f"facepipe: {gallery_path} is whole; nothing was done", err=True)
         return
     echo(f"facepipe: {gallery_path} is whole again, with {counted(done.templates, 'face')}", err=True)
+    if done.brought_back:
+        faces = counted(done.brought_back, "lost face")
+        echo(f"facepipe: {faces} came back without a name: see `facepipe cluster`", err=True)
     if done.aside:
         echo(
             f"facepipe: {done.aside} holds the damaged file and {counted(done.quarantined, 'row')} in "
