@@ -75,9 +75,16 @@ def require_replaceable(
 
 
 def _is_ours(file: Path, form: Form) -> bool:
+    """Whether it is empty, or facepipe wrote it in this form.
+
+    Raises:
+        OutputError: It may not be read.
+    """
     try:
         with open_regular(file) as stream:
             return not os.fstat(stream.fileno()).st_size or form.is_ours(stream)
+    except PermissionError as error:
+        raise OutputError(f"{file}: exists, and can't be read; choose another name") from error
     except (OSError, ValueError, zipfile.BadZipFile):
         return False
 
