@@ -86,7 +86,7 @@ def import_onnx_encoder(
         embedding=EmbeddingSpec(1, alignment),
         licence=licence or "that of the imported file",
         training={"imported_from": file.name, "imported_sha256": hashlib.sha256(model).hexdigest()},
-        limits="not measured yet: it has no threshold (facepipe evaluate encoder --write-card, or calibrate)",
+        limits="imported: its makers know what it is bad at",
     )
     return write_weight(folder or user_folder(), _tried(card, model, file), None, model)
 

@@ -297,7 +297,7 @@ def test_a_file_that_changed_since_the_first_fetch_is_refused(server: Server, ho
     assert files_in(home) == ["fetched_sha256.json"]
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b'{"a": 1}', b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b"[]", b'{"a": 1}', b"\xff"])
 def test_damaged_memory_is_refused(content: bytes, server: Server, home: Path) -> None:
     home.mkdir()
     (home / "fetched_sha256.json").write_bytes(content)

@@ -278,3 +278,35 @@ def test_what_can_not_be_imported_is_one_line(content: bytes, tmp_path: Path) ->
         import_checkpoint(tmp_path / "x.safetensors", name="x", folder=tmp_path / "w")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "w").exists()
+
+
+# Checkpoints of the trainers
+
+PARTS: list[Any] = [
+    None,
+    1,
+    "x",
+    [],
+    {},
+    {"a": None},
+    {1: 2},
+    float("nan"),
+    {"architecture": "facenet_dense"},
+]
+
+
+@pytest.mark.parametrize("part", ["step", "module", "average", "record", "network", "input"])
+@pytest.mark.parametrize("architecture", ["facenet_dense", "retinaface_mobilenet025"])
+def test_no_checkpoint_is_one_line(part: str, architecture: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="needs the [train] extra")
+    pytest.importorskip("onnx", reason="needs the [train] extra")
+    from training.export import export_checkpoint
+
+    for value in [*PARTS, {"a": torch.zeros(1).expand(1 << 40)}]:
+        network: Any = {"architecture": architecture} | ({"input": value} if part == "input" else {})
+        record: Any = {"network": value if part == "network" else network}
+        state: Any = {"step": 1, "module": {}, "average": {"a": torch.ones(1)}, "record": record}
+        torch.save(state | ({part: value} if part in state else {}), tmp_path / "x.pt")
+        with pytest.raises(FacepipeError) as caught:
+            export_checkpoint([tmp_path / "x.pt"], "x", tmp_path / "w")
+        assert "\n" not in str(caught.value)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from facepipe.errors import DataError, OutputError, one_line
+from facepipe.errors import DataError, OutputError, WeightsError, one_line
 from facepipe.files import atomic_write_bytes, sync_folder
+from weights.legacy import require_plain
 
 LAST = "last.pt"
 """Continues a run."""
@@ -103,9 +104,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its unpickler meets
         raise DataError(f"{path}: not a readable checkpoint ({one_line(error, 200)})") from error
-    if not isinstance(state, dict) or not {"step", "module", "average", "record"} <= state.keys():
+    if not isinstance(state, dict) or not _is_ours(state):
         raise DataError(f"{path}: not a facepipe checkpoint")
+    try:
+        require_plain(path, state["average"])
+    except WeightsError as error:
+        raise DataError(str(error)) from error
     return state
+
+
+def _is_ours(state: Mapping[Any, Any]) -> bool:
+    record, average = state.get("record"), state.get("average")
+    return (
+        type(state.get("step")) is int
+        and isinstance(state.get("module"), Mapping)
+        and isinstance(record, Mapping)
+        and isinstance(record.get("network", {}), Mapping)
+        and isinstance(average, Mapping)
+        and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in average.items())
+    )
 
 
 def averaged_network(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

@@ -67,7 +67,7 @@ def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -
     hints = typing.get_type_hints(kind)
     known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
     for key in values:
-        if key not in known:
+        if not isinstance(key, str) or key not in known:
             shown = one_line(_joined(where, key), 80)
             raise UsageError(f"unknown setting {shown}{_suggestion(key, where, known)}")
     for key, item in known.items():
@@ -208,7 +208,7 @@ def _joined(where: str, key: str) -> str:
 
 
 def _suggestion(key: str, where: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
+    near = difflib.get_close_matches(str(key), known, n=1)
     if near:
         return f"; did you mean {_joined(where, near[0])}?"
     return f"; known here: {', '.join(known)}"

@@ -205,7 +205,7 @@ def _remembered_hashes() -> dict[str, str]:
         hashes = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: can't read the remembered hashes ({error}); mend or delete it"
         ) from error
