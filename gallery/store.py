@@ -415,6 +415,7 @@ class Store:
         """The person ids of templates, in the same shape; -1 where there is no such template."""
         wanted, places = np.unique(template_ids, return_inverse=True)
         people = dict(self._of_ids("SELECT id, person_id FROM templates WHERE id IN", wanted.tolist()))
+        _require_ids(*people.values())
         found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
         return found[places].reshape(template_ids.shape)
 
@@ -794,7 +795,7 @@ class Store:
         every = list(ids)
         for at in range(0, len(every), _IDS_AT_ONCE):
             some = every[at : at + _IDS_AT_ONCE]
-            yield from self._sql.execute(f"{query} ({', '.join('?' * len(some))})", some)
+            yield from self._sql.execute(f"{query} ({', '.join('?' * len(some))})", some).fetchall()
 
     def _ids(self, table: str) -> list[int]:
         return [row[0] for row in self._sql.execute(f"SELECT id FROM {table} ORDER BY id")]
@@ -814,6 +815,11 @@ def _require_numbers(*values: object) -> None:
     """Check what a flipped bit makes another kind of value; only `verify` looks at all checksums."""
     if not all(value is None or isinstance(value, float) for value in values):
         raise GalleryError("a stored number is damaged: run `facepipe gallery repair`")
+
+
+def _require_ids(*values: object) -> None:
+    if not all(isinstance(value, int) for value in values):
+        raise GalleryError("a stored id is damaged: run `facepipe gallery repair`")
 
 
 def _require_text(*values: object) -> None:

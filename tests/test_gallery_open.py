@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,3 +201,16 @@ def test_importing_and_managing_load_no_faiss_scipy_or_torch(tmp_path: Path) -> 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_owner_that_is_no_number_is_damage(tmp_path: Path) -> None:
+    """As pages that are zeroed or exchanged leave it; what is read by its number fails in one line."""
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 2)))
+    with closing(sqlite3.connect(tmp_path / "gallery.sqlite3")) as sql:
+        sql.execute("UPDATE templates SET person_id = x'00ff' WHERE id = 1")
+        sql.commit()
+    for name in ("index.faiss", "nothing"):
+        with Gallery.open(tmp_path, ENCODER) as gallery, pytest.raises(GalleryError, match="damaged"):
+            gallery.match(person_vectors(1, 1))
+        (tmp_path / name).unlink(missing_ok=True)
