@@ -13,6 +13,7 @@ from facepipe.faces import Match, UInt8Array
 from facepipe.file_names import file_name_of, with_ending
 from facepipe.files import atomic_write_bytes, make_private_folder
 from facepipe.images import PHOTO_SUFFIXES, write_image
+from facepipe.paths import is_inside
 from facepipe.pipeline import PhotoResult
 from facepipe.products import PICTURE, Form, require_replaceable
 
@@ -79,6 +80,8 @@ class PictureFolder:
     def _write(self, target: Path, picture: UInt8Array) -> Path:
         if self._is_photo(target):
             raise OutputError(f"{target}: one of the photos has this name; choose another folder")
+        if not is_inside(target.parent, self._folder):
+            raise OutputError(f"{target.parent}: leads out of {self._folder} by a link; remove the link")
         write_picture(target, picture)
         return target
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from pipeline_helpers import faces_at, noise
 
-from facepipe.batch.job import Job, Look, Outcome
+from facepipe.batch.job import Job
+from facepipe.batch.job_file import JOB_FILE
+from facepipe.batch.job_schema import CHECKED_COLUMNS
+from facepipe.batch.models import Look, Outcome
 from facepipe.batch.run import Batch, BatchOptions, Summary
 from facepipe.faces import Match, UInt8Array
 from facepipe.images import photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.report import to_json
 from gallery import NewTemplate
+from gallery.schema import row_checksum
 
 EXIF_ORIENTATION = 0x0112
 NAME = "Eileen Collins"
@@ -91,6 +97,30 @@ def in_a_corner(photo: UInt8Array, side: int) -> UInt8Array:
     wide = np.full((side, side, 3), 128, np.uint8)
     wide[: photo.shape[0], : photo.shape[1]] = photo
     return wide
+
+
+def as_of_before(out: Path, *, version: int = 1, without: Sequence[str] = ()) -> None:
+    """Turn a job into one of an earlier facepipe: without these columns of photos, nor what came later."""
+    with closing(sqlite3.connect(out / JOB_FILE)) as database:
+        (encrypted,) = database.execute("SELECT count(*) FROM encryption").fetchone()
+        database.execute("ALTER TABLE encryption ADD COLUMN wiped INTEGER")
+        if not encrypted:
+            database.execute("DROP TABLE encryption")
+        for table in CHECKED_COLUMNS:
+            if encrypted or table != "encryption":
+                database.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
+        for column in without:
+            database.execute(f"ALTER TABLE photos DROP COLUMN {column}")
+        database.execute(f"PRAGMA user_version = {version}")
+        database.commit()
+
+
+def write_checksums(database: sqlite3.Connection) -> None:
+    """Those of rows as they are now, as somebody writes them who makes a job file of their own."""
+    database.create_function("row_checksum", -1, row_checksum)
+    for table, columns in CHECKED_COLUMNS.items():
+        database.execute(f"UPDATE {table} SET checksum = row_checksum({columns})")
+    database.commit()
 
 
 def job_of(folder: Path, people: Mapping[Path, Sequence[str]]) -> Path:

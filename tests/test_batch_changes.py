@@ -13,15 +13,17 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from batch_helpers import enrol_her, work_through
+from batch_helpers import as_of_before, enrol_her, work_through
 from cli_helpers import Said, facepipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_batch_job import MATCHES, do, files, seen
 
 from facepipe.batch.engine import Engine
-from facepipe.batch.job import JOB_FILE, Job, Outcome, Task
+from facepipe.batch.job import Job
+from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.look import Looker
+from facepipe.batch.models import Outcome, Task
 from facepipe.batch.planning import file_state
 from facepipe.batch.run import Batch, BatchOptions
 from facepipe.errors import UsageError
@@ -345,14 +347,7 @@ def test_a_job_of_before_counts_and_tells_its_failures(tmp_path: Path) -> None:
         job.plan(photos)
         do(job, failing=frozenset({"2.jpg"}))
         before = job.counts()
-    with closing(sqlite3.connect(tmp_path / "out" / JOB_FILE)) as database:
-        columns = [row[1] for row in database.execute("PRAGMA table_info(photos)")]
-        old = ", ".join(column for column in columns if column not in ("known", "told"))
-        database.execute(f"CREATE TABLE old AS SELECT {old} FROM photos")
-        database.execute("DROP TABLE photos")
-        database.execute("ALTER TABLE old RENAME TO photos")
-        database.execute("DROP TABLE encryption")
-        database.commit()
+    as_of_before(tmp_path / "out", without=["known", "told"])
     with Job(tmp_path / "out") as job:
         assert job.counts() == before
         assert (before.known, before.newly_failed) == (sum(match.name is not None for match in MATCHES), 1)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enrol_her, write_checksums
 from cli_helpers import Said, facepipe
 from test_batch_job import MATCHES, VECTORS, do, files
 
-from facepipe.batch.job import JOB_FILE, Job, Outcome, Product
-from facepipe.errors import GalleryError, OutputError
+from facepipe.batch.damage import DamagedJobError
+from facepipe.batch.job import Job
+from facepipe.batch.job_file import JOB_FILE, JobFile
+from facepipe.batch.models import Outcome, Product
+from facepipe.errors import GalleryError
 from facepipe.faces import UInt8Array
 from facepipe.images import photo_sha256, write_image
 from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
@@ -39,7 +42,7 @@ def fill(job: Job, photos: list[Path]) -> list[bytes]:
     """Everything that a job can hold; answers what nobody is to find in its file."""
     job.plan(photos)
     do(job, failing=frozenset({"broken.jpg"}))
-    job.note_products("crops", {1: Product("hash", (photos[0].parent / "crop of Somebody.jpg",))})
+    job.note_products("crops", {1: Product("hash", ("crop of Somebody.jpg",))})
     return [
         b"Somebody",
         b"Other",
@@ -76,7 +79,7 @@ def test_no_plain_byte_is_left_and_all_comes_back(
         else:
             fill(job, photos)
             if when == "killed while it wiped":
-                monkeypatch.setattr(Job, "_wipe", lambda self: None)
+                monkeypatch.setattr(JobFile, "wipe", lambda self: None)
             assert job.require_encryption()
             monkeypatch.undo()
             monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
@@ -113,12 +116,14 @@ def test_altered_ciphertext_is_refused(tmp_path: Path) -> None:
     with Job(tmp_path / "out", create=True, secret=KEY) as job:
         job.require_encryption()
         fill(job, photos)
-    with closing(sqlite3.connect(tmp_path / "out" / JOB_FILE)) as database:
-        database.execute("UPDATE photos SET matches = vectors WHERE matches IS NOT NULL")
-        database.commit()
-    told = "stored matches is damaged"
-    with Job(tmp_path / "out", secret=KEY) as job, pytest.raises(OutputError, match=told):
-        list(job.records())
+    for told in ("have another checksum", "a stored matches can't be deciphered"):
+        with closing(sqlite3.connect(tmp_path / "out" / JOB_FILE)) as database:
+            database.execute("UPDATE photos SET matches = vectors WHERE matches IS NOT NULL")
+            if "deciphered" in told:
+                write_checksums(database)
+            database.commit()
+        with pytest.raises(DamagedJobError, match=told):
+            Job(tmp_path / "out", secret=KEY)
 
 
 def test_failures_are_known_again(tmp_path: Path) -> None:

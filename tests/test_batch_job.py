@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from batch_helpers import as_of_before
 from pipeline_helpers import faces_at
 
-from facepipe.batch.job import JOB_FILE, Job, Look, Outcome, Task
+from facepipe.batch.job import Job
+from facepipe.batch.job_file import JOB_FILE
+from facepipe.batch.models import Look, Outcome, Task
 from facepipe.errors import FacepipeError, OutputError, UsageError
 from facepipe.faces import Faces, Match
 from facepipe.quality import Reason
@@ -171,9 +174,7 @@ def test_a_job_of_before_enrolment_was_judged_has_no_strangers_until_looked_at_a
         job.plan(photos)
         (task,) = job.waiting()
         job.save([(Outcome(task, seen(photos[0])), nobodys)], "names")
-    database = sqlite3.connect(tmp_path / "out" / JOB_FILE)
-    database.execute("ALTER TABLE photos DROP COLUMN enrollable")
-    database.close()
+    as_of_before(tmp_path / "out", without=["enrollable"])
     with Job(tmp_path / "out") as job:
         assert job.strangers() == []
         assert len(list(job.records())) == 1
@@ -198,7 +199,7 @@ def foreign_database(file: Path) -> None:
     ("make", "told"),
     [
         (lambda file: None, "no batch was run with this folder"),
-        (lambda file: file.write_bytes(b"My diary" * 999), "can't be used"),
+        (lambda file: file.write_bytes(b"My diary" * 999), "not a job file of facepipe"),
         (foreign_database, "not a job file of facepipe"),
     ],
     ids=["nothing", "no database", "another program's"],
@@ -217,8 +218,8 @@ def test_panoramas_of_an_older_job_are_looked_at_again(tmp_path: Path) -> None:
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         do(job)
+    as_of_before(tmp_path / "out", version=0)
     database = sqlite3.connect(tmp_path / "out" / JOB_FILE)
-    database.execute("PRAGMA user_version = 0")
     for row, size_wh in enumerate([(10, 21), (20, 10), (9000, 1000)], 1):
         database.execute("UPDATE photos SET width = ?, height = ? WHERE id = ?", (*size_wh, row))
     database.commit()

@@ -16,8 +16,9 @@ from batch_helpers import NAME, enrol_her, identified, in_a_corner, large_jpeg, 
 from cli_helpers import facepipe, finished, start
 
 from facepipe.batch.engine import Engine, EngineOptions
-from facepipe.batch.job import Job, Task
+from facepipe.batch.job import Job
 from facepipe.batch.look import Chosen, Looker, LookOptions, Opened
+from facepipe.batch.models import Task
 from facepipe.batch.run import BatchOptions, NamingOptions, Progress
 from facepipe.commands.batch import ProgressTeller
 from facepipe.errors import UsageError

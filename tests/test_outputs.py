@@ -58,6 +58,18 @@ def test_one_photo_needs_no_sub_folders(tmp_path: Path) -> None:
     assert written == tmp_path / "out" / "a.png"
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_written_through(tmp_path: Path) -> None:
+    photos = [photo_at(tmp_path / "in" / name / "a.png") for name in ("day 1", "day 2")]
+    theirs = photo_at(tmp_path / "theirs" / "a.png").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "day 1").symlink_to(tmp_path / "theirs")
+    pictures = PictureFolder(tmp_path / "out", photos)
+    with pytest.raises(OutputError, match="leads out"):
+        pictures.write_annotated(result(photos[0], "Ada"))
+    assert pictures.write_annotated(result(photos[1], "Ada")).is_file()
+    assert (tmp_path / "theirs" / "a.png").read_bytes() == theirs
+
+
 def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     photo_at(tmp_path / "in" / "a.png")
     photo_at(tmp_path / "in" / "sub" / "b.png")

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
-from facepipe.batch.job import Job, Record
+from facepipe.batch.job import Job
+from facepipe.batch.models import Record
 from facepipe.batch.sorting import Way, carry_out, finish_move, plan_sorting
 from facepipe.faces import Match
 from facepipe.file_names import file_name_of
@@ -188,7 +189,7 @@ def killed_at(step: int, act: Callable[[], object]) -> bool:
 
 def sort_all(job_folder: Path, target: Path, way: Way) -> None:
     with Job(job_folder) as job:
-        finish_move(job)
+        finish_move(job, target)
         for placement in plan_sorting(job, target, way):
             if not placement.is_done:
                 carry_out(placement, way, job)
@@ -274,7 +275,7 @@ def test_a_killed_move_removes_nothing_that_is_not_the_same(tmp_path: Path, chan
             target.symlink_to(source)
         if changed in ("source", "target"):
             (source if changed == "source" else target).write_text("edited")
-        assert finish_move(job) is None
+        assert finish_move(job, target.parent.parent) is None
         assert job.unfinished_move() is None
     assert is_whole(source)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepipe.batch.job import Look, Outcome, Task
 from facepipe.batch.look import Chosen, Looker, Opened
+from facepipe.batch.models import Look, Outcome, Task
 from facepipe.errors import LandmarkError, PhotoError
 from facepipe.processors import asked_threads, granted_processors
 

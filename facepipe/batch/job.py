@@ -1,18 +1,19 @@
-"""The job file: which photos there are, what is done, what was seen. Killed processes lose seconds of it."""
+"""The job: which photos there are, what is done, what was seen. Killed processes lose seconds of it."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from facepipe.batch.job_file import open_job_file
+from facepipe.batch.job_schema import PANORAMAS_DUE, is_noted, strike
+from facepipe.batch.models import Counts, Outcome, Product, Record, Stranger, Task
 from facepipe.batch.planning import NO_FILE, Planner, Taken
+from facepipe.batch.products import names_of, names_to_text
 from facepipe.batch.rows import (
     FACE_BYTES,
     face_bytes,
@@ -25,154 +26,12 @@ from facepipe.batch.rows import (
     strangers_of,
     vectors_of,
 )
-from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
+from facepipe.batch.seal import Seal
 from facepipe.detector import DetectorOptions
-from facepipe.errors import FacepipeError, OutputError, UsageError
-from facepipe.faces import Faces, FloatArray, Match
-from facepipe.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
+from facepipe.errors import UsageError
+from facepipe.faces import Faces, Match
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
-from gallery.codec import secret_of_environment
-
-JOB_FILE = "job.sqlite3"
-PREVIEW = -1
-"""Number of the picture that shows the whole photo; the others have their face's."""
-
-_APPLICATION_ID = 0x46504A31  # "FPJ1" in the SQLite header, so that any other program's file is recognised
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE photos (
-    id INTEGER PRIMARY KEY,
-    path BLOB NOT NULL UNIQUE,
-    place INTEGER,                -- in the order of the last command, NULL: not one of its photos
-    size_bytes INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('waiting', 'done', 'failed')),
-    sha256 TEXT,
-    error TEXT,
-    width INTEGER, height INTEGER,
-    numbers BLOB,                 -- float32 (n, 15): box, score, landmarks
-    vectors BLOB,                 -- float32 (m, d) of the faces without a reason
-    enrollable BLOB,              -- bool (n,)
-    reasons TEXT,                 -- why a face was not compared, or null
-    matches TEXT, named_by TEXT,  -- what the gallery said, and which settings and state of it
-    known INTEGER,                -- how many faces have a name
-    told INTEGER);                -- 1: an earlier command has ended and told this error
-CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL;
-CREATE TABLE pictures (
-    photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL,
-    PRIMARY KEY (photo_id, face)) WITHOUT ROWID;
-CREATE TABLE products (           -- files made of a photo's result, and of which
-    kind TEXT NOT NULL, photo_id INTEGER NOT NULL, made_of TEXT NOT NULL, files TEXT NOT NULL,
-    PRIMARY KEY (kind, photo_id)) WITHOUT ROWID;
-"""
-_ENCRYPTION = "CREATE TABLE IF NOT EXISTS encryption (salt BLOB, key_check BLOB, wiped INTEGER)"
-"""One row: the job is encrypted, and whether every byte of before is wiped. None: it is plain."""
-_MOVES = "CREATE TABLE IF NOT EXISTS moves (id INTEGER PRIMARY KEY CHECK (id = 1), paths TEXT NOT NULL)"
-"""One row: a photo is being moved, or was when a process was killed; its old and new path."""
-_LATER_COLUMNS = {"enrollable": "BLOB", "known": "INTEGER", "told": "INTEGER"}
-"""Of photos, in the order in which they came: a job of before gets them when it is opened."""
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A photo to be looked at; `id` is its row in the job file."""
-
-    id: int
-    path: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What looking at a photo gave: all that naming and telling need, without the pixels.
-
-    Attributes:
-        sha256: Of the file.
-        size_wh: Width and height of the upright photo in pixels.
-        faces: With `enrollable` and vectors, rows of NaN where a face is not to be compared.
-        reasons: Why a face is not to be compared; None where it is.
-        pictures: WebP files: of each face by its row, of the photo under `PREVIEW`.
-    """
-
-    sha256: str
-    size_wh: tuple[int, int]
-    faces: Faces
-    reasons: tuple[Reason | None, ...]
-    pictures: dict[int, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """A task that has ended: with a look, or with an error that names the file.
-
-    Attributes:
-        passing: The error may pass without a change of the file: the next command looks again.
-    """
-
-    task: Task
-    look: Look | None = None
-    error: str | None = None
-    passing: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A photo of the last command that has been dealt with.
-
-    Attributes:
-        id: Row in the job file.
-        result: Its faces with names, or the error.
-        size_wh: Width and height of the upright photo; None after an error.
-    """
-
-    id: int
-    result: PhotoResult
-    size_wh: tuple[int, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """A face near nobody that enrolment would take: its photo, its row there, and its vector (d,)."""
-
-    photo_id: int
-    photo_sha256: str
-    face: int
-    vector: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """Files made of one photo's result.
-
-    Attributes:
-        made_of: Names that result.
-        files: None where there was nothing to make.
-    """
-
-    made_of: str
-    files: tuple[Path, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Photos of the last command by state, and the faces of those that are done.
-
-    Attributes:
-        newly_failed: Those of the failed whose errors no earlier command has told.
-    """
-
-    waiting: int
-    done: int
-    failed: int
-    newly_failed: int
-    faces: int
-    known: int
-
-    @property
-    def total(self) -> int:
-        """All photos."""
-        return self.waiting + self.done + self.failed
 
 
 class Job:
@@ -183,27 +42,21 @@ class Job:
         create: Whether a missing one is made, in a private folder: it holds vectors of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
 
+        again: Begin a new one where it is damaged: all photos will be looked at again.
+
     Raises:
         UsageError: There is none, and none is to be made.
+        DamagedJobError: It is not as it was written.
         OutputError: It can't be opened, or another process works with it.
         GalleryError: It is encrypted, and the secret is not its key.
     """
 
-    def __init__(self, folder: Path, *, create: bool = False, secret: bytes | None = None) -> None:
-        self.folder, self.file = folder, folder / JOB_FILE
-        self._secret, self._seal = secret, Seal(self.file)
-        if create:
-            _make_private(folder, self.file)
-        elif not self.file.exists():
-            raise UsageError(f"{folder}: no batch was run with this folder as --out (it has no {JOB_FILE})")
-        remove_dead_temporaries(folder)
-        with self._failures_named():
-            self._database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
-            try:
-                self._open()
-            except BaseException:
-                self._database.close()
-                raise
+    def __init__(
+        self, folder: Path, *, create: bool = False, secret: bytes | None = None, again: bool = False
+    ) -> None:
+        self.folder = folder
+        self._file = open_job_file(folder, create=create, secret=secret, again=again)
+        self._database, self._changing = self._file.database, self._file.changing
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +68,7 @@ class Job:
 
     def close(self) -> None:
         """Let other processes have it."""
-        self._database.close()
+        self._file.close()
 
     def require_encryption(self) -> bool:
         """Encrypt paths, names, vectors and pictures, unless they are; no plain byte is left in the file.
@@ -228,14 +81,12 @@ class Job:
         """
         if self._seal.is_encrypting:
             return False
-        seal = new_seal(self.file, self._secret or secret_of_environment())
-        with self._changing() as database:
-            for table, columns in SEALED_COLUMNS.items():
-                _reseal(database, table, columns, seal)
-            database.execute("INSERT INTO encryption VALUES (?, ?, 0)", seal.salt_and_check)
-        self._seal = seal
-        self._wipe()
+        self._file.encrypt()
         return True
+
+    @property
+    def _seal(self) -> Seal:
+        return self._file.seal
 
     # What is to be done
 
@@ -253,13 +104,13 @@ class Job:
         with self._changing() as database:
             held = dict(database.execute("SELECT key, value FROM settings"))
             different = sorted(key for key in wanted if held.get(key) != wanted[key])
-            if held and different and not again:
+            if held.keys() & wanted.keys() and different and not again:
                 told = ", ".join(f"{key} {held.get(key)} (now {wanted[key]})" for key in different)
                 raise UsageError(
                     f"{self.folder}: this job was begun with {told}; use the same, or --again to look at "
                     "all photos again, or another --out"
                 )
-            database.executemany("INSERT OR REPLACE INTO settings VALUES (?, ?)", wanted.items())
+            database.executemany("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", wanted.items())
             if again:
                 database.execute("UPDATE photos SET state = 'waiting'")
 
@@ -409,18 +260,24 @@ class Job:
         found = self._database.execute(
             "SELECT made_of, files FROM products WHERE kind = ? AND photo_id = ?", (kind, photo_id)
         ).fetchone()
-        if found is None:
-            return None
-        return Product(found[0], tuple(map(Path, json.loads(self._seal.open("files", found[1])))))
+        return None if found is None else Product(found[0], names_of(self._seal.open("files", found[1])))
+
+    def products(self, kind: str) -> dict[int, Product]:
+        """The files of this kind by photo, of all photos that the job remembers."""
+        rows = self._database.execute("SELECT photo_id, made_of, files FROM products WHERE kind = ?", (kind,))
+        opened = self._seal.open
+        return {id: Product(made_of, names_of(opened("files", files))) for id, made_of, files in rows}
 
     def note_products(self, kind: str, products: Mapping[int, Product]) -> None:
         """Remember files by photo."""
         rows = [
-            (kind, id, product.made_of, self._seal.seal("files", json.dumps(list(map(str, product.files)))))
+            (kind, id, product.made_of, self._seal.seal("files", names_to_text(product.names)))
             for id, product in products.items()
         ]
         with self._changing() as database:
-            database.executemany("INSERT OR REPLACE INTO products VALUES (?, ?, ?, ?)", rows)
+            database.executemany(
+                "INSERT OR REPLACE INTO products (kind, photo_id, made_of, files) VALUES (?, ?, ?, ?)", rows
+            )
 
     # Photos that are moved
 
@@ -428,7 +285,7 @@ class Job:
         """Remember that a photo is being moved, so that a killed process is known to have left it halfway."""
         paths = self._seal.seal("paths", json.dumps([str(source), str(target)]))
         with self._changing() as database:
-            database.execute("INSERT OR REPLACE INTO moves VALUES (1, ?)", (paths,))
+            database.execute("INSERT OR REPLACE INTO moves (id, paths) VALUES (1, ?)", (paths,))
 
     def end_move(self) -> None:
         """Forget it: it was moved, or is where it was."""
@@ -451,56 +308,6 @@ class Job:
         row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()
 
-    def _open(self) -> None:
-        self._database.execute("PRAGMA temp_store = MEMORY")  # no paths in the system's temporary folder
-        self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
-        with self._changing() as database:  # takes the lock, which the system lets go however we end
-            (application,) = database.execute("PRAGMA application_id").fetchone()
-            (tables,) = database.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-            if tables and application != _APPLICATION_ID:
-                raise OutputError(f"{self.file}: not a job file of facepipe; choose another --out")
-            if not tables:
-                for statement in _SCHEMA.split(";")[:-1]:
-                    database.execute(statement)
-                database.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
-            _bring_up_to_date(database)
-            encryption = database.execute("SELECT salt, key_check, wiped FROM encryption").fetchone()
-        self._database.execute("PRAGMA journal_mode = WAL")
-        self._database.execute("PRAGMA synchronous = NORMAL")
-        if encryption is not None:
-            salt, check, wiped = encryption
-            self._seal = known_seal(self.file, salt, check, self._secret or secret_of_environment())
-            if not wiped:
-                self._wipe()
-
-    def _wipe(self) -> None:
-        """Leave no byte of what was there before it was encrypted, also where a killed process began this."""
-        with self._failures_named():
-            self._database.execute("VACUUM")
-            self._database.execute("UPDATE encryption SET wiped = 1")
-            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-    @contextmanager
-    def _changing(self) -> Iterator[sqlite3.Connection]:
-        with self._failures_named():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._database
-                self._database.commit()
-            finally:
-                self._database.rollback()  # nothing, after a commit
-
-    @contextmanager
-    def _failures_named(self) -> Iterator[None]:
-        try:
-            yield
-        except FacepipeError:
-            raise
-        except sqlite3.Error as error:
-            locked = "locked" in str(error)
-            cure = "another facepipe works with it: wait for it" if locked else f"can't be used ({error})"
-            raise OutputError(f"{self.file}: {cure}, or choose another --out") from error
-
     def _save(
         self, database: sqlite3.Connection, outcome: Outcome, matches: Sequence[Match], named_by: str
     ) -> None:
@@ -510,7 +317,8 @@ class Job:
             error = seal("error", outcome.error)
             database.execute(
                 """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?,
-                sha256 = NULL WHERE id = ?""",
+                sha256 = NULL, width = NULL, height = NULL, numbers = NULL, vectors = NULL, enrollable = NULL,
+                reasons = NULL, matches = NULL, named_by = NULL, known = NULL WHERE id = ?""",
                 (error, error, id),
             )
             if outcome.passing:
@@ -527,51 +335,14 @@ class Job:
             (seal("sha256", look.sha256), *look.size_wh, *seen, *named, id),
         )
         pictures = ((id, face, seal("webp", webp)) for face, webp in look.pictures.items())
-        database.executemany("INSERT INTO pictures VALUES (?, ?, ?)", pictures)
-
-
-def _make_private(folder: Path, file: Path) -> None:
-    """Make the folder, and in it the file for the user alone: SQLite's logs get its permissions."""
-    try:
-        make_private_folder(folder)
-        with suppress(FileExistsError):
-            os.close(os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, PRIVATE_FILE_MODE))
-    except OSError as error:
-        raise OutputError(f"{folder}: can't make this folder ({error.strerror}); choose another") from error
+        database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", pictures)
 
 
 def _look_again_at_panoramas(database: sqlite3.Connection) -> None:
     """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
-    (version,) = database.execute("PRAGMA user_version").fetchone()
-    if version < _VERSION:
+    if is_noted(database, PANORAMAS_DUE):
         database.execute(
             """UPDATE photos SET state = 'waiting'
             WHERE state = 'done' AND max(width, height) > 2 * min(width, height)"""
         )
-        database.execute(f"PRAGMA user_version = {_VERSION}")
-
-
-def _bring_up_to_date(database: sqlite3.Connection) -> None:
-    """Give a job of an earlier facepipe what it lacks."""
-    columns = {row[1] for row in database.execute("PRAGMA table_info(photos)")}
-    for column, kind in _LATER_COLUMNS.items():
-        if column not in columns:
-            database.execute(f"ALTER TABLE photos ADD COLUMN {column} {kind}")
-    if "known" not in columns:
-        database.execute(
-            """UPDATE photos SET known = (SELECT count(*) FROM json_each(photos.matches)
-            WHERE json_each.value ->> '$.name' IS NOT NULL) WHERE matches IS NOT NULL"""
-        )
-    database.execute(_ENCRYPTION)
-    database.execute(_MOVES)
-
-
-def _reseal(database: sqlite3.Connection, table: str, columns: tuple[str, ...], seal: Seal) -> None:
-    keys = [row[1] for row in database.execute(f"PRAGMA table_info({table})") if row[5]]
-    found = database.execute(f"SELECT {', '.join(keys)} FROM {table}").fetchall()
-    where = " AND ".join(f"{key} = ?" for key in keys)
-    values = ", ".join(f"{column} = ?" for column in columns)
-    for key in found:
-        plain = database.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE {where}", key).fetchone()
-        sealed = [seal.seal(column, value) for column, value in zip(columns, plain, strict=True)]
-        database.execute(f"UPDATE {table} SET {values} WHERE {where}", (*sealed, *key))
+        strike(database, PANORAMAS_DUE)

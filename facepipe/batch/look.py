@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from facepipe.align import crop_scales
-from facepipe.batch.job import PREVIEW
+from facepipe.batch.models import PREVIEW
 from facepipe.crops import cut_face
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, ReducedPhoto, photo_sha256, read_reduced, scaled_down
@@ -58,7 +58,7 @@ class Chosen:
         faces: In pixels of the whole photo, without vectors, with `enrollable`.
         reasons: Why each is not compared, or None.
         crops: uint8 (m, S, S, 3) of those that are.
-        pictures: See `facepipe.batch.job.Look`.
+        pictures: See `facepipe.batch.models.Look`.
     """
 
     faces: Faces

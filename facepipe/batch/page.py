@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from facepipe.batch.job import PREVIEW, Job, Record
+from facepipe.batch.job import Job
+from facepipe.batch.models import PREVIEW, Record
 from facepipe.errors import OutputError
 from facepipe.files import atomic_file
 from facepipe.plain_text import visible

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
 from collections import defaultdict
@@ -11,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from facepipe.batch.products import PICTURE_KINDS, names_of, remove_pictures
 from facepipe.batch.seal import Seal
-from facepipe.errors import OutputError, PhotoError
+from facepipe.errors import PhotoError
 from facepipe.images import photo_sha256
 
 
@@ -165,8 +165,11 @@ class Planner:
                 WHERE id = ?""",
                 (id,),
             )
+        self._database.execute("UPDATE photos SET place = ? WHERE id = ?", (place, id))
         self._database.execute(
-            "UPDATE photos SET place = ?, size_bytes = ?, mtime_ns = ? WHERE id = ?", (place, *file, id)
+            """UPDATE photos SET size_bytes = ?, mtime_ns = ?
+            WHERE id = ? AND (size_bytes, mtime_ns) != (?, ?)""",
+            (*file, id, *file),
         )
 
     def _move(self, moved: Mapping[Path, Remembered], ids: Mapping[Path, int]) -> dict[Path, int]:
@@ -190,25 +193,11 @@ class Planner:
 
     def _forget_products(self, photo_id: int) -> None:
         """Pictures in the job's own folder go, and are made anew; a sidecar beside a photo stays."""
-        own = os.path.abspath(self._folder)
-        rows = self._database.execute("SELECT files FROM products WHERE photo_id = ?", (photo_id,))
-        for (files,) in rows.fetchall():
-            for file in json.loads(self._seal.open("files", files)):
-                if Path(os.path.abspath(file)).is_relative_to(own):
-                    remove_file(Path(file))
+        rows = self._database.execute("SELECT kind, files FROM products WHERE photo_id = ?", (photo_id,))
+        for kind, files in rows.fetchall():
+            if kind in PICTURE_KINDS:
+                remove_pictures(self._folder, kind, names_of(self._seal.open("files", files)))
         self._database.execute("DELETE FROM products WHERE photo_id = ?", (photo_id,))
-
-
-def remove_file(file: Path) -> None:
-    """Remove an outdated file, where it is still there.
-
-    Raises:
-        OutputError: It can't be removed.
-    """
-    try:
-        file.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{file}: outdated, and can't be removed ({error.strerror})") from error
 
 
 def _gone(sizes: set[int], remembered: Iterable[Remembered]) -> dict[int, dict[str | None, list[Remembered]]]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from facepipe.batch.job import Job, Product, Record
+from facepipe.batch.job import Job
+from facepipe.batch.models import Product, Record
 from facepipe.batch.page import REPORT_FILE
-from facepipe.batch.planning import remove_file
+from facepipe.batch.products import PICTURE_KINDS, product_folder, remove_pictures
 from facepipe.errors import FacepipeError, OutputError
 from facepipe.files import atomic_file
 from facepipe.images import DEFAULT_MAX_PIXELS, read_image
@@ -93,43 +95,66 @@ def make_products(job: Job, kind: str, make: Maker) -> int:
     Args:
         job: The results.
         kind: Stable name, remembered with what each file was made of.
-        make: Writes the files of a photo.
+        make: Writes the files of a photo, below the folder of their kind.
 
     Returns:
         For how many photos that failed. Why is told to the log; the next run tries again.
     """
-    due = [record for record in job.records() if _is_due(job, kind, record)]
+    before = job.products(kind)
+    claims = Counter(name for product in before.values() for name in product.names)
+    due = [record for record in job.records() if _is_due(job, kind, record, before.get(record.id))]
     failed = 0
     with ThreadPoolExecutor(compute_threads()) as pool:
         for at in range(0, len(due), _CHUNK):
-            tasks = [(record, job.product(kind, record.id)) for record in due[at : at + _CHUNK]]
-            made = dict(pool.map(lambda task: _made(make, *task), tasks))
+            chunk = due[at : at + _CHUNK]
+            made = dict(pool.map(lambda record: _made(job.folder, kind, make, record), chunk))
             products = {id: product for id, product in made.items() if product is not None}
-            job.note_products(kind, products)
-            failed += len(made) - len(products)
+            claims.update(name for product in products.values() for name in product.names)
+            kept = {id for id in products if _has_replaced(job, kind, before.get(id), claims)}
+            job.note_products(kind, {id: products[id] for id in kept})
+            failed += len(made) - len(kept)
     return failed
 
 
-def _is_due(job: Job, kind: str, record: Record) -> bool:
+def _has_replaced(job: Job, kind: str, old: Product | None, claims: Counter[str]) -> bool:
+    """Remove a photo's outdated pictures; False: one can't be removed, which is told.
+
+    Args:
+        job: The results.
+        kind: Of the files.
+        old: What was made of the photo before.
+        claims: How many photos have a file of this name, before and now: one may have the file of another.
+    """
+    if old is None or kind not in PICTURE_KINDS:
+        return True
+    claims.subtract(old.names)
+    try:
+        remove_pictures(job.folder, kind, [name for name in old.names if not claims[name]])
+    except FacepipeError as error:
+        _log.warning("%s", error)
+        return False
+    return True
+
+
+def _is_due(job: Job, kind: str, record: Record, made: Product | None) -> bool:
     if record.result.faces is None:
         return False
-    made = job.product(kind, record.id)
     if made is None:
         return len(record.result.faces) > 0
-    return made.made_of != _made_of(record) or not all(file.exists() for file in made.files)
+    folder = product_folder(job.folder, kind, record.result.path)
+    return made.made_of != _made_of(record) or not all((folder / name).exists() for name in made.names)
 
 
 def _made_of(record: Record) -> str:
     return hashlib.sha256(to_json(record.result).encode()).hexdigest()
 
 
-def _made(make: Maker, record: Record, old: Product | None) -> tuple[int, Product | None]:
-    """The photo's files, its outdated ones removed; None where one photo's trouble was told."""
+def _made(job_folder: Path, kind: str, make: Maker, record: Record) -> tuple[int, Product | None]:
+    """The photo's files; None where one photo's trouble was told."""
     try:
-        new = Product(_made_of(record), tuple(make(record)))
-        for file in set(old.files if old else ()) - set(new.files):
-            remove_file(file)
-        return record.id, new
+        folder = product_folder(job_folder, kind, record.result.path)
+        names = tuple(file.relative_to(folder).as_posix() for file in make(record))
+        return record.id, Product(_made_of(record), names)
     except FacepipeError as error:
         _log.warning("%s", error)
         return record.id, None

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.batch.engine import Engine, EngineOptions
-from facepipe.batch.job import Counts, Job, Outcome
+from facepipe.batch.job import Job
 from facepipe.batch.look import Looker, LookOptions
+from facepipe.batch.models import Counts, Outcome
 from facepipe.counting import counted
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, Match

@@ -10,7 +10,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from facepipe.errors import GalleryError, OutputError
+from facepipe.batch.damage import DamagedJobError
+from facepipe.errors import GalleryError
 from gallery.codec import KEY_VARIABLE, SALT_BYTES, SealingCodec
 
 SEALED_COLUMNS = {
@@ -58,14 +59,14 @@ class Seal:
         """The text or bytes again.
 
         Raises:
-            OutputError: They were altered.
+            DamagedJobError: They were altered.
         """
         if self._codec is None or not stored:
             return stored
         try:
             value = self._codec.open(f"job {column}", stored)
         except GalleryError as error:
-            raise OutputError(f"{self._file}: a stored {column} is damaged; choose another --out") from error
+            raise DamagedJobError(self._file, f"a stored {column} can't be deciphered") from error
         return value.decode() if column in TEXT_COLUMNS else value
 
     def seal_path(self, path: Path) -> Any:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from facepipe.batch.job import Job, Record
+from facepipe.batch.job import Job
+from facepipe.batch.models import Record
 from facepipe.errors import OutputError, PhotoError
 from facepipe.file_names import file_name_of, with_ending
 from facepipe.files import atomic_path, sweep_once, sync_folder
 from facepipe.images import photo_sha256
 from facepipe.outputs import make_folder
+from facepipe.paths import is_inside
 from facepipe.pipeline import PhotoResult
 from facepipe.xmp import sidecar_path
 
@@ -87,19 +89,25 @@ def carry_out(placement: Placement, way: Way, job: Job) -> None:
         raise OutputError(f"{target}: can't {way.value} {source} there ({reason})") from error
 
 
-def finish_move(job: Job) -> Placement | None:
-    """Finish or undo the move in which a process was killed.
+def finish_move(job: Job, folder: Path) -> Placement | None:
+    """Finish or undo the move into `folder` in which a process was killed.
 
     Returns:
         The move, where it was finished.
 
     Raises:
-        OutputError: What it left can't be removed.
+        OutputError: What it left can't be removed; or it led into another folder: whoever wrote the job file
+            may have named any.
     """
     paths = job.unfinished_move()
     if paths is None:
         return None
     source, target = paths
+    if not is_inside(target.parent, folder):
+        raise OutputError(
+            f"{source}: an earlier sort was killed while it moved this photo to {target}: finish that first, "
+            f"by sorting into the same folder again"
+        )
     try:
         has_arrived = _has_arrived(source, target)
         if has_arrived:

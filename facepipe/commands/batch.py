@@ -45,7 +45,7 @@ allow_missing_option = click.option(
 @click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
 @click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
 @click.option("--retry-failed", is_flag=True, help="Look again at photos that failed.")
-@click.option("--again", is_flag=True, help="Look again at all photos.")
+@click.option("--again", is_flag=True, help="Look again at all photos, in a new job if damaged.")
 @allow_missing_option
 @click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
 @click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated.")
@@ -114,7 +114,10 @@ def batch(
         require_lxml()
     require_places(out)
     teller = ProgressTeller(quiet, log_json)
-    with setup.pipeline(gallery_path, calls=options.engine.threads) as pipeline, Job(out, create=True) as job:
+    with (
+        setup.pipeline(gallery_path, calls=options.engine.threads) as pipeline,
+        Job(out, create=True, again=again) as job,
+    ):
         try:
             work = Batch(pipeline, job, options)
             work.find(folders)
@@ -156,6 +159,7 @@ def write_results(
         How many could not be written: files of records, report, and photos by kind of file.
     """
     from facepipe.batch.page import write_report
+    from facepipe.batch.products import SIDECAR_KIND, picture_folder
     from facepipe.batch.results import (
         Maker,
         make_annotated,
@@ -166,7 +170,7 @@ def write_results(
     )
 
     def pictures(kind: str, maker: Callable[[Path, list[Path], int], Maker]) -> int:
-        return make_products(job, kind, maker(job.folder / kind, job.photos(), max_pixels))
+        return make_products(job, kind, maker(picture_folder(job.folder, kind), job.photos(), max_pixels))
 
     unwritten = _unwritten(lambda: write_records(job, "results.jsonl"))
     unwritten += _unwritten(lambda: write_records(job, "faces.csv"))
@@ -176,8 +180,7 @@ def write_results(
     if crops:
         unwritten += _unwritten(lambda: pictures("crops", make_crops))
     if xmp:
-        # Those of another frame are made again.
-        unwritten += _unwritten(lambda: make_products(job, "xmp in the stored frame", make_sidecar))
+        unwritten += _unwritten(lambda: make_products(job, SIDECAR_KIND, make_sidecar))
     return unwritten
 
 
@@ -292,7 +295,7 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
     count, failed, total, there = 0, 0, 0, 0
     with Job(job_folder) as job:
         carry = require_source if dry_run else partial(carry_out, way=way, job=job)
-        finished = None if dry_run else finish_move(job)
+        finished = None if dry_run else finish_move(job, target)
         if finished is not None:
             echo(f"{finished.source} -> {finished.target}")
         for placement in plan_sorting(job, target, way):

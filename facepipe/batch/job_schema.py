@@ -1,0 +1,166 @@
+"""The tables of the job file, with a checksum in every row, and the way forward from those of before."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+
+from facepipe.batch.products import names_of_before, names_to_text
+from facepipe.batch.seal import Seal
+
+APPLICATION_ID = 0x46504A31
+"""In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
+VERSION = 2
+"""1: panoramas are analysed at a larger scale. 2: names of products are relative, and rows have checksums."""
+WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
+"""Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analysed anew."""
+_TABLES = {
+    "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER)",
+    # place: in the order of the last command, NULL: not one of its photos. numbers: float32 (n, 15), box,
+    # score and landmarks. vectors: float32 (m, d) of the faces without a reason. enrollable: bool (n,).
+    # reasons: why a face was not compared, or null. matches, named_by: what the gallery said, and which
+    # settings and state of it. known: how many faces have a name. told: 1, an earlier command has ended and
+    # told this error.
+    "photos": """CREATE TABLE photos (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, place INTEGER,
+    size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'done', 'failed')),
+    sha256 TEXT, error TEXT, width INTEGER, height INTEGER,
+    numbers BLOB, vectors BLOB, enrollable BLOB, reasons TEXT, matches TEXT, named_by TEXT, known INTEGER,
+    told INTEGER, checksum INTEGER)""",
+    "pictures": """CREATE TABLE pictures (
+    photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL, checksum INTEGER,
+    PRIMARY KEY (photo_id, face)) WITHOUT ROWID""",
+    # Files made of a photo's result, and of which.
+    "products": """CREATE TABLE products (
+    kind TEXT NOT NULL, photo_id INTEGER NOT NULL, made_of TEXT NOT NULL, files TEXT NOT NULL,
+    checksum INTEGER, PRIMARY KEY (kind, photo_id)) WITHOUT ROWID""",
+    # One row: a photo is being moved, or was when a process was killed; its old and new path.
+    "moves": """CREATE TABLE moves (
+    id INTEGER PRIMARY KEY CHECK (id = 1), paths TEXT NOT NULL, checksum INTEGER)""",
+    # One row: the job is encrypted. None: it is plain.
+    "encryption": "CREATE TABLE encryption (salt BLOB NOT NULL, key_check BLOB NOT NULL, checksum INTEGER)",
+}
+CHECKED_COLUMNS = {
+    "settings": "key, value",
+    "photos": "id, path, size_bytes, mtime_ns, state, sha256, error, width, height, numbers, vectors, "
+    "enrollable, reasons, matches, named_by, known, told",
+    "pictures": "photo_id, face, webp",
+    "products": "kind, photo_id, made_of, files",
+    "moves": "id, paths",
+    "encryption": "salt, key_check",
+}
+"""By table, what its column `checksum` is the checksum of. Places are checked by their index."""
+_KEYS = {
+    "settings": ("key",),
+    "photos": ("id",),
+    "pictures": ("photo_id", "face"),
+    "products": ("kind", "photo_id"),
+    "moves": ("id",),
+    "encryption": ("rowid",),
+}
+_INDEX = "CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL"
+_COUNT_KNOWN = """UPDATE photos SET known = (SELECT count(*) FROM json_each(photos.matches)
+    WHERE json_each.value ->> '$.name' IS NOT NULL) WHERE matches IS NOT NULL"""
+
+
+def create_tables(database: sqlite3.Connection) -> None:
+    """Make the tables of an empty job."""
+    for statement in (*_TABLES.values(), _INDEX):
+        database.execute(statement)
+    database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    database.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def bring_up_to_date(database: sqlite3.Connection, seal: Seal, folder: Path) -> None:
+    """Give a job of an earlier version the present tables, in one transaction.
+
+    Args:
+        database: In a transaction, with the function `row_checksum`.
+        seal: Of the job.
+        folder: Of the job.
+
+    Raises:
+        ValueError: It holds what no facepipe wrote.
+        sqlite3.Error: Likewise.
+    """
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    columns = {table: _columns(database, table) for table in _TABLES}
+    database.execute("DROP INDEX IF EXISTS photos_by_place")
+    there = [table for table in _TABLES if columns[table]]
+    for table in there:
+        database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    create_tables(database)
+    for table in there:
+        kept = ", ".join(column for column in _columns(database, table) if column in columns[table])
+        database.execute(f"INSERT INTO {table} ({kept}) SELECT {kept} FROM old_{table}")
+        database.execute(f"DROP TABLE old_{table}")
+    if "known" not in columns["photos"]:
+        database.execute(_COUNT_KNOWN)
+    _make_names_relative(database, seal, folder)
+    note(database, WIPE_DUE)
+    if version < 1:
+        note(database, PANORAMAS_DUE)
+    for table, checked in CHECKED_COLUMNS.items():
+        database.execute(f"UPDATE {table} SET checksum = row_checksum({checked})")
+
+
+def keep_checksums(database: sqlite3.Connection) -> None:
+    """Write the checksum of every row that this connection adds or changes."""
+    for table, checked in CHECKED_COLUMNS.items():
+        new = ", ".join(f"NEW.{column}" for column in checked.split(", "))
+        row = " AND ".join(f"{key} = NEW.{key}" for key in _KEYS[table])
+        for when in ("INSERT", f"UPDATE OF {checked}"):
+            database.execute(
+                f"""CREATE TEMP TRIGGER {table}_{when.split()[0].lower()} AFTER {when} ON main.{table}
+                BEGIN UPDATE {table} SET checksum = row_checksum({new}) WHERE {row}; END"""
+            )
+
+
+def schema_of(database: sqlite3.Connection) -> list[tuple[str, str, str, str | None]]:
+    """Type, name, table and statement of all that is in a file."""
+    return database.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name"
+    ).fetchall()
+
+
+@cache
+def created_schema() -> list[tuple[str, str, str, str | None]]:
+    """What is in a job file."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        create_tables(database)
+        return schema_of(database)
+
+
+def note(database: sqlite3.Connection, key: str) -> None:
+    """Remember that something is due."""
+    database.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, 'true')", (key,))
+
+
+def is_noted(database: sqlite3.Connection, key: str) -> bool:
+    """Whether something is due."""
+    return database.execute("SELECT 1 FROM settings WHERE key = ?", (key,)).fetchone() is not None
+
+
+def strike(database: sqlite3.Connection, key: str) -> None:
+    """Forget that something was due."""
+    database.execute("DELETE FROM settings WHERE key = ?", (key,))
+
+
+def _columns(database: sqlite3.Connection, table: str) -> list[str]:
+    return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+
+
+def _make_names_relative(database: sqlite3.Connection, seal: Seal, folder: Path) -> None:
+    """Until version 2 they were whole paths, as --out was spelled."""
+    rows = database.execute("SELECT kind, photo_id, files FROM products").fetchall()
+    for kind, photo_id, files in rows:
+        names = names_of_before(folder, kind, seal.open("files", files))
+        key = kind, photo_id
+        if names is None:
+            database.execute("DELETE FROM products WHERE kind = ? AND photo_id = ?", key)
+            continue
+        sealed = seal.seal("files", names_to_text(names))
+        database.execute("UPDATE products SET files = ? WHERE kind = ? AND photo_id = ?", (sealed, *key))
