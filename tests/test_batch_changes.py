@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import cv2
 import pytest
 from batch_helpers import as_of_before, enrol_her, work_through
 from cli_helpers import Said, facepipe
@@ -277,6 +281,13 @@ def test_an_error_that_may_pass_is_looked_at_again_unasked_and_told_once(tmp_pat
         (OSError(5, "Input/output error"), True),
         (MemoryError(), True),
         (ImportError("pillow_heif"), True),
+        (OSError(errno.EMFILE, "Too many open files"), True),
+        (OSError(errno.ENFILE, "Too many open files in system"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError("out of memory when reading image file"), True),
+        (cv2.error("OpenCV: (-4:Insufficient memory) Failed to allocate 9 bytes"), True),
+        (RuntimeError("Memory allocation error"), True),
         (OSError("image file is truncated"), False),
         (ValueError("bad marker"), False),
     ],
@@ -296,6 +307,59 @@ def test_errors_of_the_machine_may_pass(
         assert outcome.passing == passing
         (gone,) = Engine(Looker(pipeline), [Task(2, folder / "none.png")]).outcomes()
         assert gone.passing
+
+
+@pytest.mark.parametrize("stage", ["open", "choose"])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.EMFILE, "Too many open files")],
+    ids=lambda value: type(value).__name__,
+)
+def test_want_in_one_photo_leaves_the_others_alone_and_passes(
+    gallery: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stage: str, error: Exception
+) -> None:
+    """Outside of the reading of photos too: while its hash is made, its faces are cut, thumbnails made."""
+    wanted = folder / "a" / "her.png"
+    whole = getattr(Looker, stage)
+
+    def fail(self: Looker, path: Path, *more: object) -> object:
+        if path == wanted:
+            raise error
+        return whole(self, path, *more)
+
+    monkeypatch.setattr(Looker, stage, fail)
+    with FacePipeline.load(gallery) as pipeline, Job(folder.parent / "out", create=True) as job:
+        batch = Batch(pipeline, job)
+        batch.find([folder])
+        counts = batch.run().counts
+        assert (counts.done, counts.failed) == (1, 2)
+        (told,) = [r.result.error for r in job.records() if r.result.path == wanted]
+        assert told is not None
+        assert told.startswith(f"{wanted}: ")
+        monkeypatch.undo()
+        batch.find([folder])
+        assert [task.path for task in job.waiting()] == [wanted]
+        assert batch.run().counts.done == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
+@pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_AS"])
+def test_decoders_that_find_a_photo_broken_for_want_of_anything_are_not_believed(limit: str) -> None:
+    """AVIF and HEIC have no words for it: "cannot identify image file", "unexpected C++ exception"."""
+    program = f"""if True:
+        import resource
+        from pathlib import Path
+        from facepipe.batch.engine import machine_is_short
+        before = machine_is_short()
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = 5 if "{limit}" == "RLIMIT_NOFILE" else used + (16 << 20)
+        resource.setrlimit(resource.{limit}, (most, most))
+        print(before, machine_is_short())
+        """
+    if not Path("/proc/self/statm").exists():
+        pytest.skip("needs /proc")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
 
 
 # File times and names that SQLite has no room for

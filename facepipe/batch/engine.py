@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import re
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +23,10 @@ _POLL_S = 0.2
 """How often the consumer looks up from its queue, so that Ctrl-C is heard."""
 _OUTCOMES = 256
 """Outcomes that may wait for the consumer."""
+_ONE_PHOTO_FAILS = (PhotoError, LandmarkError, MemoryError, OSError)
+"""While a photo is opened or its faces are cut: others may still go well."""
+_PROBE_BYTES, _PROBE_FILES = 256 << 20, 4
+"""About what decoding a large photo takes."""
 _STOP_WAIT_S = 1.5
 """How long a stop waits for calls that are running; what they would have given is looked at again."""
 
@@ -205,8 +211,8 @@ class Engine:
             with self._timed("read"):
                 opened = self._looker.open(task.path)
                 size_wh = self._looker.input_size_wh(opened)
-        except PhotoError as error:
-            self._tell(Outcome(task, error=str(error), passing=_may_pass(error)))
+        except _ONE_PHOTO_FAILS as error:
+            self._tell(_failed(task, error))
             return
         with self._change:
             self._held_pixels += _pixels(opened)
@@ -237,9 +243,8 @@ class Engine:
             try:
                 with self._timed("crop"):
                     chosen = self._looker.choose(task.path, opened, faces)
-            except (PhotoError, LandmarkError) as error:
-                told = str(error) if isinstance(error, PhotoError) else f"{task.path}: {error}"
-                self._tell(Outcome(task, error=told, passing=_may_pass(error)))
+            except _ONE_PHOTO_FAILS as error:
+                self._tell(_failed(task, error))
             else:
                 self._pass_on(_Cropped(task, opened.sha256, opened.photo.full_size_wh, chosen))
             with self._change:
@@ -280,12 +285,63 @@ class Engine:
             self._tell(Outcome(cropped.task, look))
 
 
-def _may_pass(error: PhotoError | LandmarkError) -> bool:
+_OF_MEMORY = re.compile("out of memory|insufficient memory|allocat|too many open files", re.IGNORECASE)
+"""As it stands in errors of decoders and networks whose class means anything: OSError, RuntimeError."""
+
+
+def _may_pass(error: BaseException) -> bool:
     """Whether the machine is at fault (disk, permissions, memory, a library that lacks), not the photo."""
-    cause = error.__cause__
-    if isinstance(cause, OSError):
-        return cause.errno is not None  # decoders raise OSError too, without a number
-    return isinstance(cause, MemoryError | ImportError)
+    return any(map(_is_of_the_machine, _chain(error)))
+
+
+def _is_of_the_machine(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | ImportError):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:  # decoders raise OSError too, without a number
+        return True
+    return not isinstance(error, PhotoError) and bool(_OF_MEMORY.search(str(error)))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, and those that it was raised from or while they were handled."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        next_one = waiting.pop()
+        if next_one is not None and id(next_one) not in seen:
+            seen.add(id(next_one))
+            yield next_one
+            waiting += [next_one.__cause__, next_one.__context__]
+
+
+def _failed(task: Task, error: Exception) -> Outcome:
+    """How a task has ended that met an error of `_ONE_PHOTO_FAILS`."""
+    told = str(error) if isinstance(error, PhotoError) else f"{task.path}: {_in_words(error)}"
+    return Outcome(task, error=told, passing=_may_pass(error) or machine_is_short())
+
+
+def machine_is_short() -> bool:
+    """Whether memory or file descriptors can't be had: decoders then find photos broken that are not."""
+    try:
+        np.empty(
+            _PROBE_BYTES, np.uint8
+        )  # nothing is written there: only whether there is room is of interest
+        with ExitStack() as opened:
+            for _ in range(_PROBE_FILES):
+                opened.enter_context(open(os.devnull, "rb"))
+    except (MemoryError, OSError):
+        return True
+    return False
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case MemoryError():
+            return "not enough memory to look at it; the next run tries again"
+        case OSError(errno=int()):
+            return f"{error.strerror}; the next run tries again"
+        case _:
+            return str(error)
 
 
 def _pixels(opened: Opened) -> int:
