@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from facepipe.batch.job_schema import CHECKED_COLUMNS, created_schema, schema_of
+from facepipe.batch.job_schema import CHECKED_COLUMNS, REPORT, created_schema, schema_of
 from facepipe.batch.models import PREVIEW
 from facepipe.batch.products import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
@@ -104,6 +104,8 @@ def _check_setting(row: Row) -> None:
     if row["key"] == "detector options":
         _require(value["max_side"] is None or _is_int(value["max_side"]), "the scale of photos")
         DetectorOptions(max_side=value["max_side"])
+    if row["key"] == REPORT:
+        _require(_is_number(value["group_within_l2"]) and isinstance(value["paths"], bool), "the report")
 
 
 def _check_photo(row: Row) -> int | None:

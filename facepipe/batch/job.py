@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from facepipe.batch.job_file import open_job_file
-from facepipe.batch.job_schema import PANORAMAS_DUE, is_noted, strike
-from facepipe.batch.models import Counts, Outcome, Product, Record, Stranger, Task
+from facepipe.batch.job_schema import REPORT, WIPE_DUE, look_again_at_panoramas, note
+from facepipe.batch.models import Counts, Outcome, Product, Record, ReportOptions, Stranger, Task
 from facepipe.batch.planning import NO_FILE, Planner, Taken
 from facepipe.batch.products import names_of, names_to_text
 from facepipe.batch.rows import (
@@ -32,6 +33,14 @@ from facepipe.errors import UsageError
 from facepipe.faces import Faces, Match
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
+
+_NOTHING_SEEN = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
+    numbers = NULL, vectors = NULL, enrollable = NULL, reasons = NULL, matches = NULL, named_by = NULL,
+    known = NULL WHERE id = ?"""
+_DELETE_MADE_OF_PHOTO = (
+    "DELETE FROM pictures WHERE photo_id = ?",
+    "DELETE FROM products WHERE photo_id = ?",
+)
 
 
 class Job:
@@ -122,7 +131,7 @@ class Job:
         remembered, and are left out of everything.
         """
         with self._changing() as database:
-            _look_again_at_panoramas(database)
+            look_again_at_panoramas(database)
             taken = Planner(database, self._seal, self.folder).take_only(photos)
             if retry_failed:
                 database.execute(
@@ -279,6 +288,74 @@ class Job:
                 "INSERT OR REPLACE INTO products (kind, photo_id, made_of, files) VALUES (?, ?, ?, ?)", rows
             )
 
+    def products_of(self, photo_id: int) -> dict[str, Product]:
+        """The photo's files by kind."""
+        rows = self._database.execute(
+            "SELECT kind, made_of, files FROM products WHERE photo_id = ?", (photo_id,)
+        ).fetchall()
+        opened = self._seal.open
+        return {kind: Product(made_of, names_of(opened("files", files))) for kind, made_of, files in rows}
+
+    def forget_product(self, kind: str, photo_id: int) -> None:
+        """Forget the photo's files of a kind, which are gone."""
+        with self._changing() as database:
+            database.execute("DELETE FROM products WHERE kind = ? AND photo_id = ?", (kind, photo_id))
+
+    def note_report(self, options: ReportOptions) -> None:
+        """Remember how the report is written."""
+        row = REPORT, json.dumps(asdict(options))
+        with self._changing() as database:
+            database.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", row)
+
+    def report_options(self) -> ReportOptions | None:
+        """How the report was last written; None: not known."""
+        row = self._database.execute("SELECT value FROM settings WHERE key = ?", (REPORT,)).fetchone()
+        return None if row is None else ReportOptions(**json.loads(row[0]))
+
+    # What is to be forgotten
+
+    def remembered(self, *, left_out: bool = False) -> list[Task]:
+        """All photos that the job knows, or those that are not among the command's."""
+        where = " WHERE place IS NULL" if left_out else ""
+        rows = self._database.execute(f"SELECT id, path FROM photos{where}").fetchall()
+        return [Task(id, self._seal.open_path(path)) for id, path in rows]
+
+    def looks(self) -> Iterator[Record]:
+        """All photos in which something was seen, whether they are among the command's and wait or not."""
+        rows = self._database.execute(
+            "SELECT id, path, width, height, numbers, matches FROM photos WHERE numbers IS NOT NULL"
+        ).fetchall()
+        for id, path, width, height, numbers, matches in rows:
+            faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
+            yield Record(id, PhotoResult(self._seal.open_path(path), faces=faces), (width, height))
+
+    def erase(self, ids: Iterable[int], *, forget_photos: bool, names: Collection[str] = ()) -> None:
+        """Erase what was seen in photos, and what their files were made of; no byte of it is left.
+
+        Args:
+            ids: Of the photos.
+            forget_photos: The photos themselves too; else they wait to be looked at again.
+            names: That nobody next to a face is to have either; such faces are named again by the next run.
+        """
+        photo = "DELETE FROM photos WHERE id = ?" if forget_photos else _NOTHING_SEEN
+        with self._changing() as database:
+            for id in ids:
+                for statement in (photo, *_DELETE_MADE_OF_PHOTO):
+                    database.execute(statement, (id,))
+            self._forget_runners_up(database, names)
+            database.execute("DELETE FROM moves")  # a new path has the person's name
+            note(database, WIPE_DUE)
+        self._file.wipe()
+
+    def _forget_runners_up(self, database: sqlite3.Connection, names: Collection[str]) -> None:
+        rows = database.execute("SELECT id, matches FROM photos WHERE matches IS NOT NULL").fetchall()
+        for id, sealed in rows if names else ():
+            matches = matches_of(self._seal.open("matches", sealed))
+            if any(match.runner_up_name in names for match in matches):
+                text = matches_to_text([_without_runner_up(match, names) for match in matches])
+                row = self._seal.seal("matches", text), id
+                database.execute("UPDATE photos SET matches = ?, named_by = 'without' WHERE id = ?", row)
+
     # Photos that are moved
 
     def begin_move(self, source: Path, target: Path) -> None:
@@ -315,10 +392,10 @@ class Job:
         database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
         if look is None:
             error = seal("error", outcome.error)
+            database.execute(_NOTHING_SEEN, (id,))
             database.execute(
-                """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?,
-                sha256 = NULL, width = NULL, height = NULL, numbers = NULL, vectors = NULL, enrollable = NULL,
-                reasons = NULL, matches = NULL, named_by = NULL, known = NULL WHERE id = ?""",
+                """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?
+                WHERE id = ?""",
                 (error, error, id),
             )
             if outcome.passing:
@@ -338,11 +415,7 @@ class Job:
         database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", pictures)
 
 
-def _look_again_at_panoramas(database: sqlite3.Connection) -> None:
-    """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
-    if is_noted(database, PANORAMAS_DUE):
-        database.execute(
-            """UPDATE photos SET state = 'waiting'
-            WHERE state = 'done' AND max(width, height) > 2 * min(width, height)"""
-        )
-        strike(database, PANORAMAS_DUE)
+def _without_runner_up(match: Match, names: Collection[str]) -> Match:
+    if match.runner_up_name not in names:
+        return match
+    return replace(match, runner_up_name=None, runner_up_distance_l2=None)

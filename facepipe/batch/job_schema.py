@@ -14,6 +14,8 @@ APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
 VERSION = 2
 """1: panoramas are analysed at a larger scale. 2: names of products are relative, and rows have checksums."""
+REPORT = "report"
+"""Key of settings: how the report was last written."""
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
 """Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analysed anew."""
 _TABLES = {
@@ -147,6 +149,16 @@ def is_noted(database: sqlite3.Connection, key: str) -> bool:
 def strike(database: sqlite3.Connection, key: str) -> None:
     """Forget that something was due."""
     database.execute("DELETE FROM settings WHERE key = ?", (key,))
+
+
+def look_again_at_panoramas(database: sqlite3.Connection) -> None:
+    """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
+    if is_noted(database, PANORAMAS_DUE):
+        database.execute(
+            """UPDATE photos SET state = 'waiting'
+            WHERE state = 'done' AND max(width, height) > 2 * min(width, height)"""
+        )
+        strike(database, PANORAMAS_DUE)
 
 
 def _columns(database: sqlite3.Connection, table: str) -> list[str]:

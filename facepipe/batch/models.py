@@ -94,6 +94,14 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """How the report was last written; see `facepipe.batch.page.write_report`."""
+
+    group_within_l2: float
+    paths: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """Photos of the last command by state, and the faces of those that are done.
 

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import PREVIEW, Record
+from facepipe.batch.models import PREVIEW, Record, ReportOptions
 from facepipe.errors import OutputError
 from facepipe.files import atomic_file
 from facepipe.plain_text import visible
@@ -44,6 +44,7 @@ def write_report(job: Job, group_within_l2: float, *, paths: bool = True) -> Non
     """
     file = job.folder / REPORT_FILE
     require_replaceable(file, PAGE)
+    job.note_report(ReportOptions(group_within_l2, paths))
     template = resources.files("facepipe.batch").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split("<!--DATA-->")
     try:

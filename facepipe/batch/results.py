@@ -142,10 +142,11 @@ def _is_due(job: Job, kind: str, record: Record, made: Product | None) -> bool:
     if made is None:
         return len(record.result.faces) > 0
     folder = product_folder(job.folder, kind, record.result.path)
-    return made.made_of != _made_of(record) or not all((folder / name).exists() for name in made.names)
+    return made.made_of != made_of(record) or not all((folder / name).exists() for name in made.names)
 
 
-def _made_of(record: Record) -> str:
+def made_of(record: Record) -> str:
+    """Names the result of a photo: another after every change of it."""
     return hashlib.sha256(to_json(record.result).encode()).hexdigest()
 
 
@@ -154,7 +155,7 @@ def _made(job_folder: Path, kind: str, make: Maker, record: Record) -> tuple[int
     try:
         folder = product_folder(job_folder, kind, record.result.path)
         names = tuple(file.relative_to(folder).as_posix() for file in make(record))
-        return record.id, Product(_made_of(record), names)
+        return record.id, Product(made_of(record), names)
     except FacepipeError as error:
         _log.warning("%s", error)
         return record.id, None

@@ -47,6 +47,7 @@ allow_missing_option = click.option(
 @click.option("--retry-failed", is_flag=True, help="Look again at photos that failed.")
 @click.option("--again", is_flag=True, help="Look again at all photos, in a new job if damaged.")
 @allow_missing_option
+@click.option("--forget", is_flag=True, help="Erase photos that are not in FOLDERS, and outdated pictures.")
 @click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
 @click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated.")
 @click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops.")
@@ -73,6 +74,7 @@ def batch(
     retry_failed: bool,
     again: bool,
     allow_missing: bool,
+    forget: bool,
     strict: bool,
     annotate: bool,
     crops: bool,
@@ -90,6 +92,7 @@ def batch(
     looks only at what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
     from facepipe.batch.engine import EngineOptions
+    from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.job import Job
     from facepipe.batch.look import LookOptions
     from facepipe.batch.results import require_places
@@ -123,6 +126,8 @@ def batch(
             work.find(folders)
             summary = work.run(teller.tell)
             teller.end()
+            if forget:
+                tell(f"forgotten: {counted(forget_left_out(job), 'photo')} that are not in the folders")
             unwritten = write_results(
                 job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp, paths=not no_paths
             )

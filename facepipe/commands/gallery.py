@@ -15,6 +15,7 @@ from facepipe.counting import counted
 from facepipe.errors import GalleryError, WeightsError
 
 if TYPE_CHECKING:
+    from facepipe.batch.job import Job
     from gallery import EncoderIdentity, Gallery
 
 
@@ -88,27 +89,64 @@ def gallery_rename(gallery_path: Path, old: str, new: str) -> None:
         opened.rename(old, new)
 
 
+also_option = click.option(
+    "--also",
+    "jobs",
+    type=ANY_PATH,
+    multiple=True,
+    metavar="DIR",
+    help="Erase it from this --out of a batch too; repeatable.",
+)
+
+
+@contextlib.contextmanager
+def _opened_jobs(folders: tuple[Path, ...]) -> Iterator[list[Job]]:
+    """All of them, before anything is erased."""
+    from facepipe.batch.job import Job
+
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Job(folder)) for folder in folders]
+
+
 @gallery.command("remove")
 @click.argument("name")
+@also_option
 @gallery_option
-def gallery_remove(gallery_path: Path, name: str) -> None:
-    """Erase a person: name, vectors, crops and paths, and unknown faces that would get the name."""
-    with _opened(gallery_path) as opened:
+def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> None:
+    """Erase a person: name, vectors, crops and paths, and unknown faces that would get the name.
+
+    With --also, from the folder of a batch: what was seen in photos in which the person is or may be, with
+    pictures, records, report, and the name in sidecars that it wrote. The next run looks at them again.
+    """
+    from facepipe.batch.forgetting import forget_person
+    from gallery.names import clean_name
+
+    with _opened(gallery_path) as opened, _opened_jobs(jobs) as opened_jobs:
         opened.encoder = as_its_card_says(opened.encoder)
-        count = opened.remove(name)
+        photos = sum(forget_person(job, {name, clean_name(name)}) for job in opened_jobs)
+        # Somebody who is only in a batch any more was removed from the gallery before.
+        count = opened.remove(name) if opened.knows(name) or not photos else 0
     echo(f"facepipe: erased {name!r} and {counted(count, 'face')}", err=True)
+    if jobs:
+        echo(f"facepipe: erased what was seen in {counted(photos, 'photo')} of batches", err=True)
 
 
 @gallery.command("forget")
 @click.option("--photo", required=True, type=ANY_PATH, metavar="PATH", help="The photo; it may be gone.")
+@also_option
 @gallery_option
-def gallery_forget(gallery_path: Path, photo: Path) -> None:
+def gallery_forget(gallery_path: Path, photo: Path, jobs: tuple[Path, ...]) -> None:
     """Erase every face of a photo, named or unknown: vectors, crops and paths."""
+    from facepipe.batch.forgetting import forget_photo
     from facepipe.images import photo_sha256
 
-    with _opened(gallery_path) as opened:
-        count = opened.forget_photo(photo, photo_sha256(photo) if photo.is_file() else None)
-    if not count:
+    with _opened(gallery_path) as opened, _opened_jobs(jobs) as opened_jobs:
+        content = photo_sha256(photo) if photo.is_file() else None
+        photos = sum(forget_photo(job, photo, content) for job in opened_jobs)
+        count = opened.forget_photo(photo, content)
+    if jobs:
+        echo(f"facepipe: erased {counted(photos, 'photo')} of batches", err=True)
+    if not count and not photos:
         raise GalleryError(f"{photo}: no face of this photo is in {gallery_path}: give its path as enrolled")
     echo(f"facepipe: erased {counted(count, 'face')} of {photo}", err=True)
 
@@ -207,9 +245,9 @@ def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | Non
     from weights.registry import DEFAULT_ENCODER, load_card
 
     done = restore(gallery_path, backup, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card))
-    click.echo(f"facepipe: {gallery_path} holds {counted(done.templates, 'face')} as {backup} does", err=True)
+    echo(f"facepipe: {gallery_path} holds {counted(done.templates, 'face')} as {backup} does", err=True)
     if done.aside:
-        click.echo(
+        echo(
             f"facepipe: {done.aside} is the gallery as it was: it is personal data, so delete it when you "
             "need it no more",
             err=True,

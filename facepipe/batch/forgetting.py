@@ -1,0 +1,148 @@
+"""Photos and people leave a batch's folder: rows, pictures, records, report, and regions in sidecars.
+
+Files are changed first and rows last: a command that was killed is repeated, and finds what is left.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facepipe.batch.job import Job
+from facepipe.batch.models import Product, Record
+from facepipe.batch.page import REPORT_FILE, write_report
+from facepipe.batch.products import PICTURE_KINDS, SIDECAR_KIND, remove_pictures
+from facepipe.batch.results import made_of, make_sidecar, write_records
+from facepipe.errors import OutputError
+from facepipe.faces import Faces
+from facepipe.xmp import sidecar_path, write_sidecar
+
+
+def forget_person(job: Job, names: Collection[str]) -> int:
+    """Erase what was seen in every photo in which somebody of these names is, or may be.
+
+    The photos wait to be looked at again: their faces are looked for anew by the next run. Regions of these
+    names leave the sidecars that the job has written.
+
+    Returns:
+        How many photos.
+
+    Raises:
+        OutputError: A file can't be changed or removed; no row is changed.
+        PhotoError: A photo with a sidecar can't be read; likewise.
+    """
+    records = [record for record in job.looks() if _is_seen(record, names)]
+    with _results_written_anew(job):
+        _clean(job, records, lambda record: _others(record, names))
+        job.erase([record.id for record in records], forget_photos=False, names=names)
+    return len(records)
+
+
+def forget_photo(job: Job, photo: Path, photo_sha256: str | None) -> int:
+    """Erase a photo, found by path or content, and what was seen in it; answers how many times it was there.
+
+    Raises:
+        OutputError: As `forget_person`.
+        PhotoError: As `forget_person`.
+    """
+    paths = {os.path.abspath(photo), os.path.realpath(photo)}
+    ids = [
+        task.id
+        for task in job.remembered()
+        if str(task.path) in paths or (photo_sha256 is not None and job.sha256(task.id) == photo_sha256)
+    ]
+    with _results_written_anew(job):
+        _forget_photos(job, ids)
+    return len(ids)
+
+
+def forget_left_out(job: Job) -> int:
+    """Erase all photos that are not among those of the command, and outputs of results of before.
+
+    Returns:
+        How many photos.
+
+    Raises:
+        OutputError: As `forget_person`.
+        PhotoError: As `forget_person`.
+    """
+    ids = [task.id for task in job.remembered(left_out=True)]
+    _forget_photos(job, ids)
+    _bring_products_up_to_date(job)
+    return len(ids)
+
+
+def _forget_photos(job: Job, ids: Collection[int]) -> None:
+    """Erase photos; facepipe's regions leave the sidecars of photos that are gone."""
+    chosen = set(ids)
+    records = [record for record in job.looks() if record.id in chosen]
+    _clean(
+        job,
+        records,
+        lambda record: None if os.path.lexists(record.result.path) else Faces.empty().with_matches(()),
+    )
+    job.erase(ids, forget_photos=True)
+
+
+def _clean(job: Job, records: Iterable[Record], faces_to_stay: Callable[[Record], Faces | None]) -> None:
+    """Remove the pictures of photos, and leave in the job's sidecars only these faces; None: all."""
+    for record in records:
+        for kind, product in job.products_of(record.id).items():
+            if kind in PICTURE_KINDS:
+                remove_pictures(job.folder, kind, product.names)
+                continue
+            faces = faces_to_stay(record)
+            if faces is not None and product.names and os.path.exists(sidecar_path(record.result.path)):
+                assert record.size_wh is not None
+                write_sidecar(record.result.path, record.size_wh, faces)
+
+
+def _bring_products_up_to_date(job: Job) -> None:
+    """Remove pictures that show names of before, which may not be made anew, and rewrite such sidecars."""
+    for record in job.records():
+        for kind, product in job.products_of(record.id).items():
+            if product.made_of == made_of(record):
+                continue
+            if kind in PICTURE_KINDS:
+                remove_pictures(job.folder, kind, product.names)
+                job.forget_product(kind, record.id)
+            elif kind == SIDECAR_KIND and product.names and record.result.faces is not None:
+                make_sidecar(record)
+                job.note_products(kind, {record.id: Product(made_of(record), product.names)})
+
+
+@contextmanager
+def _results_written_anew(job: Job) -> Iterator[None]:
+    """Remove records and report, and write them again at the end: where this is killed they are not there."""
+    there = [name for name in ("results.jsonl", "faces.csv", REPORT_FILE) if (job.folder / name).exists()]
+    for name in there:
+        try:
+            (job.folder / name).unlink()
+        except OSError as error:
+            raise OutputError(f"{job.folder / name}: can't be removed ({error.strerror})") from error
+    try:
+        yield
+    finally:
+        if "results.jsonl" in there:
+            write_records(job, "results.jsonl")
+        if "faces.csv" in there:
+            write_records(job, "faces.csv")
+        report = job.report_options()
+        if REPORT_FILE in there and report is not None:
+            write_report(job, report.group_within_l2, paths=report.paths)
+
+
+def _is_seen(record: Record, names: Collection[str]) -> bool:
+    assert record.result.faces is not None
+    return any(
+        match.name in names or match.candidate_name in names for match in record.result.faces.matches or ()
+    )
+
+
+def _others(record: Record, names: Collection[str]) -> Faces:
+    faces = record.result.faces
+    assert faces is not None
+    assert faces.matches is not None
+    return faces.select([row for row, match in enumerate(faces.matches) if match.name not in names])
