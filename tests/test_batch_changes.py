@@ -342,6 +342,49 @@ def test_want_in_one_photo_leaves_the_others_alone_and_passes(
         assert batch.run().counts.done == 2
 
 
+@pytest.mark.parametrize("stage", ["detect", "encode"])
+def test_photos_for_which_a_network_lacked_memory_are_tried_again(
+    gallery: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(told)
+
+    with FacePipeline.load(gallery) as pipeline, Job(folder.parent / "out", create=True) as job:
+        batch = Batch(pipeline, job)
+        monkeypatch.setattr(Looker, stage, fail)
+        batch.find([folder])
+        told = "Failed to allocate memory for requested buffer of size 9"
+        counts = batch.run().counts
+        assert (counts.done, counts.failed) == (0, 3)
+        batch.find([folder])
+        assert len(job.waiting()) == 2
+        told = "Invalid input name"
+        with pytest.raises(RuntimeError, match=told):
+            batch.run()
+        monkeypatch.undo()
+        counts = batch.run().counts
+        assert (counts.done, counts.failed) == (2, 1)
+
+
+def test_a_damaged_job_begins_anew_where_all_is_done_again(
+    folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    run(folder, gallery=gallery, out=out)
+    before = contents(out)
+    data = bytearray((out / JOB_FILE).read_bytes())
+    data[data.index(b"Eileen")] ^= 1
+    (out / JOB_FILE).write_bytes(data)
+    for told in (run(folder, gallery=gallery, out=out), facepipe("sort", out, "--to", tmp_path / "sorted")):
+        assert told.code == 1
+        assert told.err.count("\n") - told.err.count("running on") == 1
+        assert f"{out / JOB_FILE}: the job is damaged" in told.err
+        assert "--again" in told.err
+    told = run(folder, gallery=gallery, out=out, more=("--again",))
+    assert (told.code, "3 photos, 3 of them looked at now" in told.err) == (3, True), told.err
+    assert contents(out) == before
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such limits")
 @pytest.mark.parametrize("limit", ["RLIMIT_NOFILE", "RLIMIT_AS"])
 def test_decoders_that_find_a_photo_broken_for_want_of_anything_are_not_believed(limit: str) -> None:

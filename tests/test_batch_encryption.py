@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
 from facepipe.batch.models import Outcome, Product
-from facepipe.errors import GalleryError
+from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import UInt8Array
 from facepipe.images import photo_sha256, write_image
 from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
@@ -124,6 +125,31 @@ def test_altered_ciphertext_is_refused(tmp_path: Path) -> None:
             database.commit()
         with pytest.raises(DamagedJobError, match=told):
             Job(tmp_path / "out", secret=KEY)
+
+
+def test_damage_is_told_before_anything_is_deciphered_wrongly(tmp_path: Path) -> None:
+    photos = files(tmp_path / "holiday", "1.jpg", "broken.jpg", "2.jpg")
+    with Job(tmp_path / "out", create=True, secret=KEY) as job:
+        job.require_encryption()
+        fill(job, photos)
+        expected = contents(job)
+    file = tmp_path / "out" / JOB_FILE
+    whole, refused = file.read_bytes(), 0
+    for seed in range(60):
+        chance, data = random.Random(seed), bytearray(whole)
+        data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+        file.write_bytes(data)
+        try:
+            with Job(tmp_path / "out", secret=KEY) as job:
+                found = contents(job)
+        except FacepipeError as error:
+            refused += 1
+            told = str(error)
+        else:
+            assert found == expected
+            continue
+        assert told.startswith(str(file))
+    assert refused > 5
 
 
 def test_failures_are_known_again(tmp_path: Path) -> None:

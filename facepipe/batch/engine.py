@@ -236,8 +236,14 @@ class Engine:
         return max(1, min(self._options.detector_batch, fitting))
 
     def _look(self, group: list[_Waiting]) -> None:
-        with self._timed("detect"):
-            found = self._looker.detect([waiting.opened for waiting in group])
+        try:
+            with self._timed("detect"):
+                found = self._looker.detect([waiting.opened for waiting in group])
+        except Exception as error:
+            self._tell_want(error, [waiting.task for waiting in group])
+            with self._change:
+                self._held_pixels -= sum(_pixels(waiting.opened) for waiting in group)
+            return
         for waiting, faces in zip(group, found, strict=True):
             task, opened = waiting.task, waiting.opened
             try:
@@ -257,6 +263,13 @@ class Engine:
         else:
             self._finish([cropped])
 
+    def _tell_want(self, error: Exception, tasks: Iterable[Task]) -> None:
+        """Let photos fail for which a network lacked memory; any other error of a network is raised again."""
+        if not any(map(_is_want_of_memory, _chain(error))):
+            raise error
+        for task in tasks:
+            self._tell(_failed(task, error))
+
     def _encoding(self, full_only: bool) -> _Step | None:
         most = self._options.encoder_batch
         if not self._to_encode or (full_only and self._crops_waiting() < most):
@@ -272,8 +285,12 @@ class Engine:
     def _finish(self, group: list[_Cropped]) -> None:
         """Encode the faces of several photos together, and let the photos go."""
         crops = np.concatenate([cropped.chosen.crops for cropped in group])
-        with self._timed("encode"):
-            vectors = iter(self._looker.encode(crops))
+        try:
+            with self._timed("encode"):
+                vectors = iter(self._looker.encode(crops))
+        except Exception as error:
+            self._tell_want(error, [cropped.task for cropped in group])
+            return
         for cropped in group:
             chosen = cropped.chosen
             embeddings = np.full((len(chosen.faces), self._looker.dimensions), np.nan, np.float32)
@@ -295,9 +312,13 @@ def _may_pass(error: BaseException) -> bool:
 
 
 def _is_of_the_machine(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | ImportError):
-        return True
     if isinstance(error, OSError) and error.errno is not None:  # decoders raise OSError too, without a number
+        return True
+    return isinstance(error, ImportError) or _is_want_of_memory(error)
+
+
+def _is_want_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError):
         return True
     return not isinstance(error, PhotoError) and bool(_OF_MEMORY.search(str(error)))
 
