@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import stat
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BufferedReader, BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
-from PIL.TiffImagePlugin import TiffImageFile
 
+from facepipe.decoding import NeededScale, ReducedPhoto, decoded, stored_orientation
+from facepipe.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.errors import FacepipeError, OutputError, PhotoError, UsageError
 from facepipe.faces import UInt8Array
 from facepipe.files import atomic_write_bytes
+from facepipe.pixels import is_orientation, orientation_of, rgb_of, upright
 from facepipe.products import PICTURE_SOFTWARE
-from facepipe.salvage import is_open_ended, salvaged
-from facepipe.tiff import eight_bit, is_misread, is_tiff, read_tiff
 
 DEFAULT_MAX_PIXELS = 200_000_000
 """Largest photo read unless asked otherwise, in pixels: the sensors of phones today end there."""
@@ -39,10 +33,6 @@ PHOTO_SUFFIXES = frozenset(
 """Suffixes, in lower case, of the files taken from folders and globs."""
 
 PhotoSource = str | os.PathLike[str] | bytes
-Result = TypeVar("Result")
-
-# Only what is named here is ever decoded: Pillow's other plugins (EPS runs a program) stay out of reach.
-_PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 _WRITE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
     ".jpg": ("JPEG", {"quality": 95}),
     ".jpeg": ("JPEG", {"quality": 95}),
@@ -52,21 +42,7 @@ _WRITE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
     ".tif": ("TIFF", {}),
     ".tiff": ("TIFF", {}),
 }
-_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-_EXIF_ORIENTATION = 0x0112
 _EXIF_SOFTWARE = 0x0131
-_UPRIGHT: dict[int, Callable[[UInt8Array], npt.NDArray[np.generic]]] = {
-    2: lambda rgb: cv2.flip(rgb, 1),
-    3: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_180),
-    4: lambda rgb: cv2.flip(rgb, 0),
-    5: lambda rgb: cv2.transpose(rgb),
-    6: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_90_CLOCKWISE),
-    7: lambda rgb: cv2.rotate(cv2.transpose(rgb), cv2.ROTATE_180),
-    8: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_90_COUNTERCLOCKWISE),
-}
-_FIRST_ON_ITS_SIDE = 5  # EXIF orientations from here on swap width and height
-_STRIP_PIXELS = 1 << 20
-_PILLOW_GLOBALS = threading.RLock()
 
 
 def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> UInt8Array:
@@ -81,7 +57,9 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
 
     Args:
         source: A file, or the bytes of one.
-        max_pixels: Photos of more pixels are refused from their header, before anything is decoded.
+        max_pixels: Photos of more pixels are refused from their header, before anything is decoded. So are
+            those that take more memory than an RGB photo of so many pixels, and all threads of the process
+            together take no more: they wait for each other.
 
     Returns:
         RGB uint8 (H, W, 3), contiguous and writable, origin at the top-left corner of the upright photo.
@@ -92,49 +70,41 @@ def read_image(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> 
     return read_reduced(source, None, max_pixels=max_pixels).rgb
 
 
-@dataclass(frozen=True, slots=True)
-class ReducedPhoto:
-    """A photo that may have been decoded at a fraction of its size.
-
-    Attributes:
-        rgb: RGB uint8 (h, w, 3), upright.
-        full_size_wh: Width and height of the whole upright photo, in pixels.
-    """
-
-    rgb: UInt8Array
-    full_size_wh: tuple[int, int]
-
-    @property
-    def reduction(self) -> float:
-        """Pixels of the whole photo per pixel of `rgb`, along its longer side: 1 (not reduced) or more."""
-        height, width = self.rgb.shape[:2]
-        return float(max(self.full_size_wh) / max(height, width))
-
-
 def read_reduced(
     source: PhotoSource,
-    needed_scale: Callable[[tuple[int, int]], float] | None,
+    needed_scale: NeededScale | None,
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
+    memory: PhotoMemory | None = None,
 ) -> ReducedPhoto:
     """`read_image` for whoever needs fewer pixels: of a width and height, `needed_scale` (up to 1) a side.
 
     A JPEG is decoded at a half, a quarter or an eighth of its size where that leaves enough: its blocks are
     scaled before they become pixels, which takes a fraction of the time and memory. All else comes whole.
 
+    Args:
+        source: A file, or the bytes of one.
+        needed_scale: Which share of each side is needed; None: all.
+        max_pixels: As `read_image`.
+        memory: Counts what the photo takes, and in the end what its pixels do, until the caller releases it;
+            None: nothing is counted when they are returned.
+
     Raises:
         PhotoError: As `read_image`.
+        MemoryBusyError: Only with a `memory` that does not wait.
     """
     name = printable(source)
-    with _failures_named(name), _opened(source, name) as stream:
-        return _read_whole(
-            stream, name, max_pixels, lambda file: _decode(file, name, needed_scale, max_pixels)
-        )
+    own = PhotoMemory(name, allowed_bytes(max_pixels))
+    with own, _failures_named(name), _opened(source, name) as stream:
+        taken = own if memory is None else memory
+        photo = decoded(stream, needed_scale, max_pixels, taken)
+        taken.take(photo.rgb.nbytes)
+    return photo
 
 
 def from_pillow(photo: Image.Image) -> UInt8Array:
     """A Pillow image as `read_image` gives its file: upright RGB uint8 (H, W, 3), contiguous and writable."""
-    return _upright(_rgb(photo), _orientation(photo))
+    return upright(rgb_of(photo), orientation_of(photo))
 
 
 def photo_sha256(path: str | os.PathLike[str]) -> str:
@@ -158,11 +128,13 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
         PhotoError: As `read_image`; damaged pixels are no reason.
     """
     name = printable(source)
-    with _failures_named(name), _opened(source, name) as stream:
-        orientation = _read_whole(
-            stream, name, max_pixels, lambda file: _stored_orientation(file, name, max_pixels)
-        )
-    return orientation if orientation in _UPRIGHT else 1
+    with (
+        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
+        _failures_named(name),
+        _opened(source, name) as stream,
+    ):
+        orientation = stored_orientation(stream, max_pixels, memory)
+    return orientation if is_orientation(orientation) else 1
 
 
 def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
@@ -278,169 +250,3 @@ def _cure(error: Exception) -> str:
         case _:
             reason = str(error).strip() or type(error).__name__
             return f"the photo is damaged or cut off ({reason}); copy or export it again"
-
-
-# Decoding
-
-
-def _read_whole(
-    stream: BufferedReader | BytesIO,
-    name: str,
-    max_pixels: int,
-    read: Callable[[BufferedReader | BytesIO], Result],
-) -> Result:
-    """Read a photo, or what is salvaged of one that has all its pixels but a damaged end or extras."""
-    try:
-        if is_open_ended(stream):
-            raise OSError("it has no end")
-        return read(stream)
-    except (PhotoError, MemoryError):
-        raise
-    except Exception:
-        whole = salvaged(stream, lambda file: _decode(BytesIO(file), name, None, max_pixels).rgb)
-        if whole is None:
-            raise
-    return read(BytesIO(whole))
-
-
-def _stored_orientation(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> int:
-    if _is_heif(stream):
-        return _heif_orientation(stream, name)
-    photo = _open_photo(stream, name, max_pixels)
-    if photo is None:
-        return read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))[1]
-    with _own_rules(max_pixels):
-        return _orientation(photo)
-
-
-def _decode(
-    stream: BufferedReader | BytesIO,
-    name: str,
-    needed_scale: Callable[[tuple[int, int]], float] | None,
-    max_pixels: int,
-) -> ReducedPhoto:
-    photo = _open_photo(stream, name, max_pixels)
-    if photo is None:
-        rgb, orientation = read_tiff(stream, name, max_pixels, _too_large(name, max_pixels))
-        return _reduced(rgb, orientation, (rgb.shape[1], rgb.shape[0]))
-    size_wh = photo.size
-    if needed_scale is not None and (scale := needed_scale(size_wh)) < 1:
-        photo.draft(photo.mode, (math.ceil(size_wh[0] * scale), math.ceil(size_wh[1] * scale)))
-    if photo.format == "TIFF":
-        with _own_rules(max_pixels):  # Pillow checks size and warns again while it loads this one format
-            photo.load()
-    photo.load()
-    rgb = _rgb(photo)
-    with _own_rules(max_pixels):
-        orientation = _orientation(photo)
-    return _reduced(rgb, orientation, size_wh)
-
-
-def _reduced(rgb: UInt8Array, orientation: int, size_wh: tuple[int, int]) -> ReducedPhoto:
-    on_its_side = orientation in _UPRIGHT and orientation >= _FIRST_ON_ITS_SIDE
-    return ReducedPhoto(_upright(rgb, orientation), size_wh[::-1] if on_its_side else size_wh)
-
-
-def _upright(rgb: UInt8Array, orientation: int) -> UInt8Array:
-    if orientation not in _UPRIGHT:
-        return rgb
-    return np.ascontiguousarray(_UPRIGHT[orientation](rgb), dtype=np.uint8)
-
-
-def _too_large(name: str, max_pixels: int) -> str:
-    return (
-        f"{name}: more than {max_pixels:,} pixels; shrink it or, if you trust it, "
-        "raise the limit (max_pixels, --max-megapixels)"
-    )
-
-
-def _open_photo(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image | None:
-    """The photo, its header read; None for a TIFF that Pillow doesn't read, or not rightly."""
-    try:
-        with _own_rules(max_pixels):
-            photo: Image.Image = Image.open(stream, formats=_PILLOW_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise PhotoError(_too_large(name, max_pixels)) from error
-    except UnidentifiedImageError:
-        if is_tiff(stream):
-            return None
-        if not _is_heif(stream):
-            raise
-        return _open_heif(stream, name, max_pixels)
-    if photo.width * photo.height > max_pixels:
-        raise PhotoError(_too_large(name, max_pixels))
-    return None if isinstance(photo, TiffImageFile) and is_misread(photo) else photo
-
-
-def _is_heif(stream: BufferedReader | BytesIO) -> bool:
-    stream.seek(0)
-    header = stream.read(12)
-    stream.seek(0)
-    return header[4:8] == b"ftyp" and header[8:12] in _HEIF_BRANDS
-
-
-def _open_heif(stream: BufferedReader | BytesIO, name: str, max_pixels: int) -> Image.Image:
-    heif = _heif_file(stream, name)
-    if heif.size[0] * heif.size[1] > max_pixels:
-        raise PhotoError(_too_large(name, max_pixels))
-    photo: Image.Image = heif.to_pillow()
-    return photo
-
-
-def _heif_orientation(stream: BufferedReader | BytesIO, name: str) -> int:
-    header = Image.new("L", (1, 1))
-    header.info["exif"] = _heif_file(stream, name).info.get("exif") or b""
-    return _orientation(header)
-
-
-def _heif_file(stream: BufferedReader | BytesIO, name: str) -> Any:
-    try:
-        import pillow_heif
-    except ImportError as error:
-        from facepipe.installation import extra_command
-
-        raise PhotoError(f"{name}: to read HEIC photos, {extra_command('heic')}") from error
-    return pillow_heif.open_heif(stream)
-
-
-@contextmanager
-def _own_rules(max_pixels: int) -> Iterator[None]:
-    """Our size limit in place of Pillow's, and its warnings off, while a header is read.
-
-    Both are globals of the process, so one thread at a time has them, for as short as can be.
-    """
-    with _PILLOW_GLOBALS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        theirs = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = (max_pixels + 1) // 2  # Pillow refuses what is above twice this number
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = theirs
-
-
-def _orientation(photo: Image.Image) -> int:
-    try:
-        value = photo.getexif().get(_EXIF_ORIENTATION, 1)
-    except Exception:  # damaged metadata round good pixels: any class of error, and no reason to refuse
-        return 1
-    return value if isinstance(value, int) else 1
-
-
-def _rgb(photo: Image.Image) -> UInt8Array:
-    if photo.mode in ("I", "F") or photo.mode.startswith("I;16"):
-        return cv2.cvtColor(eight_bit(np.asarray(photo)), cv2.COLOR_GRAY2RGB).astype(np.uint8, copy=False)
-    if photo.has_transparency_data:
-        layer = photo.convert("RGBA")
-        photo = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return _pixels(photo if photo.mode == "RGB" else photo.convert("RGB"))
-
-
-def _pixels(photo: Image.Image) -> UInt8Array:
-    """An RGB photo's pixels. In strips: Pillow hands over bytes, which take twice as long in one piece."""
-    rgb = np.empty((photo.height, photo.width, 3), np.uint8)
-    rows = max(1, _STRIP_PIXELS // photo.width)
-    for top in range(0, photo.height, rows):
-        bottom = min(top + rows, photo.height)
-        rgb[top:bottom] = np.asarray(photo.crop((0, top, photo.width, bottom)))
-    return rgb

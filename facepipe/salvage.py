@@ -11,7 +11,9 @@ from io import BufferedReader, BytesIO
 
 import numpy as np
 
+from facepipe.decoding_memory import MemoryBusyError
 from facepipe.faces import UInt8Array
+from facepipe.jpeg import read_frame
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _NEEDED_CHUNKS = (b"tRNS", b"eXIf")
@@ -22,11 +24,10 @@ _END_OF_JPEG = b"\xff\xd9"
 _FILLER = b"\xfe" + bytes(37 * i % 251 for i in range(500))
 """Taken for samples where some are missing: it has no 0xff, and begins unlike the zeros of decoders."""
 _TAIL_BYTES = 16
-_MOST_FILE_BYTES = 1 << 30
+MOST_FILE_BYTES = 1 << 28
+"""Larger files are not salvaged: they are read into memory."""
 _TRAILER_END = b"SEFT"
 _SCAN = re.compile(rb"\xff\xda")
-_START_OF_SCAN = 0xDA
-_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COEFFICIENTS = set(range(64))
 
 
@@ -66,7 +67,7 @@ def _begun_by(signatures: tuple[bytes, ...], stream: BufferedReader | BytesIO) -
     beginning = stream.read(max(map(len, signatures)))
     if not beginning.startswith(signatures):
         return b""
-    file = beginning + stream.read(_MOST_FILE_BYTES)
+    file = beginning + stream.read(MOST_FILE_BYTES)
     return b"" if stream.read(1) else file
 
 
@@ -119,10 +120,14 @@ def _ended_jpeg(file: bytes, decode: Callable[[bytes], UInt8Array]) -> bytes | N
     try:
         pixels = decode(scans + _END_OF_JPEG)
         is_whole = np.array_equal(pixels, decode(scans + _FILLER + _END_OF_JPEG))
+    except MemoryBusyError:
+        raise
     except Exception:  # decoders raise nearly every class of error
         return None
     try:
         is_used = not np.array_equal(pixels, decode(scans[:-_TAIL_BYTES] + _FILLER + _END_OF_JPEG))
+    except MemoryBusyError:
+        raise
     except Exception:
         is_used = True
     return scans + _END_OF_JPEG if is_whole and is_used else None
@@ -133,26 +138,21 @@ def _has_all_scans(file: bytes) -> bool:
     components, at = _components(file)
     given: dict[int, set[int]] = defaultdict(set)
     for scan in _SCAN.finditer(file, at):
-        header = file[scan.end() + 2 :][:1]
-        count = header[0] if header else 0
-        first, last, bits = file[scan.end() + 3 + 2 * count :][:3].ljust(3, b"\xff")
+        at = scan.end() + 3
+        count = file[at - 1] if at <= len(file) else 0
+        first, last, bits = file[at + 2 * count : at + 2 * count + 3].ljust(3, b"\xff")
         if bits & 15 == 0:  # no bits are left for a later scan
-            for component in file[scan.end() + 3 :][: 2 * count : 2]:
+            for component in file[at : at + 2 * count : 2]:
                 given[component] |= set(range(first, last + 1))
     return bool(components) and all(given[component] >= _COEFFICIENTS for component in components)
 
 
 def _components(file: bytes) -> tuple[bytes, int]:
     """Numbers of a JPEG's components, and where its first scan begins; none in one without a scan."""
-    components, at = b"", 2
-    while at + 4 <= len(file) and file[at] == 0xFF:
-        marker, length = file[at + 1], int.from_bytes(file[at + 2 : at + 4], "big")
-        if marker == _START_OF_SCAN:
-            return components, at
-        if marker in _START_OF_FRAME:
-            components = file[at + 10 : at + 2 + length : 3]
-        at += 2 + length
-    return b"", len(file)
+    frame = read_frame(BytesIO(file))
+    if frame is None:
+        return b"", len(file)
+    return bytes(component.id for component in frame.components), frame.first_scan
 
 
 def _samsung_trailer(file: bytes) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import zlib
+from collections.abc import Callable, Container, Iterable, Iterator
 from io import BufferedReader, BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,9 @@ _MOST_EXTRA_SAMPLES = 4
 _UNCOMPRESSED, _DEFLATE = 1, (8, 32946)
 _NO_PREDICTOR, _DIFFERENCES = 1, 2
 _BLOCK_SAMPLES = 1 << 20
+_ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 278, 322, 323
+_BUFFERS, _RGBA_BYTES = 3, 4
+"""Of a strip or tile: as stored, decoded, and with differences undone; some are decoded to RGBA."""
 
 
 def is_tiff(stream: BufferedReader | BytesIO) -> bool:
@@ -53,17 +57,40 @@ def is_misread(photo: TiffImagePlugin.TiffImageFile) -> bool:
         or (bits == 32 and (unsigned or (compressed and tags.prefix == _BIG_ENDIAN)))
         or (bits < 32 and signed)
         or bits == 12
-        or _is_raw_preview(tags)
+        or _is_raw_preview(tags.get(_SUBFILE, 0), tags)
     )
 
 
-def _is_raw_preview(tags: Any) -> bool:
+def _is_raw_preview(subfile: int, tags: Container[int]) -> bool:
     """Whether the first picture of a TIFF is a reduced one beside others, as in cameras' raw files."""
-    return bool(tags.get(_SUBFILE, 0) & 1) and _SUB_IMAGES in tags
+    return bool(subfile & 1) and _SUB_IMAGES in tags
+
+
+def libtiff_bytes(photo: TiffImagePlugin.TiffImageFile) -> int:
+    """What libtiff takes beside the picture: strips and tiles are as large as the file has them."""
+    tags = photo.tag_v2
+    if photo.info.get("compression") == "raw":
+        return 0
+    rows = min(tags.get(_ROWS_PER_STRIP, photo.height), photo.height)
+    pixels = tags.get(_TILE_WIDTH, photo.width) * tags.get(_TILE_LENGTH, rows)
+    sample_bytes = -(-max(tags.get(_BITS, (1,))) // 8) * tags.get(_SAMPLES, 1)
+    return _BUFFERS * int(pixels * max(sample_bytes, _RGBA_BYTES))
+
+
+def _bytes_to_read(page: TiffPage) -> int:
+    """All samples, twice where they are converted, the buffers of their strips or tiles, and the result."""
+    assert page.dtype is not None
+    pixels, sample_bytes = page.imagewidth * page.imagelength, page.dtype.itemsize
+    chunk_bytes = math.prod(page.chunks) * sample_bytes
+    return int(2 * pixels * page.samplesperpixel * sample_bytes + _BUFFERS * chunk_bytes + 3 * pixels)
 
 
 def read_tiff(
-    stream: BufferedReader | BytesIO, name: str, max_pixels: int, too_large: str
+    stream: BufferedReader | BytesIO,
+    name: str,
+    max_pixels: int,
+    too_large: str,
+    reserve: Callable[[int], None],
 ) -> tuple[UInt8Array, int]:
     """Read the first picture of a TIFF without Pillow.
 
@@ -75,6 +102,7 @@ def read_tiff(
         name: How messages name it.
         max_pixels: Photos of more pixels are refused.
         too_large: The message then.
+        reserve: Called with the bytes of memory that reading takes, before they are used.
 
     Returns:
         RGB uint8 (H, W, 3) as stored, and the EXIF orientation.
@@ -90,17 +118,17 @@ def read_tiff(
         page = tiff.pages.first
         if page.imagewidth * page.imagelength > max_pixels:
             raise PhotoError(too_large)
-        tags = {tag.code: tag.value for tag in page.tags}
-        if _is_raw_preview(tags):
+        if _is_raw_preview(page.tags.valueof(_SUBFILE, 0), page.tags):
             raise PhotoError(f"{name}: a camera's raw file, which is not read; export the photo as JPEG")
         if not _is_known(page):
             raise PhotoError(
                 f"{name}: a TIFF of {_kind(page)} is not read; export it as TIFF or PNG of 8 bits a channel"
             )
+        reserve(_bytes_to_read(page))
         _require_whole(page, tiff.filehandle)
         stored = page.asarray().reshape(page.shaped)  # planes, depth, height, width, samples of a plane
         samples = np.moveaxis(stored[:, 0], 0, -2).reshape(page.imagelength, page.imagewidth, -1)
-        return _rgb(page, samples), tags.get(_ORIENTATION, 1)
+        return _rgb(page, samples), page.tags.valueof(_ORIENTATION, 1)
 
 
 def _is_known(page: TiffPage) -> bool:
@@ -139,10 +167,10 @@ def _require_whole(page: TiffPage, file: FileHandle) -> None:
     if len(page.dataoffsets) < math.prod(page.chunked):
         raise ValueError("strips or tiles are missing")
     for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True):
+        if not 0 < count <= file.size - offset:
+            raise ValueError("a strip or tile is cut off")
         file.seek(offset)
         data = file.read(count)
-        if not data or len(data) < count:
-            raise ValueError("a strip or tile is cut off")
         if page.compression in _DEFLATE:
             inflating = zlib.decompressobj()
             inflating.decompress(data, size)
@@ -151,42 +179,64 @@ def _require_whole(page: TiffPage, file: FileHandle) -> None:
 
 
 def _rgb(page: TiffPage, samples: npt.NDArray[np.generic]) -> UInt8Array:
-    colours = _COLOURS[page.photometric]
-    pixels = eight_bit(samples[..., :colours])
-    if page.photometric == _WHITE_IS_ZERO:
-        pixels = 255 - pixels
-    if page.photometric == _CMYK:
-        pixels = np.asarray(Image.fromarray(np.ascontiguousarray(pixels), "CMYK").convert("RGB"))
-    rgb = np.array(np.broadcast_to(pixels, (*pixels.shape[:2], 3)), np.uint8)
-    alphas = page.extrasamples[:1]
-    if not alphas or alphas[0] not in _ALPHAS:
-        return rgb
-    alpha = eight_bit(samples[..., colours : colours + 1]).astype(np.float32) / 255
-    share = 1.0 if alphas[0] == _PREMULTIPLIED else alpha
+    """Samples (H, W, n) as RGB, block by block: alpha is mixed in floats, which take much memory."""
+    count = _COLOURS[page.photometric]
+    colours, alphas = samples[..., :count], samples[..., count : count + 1]
+    kind = next(iter(page.extrasamples), None)
+    scale, alpha_scale = (full_scale(part[rows] for rows in _row_blocks(part)) for part in (colours, alphas))
+    rgb = np.empty((*samples.shape[:2], 3), np.uint8)
+    for rows in _row_blocks(samples):
+        rgb[rows] = _colours_as_rgb(eight_bit(colours[rows], scale), page.photometric)
+        if kind in _ALPHAS:
+            alpha = eight_bit(alphas[rows], alpha_scale)
+            rgb[rows] = _over_white(rgb[rows], alpha, premultiplied=kind == _PREMULTIPLIED)
+    return rgb
+
+
+def _colours_as_rgb(pixels: UInt8Array, photometric: int) -> UInt8Array:
+    if photometric == _WHITE_IS_ZERO:
+        return 255 - pixels
+    if photometric == _CMYK:
+        return np.asarray(Image.fromarray(np.ascontiguousarray(pixels), "CMYK").convert("RGB"))
+    return pixels
+
+
+def _over_white(rgb: UInt8Array, alpha_8: UInt8Array, *, premultiplied: bool) -> UInt8Array:
+    alpha = alpha_8.astype(np.float32) / 255
+    share = 1.0 if premultiplied else alpha
     return np.rint(np.minimum(rgb * share + 255 * (1 - alpha), 255)).astype(np.uint8)
 
 
-def eight_bit(samples: npt.NDArray[np.generic]) -> UInt8Array:
-    """Samples (H, W, ...) of any depth as uint8.
-
-    Integers of up to 16 bits are scaled over their full range, all else over the smallest usual range that
-    holds the brightest sample: 1 (of floats only), 255, 65535, 2^32 - 1 (of signed integers, 2^31 - 1). What
-    is negative or not finite is 0.
-    """
-    full_scale = _full_scale(samples)
-    rows = max(1, _BLOCK_SAMPLES // samples[0].size)
+def eight_bit(samples: npt.NDArray[np.generic], scale: float) -> UInt8Array:
+    """Samples (H, W, ...) of any depth as uint8: `scale` becomes 255, what is negative or not finite 0."""
     result = np.empty(samples.shape, np.uint8)
-    for top in range(0, len(samples), rows):
-        block = np.nan_to_num(samples[top : top + rows].astype(np.float64), posinf=0.0, neginf=0.0)
-        result[top : top + rows] = np.rint(block.clip(min=0) * (255 / full_scale))
+    for rows in _row_blocks(samples):
+        block = np.nan_to_num(samples[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+        result[rows] = np.rint(block.clip(min=0) * (255 / scale))
     return result
 
 
-def _full_scale(samples: npt.NDArray[np.generic]) -> float:
-    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
-    sign_bits = int(kind == "i")
-    if kind != "f" and bits <= 16:
-        return float(2 ** (bits - sign_bits) - 1)
-    usual = [*(1.0, 255.0, 65535.0)[kind != "f" :], 2.0 ** (32 - sign_bits) - 1]
-    brightest = float(np.max(samples, where=np.isfinite(samples), initial=0))
+def full_scale(blocks: Iterable[npt.NDArray[np.generic]]) -> float:
+    """The sample value that is as bright as can be.
+
+    Of integers of up to 16 bits it is the end of their range, of all else that of the smallest usual range
+    that holds the brightest sample: 1 (of floats only), 255, 65535, 2^32 - 1 (of signed integers, 2^31 - 1).
+
+    Args:
+        blocks: All samples, in one array or several.
+    """
+    brightest, usual = 0.0, [1.0]
+    for samples in blocks:
+        kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+        sign_bits = int(kind == "i")
+        if kind != "f" and bits <= 16:
+            return float(2 ** (bits - sign_bits) - 1)
+        usual = [*(1.0, 255.0, 65535.0)[kind != "f" :], 2.0 ** (32 - sign_bits) - 1]
+        brightest = max(brightest, float(np.max(samples, where=np.isfinite(samples), initial=0)))
     return next((top for top in usual if brightest <= top), brightest)
+
+
+def _row_blocks(samples: npt.NDArray[np.generic]) -> Iterator[slice]:
+    """Rows of an array (H, W, ...) that together have few samples."""
+    rows = max(1, _BLOCK_SAMPLES // max(1, samples[0].size))
+    return (slice(top, top + rows) for top in range(0, len(samples), rows))

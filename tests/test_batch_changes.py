@@ -299,7 +299,7 @@ def test_errors_of_the_machine_may_pass(
     def fail(*_: object) -> None:
         raise cause
 
-    monkeypatch.setattr("facepipe.images._decode", fail)
+    monkeypatch.setattr("facepipe.decoding._decode", fail)
     with FacePipeline.load(gallery) as pipeline:
         tasks = [Task(1, folder / "a" / "her.png")]
         (outcome,) = Engine(Looker(pipeline), tasks).outcomes()

@@ -21,6 +21,7 @@ from facepipe.batch.look import Chosen, Looker, LookOptions, Opened
 from facepipe.batch.models import Task
 from facepipe.batch.run import BatchOptions, NamingOptions, Progress
 from facepipe.commands.batch import ProgressTeller
+from facepipe.decoding_memory import PhotoMemory
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, UInt8Array
 from facepipe.finding import find_photos
@@ -136,9 +137,9 @@ def test_few_photos_are_held_at_a_time(
     held, most, lock = set[Path](), 0, threading.Lock()
     really_open, really_choose = Looker.open, Looker.choose
 
-    def opening(self: Looker, path: Path) -> Opened:
+    def opening(self: Looker, path: Path, memory: PhotoMemory) -> Opened:
         nonlocal most
-        opened = really_open(self, path)
+        opened = really_open(self, path, memory)
         with lock:
             held.add(path)
             most = max(most, len(held))

@@ -222,5 +222,5 @@ def test_a_whole_photo_is_decoded_once(astronaut: UInt8Array, monkeypatch: pytes
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("facepipe.images.salvaged", never)
+    monkeypatch.setattr("facepipe.decoding.salvaged", never)
     assert difference(read_image(encoded("JPEG")), astronaut) < 4

@@ -16,7 +16,9 @@ import numpy as np
 
 from facepipe.batch.look import Chosen, Looker, Opened
 from facepipe.batch.models import Look, Outcome, Task
+from facepipe.decoding_memory import MemoryBusyError, PhotoMemory
 from facepipe.errors import LandmarkError, PhotoError
+from facepipe.faces import Faces
 from facepipe.processors import asked_threads, granted_processors
 
 _POLL_S = 0.2
@@ -57,6 +59,9 @@ class EngineOptions:
         return self.workers or asked_threads() or granted_processors() + 1
 
 
+_Step = Callable[[], None]
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     """A photo between two stages."""
@@ -66,16 +71,33 @@ class _Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class _Looked:
+    """A photo whose faces were found, without its pixels."""
+
+    task: Task
+    sha256: str
+    size_wh: tuple[int, int]
+    memory: PhotoMemory
+    faces: Faces
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """A step that waits for memory; its photo has none."""
+
+    memory: PhotoMemory
+    need_bytes: int
+    step: _Step
+
+
+@dataclass(frozen=True, slots=True)
 class _Cropped:
     """A photo whose faces wait for the encoder."""
 
     task: Task
-    opened_sha256: str
+    sha256: str
     size_wh: tuple[int, int]
     chosen: Chosen
-
-
-_Step = Callable[[], None]
 
 
 class Engine:
@@ -84,6 +106,7 @@ class Engine:
     Each thread takes the step that is nearest to the end of the way: full batches of faces to the encoder,
     full batches of photos to the detector, then files to be read, and batches that are not full only where
     nothing else is to be done. So no thread waits while there is work, and few photos are held at a time.
+    A photo for which the others leave too little memory is put off; it is the next one to be read.
 
     Args:
         looker: The stages.
@@ -101,7 +124,8 @@ class Engine:
         self._outcomes: queue.Queue[Outcome | BaseException | None] = queue.Queue(_OUTCOMES)
         self._to_detect: defaultdict[tuple[int, int], deque[_Waiting]] = defaultdict(deque)
         self._to_encode: deque[_Cropped] = deque()
-        self._held_pixels = 0
+        self._put_off: deque[_Put] = deque()
+        self._held_photos = self._held_pixels = 0
         self._busy = 0
         self._tasks_left, self._stopping = True, False
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -192,31 +216,60 @@ class Engine:
         return (
             self._encoding(full_only=True)
             or self._detecting(full_only=True)
+            or self._going_on()
             or self._reading()
             or self._detecting(full_only=False)
             or self._encoding(full_only=False)
         )
 
+    def _going_on(self) -> _Step | None:
+        """What was put off for want of memory. A photo that is alone waits for those of other engines."""
+        if not self._put_off:
+            return None
+        put = self._put_off[0]
+        if self._held_photos and not put.memory.has_room(put.need_bytes):
+            return None
+        put.memory.waits = not self._held_photos
+        self._held_photos += 1
+        return self._put_off.popleft().step
+
     def _reading(self) -> _Step | None:
-        if not self._tasks_left or self._held_pixels >= self._options.held_pixels:
+        if self._put_off or not self._tasks_left or self._held_pixels >= self._options.held_pixels:
             return None
         task = next(self._tasks, None)
         if task is None:
             self._tasks_left = False
             return None
-        return lambda: self._read(task)
+        memory = self._looker.memory(task.path)
+        memory.waits = False
+        self._held_photos += 1
+        return lambda: self._read(task, memory)
 
-    def _read(self, task: Task) -> None:
+    def _read(self, task: Task, memory: PhotoMemory) -> None:
         try:
             with self._timed("read"):
-                opened = self._looker.open(task.path)
+                opened = self._looker.open(task.path, memory)
                 size_wh = self._looker.input_size_wh(opened)
+        except MemoryBusyError as error:
+            self._let_go(memory, _Put(memory, error.need_bytes, lambda: self._read(task, memory)))
         except _ONE_PHOTO_FAILS as error:
-            self._tell(_failed(task, error))
-            return
+            self._let_go(memory, _failed(task, error))
+        else:
+            with self._change:
+                self._held_pixels += _pixels(opened)
+                self._to_detect[size_wh].append(_Waiting(task, opened))
+
+    def _let_go(self, memory: PhotoMemory, what: _Put | Outcome | _Cropped) -> None:
+        """Give a photo's memory to others, its pixels being gone, and pass on what is left of it."""
         with self._change:
-            self._held_pixels += _pixels(opened)
-            self._to_detect[size_wh].append(_Waiting(task, opened))
+            memory.release()
+            self._held_photos -= 1
+            if isinstance(what, _Put):
+                self._put_off.append(what)
+        if isinstance(what, Outcome):
+            self._tell(what)
+        if isinstance(what, _Cropped):
+            self._pass_on(what)
 
     def _detecting(self, full_only: bool) -> _Step | None:
         sizes = [size for size, group in self._to_detect.items() if group]
@@ -240,21 +293,37 @@ class Engine:
             with self._timed("detect"):
                 found = self._looker.detect([waiting.opened for waiting in group])
         except Exception as error:
-            self._tell_want(error, [waiting.task for waiting in group])
-            with self._change:
-                self._held_pixels -= sum(_pixels(waiting.opened) for waiting in group)
+            _require_want_of_memory(error)
+            for waiting in group:
+                self._let_go_of_pixels(waiting.opened, _failed(waiting.task, error))
             return
-        for waiting, faces in zip(group, found, strict=True):
-            task, opened = waiting.task, waiting.opened
-            try:
-                with self._timed("crop"):
-                    chosen = self._looker.choose(task.path, opened, faces)
-            except _ONE_PHOTO_FAILS as error:
-                self._tell(_failed(task, error))
-            else:
-                self._pass_on(_Cropped(task, opened.sha256, opened.photo.full_size_wh, chosen))
-            with self._change:
-                self._held_pixels -= _pixels(opened)
+        while group:
+            opened = group[0].opened
+            self._let_go_of_pixels(opened, self._cut(group.pop(0), found.pop(0)))
+
+    def _let_go_of_pixels(self, opened: Opened, what: _Put | Outcome | _Cropped) -> None:
+        with self._change:
+            self._held_pixels -= _pixels(opened)
+        self._let_go(opened.memory, what)
+
+    def _cut(self, waiting: _Waiting, faces: Faces) -> _Put | Outcome | _Cropped:
+        opened = waiting.opened
+        photo = _Looked(waiting.task, opened.sha256, opened.photo.full_size_wh, opened.memory, faces)
+        return self._chosen(photo, lambda: self._looker.choose(photo.task.path, opened, faces))
+
+    def _cut_again(self, photo: _Looked) -> None:
+        choose = self._looker.choose_again
+        what = self._chosen(photo, lambda: choose(photo.task.path, photo.memory, photo.faces))
+        self._let_go(photo.memory, what)
+
+    def _chosen(self, photo: _Looked, choose: Callable[[], Chosen]) -> _Put | Outcome | _Cropped:
+        try:
+            with self._timed("crop"):
+                return _Cropped(photo.task, photo.sha256, photo.size_wh, choose())
+        except MemoryBusyError as error:
+            return _Put(photo.memory, error.need_bytes, lambda: self._cut_again(photo))
+        except _ONE_PHOTO_FAILS as error:
+            return _failed(photo.task, error)
 
     def _pass_on(self, cropped: _Cropped) -> None:
         if len(cropped.chosen.crops):
@@ -262,13 +331,6 @@ class Engine:
                 self._to_encode.append(cropped)
         else:
             self._finish([cropped])
-
-    def _tell_want(self, error: Exception, tasks: Iterable[Task]) -> None:
-        """Let photos fail for which a network lacked memory; any other error of a network is raised again."""
-        if not any(map(_is_want_of_memory, _chain(error))):
-            raise error
-        for task in tasks:
-            self._tell(_failed(task, error))
 
     def _encoding(self, full_only: bool) -> _Step | None:
         most = self._options.encoder_batch
@@ -289,7 +351,9 @@ class Engine:
             with self._timed("encode"):
                 vectors = iter(self._looker.encode(crops))
         except Exception as error:
-            self._tell_want(error, [cropped.task for cropped in group])
+            _require_want_of_memory(error)
+            for cropped in group:
+                self._tell(_failed(cropped.task, error))
             return
         for cropped in group:
             chosen = cropped.chosen
@@ -298,7 +362,7 @@ class Engine:
                 if reason is None:
                     embeddings[row] = next(vectors)
             faces = chosen.faces.with_embeddings(embeddings)
-            look = Look(cropped.opened_sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
+            look = Look(cropped.sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
             self._tell(Outcome(cropped.task, look))
 
 
@@ -321,6 +385,12 @@ def _is_want_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return not isinstance(error, PhotoError) and bool(_OF_MEMORY.search(str(error)))
+
+
+def _require_want_of_memory(error: Exception) -> None:
+    """Raise an error of a network again, unless it lacked memory: then its photos fail, and no others."""
+    if not any(map(_is_want_of_memory, _chain(error))):
+        raise error
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

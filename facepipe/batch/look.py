@@ -13,14 +13,20 @@ from PIL import Image
 from facepipe.align import crop_scales
 from facepipe.batch.models import PREVIEW
 from facepipe.crops import cut_face
+from facepipe.decoding import ReducedPhoto
+from facepipe.decoding_memory import BYTES_PER_PIXEL, PhotoMemory
 from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, ReducedPhoto, photo_sha256, read_reduced, scaled_down
+from facepipe.images import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline, in_reduced_copy, rows_to_compare
 from facepipe.quality import NamingRules, Reason, reasons_by_place
 
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
 enlarged. Up to there reduced decoding moves vectors by 0.05 in the median at any scale (docs/batch.md)."""
+_MEMORY_BYTES_PER_PIXEL = 5
+"""Of `LookOptions.max_pixels`: what all photos of a batch may take together. 1 GB by default, so that a batch
+stays below 1.5 GB whatever the photos are."""
+_HALF = 0.5
 _PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 4}
 _THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 4}
 """A report of many photos is as large as their pictures: half of what quality 60 and method 0 give (256 px
@@ -33,7 +39,8 @@ class LookOptions:
 
     Attributes:
         rules: Which faces are compared.
-        max_pixels: Larger photos fail.
+        max_pixels: Larger photos fail, and those that take more memory than all photos may together: 5 bytes
+            for each of these pixels.
         reduce: Decode large JPEGs at a fraction of their size where that leaves enough pixels.
     """
 
@@ -44,10 +51,17 @@ class LookOptions:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A photo file that was read."""
+    """A photo file that was read.
+
+    Attributes:
+        sha256: Of the file's bytes.
+        photo: Its pixels.
+        memory: Counts what they take, until it is released.
+    """
 
     sha256: str
     photo: ReducedPhoto
+    memory: PhotoMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +98,25 @@ class Looker:
         """Length of a vector."""
         return self._encoder.embedding.dimensions
 
-    def open(self, path: Path) -> Opened:
+    def memory(self, path: Path) -> PhotoMemory:
+        """What is to count the memory of a photo."""
+        return PhotoMemory(printable(path), _MEMORY_BYTES_PER_PIXEL * self.options.max_pixels)
+
+    def open(self, path: Path, memory: PhotoMemory | None = None) -> Opened:
         """Read a file, no larger than the detector needs.
+
+        Args:
+            path: The file.
+            memory: Of `memory(path)`; None: a new one.
 
         Raises:
             PhotoError: It can't be read.
+            MemoryBusyError: See `PhotoMemory`.
         """
         needed = self._detector.options.scale_of if self.options.reduce else None
-        photo = read_reduced(path, needed, max_pixels=self.options.max_pixels)
-        return Opened(photo_sha256(path), photo)
+        memory = memory or self.memory(path)
+        photo = read_reduced(path, needed, max_pixels=self.options.max_pixels, memory=memory)
+        return Opened(photo_sha256(path), photo, memory)
 
     def input_size_wh(self, opened: Opened) -> tuple[int, int]:
         """What the detector sees of it: photos of equal sizes are detected together."""
@@ -110,10 +134,30 @@ class Looker:
 
         Raises:
             PhotoError: It is gone.
+            MemoryBusyError: See `PhotoMemory`; `choose_again` does it later.
         """
         photo = opened.photo
         if photo.reduction > 1 and self._is_too_small(photo, faces):
-            photo = read_reduced(path, None, max_pixels=self.options.max_pixels)
+            return self.choose_again(path, opened.memory, faces)
+        return self._chosen(photo, faces)
+
+    def choose_again(self, path: Path, memory: PhotoMemory, faces: Faces) -> Chosen:
+        """`choose` from the file, with as many pixels as memory allows: all, or half as many a side.
+
+        Raises:
+            PhotoError: It is gone.
+            MemoryBusyError: See `PhotoMemory`.
+        """
+        most = memory.limit_bytes // BYTES_PER_PIXEL
+        photo = read_reduced(
+            path,
+            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= most else _HALF,
+            max_pixels=self.options.max_pixels,
+            memory=memory,
+        )
+        return self._chosen(photo, faces)
+
+    def _chosen(self, photo: ReducedPhoto, faces: Faces) -> Chosen:
         rules = self.options.rules
         faces, reasons, crops = self._pipeline.crops_to_compare(photo.rgb, faces, rules, photo.reduction)
         return Chosen(faces, tuple(reasons), crops, _pictures(photo, faces))
