@@ -20,6 +20,7 @@ import logging
 import math
 import os
 import re
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,7 @@ from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_file, open_regular
 from gallery.calibration import FARTHEST_L2
-from gallery.names import clean_name, mended_name
+from gallery.names import NAME_LENGTH_MAX, clean_name, mended_name
 from gallery.records import (
     CROP_BYTES_MAX,
     Contents,
@@ -49,19 +50,36 @@ FORMAT_VERSION = 2
 PEOPLE_BYTES_MAX = 512 << 20
 """Of `people.json`, unpacked: some two million templates."""
 
+FEW_PEOPLE_BYTES_MAX = 4 << 20
+FACE_BYTES_MAX = 2048
+"""`people.json` may have so many bytes, and so many for each face whose vector is in the archive: a small
+compressed text could list millions otherwise. A face takes 450 and its path."""
+
+FEW_MARKS_MAX = 1 << 16
+FACE_MARKS_MAX = 64
+"""Commas and opening brackets for each face, on average; it has 12, and those of its path."""
+
 _PEOPLE = "people.json"
 _VECTORS = "vectors.safetensors"
 _TENSOR = "embeddings"
 _SAFETENSORS_HEADER_BYTES_MAX = 1 << 16
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""How members may be packed: as they are written. Other methods unpack into more memory than is asked for."""
 # What zipfile, json and their decoders raise on damaged data.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
+    struct.error,
     EOFError,
+    LookupError,
+    MemoryError,
     OverflowError,
     RuntimeError,
     ValueError,
 )
+_RAW_NAME_LENGTH_MAX = 10 * NAME_LENGTH_MAX
+_NUMBERED_NAMES_MAX = 1000
+_SHOWN_LENGTH_MAX = 200
 _CROP_MEMBER = re.compile(r"crops/(0|[1-9][0-9]{0,9})")
 _FIELDS = ("source", "box_xyxy", "quality", "photo_sha256", "added_at")
 _ENCODER_FIELDS = ("name", "fingerprint", "dimensions", "threshold_l2")
@@ -135,22 +153,21 @@ def read_archive(file: Path, encoder: EncoderIdentity) -> Contents:
         raise GalleryError(f"{file}: archive refused: {error}") from error
     except OSError as error:
         raise GalleryError(f"{file}: can't be read ({error.strerror or error})") from error
-    except KeyError as error:
-        raise GalleryError(f"{file}: archive refused: {_PEOPLE} lacks {error}") from error
     except _DAMAGE as error:
-        raise GalleryError(f"{file}: not a gallery archive, or damaged ({error})") from error
+        reason = _shown(str(error)) or type(error).__name__
+        raise GalleryError(f"{file}: not a gallery archive, or damaged ({reason})") from error
 
 
 def _read_contents(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> Contents:
     crop_members = _require_members(archive)
-    document = json.loads(_read_member(archive, _PEOPLE, PEOPLE_BYTES_MAX))
+    document = _read_document(archive, encoder.dimensions)
     _require_ours(document, encoder)
     people = _parse_people(document)
     unknown = _list_of(dict, document.get("unknown", []), "unknown")
     raw_faces = [*(face for person in people.values() for face in person["templates"]), *unknown]
     size_max = len(raw_faces) * encoder.dimensions * 4 + _SAFETENSORS_HEADER_BYTES_MAX
     vectors = _parse_vectors(_read_member(archive, _VECTORS, size_max), len(raw_faces), encoder.dimensions)
-    rows = [_typed(int, raw["row"], "row") for raw in raw_faces]
+    rows = [_typed(int, _field(raw, "row"), "row") for raw in raw_faces]
     _require(sorted(rows) == list(range(len(rows))), "rows of vectors are missing or there twice")
     cropped = {_crop_member(raw["row"]) for raw in raw_faces if _typed(bool, raw.get("crop", False), "crop")}
     _require(cropped == crop_members, "the crops are not those that the faces tell of")
@@ -175,17 +192,34 @@ def _require_members(archive: zipfile.ZipFile) -> set[str]:
     names = {info.filename for info in crops}
     others = [info.filename for info in archive.infolist() if info.filename not in names]
     if sorted(others) != [_PEOPLE, _VECTORS]:
-        found = ", ".join(others[:5]) or "nothing"
+        found = _shown(", ".join(others[:5])) or "nothing"
         raise GalleryError(f"expected {_PEOPLE} and {_VECTORS} in it, got {found}")
     _require(len(names) == len(crops), "a crop is there twice")
-    # They are stored as they are, so only members that share their bytes can be larger.
+    for info in archive.infolist():
+        _require(info.compress_type in _METHODS, f"{info.filename} is packed in a way that is not read")
+    # Crops are stored as they are, so only members that share their bytes can be larger.
     size_bytes = archive.fp.seek(0, os.SEEK_END) if archive.fp else 0
     _require(sum(info.file_size for info in crops) <= size_bytes, "the crops are larger than the archive")
+    packed_bytes = sum(info.compress_size for info in archive.infolist())
+    _require(packed_bytes <= size_bytes, "its members are larger than the archive")
     return names
 
 
 def _crop_member(row: int) -> str:
     return f"crops/{row}"
+
+
+def _read_document(archive: zipfile.ZipFile, dimensions: int) -> Any:
+    """`people.json`, no larger than the vectors give reason for: what it takes follows the archive's size."""
+    faces = archive.getinfo(_VECTORS).compress_size // (4 * dimensions)
+    text = _read_member(
+        archive, _PEOPLE, min(PEOPLE_BYTES_MAX, FEW_PEOPLE_BYTES_MAX + faces * FACE_BYTES_MAX)
+    )
+    marks = sum(text.count(mark) for mark in (b",", b"{", b"["))
+    _require(
+        marks <= FEW_MARKS_MAX + faces * FACE_MARKS_MAX, f"{_PEOPLE} lists more than there are vectors for"
+    )
+    return json.loads(text)
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> bytes:
@@ -198,27 +232,35 @@ def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> by
 
 def _require_ours(document: Any, encoder: EncoderIdentity) -> None:
     _require(isinstance(document, dict) and document.get("format") == FORMAT_NAME, "not a facepipe gallery")
-    version = _typed(int, document["version"], "version")
+    version = _typed(int, _field(document, "version"), "version")
     _require(
         1 <= version <= FORMAT_VERSION,
         f"version {version}, expected 1 to {FORMAT_VERSION}: upgrade facepipe",
     )
-    theirs = _parse_encoder(_typed(dict, document["encoder"], "encoder"))
-    _require(theirs.makes_same_vectors_as(encoder), f"it holds vectors of {theirs}, the gallery of {encoder}")
+    theirs = _parse_encoder(_typed(dict, _field(document, "encoder"), "encoder"))
+    _require(
+        theirs.makes_same_vectors_as(encoder),
+        f"it holds vectors of {_shown(str(theirs))}, the gallery of {encoder}",
+    )
 
 
 def _parse_people(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Each name's raw entry, whose "templates" are dicts."""
     people: dict[str, dict[str, Any]] = {}
-    entries = _list_of(dict, document["people"], "people")
-    taken = {_typed(str, person["name"], "name") for person in entries}
+    entries = _list_of(dict, _field(document, "people"), "people")
+    taken = {_typed(str, _field(person, "name"), "name") for person in entries}
+    numbered = 0
     for person in entries:
-        clean_name(person["name"])
+        _require(len(person["name"]) <= _RAW_NAME_LENGTH_MAX, "a name is too long")
+        cleaned = clean_name(person["name"])
         name = mended_name(person["name"], taken)  # Earlier versions wrote names with invisible characters.
+        numbered += name != cleaned
+        _require(numbered <= _NUMBERED_NAMES_MAX, "too many names differ in what can't be seen only")
         taken.add(name)
         _require(name not in people, f"{name!r} is there twice")
         _require(
-            bool(_list_of(dict, person["templates"], f"templates of {name!r}")), f"{name!r} has no templates"
+            bool(_list_of(dict, _field(person, "templates"), f"templates of {name!r}")),
+            f"{name!r} has no templates",
         )
         people[name] = person
     return people
@@ -237,10 +279,10 @@ def _threshold(raw: Mapping[str, Any]) -> float | None:
 
 def _parse_encoder(raw: Mapping[str, Any]) -> EncoderIdentity:
     return EncoderIdentity(
-        name=_typed(str, raw["name"], "encoder name"),
-        fingerprint=_typed(str, raw["fingerprint"], "encoder fingerprint"),
-        dimensions=_typed(int, raw["dimensions"], "encoder dimensions"),
-        threshold_l2=float(_typed((int, float), raw["threshold_l2"], "encoder threshold_l2")),
+        name=_typed(str, _field(raw, "name"), "encoder name"),
+        fingerprint=_typed(str, _field(raw, "fingerprint"), "encoder fingerprint"),
+        dimensions=_typed(int, _field(raw, "dimensions"), "encoder dimensions"),
+        threshold_l2=float(_typed((int, float), _field(raw, "threshold_l2"), "encoder threshold_l2")),
     )
 
 
@@ -251,10 +293,9 @@ def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
     try:
         tensors = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError: a number type that NumPy does not know.
-        raise GalleryError(f"{_VECTORS} is damaged ({error})") from error
-    _require(
-        list(tensors) == [_TENSOR], f"expected the tensor {_TENSOR!r} in {_VECTORS}, got {list(tensors)}"
-    )
+        raise GalleryError(f"{_VECTORS} is damaged ({_shown(str(error))})") from error
+    found = _shown(str(list(tensors)))
+    _require(list(tensors) == [_TENSOR], f"expected the tensor {_TENSOR!r} in {_VECTORS}, got {found}")
     vectors: FloatArray = tensors[_TENSOR]
     require_vectors(vectors, dimensions, _VECTORS)
     _require(len(vectors) == count, f"{counted(count, 'template')}, but {counted(len(vectors), 'vector')}")
@@ -262,10 +303,9 @@ def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
 
 
 def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: FloatArray) -> NewTemplate:
-    source, box, quality, photo_sha256, added_at = (raw[name] for name in _FIELDS)
+    source, box, quality, photo_sha256, added_at = (_field(raw, name) for name in _FIELDS)
     if box is not None:
-        left, top, right, bottom = (float(side) for side in _list_of((int, float), box, "box_xyxy"))
-        box = (left, top, right, bottom)
+        box = tuple(float(side) for side in _list_of((int, float), box, "box_xyxy"))
     member = _crop_member(raw["row"])
     return NewTemplate(
         embedding=vectors[raw["row"]],
@@ -276,6 +316,18 @@ def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: Float
         added_at=_typed(str, added_at, "added_at"),
         crop=_read_member(archive, member, CROP_BYTES_MAX) if raw.get("crop") else None,
     )
+
+
+def _shown(text: str) -> str:
+    """What a message quotes of an archive: one line, not too long."""
+    escaped = text.encode("unicode_escape").decode("ascii")
+    return escaped if len(escaped) <= _SHOWN_LENGTH_MAX else f"{escaped[:_SHOWN_LENGTH_MAX]}..."
+
+
+def _field(raw: Mapping[str, Any], name: str) -> Any:
+    if name not in raw:
+        raise GalleryError(f"{_PEOPLE} lacks {name!r}")
+    return raw[name]
 
 
 def _list_of(kind: type | tuple[type, ...], value: Any, what: str) -> list[Any]:

@@ -109,7 +109,7 @@ class NewTemplate:
         if self.quality is not None and not np.isfinite(self.quality):
             raise GalleryError(f"expected a finite quality, got {self.quality}")
         if self.photo_sha256 is not None and not _SHA256.fullmatch(self.photo_sha256):
-            raise GalleryError(f"expected photo_sha256 of 64 hex digits, got {self.photo_sha256!r}")
+            raise GalleryError(f"expected photo_sha256 of 64 hex digits, got {self.photo_sha256!r:.80}")
         if self.added_at is not None:
             _require_time(self.added_at)
         if self.source is not None and not (
@@ -308,6 +308,8 @@ def require_threshold(threshold_l2: float, what: str = "threshold") -> None:
 
 def _require_time(text: str) -> None:
     try:
+        if not text.isascii():  # Python takes any sign between date and time, even one that is no character
+            raise ValueError("not ASCII")
         datetime.fromisoformat(text)
     except ValueError as error:
-        raise GalleryError(f"expected an ISO 8601 time, got {text!r}") from error
+        raise GalleryError(f"expected an ISO 8601 time, got {text!r:.80}") from error

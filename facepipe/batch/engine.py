@@ -295,16 +295,17 @@ class Engine:
         except Exception as error:
             _require_want_of_memory(error)
             for waiting in group:
-                self._let_go_of_pixels(waiting.opened, _failed(waiting.task, error))
+                memory, pixels = waiting.opened.memory, _pixels(waiting.opened)
+                self._let_go_of_pixels(memory, pixels, _failed(waiting.task, error))
             return
         while group:
-            opened = group[0].opened
-            self._let_go_of_pixels(opened, self._cut(group.pop(0), found.pop(0)))
+            memory, pixels = group[0].opened.memory, _pixels(group[0].opened)
+            self._let_go_of_pixels(memory, pixels, self._cut(group.pop(0), found.pop(0)))
 
-    def _let_go_of_pixels(self, opened: Opened, what: _Put | Outcome | _Cropped) -> None:
+    def _let_go_of_pixels(self, memory: PhotoMemory, pixels: int, what: _Put | Outcome | _Cropped) -> None:
         with self._change:
-            self._held_pixels -= _pixels(opened)
-        self._let_go(opened.memory, what)
+            self._held_pixels -= pixels
+        self._let_go(memory, what)
 
     def _cut(self, waiting: _Waiting, faces: Faces) -> _Put | Outcome | _Cropped:
         opened = waiting.opened
