@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from facepipe.counting import counted
 from facepipe.crops import thumbnail
-from facepipe.errors import PhotoError
 from facepipe.grouping import UnknownGroup
 from facepipe.pages import Figure, page, paragraph, sheet, table
-from gallery import Gallery, Template, UnknownFace
+from gallery import Gallery, Template
 from gallery.audit import FEW_TEMPLATES, Audit, Suspect
 
 _FACES_OF_PERSON = 4
@@ -38,7 +37,7 @@ def groups_page(gallery: Gallery, groups: Sequence[UnknownGroup]) -> str:
     sections = {
         f"Group {group.id}: {counted(len(group.faces), 'face')}": [
             sheet(
-                Figure(_thumbnail(face, gallery.unknown_crop(face.id)), "", (face.source or "",))
+                Figure(thumbnail(face, gallery.unknown_crop(face.id)), "", (face.source or "",))
                 for face in group.faces[:_FACES_OF_GROUP]
             )
         ]
@@ -75,12 +74,4 @@ def _faces(gallery: Gallery, name: str, without_id: int | None = None) -> list[F
 
 
 def _picture(gallery: Gallery, template: Template) -> bytes | None:
-    return _thumbnail(template, gallery.crop(template.id))
-
-
-def _thumbnail(face: Template | UnknownFace, kept: bytes | None) -> bytes | None:
-    """None where what was kept is no picture, too: archives may hold anything."""
-    try:
-        return thumbnail(face, kept)
-    except PhotoError:
-        return None
+    return thumbnail(template, gallery.crop(template.id))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -18,6 +20,12 @@ CROP_MARGIN = 0.25
 
 THUMBNAIL_PX = 112
 """Longer side of pictures on pages."""
+
+MAX_CROP_PIXELS = 4_000_000
+"""Of a kept crop that is shown: encoders take some 12,000, and archives may hold anything."""
+
+MAX_SOURCE_BYTES = 256_000_000
+"""Of a photo that a face is cut from again: archives may name any file of this machine."""
 
 _JPEG_QUALITY = 85
 
@@ -48,19 +56,35 @@ def encode_crop(crop: UInt8Array) -> bytes:
 def thumbnail(face: Template | UnknownFace, kept: bytes | None) -> bytes | None:
     """A small JPEG of a stored face: its kept crop, or cut again from the photo where that is still the same.
 
-    None where there is neither.
+    None where there is neither, or what is there is no photo.
     """
-    if kept is not None:
-        return _small_jpeg(read_image(kept))
-    if face.source is None or face.box_xyxy is None or face.photo_sha256 is None:
-        return None
     try:
-        path = Path(face.source)
-        if photo_sha256(path) != face.photo_sha256:
+        if kept is not None:
+            return _small_jpeg(read_image(kept, max_pixels=MAX_CROP_PIXELS))
+        if face.source is None or face.box_xyxy is None or face.photo_sha256 is None:
             return None
-        return _small_jpeg(cut_face(read_image(path), np.array(face.box_xyxy, np.float32)))
+        if _content_of(face.source) != face.photo_sha256:
+            return None
+        return _small_jpeg(cut_face(read_image(face.source), np.array(face.box_xyxy, np.float32)))
     except PhotoError:
         return None
+
+
+def _content_of(source: str) -> str | None:
+    """A photo's content hash; None where the file is no photo by its size or kind."""
+    try:
+        status = os.stat(source)
+    except (OSError, ValueError):
+        return None
+    if not (stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SOURCE_BYTES):
+        return None
+    return _hash_of_state(source, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _hash_of_state(source: str, _size: int, _mtime_ns: int) -> str:
+    """A page's faces are often of one photo, and hashing reads it whole."""
+    return photo_sha256(source)
 
 
 def _small_jpeg(rgb: UInt8Array) -> bytes:

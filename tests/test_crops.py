@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
+import hostile_photos as hostile
 import numpy as np
 import pytest
 
@@ -82,3 +85,50 @@ def test_a_box_as_plain_numbers() -> None:
     faces = Faces(boxes, np.ones(2, np.float32), np.zeros((2, 5, 2), np.float32))
     assert box_of(faces, 1) == BOX
     assert all(type(side) is float for side in box_of(faces, 1))
+
+
+# Galleries take what archives hold: pictures and paths of anybody's making
+
+
+@pytest.mark.parametrize(
+    "kept", [hostile.webp(), hostile.webp(3000, 3000), hostile.png(3000, 2000), b"no picture"], ids=range(4)
+)
+def test_kept_crops_are_small_pictures_or_not_shown(kept: bytes) -> None:
+    start = time.process_time()
+    assert thumbnail(stored(None), kept) is None
+    assert time.process_time() - start < 1
+
+
+def test_a_source_is_an_ordinary_file_of_a_photos_size(tmp_path: Path) -> None:
+    huge, nothing, pipe = (tmp_path / name for name in ("huge.jpg", "nothing.jpg", "pipe.jpg"))
+    with open(huge, "wb") as stream:
+        stream.truncate(1 << 40)
+    nothing.touch()
+    sources = [huge, nothing, tmp_path, tmp_path / "none.jpg", tmp_path / ("long" * 999)]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(pipe)
+        sources += [pipe, Path("/dev/zero"), Path("/dev/stdin"), Path("/proc/kmsg")]
+    start = time.process_time()
+    for source in sources:
+        assert thumbnail(stored(source, sha256="0" * 64), None) is None
+    assert thumbnail(stored(Path("nul\0"), sha256="0" * 64), None) is None
+    assert time.process_time() - start < 1
+
+
+def test_a_source_is_hashed_once_for_all_its_faces(
+    astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_image(tmp_path / "her.png", astronaut)
+    face, hashed = stored(tmp_path / "her.png"), 0
+
+    def counting(path: str) -> str:
+        nonlocal hashed
+        hashed += 1
+        return photo_sha256(path)
+
+    monkeypatch.setattr("facepipe.crops.photo_sha256", counting)
+    pictures = {thumbnail(face, None) for _ in range(3)}
+    assert None not in pictures
+    assert (len(pictures), hashed) == (1, 1)
+    write_image(tmp_path / "her.png", astronaut[:, ::-1])
+    assert thumbnail(face, None) is None
