@@ -70,7 +70,7 @@ def decoding_bytes(photo: Image.Image, stream: BufferedReader | BytesIO) -> int:
         decoder_bytes = stored * pixels + _coefficient_bytes(photo, stream)
         return max(picture_bytes, decoder_bytes) + size
     if isinstance(photo, TiffImageFile):
-        return picture_bytes + libtiff_bytes(photo)
+        return max(picture_bytes, stored * pixels + libtiff_bytes(photo))
     if _is_run_length_encoded(photo):
         return _RLE_BYTES * pixels + _RLE_ROWS * (photo.width + 1)
     return (

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import cache
 from types import TracebackType
 from typing import Self
 
 from facepipe.errors import FacepipeError, PhotoError
 from facepipe.forks import in_forked_processes
 
-BYTES_PER_PIXEL = 7
+_BYTES_PER_PIXEL = 7
 """Of an RGB photo while it is decoded: four of the decoder's, three of the result."""
 
-_SMALLEST_LIMIT = 256_000_000
-"""Of `allowed_bytes`: few pixels of any format take less."""
+_FILE_BYTES = 256_000_000
+"""Of `allowed_bytes`, for files, strips and formats that take more: few pixels of any format take less."""
+
+
+_LARGE_BYTES = 256_000_000
+"""Given back at once, it goes back to the system: the C library may keep it otherwise, in pieces."""
 
 
 class MemoryBusyError(FacepipeError):
@@ -48,7 +55,7 @@ in_forked_processes(_begin_anew)
 
 def allowed_bytes(max_pixels: int) -> int:
     """How much memory decoding may take where photos of `max_pixels` are allowed: that of an RGB one."""
-    return max(_SMALLEST_LIMIT, BYTES_PER_PIXEL * max_pixels)
+    return _BYTES_PER_PIXEL * max_pixels + _FILE_BYTES
 
 
 def taken_bytes() -> int:
@@ -85,7 +92,7 @@ class PhotoMemory:
                 f"{_amount(self.limit_bytes)} allowed; shrink it or, if you trust it, "
                 "raise the limit (max_pixels, --max-megapixels)"
             )
-        count = self._count
+        count, had_bytes = self._count, self._bytes
         with count.change:
             if not self.waits and not self._may_take(need_bytes):
                 raise MemoryBusyError(self.name, need_bytes)
@@ -97,6 +104,7 @@ class PhotoMemory:
                 finally:
                     count.line.remove(self)
             self._set(need_bytes)
+        _trim_heap(had_bytes - need_bytes)
 
     def has_room(self, need_bytes: int) -> bool:
         """Whether `take` would not have to wait for others."""
@@ -105,8 +113,10 @@ class PhotoMemory:
 
     def release(self) -> None:
         """Give all back."""
+        had_bytes = self._bytes
         with self._count.change:
             self._set(0)
+        _trim_heap(had_bytes)
 
     def _may_take(self, need_bytes: int) -> bool:
         return self._count.taken_bytes - self._bytes + need_bytes <= self.limit_bytes
@@ -123,6 +133,21 @@ class PhotoMemory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _trim_heap(freed_bytes: int) -> None:
+    """Give large free memory of the C library back to the system, where the library is one that can."""
+    if freed_bytes >= _LARGE_BYTES and (trim := _malloc_trim()) is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    try:
+        function: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # not glibc; on Windows there is no CDLL(None)
+        return None
+    return function
 
 
 def _amount(size_bytes: int) -> str:

@@ -32,8 +32,8 @@ _UNCOMPRESSED, _DEFLATE = 1, (8, 32946)
 _NO_PREDICTOR, _DIFFERENCES = 1, 2
 _BLOCK_SAMPLES = 1 << 20
 _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 278, 322, 323
-_BUFFERS, _RGBA_BYTES = 3, 4
-"""Of a strip or tile: as stored, decoded, and with differences undone; some are decoded to RGBA."""
+_BUFFERS, _BLOCK_BYTES, _RGBA_BYTES = 2, 40_000_000, 4
+"""Of a strip or tile: as decoded, and with differences undone; a block in floats; some come as RGBA."""
 
 
 def is_tiff(stream: BufferedReader | BytesIO) -> bool:
@@ -74,15 +74,16 @@ def libtiff_bytes(photo: TiffImagePlugin.TiffImageFile) -> int:
     rows = min(tags.get(_ROWS_PER_STRIP, photo.height), photo.height)
     pixels = tags.get(_TILE_WIDTH, photo.width) * tags.get(_TILE_LENGTH, rows)
     sample_bytes = -(-max(tags.get(_BITS, (1,))) // 8) * tags.get(_SAMPLES, 1)
-    return _BUFFERS * int(pixels * max(sample_bytes, _RGBA_BYTES))
+    return int(pixels * max(sample_bytes, _RGBA_BYTES))
 
 
 def _bytes_to_read(page: TiffPage) -> int:
-    """All samples, twice where they are converted, the buffers of their strips or tiles, and the result."""
+    """All samples, and what is beside them: first the buffers of strips or tiles, then the result."""
     assert page.dtype is not None
     pixels, sample_bytes = page.imagewidth * page.imagelength, page.dtype.itemsize
     chunk_bytes = math.prod(page.chunks) * sample_bytes
-    return int(2 * pixels * page.samplesperpixel * sample_bytes + _BUFFERS * chunk_bytes + 3 * pixels)
+    buffer_bytes = 0 if page.compression == _UNCOMPRESSED else _BUFFERS * chunk_bytes
+    return int(pixels * page.samplesperpixel * sample_bytes + max(buffer_bytes, 3 * pixels)) + _BLOCK_BYTES
 
 
 def read_tiff(

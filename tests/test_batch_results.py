@@ -141,10 +141,10 @@ def test_a_photo_that_can_not_be_read_again_is_an_output_that_fails(
 ) -> None:
     run(folder, gallery)
 
-    def gone(path: Path, **_: object) -> UInt8Array:
+    def gone(path: Path, *_: object, **__: object) -> UInt8Array:
         raise PhotoError(f"{path}: no such file")
 
-    monkeypatch.setattr("facepipe.batch.results.read_image", gone)
+    monkeypatch.setattr("facepipe.batch.results.read_reduced", gone)
     told = facepipe("batch", folder, "--gallery", gallery, "--out", folder.parent / "out", "--annotate")
     assert (told.code, told.err.count("no such file")) == (3, 2)
     assert "2 outputs could not be written" in told.err

@@ -246,18 +246,21 @@ class Engine:
         return lambda: self._read(task, memory)
 
     def _read(self, task: Task, memory: PhotoMemory) -> None:
+        what: _Put | Outcome
         try:
             with self._timed("read"):
                 opened = self._looker.open(task.path, memory)
                 size_wh = self._looker.input_size_wh(opened)
         except MemoryBusyError as error:
-            self._let_go(memory, _Put(memory, error.need_bytes, lambda: self._read(task, memory)))
+            what = _Put(memory, error.need_bytes, lambda: self._read(task, memory))
         except _ONE_PHOTO_FAILS as error:
-            self._let_go(memory, _failed(task, error))
+            what = _failed(task, error)
         else:
             with self._change:
                 self._held_pixels += _pixels(opened)
                 self._to_detect[size_wh].append(_Waiting(task, opened))
+            return
+        self._let_go(memory, what)  # here: what the error held of the photo is gone
 
     def _let_go(self, memory: PhotoMemory, what: _Put | Outcome | _Cropped) -> None:
         """Give a photo's memory to others, its pixels being gone, and pass on what is left of it."""

@@ -14,7 +14,7 @@ from facepipe.align import crop_scales
 from facepipe.batch.models import PREVIEW
 from facepipe.crops import cut_face
 from facepipe.decoding import ReducedPhoto
-from facepipe.decoding_memory import BYTES_PER_PIXEL, PhotoMemory
+from facepipe.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.faces import Faces, FloatArray, UInt8Array
 from facepipe.images import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline, in_reduced_copy, rows_to_compare
@@ -23,9 +23,9 @@ from facepipe.quality import NamingRules, Reason, reasons_by_place
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
 enlarged. Up to there reduced decoding moves vectors by 0.05 in the median at any scale (docs/batch.md)."""
-_MEMORY_BYTES_PER_PIXEL = 5
-"""Of `LookOptions.max_pixels`: what all photos of a batch may take together. 1 GB by default, so that a batch
-stays below 1.5 GB whatever the photos are."""
+_SHARE_OF_PIXELS = 2
+"""All photos of a batch together take the memory that one of `max_pixels` / 2 may: by default 956 MB, so that
+a batch stays below 1.5 GB whatever the photos are."""
 _HALF = 0.5
 _PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 4}
 _THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 4}
@@ -39,8 +39,8 @@ class LookOptions:
 
     Attributes:
         rules: Which faces are compared.
-        max_pixels: Larger photos fail, and those that take more memory than all photos may together: 5 bytes
-            for each of these pixels.
+        max_pixels: Larger photos fail, and those that take more memory than all photos may together, which is
+            what `read_image` allows of half as many pixels.
         reduce: Decode large JPEGs at a fraction of their size where that leaves enough pixels.
     """
 
@@ -100,7 +100,11 @@ class Looker:
 
     def memory(self, path: Path) -> PhotoMemory:
         """What is to count the memory of a photo."""
-        return PhotoMemory(printable(path), _MEMORY_BYTES_PER_PIXEL * self.options.max_pixels)
+        return PhotoMemory(printable(path), allowed_bytes(self._most_at_once))
+
+    @property
+    def _most_at_once(self) -> int:
+        return self.options.max_pixels // _SHARE_OF_PIXELS
 
     def open(self, path: Path, memory: PhotoMemory | None = None) -> Opened:
         """Read a file, no larger than the detector needs.
@@ -148,10 +152,9 @@ class Looker:
             PhotoError: It is gone.
             MemoryBusyError: See `PhotoMemory`.
         """
-        most = memory.limit_bytes // BYTES_PER_PIXEL
         photo = read_reduced(
             path,
-            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= most else _HALF,
+            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= self._most_at_once else _HALF,
             max_pixels=self.options.max_pixels,
             memory=memory,
         )

@@ -15,9 +15,10 @@ from facepipe.batch.job import Job
 from facepipe.batch.models import Product, Record
 from facepipe.batch.page import REPORT_FILE
 from facepipe.batch.products import PICTURE_KINDS, product_folder, remove_pictures
+from facepipe.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.errors import FacepipeError, OutputError
 from facepipe.files import atomic_file
-from facepipe.images import DEFAULT_MAX_PIXELS, read_image
+from facepipe.images import DEFAULT_MAX_PIXELS, printable, read_reduced
 from facepipe.outputs import PictureFolder
 from facepipe.pipeline import PhotoResult
 from facepipe.processors import compute_threads
@@ -27,6 +28,7 @@ from facepipe.xmp import write_sidecar
 
 _CHUNK = 64
 _FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}
+_COPIES = 3
 _log = logging.getLogger("facepipe")
 
 Maker = Callable[[Record], list[Path]]
@@ -72,13 +74,15 @@ def _lines(form: Printer, records: Iterable[Record]) -> Iterator[str]:
 def make_annotated(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
     """Photos with their faces drawn, in `folder`; see `PictureFolder`."""
     pictures = PictureFolder(folder, photos)
-    return lambda record: [pictures.write_annotated(_with_pixels(record, max_pixels))]
+    return lambda record: _made_of_pixels(
+        record, max_pixels, lambda result: [pictures.write_annotated(result)]
+    )
 
 
 def make_crops(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
     """Every face as a picture, in `folder`."""
     pictures = PictureFolder(folder, photos)
-    return lambda record: pictures.write_crops(_with_pixels(record, max_pixels))
+    return lambda record: _made_of_pixels(record, max_pixels, pictures.write_crops)
 
 
 def make_sidecar(record: Record) -> list[Path]:
@@ -161,5 +165,10 @@ def _made(job_folder: Path, kind: str, make: Maker, record: Record) -> tuple[int
         return record.id, None
 
 
-def _with_pixels(record: Record, max_pixels: int) -> PhotoResult:
-    return replace(record.result, photo=read_image(record.result.path, max_pixels=max_pixels))
+def _made_of_pixels(record: Record, max_pixels: int, make: Callable[[PhotoResult], list[Path]]) -> list[Path]:
+    """Make files of a photo, its pixels and the copies that are made of them counted until they are gone."""
+    path = record.result.path
+    with PhotoMemory(printable(path), allowed_bytes(max_pixels)) as memory:
+        rgb = read_reduced(path, None, max_pixels=max_pixels, memory=memory).rgb
+        memory.take(min(_COPIES * rgb.nbytes, memory.limit_bytes))
+        return make(replace(record.result, photo=rgb))
