@@ -12,20 +12,25 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from facepipe.errors import GalleryError
-from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder, temporary_folder
+from facepipe.files import atomic_path, remove_dead_temporaries, sync_folder
 from facepipe.forks import never_free, watch_forks
-from gallery.database_errors import IN_USE, errors_of, explanation_of, sqlite_name_of
+from gallery.connections import BUSY_TIMEOUT_S, connect, connect_alone, connect_read_only, prepare
+from gallery.database_errors import (
+    IN_USE,
+    errors_of,
+    explanation_of,
+    full_disk,
+    is_for_want_of_room,
+    sqlite_name_of,
+)
 from gallery.log_check import check_log, logs_of, note_closed, note_open
 from gallery.log_file import stamp_after
 from gallery.schema import row_checksum
 
-BUSY_TIMEOUT_S = 30.0
-"""How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 _ATTEMPT_S = 0.25
 """How long SQLite may wait for readers while it empties the log: it keeps writers out meanwhile."""
 _RETRY_S = 0.2
 """Between two attempts, long enough for every waiting writer to get its turn."""
-_SNAPSHOT_TRIES = 50
 _HISTORY_SETTING = "history"
 _IN_USE = "another process is reading or writing"
 
@@ -39,21 +44,20 @@ class Database:
 
     Args:
         file: The SQLite file.
-        scratch: A private folder. Where it is given, the file is copied into memory and read there: no byte
-            of it, nor of the files beside it, is changed. What is in its log is read by way of a copy there.
+        read_only: Leave it as it is.
 
     Attributes:
         file: The SQLite file.
-        read_only: The file or its folder may not be written, or is to be left as it is.
+        read_only: The file or its folder may not be written, or its disk is full.
     """
 
-    def __init__(self, file: Path, scratch: Path | None = None) -> None:
+    def __init__(self, file: Path, *, read_only: bool = False) -> None:
         self.file = file
-        self._scratch = scratch
-        may_be_written = os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
-        self.read_only = scratch is not None or not may_be_written
+        self.read_only = read_only or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
         self._lock = threading.RLock()
         self._open: sqlite3.Connection | None = None
+        self._is_closed = False
+        self._is_disk_full = False
         self._found_logs = [log for log in logs_of(file) if log.exists()]
         with errors_of(file):
             if not file.stat().st_size:
@@ -61,25 +65,54 @@ class Database:
             self._inode = file.stat().st_ino
             check_log(self, file, self.read_only)
             try:
-                _prepare(self._connection)
+                self._begin()
             except BaseException:
                 self.discard()
                 raise
         watch_forks(self)
 
+    def _begin(self) -> None:
+        """Connect; where SQLite finds no room for what it puts beside the file, to read only."""
+        try:
+            self._connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+        except sqlite3.OperationalError as error:
+            if self.read_only or not is_for_want_of_room(error, self.file):
+                raise
+            self.read_only = self._is_disk_full = True
+            self._release()
+            logger.warning(
+                "%s: %s: the gallery is read, but nothing can be changed", self.file, full_disk(self.file)
+            )
+
+    def _refresh(self) -> None:
+        """Connect anew at the next use."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
     @property
     def _connection(self) -> sqlite3.Connection:
         """This process's."""
         if self._open is None:
+            if self._is_closed:
+                raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
             note_open(self, self.file)
-            self._open = self._connected()
-            _prepare(self._open)
+            connection = self._connected()
+            try:
+                prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._open = connection
         return self._open
 
     def _connected(self) -> sqlite3.Connection:
-        if self._scratch is not None:
-            return _snapshot(self.file, self._scratch)
-        return _connect_read_only(self.file) if self.read_only else _connect(self.file, "mode=rw")
+        if self._is_disk_full:
+            return connect_alone(self.file)
+        return connect_read_only(self.file) if self.read_only else connect(self.file, "mode=rw")
 
     def leave_to_parent(self) -> None:
         """Forget the connection without closing it, and what the parent's threads have locked."""
@@ -91,8 +124,8 @@ class Database:
     def close(self) -> None:
         """Close; the last process to do so folds the write-ahead log into the file."""
         with self._lock, errors_of(self.file):
-            if self._open is not None:
-                self._open.close()
+            self._release()
+            self._is_closed = True
             note_closed(self)
 
     @contextmanager
@@ -105,11 +138,8 @@ class Database:
             if self._connection.in_transaction:
                 yield self._connection
                 return
-            if (
-                self.read_only and self._scratch is None
-            ):  # What SQLite remembers of a file it can't lock may be out of date.
-                self._connection.close()
-                self._open = self._connected()
+            if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
+                self._refresh()
             self._connection.execute("BEGIN")
             try:
                 self._require_same_file()
@@ -118,6 +148,8 @@ class Database:
                 yield self._connection
             finally:
                 self._connection.rollback()
+                if self._is_disk_full:  # So that others can read.
+                    self._release()
 
     @contextmanager
     def writing(self, wait_s: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -129,6 +161,8 @@ class Database:
         Raises:
             BusyDatabaseError: Another process was writing all the time.
         """
+        if self._is_disk_full:
+            raise GalleryError(f"{self.file.parent}: {full_disk(self.file)}; nothing was changed")
         if self.read_only:
             raise GalleryError(
                 f"{self.file.parent}: the gallery is read-only (its file or folder may not be written), "
@@ -161,14 +195,18 @@ class Database:
         with self._lock:
             self.close()
             log, shared = logs_of(self.file)
-            if self._scratch is None and not self._found_logs and log.exists() and not log.stat().st_size:
+            if not self._found_logs and log.exists() and not log.stat().st_size:
                 log.unlink(missing_ok=True)
                 shared.unlink(missing_ok=True)
 
     def backup(self, target: Path) -> None:
         """Copy the present state to a new file, atomically, while other processes read and write."""
-        with self._lock, _new_file(target) as temporary, closing(_connect(temporary, "mode=rw")) as copy:
-            self._connection.backup(copy)
+        with (
+            self.reading() as connection,
+            _new_file(target) as temporary,
+            closing(connect(temporary, "mode=rw")) as copy,
+        ):
+            connection.backup(copy)
             _stamp(copy)  # A log of the original does not belong to it.
 
     @contextmanager
@@ -219,7 +257,9 @@ class Database:
                     return None if self._empty_log() else _IN_USE
                 except sqlite3.OperationalError as error:
                     return (
-                        _IN_USE if sqlite_name_of(error).startswith("SQLITE_BUSY") else explanation_of(error)
+                        _IN_USE
+                        if sqlite_name_of(error).startswith("SQLITE_BUSY")
+                        else explanation_of(error, self.file)
                     )
 
     def _empty_log(self) -> bool:
@@ -234,8 +274,8 @@ def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ..
     Raises:
         GalleryError: The folder may not be written, or the disk is full.
     """
-    with _new_file(file) as temporary, closing(_connect(temporary, "mode=rw")) as connection:
-        _prepare(connection)
+    with _new_file(file) as temporary, closing(connect(temporary, "mode=rw")) as connection:
+        prepare(connection)
         connection.execute("PRAGMA journal_mode = WAL")  # Remembered by the file.
         connection.execute("BEGIN")
         for statement, values in statements:
@@ -251,7 +291,7 @@ def open_alone(file: Path) -> Iterator[sqlite3.Connection]:
     Raises:
         GalleryError: Another process has it open.
     """
-    with errors_of(file), closing(_connect(file, "mode=rw")) as connection:
+    with errors_of(file), closing(connect(file, "mode=rw")) as connection:
         connection.text_factory = _any_text
         connection.execute("PRAGMA busy_timeout = 1000")
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -298,63 +338,6 @@ def _new_file(file: Path) -> Iterator[Path]:
         yield temporary
 
 
-def _snapshot(file: Path, scratch: Path) -> sqlite3.Connection:
-    """Copy the present state into memory, without a lock: again where somebody wrote meanwhile."""
-    for _ in range(_SNAPSHOT_TRIES):
-        before = _extents(file)
-        snapshot = _open("file::memory:")
-        try:
-            _copy(file, scratch, snapshot)
-        except BaseException:
-            snapshot.close()
-            raise
-        if _extents(file) == before:
-            return snapshot
-        snapshot.close()
-        time.sleep(_RETRY_S)
-    raise GalleryError(f"{file}: another process changes the gallery all the time: try again")
-
-
-def _extents(file: Path) -> list[tuple[int, int, int]]:
-    """What changes whenever the file or its log is written."""
-    stats = [part.stat() for part in (file, logs_of(file)[0]) if part.exists()]
-    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
-
-
-def _copy(file: Path, scratch: Path, target: sqlite3.Connection) -> None:
-    """Copy a file and what is in its log. In its own folder SQLite would write into the log, or delete it."""
-    log = logs_of(file)[0]
-    with closing(_connect(file, "mode=ro&immutable=1")) as source:
-        if not (log.exists() and log.stat().st_size):
-            source.backup(target)
-            return
-        pages = source.serialize()
-    with temporary_folder(scratch) as folder:
-        copy = folder / file.name
-        copy.write_bytes(pages)
-        logs_of(copy)[0].write_bytes(log.read_bytes())
-        with closing(_connect(copy, "mode=rw")) as source:
-            source.backup(target)
-
-
-def _connect(file: Path, options: str) -> sqlite3.Connection:
-    return _open(f"{file.absolute().as_uri()}?{options}")
-
-
-def _open(uri: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        uri,
-        uri=True,
-        timeout=BUSY_TIMEOUT_S,
-        isolation_level=None,
-        check_same_thread=False,
-    )
-    connection.create_function("row_checksum", -1, row_checksum, deterministic=True)
-    # Or VACUUM, large sorts and large changes would write rows to the system's temporary folder.
-    connection.execute("PRAGMA temp_store = MEMORY")
-    return connection
-
-
 def _stamp(connection: sqlite3.Connection) -> None:
     """Name the state of a gallery anew, so that its log can be told from those of other files and times."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'settings'").fetchone():
@@ -375,28 +358,3 @@ def _stamp_alone(connection: sqlite3.Connection) -> None:
         connection.commit()
     finally:
         connection.rollback()  # Nothing, after a commit.
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA secure_delete = ON")
-    connection.execute("PRAGMA synchronous = FULL")
-
-
-def _connect_read_only(file: Path) -> sqlite3.Connection:
-    """Read what may not be written: with locks where possible, else as a file that nobody changes."""
-    connection = _connect(file, "mode=ro")
-    try:
-        connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        return connection
-    except sqlite3.OperationalError as error:
-        connection.close()
-        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")):
-            raise
-    log = file.with_name(f"{file.name}-wal")
-    if log.exists() and log.stat().st_size:
-        raise GalleryError(
-            f"{file}: the last changes are still in {log.name} and can't be read without write access: "
-            "open the gallery once where it may be written"
-        )
-    return _connect(file, "mode=ro&immutable=1")

@@ -64,6 +64,7 @@ from gallery.schema import (
     shadowing_statements,
     state_statement,
 )
+from gallery.snapshot import Snapshot
 
 SAME_VECTOR_L2 = 0.02
 """Vectors of one face in one photo are this near each other whatever runtime or batch size made them."""
@@ -84,7 +85,7 @@ class Store:
     Args:
         file: The SQLite file.
         secret: The key of an encrypted gallery.
-        scratch: As for `Database`: the gallery is read, and left as it is.
+        scratch: As for `Snapshot`; where it is given, the gallery is read, and its folder left as it is.
 
     Attributes:
         read_only: Changing raises an error.
@@ -98,7 +99,7 @@ class Store:
 
     def __init__(self, file: Path, secret: bytes | None = None, scratch: Path | None = None) -> None:
         self._file = file
-        self._database = Database(file, scratch)
+        self._database = Database(file) if scratch is None else Snapshot(file, scratch)
         self._version = SCHEMA_VERSION
         self._codec: Codec = PlainCodec()
         self._has_unused_key, self._known_salts = secret is not None, (None, None)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_helpers import facepipe
 from gallery_helpers import ENCODER, person_vectors, start, templates
 
 from facepipe.errors import GalleryError
@@ -151,14 +154,112 @@ ADD_TOO_MUCH = """
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KB; only root may make one, and not in every container."""
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(tmp_path)]
+    """A file system of 400 KB and 64 files; only root may make one, and not in every container."""
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=400k,nr_inodes=64", "tmpfs", str(tmp_path)]
     if shutil.which("mount") is None or subprocess.run(mounting, capture_output=True).returncode:
         pytest.skip("no file system of a chosen size can be made here")
     try:
         yield tmp_path
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Leave no byte and no file free."""
+    with (disk / "filling").open("wb", buffering=0) as out, suppress(OSError):
+        while True:
+            out.write(bytes(4096))
+
+
+def use_up_files(disk: Path) -> None:
+    (disk / "many").mkdir()
+    with suppress(OSError):
+        for number in range(100_000):
+            (disk / "many" / str(number)).touch()
+
+
+WHAT_IS_THERE = """
+    with Gallery.open(sys.argv[1], ENCODER) as gallery:
+        for _ in range(20):
+            (match,) = gallery.match(person_vectors(1, 1))
+            print([(p.name, p.template_count) for p in gallery.people()], match.name)
+"""
+
+
+@pytest.mark.parametrize("how", [fill, use_up_files])
+def test_a_gallery_on_a_full_disk_is_read(
+    small_disk: Path,
+    how: Callable[[Path], None],
+    tmp_path_factory: pytest.TempPathFactory,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By several processes at once; changes are refused, and the cause is named."""
+    folder, elsewhere = small_disk / "g", tmp_path_factory.mktemp("elsewhere")
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 20)))
+    before = (folder / "gallery.sqlite3").read_bytes()
+    how(small_disk)
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert gallery.read_only
+        assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 20)]
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+        gallery.export_archive(elsewhere / "copy.zip")
+        gallery.backup(elsewhere / "backup")
+        for change in (
+            lambda: gallery.add("Bob", templates(person_vectors(2, 1))),
+            lambda: gallery.remove("Ada"),
+        ):
+            with pytest.raises(GalleryError, match=r"disk is full.*free: \d+ bytes.*nothing was changed"):
+                change()
+        readers = [start(WHAT_IS_THERE, folder) for _ in range(3)]
+        assert {reader.communicate()[0] for reader in readers} == {"[('Ada', 20)] Ada\n" * 20}
+    with pytest.raises(GalleryError, match="closed"):
+        gallery.people()
+    assert verify(folder, ENCODER) == ()
+    assert verify(elsewhere / "backup", ENCODER) == ()
+    assert {re.sub(r"\d+ bytes", "N bytes", message) for message in caplog.messages} == {
+        f"{folder / 'gallery.sqlite3'}: the disk is full, or a quota or limit is reached (free: N bytes): "
+        "make room first: the gallery is read, but nothing can be changed"
+    }
+    assert (folder / "gallery.sqlite3").read_bytes() == before
+    for left in ("filling", "many"):
+        if (small_disk / left).exists():
+            shutil.rmtree(small_disk / left) if left == "many" else (small_disk / left).unlink()
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Bob", templates(person_vectors(2, 1)))
+
+
+@pytest.mark.parametrize("how", [fill, use_up_files])
+def test_on_a_full_disk_the_last_changes_are_read_or_the_gallery_is_refused(
+    small_disk: Path, how: Callable[[Path], None]
+) -> None:
+    """They stand in the log of a killed process, and are never passed over."""
+    folder = small_disk / "g"
+    code = """
+    import os
+    gallery = Gallery.open(sys.argv[1], ENCODER, create=True)
+    gallery.add("Ada", templates(person_vectors(1, 20)))
+    os.kill(os.getpid(), 9)
+    """
+    start(code, folder).communicate()
+    (folder / "gallery.sqlite3-shm").unlink()
+    how(small_disk)
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert [(p.name, p.template_count) for p in gallery.people()] == [("Ada", 20)]
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+
+
+def test_a_command_on_a_full_disk_names_the_cause(small_disk: Path) -> None:
+    folder = small_disk / "g"
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 20)))
+    fill(small_disk)
+    listed = facepipe("gallery", "list", "--gallery", folder)
+    assert (listed.code, listed.lines) == (0, ["    20  Ada"])
+    assert "disk is full" in listed.err
+    removed = facepipe("gallery", "remove", "Ada", "--gallery", folder)
+    assert removed.code == 1
+    assert "disk is full" in removed.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
@@ -177,7 +278,8 @@ def require_nothing_changes_on_a_full_disk(folder: Path, kind: str) -> None:
     child = start(ADD_TOO_MUCH, folder, kind)
     said, _ = child.communicate()
     assert child.returncode == 0
-    assert "gallery.sqlite3" in said
+    assert "gallery.sqlite3: " in said
+    assert "the disk is full, or a quota or limit is reached (free: " in said
     assert said.count("\n") == 1
     assert verify(folder, ENCODER) == ()
     with Gallery.open(folder, ENCODER) as gallery:
@@ -314,3 +416,48 @@ def test_changes_out_of_reach_of_a_reader_are_said_not_ignored(public_folder: Pa
     assert "last changes" in said
     with Gallery.open(left, ENCODER) as gallery:
         assert gallery.people()[0].template_count == 3
+
+
+@pytest.fixture
+def read_only_disk(tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Makes a folder a file system of its own that is mounted read-only; only root may."""
+    mounted = []
+
+    def mount(folder: Path) -> None:
+        bind = ["mount", "--bind", str(folder), str(folder)]
+        if shutil.which("mount") is None or subprocess.run(bind, capture_output=True).returncode:
+            pytest.skip("nothing can be mounted here")
+        mounted.append(folder)
+        remount = ["mount", "-o", "remount,bind,ro", str(folder)]
+        if subprocess.run(remount, capture_output=True).returncode:
+            pytest.skip("nothing can be mounted read-only here")
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("leaves_log", [False, True])
+def test_a_gallery_in_a_folder_mounted_read_only(
+    tmp_path: Path, leaves_log: bool, read_only_disk: Callable[[Path], None]
+) -> None:
+    """It is read; where a killed process left changes in the log, it is refused with the cure."""
+    folder = tmp_path / "g"
+    with Gallery.open(folder, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 3)))
+        if leaves_log:
+            shutil.copytree(folder, tmp_path / "left")
+    if leaves_log:
+        folder = tmp_path / "left"
+        (folder / "gallery.sqlite3-shm").unlink()
+    read_only_disk(folder)
+    if leaves_log:
+        with pytest.raises(GalleryError, match=r"last changes.*where it may be written"):
+            Gallery.open(folder, ENCODER)
+        return
+    with Gallery.open(folder, ENCODER) as gallery:
+        assert gallery.read_only
+        assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+        with pytest.raises(GalleryError, match="read-only"):
+            gallery.remove("Ada")
+    assert verify(folder, ENCODER) == ()
