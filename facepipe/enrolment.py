@@ -15,9 +15,9 @@ from facepipe.csv_files import read_rows
 from facepipe.errors import PhotoError, UsageError
 from facepipe.finding import PhotoSearch
 from facepipe.images import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
+from facepipe.json_lines import record_to_json
 from facepipe.pipeline import FacePipeline, PhotoResult
 from facepipe.quality import EnrolRules, judge
-from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate
 from gallery.audit import FaceRemark, remarks_on_new
 from gallery.names import clean_name

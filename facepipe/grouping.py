@@ -12,8 +12,8 @@ from facepipe.encoder import FaceEncoder
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import Faces
 from facepipe.images import photo_sha256
+from facepipe.json_lines import record_to_json
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate, UnknownFace
 from gallery.clusters import LINK_SHARE, group_faces
 from gallery.matching import Doubt

@@ -30,7 +30,7 @@ from facepipe.quality import (
 )
 from facepipe.runtime import RuntimeChoice, choose_runtime
 from gallery import EncoderIdentity, Gallery
-from gallery.calibration import ImpostorModel
+from gallery.impostors import ImpostorModel
 from gallery.matching import PersonDistance
 from gallery.records import require_threshold
 from weights.card import WeightCard

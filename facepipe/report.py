@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,12 +15,11 @@ from facepipe.csv_files import BOM, csv_line
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match
 from facepipe.files import atomic_write_bytes
-from facepipe.plain_text import visible_json
+from facepipe.json_lines import record_to_json, text_of
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
 """Bytes of file names that are no text; not to be had in UTF-8."""
 CSV_COLUMNS = (
     "photo",
@@ -71,19 +68,11 @@ def table_lines(result: PhotoResult) -> list[str]:
     """The faces of a photo for people to read; nothing after an error, which stderr has told."""
     if result.faces is None:
         return []
-    photo = _text(result.path)
+    photo = text_of(result.path)
     if not len(result.faces):
         return [f"{photo}: no faces{result.hint and f' ({result.hint})'}"]
     faces = [f"  {_in_words(result.faces, i)}" for i in range(len(result.faces))]
     return [f"{photo}: {counted(len(faces), 'face')}", *faces]
-
-
-def record_to_json(record: Any) -> str:
-    """A dataclass or mapping as one line of JSON that every encoding of Unicode has; paths become text."""
-    if is_dataclass(record) and not isinstance(record, type):
-        record = asdict(record)
-    line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=_text)
-    return visible_json(_SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line))
 
 
 def to_json(result: PhotoResult) -> str:
@@ -100,9 +89,9 @@ def to_json(result: PhotoResult) -> str:
 
 def csv_rows(result: PhotoResult) -> list[list[Any]]:
     """One row a face in the order of `CSV_COLUMNS`; a photo without faces or with an error has one row."""
-    photo = _text(result.path)
+    photo = text_of(result.path)
     if result.faces is None or not len(result.faces):
-        return [[photo, _text(result.error or ""), *[""] * (len(CSV_COLUMNS) - 2)]]
+        return [[photo, text_of(result.error or ""), *[""] * (len(CSV_COLUMNS) - 2)]]
     return [[photo, "", i, *_csv_face(result.faces, i)] for i in range(len(result.faces))]
 
 
@@ -115,7 +104,7 @@ def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
         OutputError: The file can't be written.
     """
     found = [(result.path, _encoded(result.faces)) for result in results if result.faces is not None]
-    paths = [_text(path) for path, faces in found for _ in range(len(faces))]
+    paths = [text_of(path) for path, faces in found for _ in range(len(faces))]
     vectors = [faces.embeddings for _, faces in found if faces.embeddings is not None]
     buffer = io.BytesIO()
     np.savez(
@@ -187,8 +176,3 @@ def _rounded(value: Any, digits: int) -> float:
 
 def _distance(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _text(value: str | Path) -> str:
-    """Output stays valid UTF-8: bytes of file names that are no text are written as `\\udcff`."""
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from facepipe.errors import UsageError
 from facepipe.faces import Faces, FloatArray, Match, UInt8Array
+from facepipe.json_lines import record_to_json
 from facepipe.pipeline import FacePipeline, rows_to_compare
 from facepipe.quality import NamingRules
-from facepipe.report import record_to_json
 from facepipe.retinaface.suppression import iou
 
 _BEST_FACES = 5

@@ -33,7 +33,7 @@ from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_file, open_regular
-from gallery.calibration import FARTHEST_L2
+from gallery.impostors import FARTHEST_L2
 from gallery.names import NAME_LENGTH_MAX, clean_name, mended_name
 from gallery.records import (
     CROP_BYTES_MAX,

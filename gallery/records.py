@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from facepipe.errors import GalleryError, UsageError
 from facepipe.faces import FloatArray
-from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
+from gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
 
 UNIT_LENGTH_TOLERANCE = 1e-3
 """Largest | |v| - 1 | of a stored or queried vector: float32 rounding is 1e-6, half precision 5e-4."""

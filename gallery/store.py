@@ -20,7 +20,6 @@ import numpy as np
 
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
-from gallery.calibration import FARTHEST_L2
 from gallery.checks import RowCheck, database_findings
 from gallery.codec import (
     KEY_SETTINGS,
@@ -36,6 +35,7 @@ from gallery.codec import (
 )
 from gallery.database import Database, create_database, text_of_any_bytes
 from gallery.database_errors import DAMAGED, BusyDatabaseError, DamagedDatabaseError
+from gallery.impostors import FARTHEST_L2
 from gallery.index_file import EMPTY_STATE, IdArray, VectorState
 from gallery.matching import PersonDistance, distances_to_people
 from gallery.names import mended_name

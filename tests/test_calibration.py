@@ -16,14 +16,8 @@ from facepipe.errors import DataError, GalleryError, UsageError, WeightsError
 from facepipe.faces import FloatArray
 from facepipe.pipeline import card_identity
 from gallery import Gallery
-from gallery.calibration import (
-    ImpostorModel,
-    calibrate,
-    couples,
-    highest_rate,
-    rate_of_one_comparison,
-    some_faces,
-)
+from gallery.calibration import calibrate, highest_rate
+from gallery.impostors import ImpostorModel, couples, rate_of_one_comparison, some_faces
 from weights.card import WeightCard
 from weights.registry import DEFAULT_ENCODER, load_card
 

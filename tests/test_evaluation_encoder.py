@@ -15,7 +15,7 @@ from facepipe.errors import DataError
 from facepipe.faces import UInt8Array
 from facepipe.images import read_image, write_image
 from facepipe.pipeline import FacePipeline
-from gallery.calibration import ImpostorModel
+from gallery.impostors import ImpostorModel
 from training.evaluation.commands import evaluate
 from training.evaluation.encoder import EncoderEvaluation, evaluate_encoder, write_card
 from training.evaluation.encoder_report import html, text, write_encoder_report

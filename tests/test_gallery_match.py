@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from facepipe.errors import UsageError
 from facepipe.faces import FloatArray, Match, MatchStatus
 from gallery import Gallery, NewTemplate
-from gallery.calibration import ImpostorModel
+from gallery.impostors import ImpostorModel
 from gallery.matching import (
     Doubt,
     NearestPeople,

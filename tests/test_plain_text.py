@@ -26,10 +26,10 @@ from facepipe.batch.job import Job
 from facepipe.batch.page import write_report
 from facepipe.commands.output import LineFormatter, Output, echo, redraw, tell
 from facepipe.faces import Match
+from facepipe.json_lines import record_to_json
 from facepipe.pages import Figure, page, paragraph, sheet, table
 from facepipe.pipeline import PhotoResult
 from facepipe.plain_text import visible, visible_json, visible_line
-from facepipe.report import record_to_json
 from gallery import Gallery, NewTemplate
 
 ATTACKS = [

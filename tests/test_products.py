@@ -18,7 +18,8 @@ from pipeline_helpers import faces_at
 from video_helpers import numbered, write_video
 
 from facepipe import products
-from facepipe.batch.job import JOB_FILE, Job
+from facepipe.batch.job import Job
+from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.page import write_report
 from facepipe.batch.results import require_places, write_records
 from facepipe.errors import OutputError

@@ -19,17 +19,10 @@ from facepipe.csv_files import csv_line, plain_cell
 from facepipe.enrolment import Outcome
 from facepipe.errors import OutputError
 from facepipe.faces import Faces, Match, MatchStatus
+from facepipe.json_lines import record_to_json
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
-from facepipe.report import (
-    CSV_COLUMNS,
-    csv_rows,
-    printer,
-    record_to_json,
-    save_embeddings,
-    table_lines,
-    to_json,
-)
+from facepipe.report import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
 from gallery import Person, Template
 from gallery.audit import Remark
 from gallery.matching import Doubt

@@ -120,7 +120,7 @@ class EmbeddingSpec:
         flip_average: Whether a face's vector is the normalised sum of those of the crop and its mirror image.
         threshold_l2: Default largest Euclidean distance at which a face is named; None: not measured.
         threshold_source: How that threshold was measured, in a sentence.
-        impostors: How near strangers come, as `gallery.calibration.ImpostorModel` writes and reads it: it
+        impostors: How near strangers come, as `gallery.impostors.ImpostorModel` writes and reads it: it
             makes a threshold of a gallery's size. None: not measured, `threshold_l2` serves all galleries.
     """
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None, force: bool) -> None:
     """Find faces under wrong names, people under two names, names that look the same, and few photos."""
     from facepipe.contact_sheets import audit_page
+    from facepipe.json_lines import record_to_json
     from facepipe.outputs import require_place, write_page
     from facepipe.products import PAGE
-    from facepipe.report import record_to_json
     from gallery import Gallery
     from gallery.audit import audit as audited
 

@@ -26,10 +26,10 @@ def calibrate(
     gallery_path: Path, fpir: float | None, far: float | None, apply_it: bool, as_json: bool
 ) -> None:
     """Recommend a threshold from the gallery's own people, and say how sure it is (default: --fpir 0.01)."""
-    from facepipe.report import record_to_json
+    from facepipe.json_lines import record_to_json
     from gallery import Gallery
-    from gallery.calibration import DEFAULT_FPIR
     from gallery.calibration import calibrate as calibrated
+    from gallery.impostors import DEFAULT_FPIR
 
     if fpir is not None and far is not None:
         raise UsageError("--fpir and --far exclude each other")

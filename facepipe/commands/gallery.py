@@ -52,7 +52,7 @@ def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
 @gallery_option
 def gallery_list(gallery_path: Path, as_json: bool) -> None:
     """Everybody, with the number of their photos."""
-    from facepipe.report import record_to_json
+    from facepipe.json_lines import record_to_json
 
     with _opened(gallery_path) as opened:
         for person in opened.people():
@@ -68,7 +68,7 @@ def gallery_list(gallery_path: Path, as_json: bool) -> None:
 @gallery_option
 def gallery_show(gallery_path: Path, name: str, as_json: bool) -> None:
     """The photos that a person was learned from."""
-    from facepipe.report import record_to_json
+    from facepipe.json_lines import record_to_json
 
     with _opened(gallery_path) as opened:
         for template in opened.templates(name):
@@ -260,7 +260,7 @@ def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | Non
 @gallery_option
 def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | None) -> None:
     """Check rows, vectors, names, thresholds, references and the index. Exit code 1: something is wrong."""
-    from facepipe.report import record_to_json
+    from facepipe.json_lines import record_to_json
     from gallery.repair import verify
 
     findings = verify(gallery_path, _identity(encoder_weights))

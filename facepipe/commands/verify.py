@@ -26,7 +26,7 @@ def verify(setup: Setup, first: Path, second: Path, threshold: float | None, as_
     Of several faces in a photo, the two nearest count.
     """
     from facepipe.images import read_image
-    from facepipe.report import record_to_json
+    from facepipe.json_lines import record_to_json
     from facepipe.shortcuts import comparable_faces, compare
 
     photos = [(read_image(file, max_pixels=setup.max_pixels()), str(file)) for file in (first, second)]

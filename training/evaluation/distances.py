@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from facepipe.errors import DataError
-from gallery.calibration import FARTHEST_L2
+from gallery.impostors import FARTHEST_L2
 from training.evaluation.arrays import Float64Array, RealArray
 
 

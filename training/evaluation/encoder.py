@@ -15,7 +15,7 @@ from facepipe.faces import FloatArray
 from facepipe.files import SHARED_FILE_MODE, atomic_write_bytes
 from facepipe.finding import find_photos
 from facepipe.pipeline import FacePipeline
-from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, Couples, ImpostorModel
+from gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, Couples, ImpostorModel
 from training.evaluation.arrays import Float64Array
 from training.evaluation.distances import roc
 from training.evaluation.identification import IdentificationResult, identification

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from facepipe.pages import page, paragraph, table
-from gallery.calibration import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
+from gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
 from training.evaluation.encoder import EYE_BINS_PX, HISTOGRAM_STEP_L2, CoupleFigures, EncoderEvaluation
 from training.evaluation.identification import IdentificationResult
 from training.evaluation.pages import plot, write_report

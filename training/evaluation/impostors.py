@@ -9,7 +9,7 @@ import numpy as np
 
 from facepipe.errors import DataError
 from facepipe.faces import FloatArray
-from gallery.calibration import DEFAULT_FPIR, MIN_PEOPLE, Couples, ImpostorModel, couples, some_faces
+from gallery.impostors import DEFAULT_FPIR, MIN_PEOPLE, Couples, ImpostorModel, couples, some_faces
 from training.evaluation.arrays import BoolArray, Float64Array, IntArray
 
 GALLERY_SIZES = (1, 20, 100, 1000)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from facepipe.errors import DataError
-from gallery.calibration import FARTHEST_L2
+from gallery.impostors import FARTHEST_L2
 from training.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
 from training.evaluation.distances import area_under_roc, largest_threshold
 
