@@ -76,8 +76,8 @@ class PhotoMemory:
     """
 
     def __init__(self, name: str, limit_bytes: int, *, waits: bool = True) -> None:
-        self.name, self.limit_bytes, self.waits = name, limit_bytes, waits
         self._count, self._bytes = _COUNT, 0
+        self.name, self.limit_bytes, self.waits = name, limit_bytes, waits
 
     def take(self, need_bytes: int) -> None:
         """Count `need_bytes` for the photo instead of what it had.
@@ -125,6 +125,11 @@ class PhotoMemory:
         self._count.taken_bytes += new_bytes - self._bytes
         self._bytes = new_bytes
         self._count.change.notify_all()
+
+    def __del__(self) -> None:
+        """Give back what a photo still had that was dropped on the way, as where a batch is interrupted."""
+        if self._bytes:
+            self.release()
 
     def __enter__(self) -> Self:
         return self

@@ -30,6 +30,8 @@ def orientation_of(photo: Image.Image) -> int:
     """EXIF orientation, 1..8 and whatever else is stored there; 1 where there is none."""
     try:
         value = photo.getexif().get(_EXIF_ORIENTATION, 1)
+    except MemoryError:
+        raise
     except Exception:  # damaged metadata round good pixels: any class of error, and no reason to refuse
         return 1
     return value if isinstance(value, int) else 1

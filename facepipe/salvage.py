@@ -120,13 +120,13 @@ def _ended_jpeg(file: bytes, decode: Callable[[bytes], UInt8Array]) -> bytes | N
     try:
         pixels = decode(scans + _END_OF_JPEG)
         is_whole = np.array_equal(pixels, decode(scans + _FILLER + _END_OF_JPEG))
-    except MemoryBusyError:
+    except (MemoryBusyError, MemoryError):
         raise
     except Exception:  # decoders raise nearly every class of error
         return None
     try:
         is_used = not np.array_equal(pixels, decode(scans[:-_TAIL_BYTES] + _FILLER + _END_OF_JPEG))
-    except MemoryBusyError:
+    except (MemoryBusyError, MemoryError):
         raise
     except Exception:
         is_used = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
@@ -66,6 +67,14 @@ def test_a_large_photo_is_not_passed_over_for_ever() -> None:
     for thread in threads:
         thread.join(SECONDS)
     assert order == ["large", "small"]
+
+
+def test_a_photo_that_is_dropped_gives_its_memory_back() -> None:
+    dropped = PhotoMemory("dropped", LIMIT)
+    dropped.take(700)
+    del dropped
+    gc.collect()
+    assert taken_bytes() == 0
 
 
 def test_who_does_not_wait_is_told_and_keeps_what_it_has() -> None:

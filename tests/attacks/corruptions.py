@@ -80,8 +80,11 @@ def wrong(found: Answers, intact: Answers, *, repaired: bool = False) -> str | N
             return f"faces of {name} that are not theirs: {str(damaged_faces)[:200]}"
         if person["threshold"] not in (None, known["threshold"]):
             return f"the threshold of {name} is {person['threshold']}"
-    if repaired and any(face not in intact["unknown"] for face in found["unknown"]):
-        return f"unknown faces that were never there: {str(found['unknown'])[:200]}"
+    # An index that is ahead brings lost faces back, without their names.
+    vectors = {face[2] for person in intact["people"].values() for face in person["faces"]}
+    never = [face for face in found["unknown"] if face not in intact["unknown"] and face[2] not in vectors]
+    if repaired and never:
+        return f"unknown faces that were never there: {str(never)[:200]}"
     return (
         None
         if found["threshold"] in (None, intact["threshold"])
@@ -125,7 +128,7 @@ def _judge(case: Case, folder: Path, states: list[Answers], key: str | None = No
         case.require(again.code == 0, f"repaired, and refused: {again.err}")
         found = json.loads(again.out)
         faults = [wrong(found, state, repaired=True) for state in states]
-        case.require(None in faults, f"after repair: {faults[0]}")
+        case.require(None in faults, f"after repair: {faults}")
         told = bool(repaired.out.strip()) or outcome == "told"
         case.require(found in states or told, "after repair something is missing, and nothing was told")
     case.count(outcome)

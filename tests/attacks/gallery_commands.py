@@ -86,6 +86,12 @@ def _other_gallery(case: Case, folder: Path) -> None:
         other.add(PEOPLE[1], templates(vectors[3:5]))
 
 
+def _backup_and_change(case: Case, folder: Path) -> None:
+    copy_gallery(case, folder)
+    for words in (("backup", "copy"), ("rename", PEOPLE[2], "somebody else")):
+        case.run_plainly(as_command(["gallery", *words, "--gallery", "gallery"], folder), (0,))
+
+
 def _encrypted(case: Case, folder: Path) -> State:
     """With the key it opens, encrypted or not; which of both is part of the state."""
     with closing(sqlite3.connect(folder / "gallery" / "gallery.sqlite3")) as sql:
@@ -150,6 +156,7 @@ OPERATIONS = {
         all_or_nothing,
         ends_alike=False,
     ),
+    "restore": _changing("restore", "copy", prepare=_backup_and_change, ends_alike=True),
     "encrypt": _converting("encrypt", copy_gallery),
     "decrypt": _converting("decrypt", _encrypted_gallery),
     "repair": Operation(_damaged_gallery, ("gallery", "repair", *_IN_GALLERY), _repaired, all_or_nothing),
