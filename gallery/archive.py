@@ -33,6 +33,7 @@ from facepipe.counting import counted
 from facepipe.errors import FacepipeError, GalleryError
 from facepipe.faces import FloatArray
 from facepipe.files import atomic_file, open_regular
+from facepipe.plain_text import visible_line
 from gallery.impostors import FARTHEST_L2
 from gallery.names import NAME_LENGTH_MAX, clean_name, mended_name
 from gallery.records import (
@@ -320,7 +321,7 @@ def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: Float
 
 def _shown(text: str) -> str:
     """What a message quotes of an archive: one line, not too long."""
-    escaped = text.encode("unicode_escape").decode("ascii")
+    escaped = visible_line(text)
     return escaped if len(escaped) <= _SHOWN_LENGTH_MAX else f"{escaped[:_SHOWN_LENGTH_MAX]}..."
 
 

@@ -171,7 +171,7 @@ def test_a_gallery_that_is_written_all_the_time_is_told(
 ) -> None:
     whole(tmp_path / "other")
     times = iter(range(10**6))
-    monkeypatch.setattr("gallery.database._extents", lambda file: next(times))
+    monkeypatch.setattr("gallery.snapshot._extents", lambda file: next(times))
     monkeypatch.setattr("gallery.database._RETRY_S", 0)
     with (
         Gallery.open(tmp_path / "own", ENCODER, create=True) as own,

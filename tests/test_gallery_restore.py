@@ -192,13 +192,12 @@ def test_where_a_log_can_not_be_put_aside_the_gallery_is_refused(lives: Lives, t
     lives.live(tmp_path / "g", 2, 3, "killed")
     shutil.copy(tmp_path / "backup" / FILE, tmp_path / "g")
     before = {file.name: file.read_bytes() for file in (tmp_path / "g").iterdir()}
-    import gallery.log_check
 
     def fail(*_: object) -> Path:
         raise PermissionError(13, "Permission denied")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gallery.log_check, "make_folder_aside", fail)
+        patch.setattr("gallery.log_check.make_folder_aside", fail)
         with pytest.raises(GalleryError, match=r"belongs to another state.*move it"):
             Gallery.open(tmp_path / "g")
     assert {file.name: file.read_bytes() for file in (tmp_path / "g").iterdir()} == before
