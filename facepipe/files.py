@@ -60,15 +60,18 @@ def atomic_file(path: Path, mode: int = PRIVATE_FILE_MODE, *, replace: bool = Tr
 
 
 @contextmanager
-def atomic_path(path: Path, suffix: str = "", *, replace: bool = True) -> Iterator[Path]:
-    """Do what `atomic_file` does for writers that open files by name: yields the private temporary file.
+def atomic_path(
+    path: Path, suffix: str = "", mode: int = PRIVATE_FILE_MODE, *, replace: bool = True
+) -> Iterator[Path]:
+    """Do what `atomic_file` does for writers that open files by name: yields the temporary file.
 
     Args:
         path: Where to.
         suffix: End of the temporary name, for writers that choose a format by it.
-        replace: As in `atomic_file`.
+        mode: As in `atomic_file`.
+        replace: Likewise.
     """
-    with _becoming(path, suffix, PRIVATE_FILE_MODE, replace) as (temporary, _):
+    with _becoming(path, suffix, mode, replace) as (temporary, _):
         yield temporary
 
 

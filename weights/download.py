@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from facepipe.errors import WeightsError
-from facepipe.files import SHARED_FILE_MODE, atomic_file, atomic_write_bytes
+from facepipe.files import SHARED_FILE_MODE, atomic_path, atomic_write_bytes
 from facepipe.home import facepipe_home
 from weights.connection import (
     OFFLINE_CURE,
@@ -143,10 +143,10 @@ def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expecte
     """Write to `target` what is whole and right, else nothing. Returns its sha256."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(target, SHARED_FILE_MODE) as stream:
-            sha256 = _hash_chunks(_written(_not_a_page(chunks, source), stream.write))
-            stream.flush()
-            _check_file(Path(stream.name), sha256, expected, source)
+        with atomic_path(target, mode=SHARED_FILE_MODE) as temporary:
+            with temporary.open("wb") as stream:
+                sha256 = _hash_chunks(_written(_not_a_page(chunks, source), stream.write))
+            _check_file(temporary, sha256, expected, source)
     except OSError as error:
         raise WeightsError(f"{target}: can't be written ({error}); choose another folder") from error
     return sha256

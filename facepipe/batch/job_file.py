@@ -37,10 +37,10 @@ JOB_FILE = "job.sqlite3"
 _ID_AT = 68
 """Of the application id in an SQLite header, four bytes."""
 _BEFORE_READING = (
+    "temp_store = MEMORY",  # first: no paths in the system's temporary folder
     "locking_mode = EXCLUSIVE",
     "trusted_schema = OFF",  # no function is called because a file has asked for it
     "secure_delete = ON",  # no name or vector is left in free pages
-    "temp_store = MEMORY",  # no paths in the system's temporary folder
 )
 _AFTERWARDS = ("journal_mode = WAL", "synchronous = NORMAL")
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
