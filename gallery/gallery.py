@@ -677,10 +677,12 @@ def _create(path: Path, file: Path, encoder: EncoderIdentity | None, secret: byt
 def _require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
     if encoder is not None and not encoder.makes_same_vectors_as(store.encoder):
         store.require_whole_encoder()
+        go_on = f"go on with --encoder-weights {store.encoder.name}"
+        if store.encoder.name == encoder.name:  # which were trained further since
+            go_on = "go on with the version of facepipe that made it"
         raise GalleryError(
             f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
-            f"of {encoder}: go on with --encoder-weights {store.encoder.name}, or enroll the photos "
-            "again into another gallery"
+            f"of {encoder}: {go_on}, or enroll the photos again into another gallery"
         )
 
 

@@ -46,6 +46,13 @@ def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path) -> None:
     assert (tmp_path / "g" / "gallery.sqlite3").read_bytes() == before
 
 
+def test_later_weights_of_the_same_name_are_another_encoder(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "g", ENCODER, create=True):
+        pass
+    with pytest.raises(GalleryError, match="go on with the version of facepipe that made it"):
+        Gallery.open(tmp_path / "g", replace(ENCODER, fingerprint="0" * 16))
+
+
 def test_the_encoder_given_brings_its_own_threshold_and_name(tmp_path: Path) -> None:
     Gallery.open(tmp_path / "g", ENCODER, create=True).close()
     recalibrated = EncoderIdentity("round v2", ENCODER.fingerprint, 128, 0.8)
