@@ -21,6 +21,8 @@ from facepipe.faces import Faces, UInt8Array
 from facepipe.files import atomic_path, utf8_name
 from facepipe.tracking import Frame, Track
 
+_MAX_FRAME_PIXELS = 40_000_000
+"""Of videos of 8,192 x 4,320 pixels and a little more."""
 _USUAL_RATE = 25.0
 _MAX_STATED_RATE = 1000.0
 """Containers that state more frames a second than this state the unit of their times."""
@@ -107,7 +109,7 @@ def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
     """A capture, which is closed at the end.
 
     Raises:
-        PhotoError: A file is missing or may not be read.
+        PhotoError: A file is missing or may not be read, or its frames are too large.
     """
     if isinstance(source, int) or is_stream(source):
         capture = cv2.VideoCapture(source)
@@ -116,9 +118,20 @@ def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
         with utf8_name(os.path.abspath(source)) as name:
             capture = cv2.VideoCapture(name)
     try:
+        _require_usual_size(capture, source)
         yield capture
     finally:
         capture.release()
+
+
+def _require_usual_size(capture: cv2.VideoCapture, source: str | int) -> None:
+    """Decoders hold several frames at once, so a small file of huge ones would take gigabytes."""
+    pixels = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH) * capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+    if pixels > _MAX_FRAME_PIXELS:
+        raise PhotoError(
+            f"{source}: frames of {pixels / 1e6:.0f} megapixels, at most {_MAX_FRAME_PIXELS / 1e6:.0f} are "
+            "read: scale the video down"
+        )
 
 
 def is_stream(source: str) -> bool:

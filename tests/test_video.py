@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from batch_helpers import NAME, enrol_her
+from bomb_files import write_video as write_huge_video
 from cli_helpers import facepipe, finished, start
 from video_helpers import ffmpeg, number_of, numbered, write_timed, write_video
 
@@ -477,3 +478,11 @@ def test_a_stream_is_read_once(tmp_path: Path, listener: socket.socket) -> None:
     said = facepipe("video", address, "--annotate", tmp_path / "a.mp4", "--gallery", tmp_path)
     assert (said.code, "it needs a file" in said.err) == (2, True)
     assert not is_called(listener)
+
+
+def test_videos_of_huge_frames_are_refused_before_one_is_decoded(tmp_path: Path) -> None:
+    file = tmp_path / "huge.avi"
+    write_huge_video(file)
+    assert file.stat().st_size < 1_000_000
+    with pytest.raises(PhotoError, match=r"huge\.avi: frames of 100 megapixels, at most 40"):
+        next(read_frames(str(file)))
