@@ -10,7 +10,7 @@ from pathlib import Path
 from facepipe.errors import GalleryError
 from facepipe.files import remove_dead_temporaries
 from gallery.database_errors import BusyDatabaseError
-from gallery.files import make_folder_aside
+from gallery.files import make_folder_aside, remove_left_over
 from gallery.index import VectorIndex, is_far_behind
 from gallery.index_file import DamagedIndexError, VectorState, erase_rows, saved_extent
 from gallery.lost_faces import LostFaces, keep_lost, keep_unreadable, lost_faces, missing_from
@@ -110,7 +110,7 @@ class DerivedIndex:
         opening warns of it.
         """
         if not self._store.read_only:
-            remove_dead_temporaries(self._file.parent)
+            remove_left_over(self._folder)
         with self._store.reading():
             self._file_was_behind = self.is_file_behind()
             saved = saved_extent(self._file)

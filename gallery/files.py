@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
 import shutil
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from facepipe.file_names import with_ending
-from facepipe.files import PRIVATE_FOLDER_MODE, atomic_file, open_regular
+from facepipe.files import PRIVATE_FOLDER_MODE, atomic_file, open_regular, remove_dead_temporaries
+
+_ASIDE = re.compile(r"\.(?:damaged|replaced)-\d{8}T\d{6}-[0-9a-f]{8}$")
 
 
 def copy_private(source: Path, target: Path) -> None:
     """Copy a file, whole or not at all, closed to other users."""
     with open_regular(source) as original, atomic_file(target) as out:
         shutil.copyfileobj(original, out)
+
+
+def remove_left_over(gallery: Path) -> None:
+    """Remove the temporary files that killed processes left in a gallery's folder and in those beside it."""
+    remove_dead_temporaries(gallery)
+    gallery = gallery.resolve()
+    with suppress(OSError):  # the folder above may not be read
+        for name in os.listdir(gallery.parent):
+            ending = _ASIDE.search(name)
+            if ending and with_ending(gallery.name, ending[0]) == name:
+                remove_dead_temporaries(gallery.parent / name)
 
 
 def make_folder_aside(gallery: Path, why: str) -> Path:

@@ -443,3 +443,16 @@ def test_backups_that_are_refused(folder: Path, tmp_path: Path, target: str) -> 
     assert (tmp_path / "file").read_text() == "hello"
     with Gallery.open(tmp_path / "held") as held:
         assert held.people() == []
+
+
+def test_what_a_killed_repair_left_beside_the_gallery_is_removed(tmp_path: Path) -> None:
+    left = ".facepipe-0123456789abcdef.part"
+    ours, others = (tmp_path / f"{name}.damaged-20260101T000000-abcdef01" for name in ("g", "gg"))
+    for folder in (ours, others):
+        folder.mkdir()
+        (folder / left).write_bytes(b"vectors")
+        (folder / "gallery.sqlite3").write_bytes(b"kept")
+    with Gallery.open(tmp_path / "g", ENCODER, create=True):
+        pass
+    assert [file.name for file in ours.iterdir()] == ["gallery.sqlite3"]
+    assert len(list(others.iterdir())) == 2
