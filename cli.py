@@ -28,11 +28,11 @@ from facepipe.commands import (
     watch,
     weights,
 )
+from facepipe.commands import evaluate as evaluation
 from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, tell
-from facepipe.errors import FacepipeError
-from facepipe.plain_text import visible
-from training import commands as training
-from training.evaluation import commands as evaluation
+from facepipe.core.errors import FacepipeError
+from facepipe.core.plain_text import visible
+from facepipe.training import commands as training
 
 
 class FacepipeGroup(click.Group):

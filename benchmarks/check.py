@@ -20,7 +20,7 @@ import click
 
 from benchmarks import detector, encoder, pipeline
 from benchmarks.measure import kind_of_machine
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
 RATIOS = Path(__file__).with_name("ratios.json")
 ALLOWED_DROP = 0.2

@@ -27,16 +27,16 @@ import torch
 from skimage import data
 
 from benchmarks.measure import cost, in_turns, peak, table
+from facepipe.core.errors import MissingExtraError
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.errors import MissingExtraError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
-from facepipe.networks import load_network
-from facepipe.runtime import Engine, RuntimeChoice, choose_runtime
-from training.detection.labels import LabelledPhoto, read_labels
-from training.evaluation.detection import detection_ap
-from training.evaluation.detector import NMS_IOU, SCORE_THRESHOLD
-from weights.registry import DEFAULT_DETECTOR, load_card
+from facepipe.evaluation.detector import NMS_IOU, SCORE_THRESHOLD
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
+from facepipe.evaluation.metrics.detection import detection_ap
+from facepipe.images.reading import read_image
+from facepipe.runtime.architectures import load_network
+from facepipe.runtime.engines import Engine, RuntimeChoice, choose_runtime
+from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _ENGINES: tuple[Engine, ...] = ("onnx", "openvino", "torch")
 _SIZES = ("320x320", "640x640", "1280x960", "4000x3000")

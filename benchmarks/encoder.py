@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.measure import Cost, cost, in_turns, peak, table
+from facepipe.core.errors import MissingExtraError
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import MissingExtraError
-from facepipe.networks import load_network
-from facepipe.runtime import Engine, choose_runtime
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.runtime.architectures import load_network
+from facepipe.runtime.engines import Engine, choose_runtime
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 OTHER = "facenet-pytorch Inception-ResNet-v1, torch"
 _ENGINES: tuple[Engine, ...] = ("onnx", "openvino", "torch")

@@ -32,9 +32,9 @@ import numpy.typing as npt
 if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     del sys.path[0]  # Else `gallery` would be this file.
 
-from facepipe.faces import FloatArray
-from gallery import EncoderIdentity, Gallery, NewTemplate
-from gallery.records import Contents, PersonContents
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
+from facepipe.gallery.models import Contents, PersonContents
 
 DIMENSIONS = 128
 FACES_A_PERSON = 10

@@ -42,9 +42,9 @@ from PIL import Image
 from skimage import data
 
 from benchmarks.measure import table
-from facepipe.faces import UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image
 
 SIZES_WH = ((640, 480), (1280, 960), (2048, 1536), (4000, 3000))
 SHARES = (0.35, 0.35, 0.15, 0.15)
@@ -146,8 +146,8 @@ def fitted(photo: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
 
 
 def _enrol(gallery: Path) -> None:
+    from facepipe.gallery import NewTemplate
     from facepipe.pipeline import FacePipeline
-    from gallery import NewTemplate
 
     with FacePipeline.load(gallery, create_gallery=True) as pipeline:
         faces = pipeline.embed(np.asarray(data.astronaut(), np.uint8))
@@ -163,9 +163,9 @@ def _batch(folder: Path) -> dict[str, Any]:
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.run import Batch, BatchOptions
+    from facepipe.core.processors import granted_processors
     from facepipe.pipeline import FacePipeline
-    from facepipe.processors import granted_processors
-    from facepipe.runtime import choose_runtime
+    from facepipe.runtime.engines import choose_runtime
 
     engine = EngineOptions()
     runtime = choose_runtime(calls=engine.threads)
@@ -212,7 +212,7 @@ def _resident_bytes() -> int:
 
 def _plain_loop(folder: Path, runtime_name: str) -> dict[str, Any]:
     from facepipe.pipeline import FacePipeline
-    from facepipe.runtime import choose_runtime
+    from facepipe.runtime.engines import choose_runtime
 
     runtime = choose_runtime("torch" if runtime_name == "torch" else "onnx")
     with FacePipeline.load(folder / "gallery", runtime=runtime) as pipeline:

@@ -30,21 +30,21 @@ import cv2
 import numpy as np
 import torch
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from training.detection.configuration import detector_configuration
-from training.detection.run import build_task as build_detector_task
-from training.detection.start import initial_detector
-from training.distributed import process_group
-from training.loop import TrainingLoop
-from training.loop_configuration import LoopConfig
-from training.memory import keep_freed_memory
-from training.optimisation import OptimiserConfig, autocast
-from training.recognition.configuration import encoder_configuration
-from training.recognition.run import build_task as build_encoder_task
-from training.recognition.start import initial_encoder, settled
-from training.stream import Batches
-from training.task import Task
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
+from facepipe.training.detection.config import detector_configuration
+from facepipe.training.detection.initialize import initial_detector
+from facepipe.training.detection.run import build_task as build_detector_task
+from facepipe.training.engine.distributed import process_group
+from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.memory import keep_freed_memory
+from facepipe.training.engine.optimizer import OptimiserConfig, autocast
+from facepipe.training.engine.stream import Batches
+from facepipe.training.engine.task import Task
+from facepipe.training.recognition.config import encoder_configuration
+from facepipe.training.recognition.initialize import initial_encoder, settled
+from facepipe.training.recognition.run import build_task as build_encoder_task
 
 _RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_mobilefacenet_people"}
 _WARM_UP = 4
@@ -151,7 +151,7 @@ class _FromMemory:
         return getattr(self._task, name)
 
     def batches(self, first_step: int) -> Batches[Any]:
-        """See `training.task.Task`."""
+        """See `facepipe.training.engine.task.Task`."""
         return (batch for batch in itertools.cycle(self._batches))
 
 

@@ -6,25 +6,30 @@ The names below load what they need when they are first used: `import facepipe` 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from facepipe.environment import prepare_environment
+from facepipe.core.environment import prepare_environment
 
 if TYPE_CHECKING:
     from facepipe.align import align_faces
+    from facepipe.core.errors import FacepipeError
+    from facepipe.core.faces import Face, Faces, Match
     from facepipe.detector import DetectorOptions, FaceDetector
     from facepipe.encoder import FaceEncoder
-    from facepipe.enrolment import PersonPhoto, enrol, photos_in_csv, photos_in_folders
-    from facepipe.errors import FacepipeError
-    from facepipe.faces import Face, Faces, Match
-    from facepipe.finding import find_photos
-    from facepipe.images import read_image
+    from facepipe.enrollment import PersonPhoto, enrol, photos_in_csv, photos_in_folders
+    from facepipe.gallery import Gallery
+    from facepipe.images.finding import find_photos
+    from facepipe.images.reading import read_image
     from facepipe.pipeline import FacePipeline
-    from facepipe.runtime import choose_runtime
+    from facepipe.runtime.engines import choose_runtime
     from facepipe.shortcuts import Found, Verification, find, represent, stream, verify
-    from gallery import Gallery
 
 __version__ = "0.1.0"
+
+# In a checkout, facepipe.cli, .gallery, .training and .weights lie beside this folder: see pyproject.toml.
+if not (Path(__file__).parent / "cli.py").exists():
+    __path__.append(str(Path(__file__).parents[1]))
 
 prepare_environment()
 
@@ -56,25 +61,25 @@ __all__ = [
 
 _HOMES = {
     "DetectorOptions": "facepipe.detector",
-    "Face": "facepipe.faces",
+    "Face": "facepipe.core.faces",
     "FaceDetector": "facepipe.detector",
     "FaceEncoder": "facepipe.encoder",
     "FacePipeline": "facepipe.pipeline",
-    "FacepipeError": "facepipe.errors",
-    "Faces": "facepipe.faces",
+    "FacepipeError": "facepipe.core.errors",
+    "Faces": "facepipe.core.faces",
     "Found": "facepipe.shortcuts",
-    "Gallery": "gallery",
-    "Match": "facepipe.faces",
-    "PersonPhoto": "facepipe.enrolment",
+    "Gallery": "facepipe.gallery",
+    "Match": "facepipe.core.faces",
+    "PersonPhoto": "facepipe.enrollment",
     "Verification": "facepipe.shortcuts",
     "align_faces": "facepipe.align",
-    "choose_runtime": "facepipe.runtime",
-    "enrol": "facepipe.enrolment",
+    "choose_runtime": "facepipe.runtime.engines",
+    "enrol": "facepipe.enrollment",
     "find": "facepipe.shortcuts",
-    "find_photos": "facepipe.finding",
-    "photos_in_csv": "facepipe.enrolment",
-    "photos_in_folders": "facepipe.enrolment",
-    "read_image": "facepipe.images",
+    "find_photos": "facepipe.images.finding",
+    "photos_in_csv": "facepipe.enrollment",
+    "photos_in_folders": "facepipe.enrollment",
+    "read_image": "facepipe.images.reading",
     "represent": "facepipe.shortcuts",
     "stream": "facepipe.shortcuts",
     "verify": "facepipe.shortcuts",

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.errors import LandmarkError, UsageError
-from facepipe.faces import FloatArray, UInt8Array
-from facepipe.photo_input import Photo, as_rgb
+from facepipe.core.errors import LandmarkError, UsageError
+from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.images.photo_input import Photo, as_rgb
 
 Matrix = npt.NDArray[np.float64]
 
@@ -31,7 +31,7 @@ class LandmarkTemplate:
 
     Attributes:
         name: Its name in `TEMPLATES`, written on the cards of the encoders that want it.
-        points: Five (x, y) in pixels of the square crop, in the order of `facepipe.faces.LANDMARK_NAMES`.
+        points: Five (x, y) in pixels of the square crop, in the order of `LANDMARK_NAMES`.
         size_px: Side of the square crop that the points belong to.
         source: Where the numbers come from.
     """
@@ -86,7 +86,7 @@ def align_faces(
     averaged down first, in the photo's own frame, so that fine texture does not turn into noise.
 
     Args:
-        image: RGB uint8 (H, W, 3), the full photo; or what `facepipe.photo_input.as_rgb` takes.
+        image: RGB uint8 (H, W, 3), the full photo; or what `facepipe.images.photo_input.as_rgb` takes.
         landmarks: (n, 5, 2) in pixels of the photo.
         template: A name in `TEMPLATES`.
         size_px: Side of the crops; the template's own when None.

@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from facepipe.enrolment import PersonPhoto, enrol
-from facepipe.errors import FacepipeError
-from facepipe.faces import UInt8Array
-from facepipe.files import temporary_folder
-from facepipe.outputs import PictureFolder, make_folder, write_picture
+from facepipe.core.errors import FacepipeError
+from facepipe.core.faces import UInt8Array
+from facepipe.core.files import temporary_folder
+from facepipe.enrollment import PersonPhoto, enrol
 from facepipe.pipeline import FacePipeline, PhotoResult
+from facepipe.reports.pictures import PictureFolder, make_folder, write_picture
 
 PERSON = "Eileen Collins"
 

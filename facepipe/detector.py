@@ -11,13 +11,13 @@ from typing import Self
 
 import numpy as np
 
-from facepipe.errors import UsageError, WeightsError
-from facepipe.faces import BoolArray, Faces, FloatArray, UInt8Array
-from facepipe.images import scaled_down
-from facepipe.photo_input import Photo, as_rgb
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.faces import BoolArray, Faces, FloatArray, UInt8Array
+from facepipe.images.photo_input import Photo, as_rgb
+from facepipe.images.reading import scaled_down
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
-from facepipe.retinaface.suppression import agreed_faces, best_faces
-from facepipe.runtime import (
+from facepipe.retinaface.nms import agreed_faces, best_faces
+from facepipe.runtime.engines import (
     Network,
     RuntimeChoice,
     choose_runtime,
@@ -25,8 +25,8 @@ from facepipe.runtime import (
     require_shapes,
     to_planes,
 )
-from weights.card import AnchorSpec, WeightCard
-from weights.registry import DEFAULT_DETECTOR, load_card
+from facepipe.weights.cards import AnchorSpec, WeightCard
+from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _PAD_TO = 32
 _COLUMNS = (4, 2, 10)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from facepipe import __version__
-from facepipe.counting import counted
-from facepipe.errors import FacepipeError, GalleryError
+from facepipe.core.counting import counted
+from facepipe.core.errors import FacepipeError, GalleryError
 
 if TYPE_CHECKING:
-    from facepipe.runtime import RuntimeName
+    from facepipe.runtime.engines import RuntimeName
 
 _NEEDED = {
     "click": "click",
@@ -63,9 +63,9 @@ def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: 
     checks = [Check("facepipe", here, True), *needed, *map(_optional, _OPTIONAL)]
     if not all(check.ok for check in needed):
         return checks
-    from facepipe.home import default_gallery
-    from facepipe.processors import describe_threads
-    from facepipe.runtime import choose_runtime
+    from facepipe.core.home import default_gallery
+    from facepipe.core.processors import describe_threads
+    from facepipe.runtime.engines import choose_runtime
 
     return [
         *checks,
@@ -78,7 +78,7 @@ def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: 
 
 def verify_weights(names: Iterable[str]) -> list[Check]:
     """Compare the files of the named weights, or of all, with their cards."""
-    from weights.registry import list_weights
+    from facepipe.weights.registry import list_weights
 
     wanted = [names] if isinstance(names, str) else list(names)
     if wanted:
@@ -96,8 +96,8 @@ def verify_weights(names: Iterable[str]) -> list[Check]:
 
 
 def _verified(name: str | Path) -> str:
-    from weights.registry import load_card
-    from weights.storage import verify
+    from facepipe.weights.files import verify
+    from facepipe.weights.registry import load_card
 
     weight = load_card(name)
     verify(weight)
@@ -126,8 +126,8 @@ def _version(package: str) -> str | None:
 def _gallery_finding(path: Path) -> str:
     if not path.exists():
         return f"none yet at {path}; facepipe enroll makes it"
-    from gallery import Gallery
-    from gallery.repair import verify
+    from facepipe.gallery import Gallery
+    from facepipe.gallery.repair import verify
 
     if findings := verify(path):
         first, more = findings[0], len(findings) - 1

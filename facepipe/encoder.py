@@ -7,10 +7,10 @@ from typing import Self
 import numpy as np
 
 from facepipe.align import TEMPLATES, align_faces
-from facepipe.errors import WeightsError
-from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.photo_input import Photo
-from facepipe.runtime import (
+from facepipe.core.errors import WeightsError
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
+from facepipe.images.photo_input import Photo
+from facepipe.runtime.engines import (
     Network,
     RuntimeChoice,
     choose_runtime,
@@ -18,8 +18,8 @@ from facepipe.runtime import (
     require_shapes,
     to_planes,
 )
-from weights.card import EmbeddingSpec, WeightCard
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.cards import EmbeddingSpec, WeightCard
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 _BATCH = 32
 """Crops a network call: more do not run faster on a CPU, and the memory stays small."""

@@ -13,16 +13,16 @@ import cv2
 import numpy as np
 
 from facepipe.align import TEMPLATES
+from facepipe.core.environment import onnx_session
+from facepipe.core.errors import UsageError, WeightsError, one_line
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.environment import onnx_session
-from facepipe.errors import UsageError, WeightsError, one_line
-from facepipe.faces import UInt8Array
-from facepipe.runtime import InputForm, choose_runtime, open_network
-from weights.card import Channels, EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.onnx_file import operators_on, require_self_contained
-from weights.registry import Weight, check_new_name, user_folder
-from weights.storage import write_weight
+from facepipe.runtime.engines import InputForm, choose_runtime, open_network
+from facepipe.weights.cards import Channels, EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.files import write_weight
+from facepipe.weights.onnx_file import operators_on, require_self_contained
+from facepipe.weights.registry import Weight, check_new_name, user_folder
 
 _PREPROCESSING = frozenset({"Sub", "Mul", "Div", "Add"})
 """Operators that, first on the input, show that the network expects pixels of 0..255 as they are."""

@@ -13,28 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.align import align_faces, alignable
+from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
+from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
+from facepipe.core.paths import AnyPath, each_path
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
-from facepipe.faces import Faces, FloatArray, Match, UInt8Array
-from facepipe.images import DEFAULT_MAX_PIXELS, read_image
-from facepipe.paths import AnyPath, each_path
-from facepipe.photo_input import Photo, as_rgb
-from facepipe.quality import (
-    MEASURED_PX,
-    MEASURED_TEMPLATE,
-    NamingRules,
-    Reason,
-    measure,
-    reasons_by_place,
-)
-from facepipe.runtime import RuntimeChoice, choose_runtime
-from gallery import EncoderIdentity, Gallery
-from gallery.impostors import ImpostorModel
-from gallery.matching import PersonDistance
-from gallery.records import require_threshold
-from weights.card import WeightCard
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.impostors import ImpostorModel
+from facepipe.gallery.matching import PersonDistance
+from facepipe.gallery.models import require_threshold
+from facepipe.images.photo_input import Photo, as_rgb
+from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
+from facepipe.quality import MEASURED_PX, MEASURED_TEMPLATE, NamingRules, Reason, measure, reasons_by_place
+from facepipe.runtime.engines import RuntimeChoice, choose_runtime
+from facepipe.weights.cards import WeightCard
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
 _MUCH_REDUCED = 1 / 3
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.faces import FloatArray
+from facepipe.core.faces import FloatArray
 
 _HEAD = np.array(
     [(-0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.0, 0.67, -0.41), (-0.415, 1.155, -0.03), (0.415, 1.155, -0.03)]

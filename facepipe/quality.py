@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.align import align_faces, alignable, template_misfit
-from facepipe.errors import LandmarkError
-from facepipe.faces import Faces, FloatArray, UInt8Array
+from facepipe.core.errors import LandmarkError
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.pose import HeadPose, head_pose
 
 MEASURED_TEMPLATE = "arcface_112"

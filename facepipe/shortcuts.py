@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from facepipe.errors import PhotoError, UsageError
-from facepipe.faces import Face, Faces, FloatArray, UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image
-from facepipe.photo_input import Photo, as_rgb
+from facepipe.core.errors import PhotoError, UsageError
+from facepipe.core.faces import Face, Faces, FloatArray, UInt8Array
+from facepipe.gallery.models import EncoderIdentity, require_threshold
+from facepipe.images.finding import find_photos
+from facepipe.images.photo_input import Photo, as_rgb
+from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline, card_identity, rows_to_compare
 from facepipe.quality import NamingRules
 from facepipe.tracking import Frame
-from gallery.records import EncoderIdentity, require_threshold
 
 _log = logging.getLogger("facepipe")
 

@@ -15,10 +15,10 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
-from facepipe.draw import draw_faces
-from facepipe.errors import OutputError, PhotoError, UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.files import atomic_path, utf8_name
+from facepipe.core.errors import OutputError, PhotoError, UsageError
+from facepipe.core.faces import Faces, UInt8Array
+from facepipe.core.files import atomic_path, utf8_name
+from facepipe.images.drawing import draw_faces
 from facepipe.tracking import Frame, Track
 
 _MAX_FRAME_PIXELS = 40_000_000

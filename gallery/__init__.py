@@ -1,7 +1,7 @@
 """The gallery: names for vectors. It knows people and numbers, never photos or networks."""
 
-from gallery.gallery import Gallery
-from gallery.records import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template, UnknownFace
+from facepipe.gallery.gallery import Gallery
+from facepipe.gallery.models import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template, UnknownFace
 
 __all__ = [
     "EncoderIdentity",

@@ -29,14 +29,13 @@ from typing import Any
 
 import numpy as np
 
-from facepipe.counting import counted
-from facepipe.errors import FacepipeError, GalleryError
-from facepipe.faces import FloatArray
-from facepipe.files import atomic_file, open_regular
-from facepipe.plain_text import visible_line
-from gallery.impostors import FARTHEST_L2
-from gallery.names import NAME_LENGTH_MAX, clean_name, mended_name
-from gallery.records import (
+from facepipe.core.counting import counted
+from facepipe.core.errors import FacepipeError, GalleryError
+from facepipe.core.faces import FloatArray
+from facepipe.core.files import atomic_file, open_regular
+from facepipe.core.plain_text import visible_line
+from facepipe.gallery.impostors import FARTHEST_L2
+from facepipe.gallery.models import (
     CROP_BYTES_MAX,
     Contents,
     EncoderIdentity,
@@ -45,6 +44,7 @@ from gallery.records import (
     require_threshold,
     require_vectors,
 )
+from facepipe.gallery.names import NAME_LENGTH_MAX, clean_name, mended_name
 
 FORMAT_NAME = "facepipe gallery"
 FORMAT_VERSION = 2

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray
-from gallery.gallery import Gallery
-from gallery.matching import PersonAt
-from gallery.names import lookalikes
-from gallery.records import Person, Template, require_threshold
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.gallery import Gallery
+from facepipe.gallery.matching import PersonAt
+from facepipe.gallery.models import Person, Template, require_threshold
+from facepipe.gallery.names import lookalikes
 
 NEAR_DUPLICATE_L2 = 0.35
 """Faces this near show the same moment. Of 96 re-encoded, resized, cropped, gray or mirrored copies of 12

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.counting import counted
-from facepipe.errors import GalleryError
-from gallery.impostors import (
+from facepipe.core.counting import counted
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.impostors import (
     MIN_PEOPLE,
     ImpostorModel,
     IntArray,
@@ -20,7 +20,7 @@ from gallery.impostors import (
 )
 
 if TYPE_CHECKING:
-    from gallery.gallery import Gallery
+    from facepipe.gallery.gallery import Gallery
 
 _RULE_OF_THREE = 3
 """95% bound of a rate of which nothing was seen in n independent trials: 3 / n."""

@@ -10,8 +10,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from facepipe.file_names import with_ending
-from facepipe.files import PRIVATE_FOLDER_MODE, atomic_file, open_regular, remove_dead_temporaries
+from facepipe.core.file_names import with_ending
+from facepipe.core.files import PRIVATE_FOLDER_MODE, atomic_file, open_regular, remove_dead_temporaries
 
 _ASIDE = re.compile(r"\.(?:damaged|replaced)-\d{8}T\d{6}-[0-9a-f]{8}$")
 

@@ -11,14 +11,13 @@ from typing import Self
 
 import numpy as np
 
-from facepipe.errors import GalleryError, UsageError
-from facepipe.faces import FloatArray, Match
-from facepipe.files import make_private_folder
-from gallery.archive import read_archive, write_archive
-from gallery.codec import KEY_VARIABLE, secret_of_environment
-from gallery.derived_index import INDEX_FILE, DerivedIndex
-from gallery.lost_faces import LostFaces, as_unknown
-from gallery.matching import (
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.core.faces import FloatArray, Match
+from facepipe.core.files import make_private_folder
+from facepipe.gallery.archive import read_archive, write_archive
+from facepipe.gallery.index_sync import INDEX_FILE, DerivedIndex
+from facepipe.gallery.lost_faces import LostFaces, as_unknown
+from facepipe.gallery.matching import (
     PersonAt,
     PersonDistance,
     as_matches,
@@ -27,8 +26,7 @@ from gallery.matching import (
     others_than,
     rank_people,
 )
-from gallery.names import clean_name, lookalike_key, lookalike_sentence, lookalikes
-from gallery.records import (
+from facepipe.gallery.models import (
     Contents,
     EncoderIdentity,
     GalleryInfo,
@@ -39,8 +37,10 @@ from gallery.records import (
     require_threshold,
     require_vectors,
 )
-from gallery.schema import SCHEMA_VERSION
-from gallery.store import Store
+from facepipe.gallery.names import clean_name, lookalike_key, lookalike_sentence, lookalikes
+from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
+from facepipe.gallery.storage.schema import SCHEMA_VERSION
+from facepipe.gallery.storage.store import Store
 
 STORE_FILE = "gallery.sqlite3"
 
@@ -185,7 +185,7 @@ class Gallery:
             return self._store.has_person(self._stored_name(name))
 
     def people_like(self, name: str) -> list[str]:
-        """Others whose names people can't tell from this one, sorted: see `gallery.names.lookalike_key`."""
+        """Others whose names people can't tell from this one, sorted: see `lookalike_key`."""
         name = clean_name(name)
         key = lookalike_key(name)
         with self._store.reading():
@@ -446,7 +446,7 @@ class Gallery:
 
         A person's own threshold goes before all others; then come `threshold_l2`, the gallery's, that at
         which 1% of strangers are named from a gallery of this size, where the encoder knows it (see
-        `gallery.calibration`), and the encoder's fixed one.
+        `facepipe.gallery.calibration`), and the encoder's fixed one.
 
         Args:
             embeddings: float32 (n, d), unit length.
@@ -511,7 +511,7 @@ class Gallery:
     # Archives
 
     def export_archive(self, file: str | Path) -> None:
-        """Write everybody to one zip of JSON and safetensors (see `gallery.archive`), atomically.
+        """Write everybody to one zip of JSON and safetensors (see `facepipe.gallery.archive`), atomically.
 
         Raises:
             GalleryError: The file can't be written, or lies inside the gallery's folder.

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.errors import DataError, UsageError
+from facepipe.core.errors import DataError, UsageError
 
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]

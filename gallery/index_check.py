@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery.index import VectorIndex
-from gallery.index_file import DamagedIndexError
-from gallery.records import Finding
-from gallery.store import Store
+from facepipe.gallery.index.file import DamagedIndexError
+from facepipe.gallery.index.vectors import VectorIndex
+from facepipe.gallery.models import Finding
+from facepipe.gallery.storage.store import Store
 
 _LOOKS = 3
 _BETWEEN_LOOKS_S = 0.05

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from facepipe.counting import counted
-from facepipe.faces import FloatArray
-from gallery.index import VectorIndex
-from gallery.index_file import DamagedIndexError, IdArray, VectorState
-from gallery.records import NewTemplate
-from gallery.store import Store
+from facepipe.core.counting import counted
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.index.file import DamagedIndexError, IdArray, VectorState
+from facepipe.gallery.index.vectors import VectorIndex
+from facepipe.gallery.models import NewTemplate
+from facepipe.gallery.storage.store import Store
 
 _PATTERN = "index.lost-*.faiss"
 _RANGES_MAX = 10

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.faces import FloatArray, Match
-from gallery.index import VectorIndex
-from gallery.index_file import IdArray
+from facepipe.core.faces import FloatArray, Match
+from facepipe.gallery.index.file import IdArray
+from facepipe.gallery.index.vectors import VectorIndex
 
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""

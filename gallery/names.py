@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator
 
-from facepipe.errors import GalleryError
+from facepipe.core.errors import GalleryError
 
 NAME_LENGTH_MAX = 200
 """Characters of a person's name."""

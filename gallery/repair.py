@@ -14,10 +14,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from facepipe.errors import GalleryError
-from facepipe.files import atomic_write_bytes
-from gallery.checks import Row, RowCheck, summarised
-from gallery.codec import (
+from facepipe.core.errors import GalleryError
+from facepipe.core.files import atomic_write_bytes
+from facepipe.gallery.files import copy_private, make_folder_aside
+from facepipe.gallery.gallery import STORE_FILE, Gallery
+from facepipe.gallery.index_check import index_findings
+from facepipe.gallery.index_sync import INDEX_FILE
+from facepipe.gallery.lost_faces import lost_faces
+from facepipe.gallery.models import EncoderIdentity, Finding
+from facepipe.gallery.storage.database import create_database, open_alone, replace_database
+from facepipe.gallery.storage.encryption import (
     Codec,
     KeyRecord,
     PlainCodec,
@@ -28,17 +34,11 @@ from gallery.codec import (
     new_codec,
     secret_of_environment,
 )
-from gallery.database import create_database, open_alone, replace_database
-from gallery.database_errors import DamagedDatabaseError, errors_of
-from gallery.derived_index import INDEX_FILE
-from gallery.files import copy_private, make_folder_aside
-from gallery.gallery import STORE_FILE, Gallery
-from gallery.index_check import index_findings
-from gallery.log_check import alone, logs_of
-from gallery.log_file import dropped_changes, mend_log
-from gallery.lost_faces import lost_faces
-from gallery.records import EncoderIdentity, Finding
-from gallery.schema import (
+from facepipe.gallery.storage.errors import DamagedDatabaseError, errors_of
+from facepipe.gallery.storage.integrity import Row, RowCheck, summarised
+from facepipe.gallery.storage.log_check import alone, logs_of
+from facepipe.gallery.storage.log_file import dropped_changes, mend_log
+from facepipe.gallery.storage.schema import (
     CHECKED_COLUMNS,
     SCHEMA_VERSION,
     SEALED_COLUMNS,

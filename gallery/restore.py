@@ -10,17 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from facepipe.errors import GalleryError
-from facepipe.files import PRIVATE_FOLDER_MODE, sync_folder
-from gallery.database import Database
-from gallery.database_errors import errors_of
-from gallery.derived_index import INDEX_FILE
-from gallery.files import make_folder_aside
-from gallery.gallery import STORE_FILE, Gallery, import_archive
-from gallery.log_check import alone, is_open_here, logs_of
-from gallery.lost_faces import lost_files
-from gallery.records import EncoderIdentity
-from gallery.repair import verify
+from facepipe.core.errors import GalleryError
+from facepipe.core.files import PRIVATE_FOLDER_MODE, sync_folder
+from facepipe.gallery.files import make_folder_aside
+from facepipe.gallery.gallery import STORE_FILE, Gallery, import_archive
+from facepipe.gallery.index_sync import INDEX_FILE
+from facepipe.gallery.lost_faces import lost_files
+from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.repair import verify
+from facepipe.gallery.storage.database import Database
+from facepipe.gallery.storage.errors import errors_of
+from facepipe.gallery.storage.log_check import alone, is_open_here, logs_of
 
 _RESTORED_FOLDER = "restored"
 

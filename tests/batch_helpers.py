@@ -16,12 +16,12 @@ from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.job_schema import CHECKED_COLUMNS
 from facepipe.batch.models import Look, Outcome
 from facepipe.batch.run import Batch, BatchOptions, Summary
-from facepipe.faces import Match, UInt8Array
-from facepipe.images import photo_sha256, read_image
+from facepipe.core.faces import Match, UInt8Array
+from facepipe.gallery import NewTemplate
+from facepipe.gallery.storage.schema import row_checksum
+from facepipe.images.reading import photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
-from facepipe.report import to_json
-from gallery import NewTemplate
-from gallery.schema import row_checksum
+from facepipe.reports.records import to_json
 
 EXIF_ORIENTATION = 0x0112
 NAME = "Eileen Collins"

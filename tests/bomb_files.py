@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facepipe.images import DEFAULT_MAX_PIXELS
+from facepipe.images.reading import DEFAULT_MAX_PIXELS
 
 SIDE_PX = int(DEFAULT_MAX_PIXELS**0.5) - 142
 _BLOCK_BYTES = 1 << 20

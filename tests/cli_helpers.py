@@ -15,7 +15,7 @@ from typing import IO
 import pytest
 from click.testing import CliRunner
 
-import cli
+from facepipe import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNNING = "facepipe: running on "
@@ -64,7 +64,7 @@ def start(
     """Start a command in a process of its own, in the folder `home`."""
     settings = {"PYTHONPATH": str(ROOT), "FACEPIPE_HOME": str(home), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "cli", *map(str, arguments)],
+        [sys.executable, "-m", "facepipe.cli", *map(str, arguments)],
         stdout=stdout,
         stderr=stderr,
         text=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepipe.faces import UInt8Array
+from facepipe.core.faces import UInt8Array
 
 _SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.faces import FloatArray
-from gallery import EncoderIdentity, NewTemplate
-from gallery.schema import _V3, creating_statements
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import EncoderIdentity, NewTemplate
+from facepipe.gallery.storage.schema import _V3, creating_statements
 
 ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
 OTHER_ENCODER = EncoderIdentity(

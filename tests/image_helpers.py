@@ -1,4 +1,4 @@
-"""What the tests of `facepipe.images` share: one picture in every format."""
+"""What the tests of `facepipe.images.reading` share: one picture in every format."""
 
 from __future__ import annotations
 

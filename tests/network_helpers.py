@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from facepipe.faces import FloatArray
+from facepipe.core.faces import FloatArray
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
+from facepipe.images.reading import write_image
 
 FACE_XYXY = np.array([180, 60, 270, 176], np.float32)
 """The astronaut's face, roughly."""

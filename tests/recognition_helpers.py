@@ -10,13 +10,13 @@ import torch
 from training_helpers import export_maps
 
 from facepipe.align import cut
-from facepipe.corruption import DamageConfig, damage
+from facepipe.core.faces import UInt8Array
 from facepipe.facenet.network import FaceNet, facenet_dense
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from training.configuration import read_configuration
-from training.recognition.augment import ShakeConfig, shake_matrix
-from training.recognition.configuration import EncoderConfig
+from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.reading import write_image
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.config import EncoderConfig
 
 FACE = (slice(60, 200), slice(155, 295))
 """The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""

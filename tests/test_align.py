@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepipe.align import TEMPLATES, align_faces, similarity_matrix, template_misfit
-from facepipe.errors import LandmarkError, UsageError
-from facepipe.faces import FloatArray, UInt8Array
+from facepipe.core.errors import LandmarkError, UsageError
+from facepipe.core.faces import FloatArray, UInt8Array
 
 Matrix = npt.NDArray[np.float64]
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import facepipe
-import gallery
-import training
-import weights
 
 
 def test_the_names_are_sorted_and_unique() -> None:
@@ -47,9 +47,25 @@ def test_all_at_once() -> None:
     assert set(facepipe.__all__) <= set(names)
 
 
-@pytest.mark.parametrize("package", [facepipe, gallery, weights, training], ids=lambda p: p.__name__)
-def test_packages_are_typed(package: Any) -> None:
-    assert (Path(package.__file__).parent / "py.typed").is_file()
+def test_the_package_is_typed() -> None:
+    assert (Path(facepipe.__file__).parent / "py.typed").is_file()
+
+
+def test_files_of_the_same_names_in_the_working_folder_change_nothing(tmp_path: Path) -> None:
+    for name in ("cli", "gallery", "training", "weights"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('somebody else')")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "__init__.py").write_text("raise SystemExit('somebody else')")
+    done = subprocess.run(
+        [sys.executable, "-m", "facepipe.cli", "weights", "list"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(facepipe.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "facenet" in done.stdout
 
 
 @pytest.mark.parametrize("name", facepipe.__all__)

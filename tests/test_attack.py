@@ -121,7 +121,7 @@ def test_the_same_case_comes_again() -> None:
 # What is planted must be found
 
 LATE = """
-    from gallery import Gallery
+    from facepipe.gallery import Gallery
     add, close = Gallery.add, Gallery.close
 
     def late_add(self, *words):
@@ -136,7 +136,7 @@ LATE = """
     Gallery.add, Gallery.close = late_add, late_close
 """
 IN_TWO_STEPS = """
-    from gallery import Gallery
+    from facepipe.gallery import Gallery
 
     def merge(self, source, into):
         crops = zip(self.templates(source), self.vectors(source))
@@ -148,21 +148,21 @@ IN_TWO_STEPS = """
     Gallery.merge = merge
 """
 NEVER_WIPED = """
-    import gallery.database
-    prepare = gallery.database.prepare
+    import facepipe.gallery.storage.database
+    prepare = facepipe.gallery.storage.database.prepare
 
     def leave_remains(connection):
         prepare(connection)
         connection.execute("PRAGMA secure_delete = OFF")
 
-    gallery.database.prepare = leave_remains
-    gallery.database.Database.wipe_deleted = lambda self, wait: True
+    facepipe.gallery.storage.database.prepare = leave_remains
+    facepipe.gallery.storage.database.Database.wipe_deleted = lambda self, wait: True
 """
 SPOILED_GALLERY = """
     import tempfile
     from pathlib import Path
     from attacks import corruptions
-    from gallery import Gallery
+    from facepipe.gallery import Gallery
 
     def spoiled(data, dice):
         folder = Path(tempfile.mkdtemp())
@@ -185,8 +185,8 @@ SPOILED_READER = """
 HOARDER = """
     import numpy as np
     from attacks import bombs
-    from facepipe.images import read_image, read_reduced
-    import facepipe.batch.look, facepipe.pipeline
+    from facepipe.images.reading import read_image, read_reduced
+    import facepipe.batch.analysis, facepipe.pipeline
     hoard = []
 
     def hoarding(read):
@@ -196,7 +196,7 @@ HOARDER = """
         return reading
 
     facepipe.pipeline.read_image = hoarding(read_image)
-    facepipe.batch.look.read_reduced = hoarding(read_reduced)
+    facepipe.batch.analysis.read_reduced = hoarding(read_reduced)
     bombs.PEAK_LIMIT_BYTES = 500 << 20
 """
 

@@ -23,16 +23,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_batch_job import MATCHES, do, files, seen
 
+from facepipe.batch.analysis import Looker
 from facepipe.batch.engine import Engine
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.look import Looker
 from facepipe.batch.models import Outcome, Task
 from facepipe.batch.planning import file_state
 from facepipe.batch.run import Batch, BatchOptions
-from facepipe.errors import UsageError
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
 
 CONTENTS = (b"one", b"two", b"three", b"other", b"a longer one")
@@ -299,7 +299,7 @@ def test_errors_of_the_machine_may_pass(
     def fail(*_: object) -> None:
         raise cause
 
-    monkeypatch.setattr("facepipe.decoding._decode", fail)
+    monkeypatch.setattr("facepipe.images.decoding._decode", fail)
     with FacePipeline.load(gallery) as pipeline:
         tasks = [Task(1, folder / "a" / "her.png")]
         (outcome,) = Engine(Looker(pipeline), tasks).outcomes()

@@ -21,7 +21,7 @@ from facepipe.batch.models import Product
 from facepipe.batch.page import write_report
 from facepipe.batch.products import PICTURE_KINDS, SIDECAR_KIND
 from facepipe.batch.results import write_records
-from facepipe.errors import FacepipeError
+from facepipe.core.errors import FacepipeError
 
 PAGE_BYTES = 4096
 KINDS = (*PICTURE_KINDS, SIDECAR_KIND)

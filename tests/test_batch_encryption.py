@@ -17,10 +17,10 @@ from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
 from facepipe.batch.models import Outcome, Product
-from facepipe.errors import FacepipeError, GalleryError
-from facepipe.faces import UInt8Array
-from facepipe.images import photo_sha256, write_image
-from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
+from facepipe.core.errors import FacepipeError, GalleryError
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
+from facepipe.images.reading import photo_sha256, write_image
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
 
@@ -30,7 +30,7 @@ KEY = b"correct horse battery staple"
 @pytest.fixture(autouse=True)
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are quick to make, and none in the environment."""
-    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
     for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 
@@ -83,7 +83,7 @@ def test_no_plain_byte_is_left_and_all_comes_back(
                 monkeypatch.setattr(JobFile, "wipe", lambda self: None)
             assert job.require_encryption()
             monkeypatch.undo()
-            monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+            monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
         assert not job.require_encryption()
     with Job(out, secret=KEY) as job:
         assert contents(job) == expected

@@ -21,10 +21,10 @@ from facepipe.batch.job_file import JOB_FILE, JobFile
 from facepipe.batch.models import Look, Outcome, Product
 from facepipe.batch.page import write_report
 from facepipe.batch.results import made_of, write_records
-from facepipe.errors import OutputError
-from facepipe.faces import Match, UInt8Array
-from facepipe.images import photo_sha256, write_image
-from gallery import Gallery
+from facepipe.core.errors import OutputError
+from facepipe.core.faces import Match, UInt8Array
+from facepipe.gallery import Gallery
+from facepipe.images.reading import photo_sha256, write_image
 
 HERS = np.random.default_rng(1).normal(size=4).astype(np.float32)
 HIS = np.random.default_rng(2).normal(size=4).astype(np.float32)

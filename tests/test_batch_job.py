@@ -15,8 +15,8 @@ from pipeline_helpers import faces_at
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.models import Look, Outcome, Task
-from facepipe.errors import FacepipeError, OutputError, UsageError
-from facepipe.faces import Faces, Match
+from facepipe.core.errors import FacepipeError, OutputError, UsageError
+from facepipe.core.faces import Faces, Match
 from facepipe.quality import Reason
 
 SOMEBODY, NOBODY = Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, 1.4, 1.0, reason="nobody_near")
@@ -34,7 +34,7 @@ def files(folder: Path, *names: str) -> list[Path]:
 
 def seen(path: Path) -> Look:
     """Three faces: good, too small to be compared, compared though enrolment would not take it."""
-    from facepipe.images import photo_sha256
+    from facepipe.images.reading import photo_sha256
 
     faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), (99, 9, 120, 30), scores=(0.9, 0.8, 0.8))
     vectors = np.full((3, 4), np.nan, np.float32)

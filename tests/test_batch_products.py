@@ -28,9 +28,9 @@ from facepipe.batch.products import (
     require_names,
 )
 from facepipe.batch.results import Maker, make_products
-from facepipe.errors import FacepipeError, OutputError
-from facepipe.faces import Match
-from facepipe.paths import is_inside
+from facepipe.core.errors import FacepipeError, OutputError
+from facepipe.core.faces import Match
+from facepipe.core.paths import is_inside
 
 
 @pytest.fixture

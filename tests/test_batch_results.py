@@ -23,11 +23,11 @@ from pipeline_helpers import noise, side_by_side
 
 from facepipe.batch.job import Job
 from facepipe.batch.page import write_report
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, write_image
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline
-from facepipe.report import CSV_COLUMNS
+from facepipe.reports.records import CSV_COLUMNS
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

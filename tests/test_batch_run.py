@@ -15,17 +15,17 @@ import pytest
 from batch_helpers import NAME, enrol_her, identified, in_a_corner, large_jpeg, work_through, write_archive
 from cli_helpers import facepipe, finished, start
 
+from facepipe.batch.analysis import Chosen, Looker, LookOptions, Opened
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
-from facepipe.batch.look import Chosen, Looker, LookOptions, Opened
 from facepipe.batch.models import Task
 from facepipe.batch.run import BatchOptions, NamingOptions, Progress
 from facepipe.commands.batch import ProgressTeller
-from facepipe.decoding_memory import PhotoMemory
-from facepipe.errors import UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image, write_image
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import Faces, UInt8Array
+from facepipe.images.decoding_memory import PhotoMemory
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline
 
 PHOTOS = 40

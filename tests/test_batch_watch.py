@@ -12,11 +12,11 @@ from batch_helpers import NAME, enrol_her
 
 from facepipe.batch.job import Job
 from facepipe.batch.run import Batch
-from facepipe.batch.watching import watch
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.batch.watch import watch
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
-from facepipe.report import to_json
+from facepipe.reports.records import to_json
 
 
 def test_photos_are_handled_as_they_arrive(astronaut: UInt8Array, tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ from click.testing import CliRunner
 from gallery_helpers import ENCODER, templates, unit
 
 from facepipe.commands.calibrate import calibrate as calibrate_command
-from facepipe.errors import DataError, GalleryError, UsageError, WeightsError
-from facepipe.faces import FloatArray
+from facepipe.core.errors import DataError, GalleryError, UsageError, WeightsError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import Gallery
+from facepipe.gallery.calibration import calibrate, highest_rate
+from facepipe.gallery.impostors import ImpostorModel, couples, rate_of_one_comparison, some_faces
 from facepipe.pipeline import card_identity
-from gallery import Gallery
-from gallery.calibration import calibrate, highest_rate
-from gallery.impostors import ImpostorModel, couples, rate_of_one_comparison, some_faces
-from weights.card import WeightCard
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.cards import WeightCard
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 
 def _population(seed: int, people: int, photos: int) -> tuple[FloatArray, np.ndarray]:

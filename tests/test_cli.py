@@ -13,9 +13,9 @@ import pytest
 from cli_helpers import RUNNING, facepipe
 from pipeline_helpers import SURE, noise, shifted, side_by_side
 
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, write_image
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, shipped_folder
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image, write_image
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, shipped_folder
 
 HER = "Eileen Collins"
 

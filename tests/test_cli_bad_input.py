@@ -12,11 +12,11 @@ import pytest
 from cli_helpers import facepipe
 from pipeline_helpers import write_broken_photos
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery import Gallery
+from facepipe.images.reading import write_image
 from facepipe.pipeline import card_identity
-from gallery import Gallery
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 FAILURE, USAGE, PARTIAL = 1, 2, 3
 

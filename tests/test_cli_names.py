@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from gallery_helpers import person_vectors, template
 from pipeline_helpers import shifted
 
-import cli
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe import cli
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery import Gallery
+from facepipe.images.reading import write_image
 from facepipe.pipeline import card_identity
-from gallery import Gallery
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 HER = "Eileen Collins"
 SURE = ("--score-threshold", "0.8", "--device", "cpu", "--runtime", "onnx")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cli_helpers import ROOT
 
-from facepipe.counting import counted
-from facepipe.runtime import RuntimeChoice
+from facepipe.core.counting import counted
+from facepipe.runtime.engines import RuntimeChoice
 
 LOOK = """
 import time

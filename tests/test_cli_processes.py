@@ -14,10 +14,10 @@ import pytest
 from cli_helpers import Said, bound_by_permissions, facepipe, finished, start
 from pipeline_helpers import SURE, shifted
 
+from facepipe.core.faces import UInt8Array
 from facepipe.doctor import examine
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from gallery import Gallery
+from facepipe.gallery import Gallery
+from facepipe.images.reading import write_image
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals, pipes and permission bits")
 PEOPLE, PHOTOS_EACH = 6, 4

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, template
 
-from facepipe.contact_sheets import audit_page, groups_page
-from facepipe.crops import encode_crop
-from facepipe.grouping import unknown_groups
-from gallery import Gallery, NewTemplate
-from gallery.audit import audit
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.audit import audit
+from facepipe.images.face_crops import encode_crop
+from facepipe.reports.face_pages import audit_page, groups_page
+from facepipe.unknown_faces import unknown_groups
 
 
 def kept(template: NewTemplate, gray: int) -> NewTemplate:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from facepipe.errors import FacepipeError, MissingExtraError, UsageError, WeightsError
-from facepipe.faces import FloatArray, UInt8Array
-from weights.card import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.registry import Weight, load_card, shipped_folder
-from weights.storage import read_onnx, read_parameters, verify
+from facepipe.core.errors import FacepipeError, MissingExtraError, UsageError, WeightsError
+from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.weights.cards import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.files import read_onnx, read_parameters, verify
+from facepipe.weights.registry import Weight, load_card, shipped_folder
 
 torch = pytest.importorskip("torch", reason="converting weights needs the [train] extra")
 pytest.importorskip("onnx", reason="converting weights needs the [train] extra")
@@ -24,9 +24,9 @@ import onnxruntime  # noqa: E402
 from network_helpers import preprocessed, randomised  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from facepipe import convert  # noqa: E402
-from facepipe.convert import import_checkpoint, write_pair  # noqa: E402
-from facepipe.networks import build_network, load_network, serving_module  # noqa: E402
+from facepipe.runtime import onnx_export as convert  # noqa: E402
+from facepipe.runtime.architectures import build_network, load_network, serving_module  # noqa: E402
+from facepipe.runtime.onnx_export import import_checkpoint, write_pair  # noqa: E402
 
 MOBILENET, INCEPTION = "facenet_mobilenet", "facenet_inception_resnet_v1"
 LAYOUTS = {

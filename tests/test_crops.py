@@ -10,10 +10,10 @@ import hostile_photos as hostile
 import numpy as np
 import pytest
 
-from facepipe.crops import THUMBNAIL_PX, box_of, cut_face, encode_crop, thumbnail
-from facepipe.faces import Faces, UInt8Array
-from facepipe.images import photo_sha256, read_image, write_image
-from gallery import Template
+from facepipe.core.faces import Faces, UInt8Array
+from facepipe.gallery import Template
+from facepipe.images.face_crops import THUMBNAIL_PX, box_of, cut_face, encode_crop, thumbnail
+from facepipe.images.reading import photo_sha256, read_image, write_image
 
 BOX = (180.0, 60.0, 270.0, 176.0)
 
@@ -126,7 +126,7 @@ def test_a_source_is_hashed_once_for_all_its_faces(
         hashed += 1
         return photo_sha256(path)
 
-    monkeypatch.setattr("facepipe.crops.photo_sha256", counting)
+    monkeypatch.setattr("facepipe.images.face_crops.photo_sha256", counting)
     pictures = {thumbnail(face, None) for _ in range(3)}
     assert None not in pictures
     assert (len(pictures), hashed) == (1, 1)

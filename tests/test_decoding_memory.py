@@ -15,13 +15,13 @@ from batch_helpers import in_a_corner
 from image_helpers import encoded
 
 from facepipe import FacePipeline
+from facepipe.batch.analysis import Looker
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Outcome, Task
-from facepipe.batch.look import Looker
-from facepipe.decoding_memory import MemoryBusyError, PhotoMemory, allowed_bytes, taken_bytes
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, read_reduced, write_image
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory, allowed_bytes, taken_bytes
+from facepipe.images.reading import read_image, read_reduced, write_image
 
 LIMIT = 1000
 SECONDS = 20

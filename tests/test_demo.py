@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from facepipe.core.errors import FacepipeError, OutputError
 from facepipe.demo import PERSON, run_demo
 from facepipe.detector import DetectorOptions
-from facepipe.errors import FacepipeError, OutputError
-from facepipe.images import read_image
+from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline
-from facepipe.runtime import RuntimeChoice
+from facepipe.runtime.engines import RuntimeChoice
 
 
 class Opener:

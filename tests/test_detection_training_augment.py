@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from training_helpers import labelled, write_dataset
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, UInt8Array
-from training.detection.augment import (
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
+from facepipe.training.detection.augment import (
     PADDING_RGB,
     AugmentConfig,
     Framing,
@@ -19,11 +20,10 @@ from training.detection.augment import (
     turn_crop,
     turn_points,
 )
-from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
-from training.detection.data import PhotoFiles
-from training.detection.labels import LabelledPhoto, read_labels
-from training.detection.pictures import preview
-from training.stream import endless_batches
+from facepipe.training.detection.crops import CropBatches, CropSampler, WeightedPhotos
+from facepipe.training.detection.data import PhotoFiles
+from facepipe.training.detection.pictures import preview
+from facepipe.training.engine.stream import endless_batches
 
 _PLAIN = AugmentConfig(size_px=160, colour_share=0, gray_share=0)
 _DOT_RGB = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0], [255, 0, 255]])

@@ -10,13 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_helpers import LANDMARKS, write_dataset
 
-from cli import main
-from facepipe.errors import DataError, PhotoError, UsageError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, write_image
-from training.detection.check import check_dataset, swapped_landmarks
-from training.detection.data import DecodedPhotos, PhotoFiles
-from training.detection.labels import read_labels, unlabelled_photos
+from facepipe.cli import main
+from facepipe.core.errors import DataError, PhotoError, UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.evaluation.labels import read_labels, unlabelled_photos
+from facepipe.images.reading import read_image, write_image
+from facepipe.training.detection.check import check_dataset, swapped_landmarks
+from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
 
 _POINTS = "1 2 0 3 4 0 5 6 0 7 8 0 9 10 0 0.5"
 _UNKNOWN = " ".join(["-1"] * 15) + " 0"
@@ -135,7 +135,7 @@ def test_the_cache_is_used_and_a_changed_photo_or_torn_file_renews_it(
     photos = read_labels(write_dataset(tmp_path / "data", astronaut))
     DecodedPhotos(photos, tmp_path / "cache")
     with monkeypatch.context() as patched:
-        patched.setattr("training.detection.data.read_image", lambda _: pytest.fail("decoded again"))
+        patched.setattr("facepipe.training.detection.data.read_image", lambda _: pytest.fail("decoded again"))
         DecodedPhotos(photos, tmp_path / "cache")
     (pixels,) = (tmp_path / "cache").glob("*.pixels")
     pixels.write_bytes(pixels.read_bytes()[:-1])

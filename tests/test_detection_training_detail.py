@@ -11,21 +11,21 @@ import torch
 from network_helpers import randomised
 from training_helpers import export_maps, write_dataset
 
-from facepipe.errors import UsageError, WeightsError
-from facepipe.faces import UInt8Array
-from facepipe.networks import build_network, serving_module
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.faces import UInt8Array
 from facepipe.retinaface.network import DetailBranch, RetinaFace
-from training.configuration import read_configuration
-from training.detection.configuration import Architecture, DetectorConfig, NetworkConfig
-from training.detection.crops import DetectionBatch
-from training.detection.detail import BranchTask, DetailConfig, DetailTeacher
-from training.detection.run import build_task, train_detector
-from training.detection.start import Detector, detector_of_checkpoints, initial_detector
-from training.detection.task import DetectorTask
-from training.export import export_checkpoint
-from training.logs import read_log
-from weights.card import AnchorSpec, InputSpec
-from weights.registry import load_card
+from facepipe.runtime.architectures import build_network, serving_module
+from facepipe.training.detection.config import Architecture, DetectorConfig, NetworkConfig
+from facepipe.training.detection.crops import DetectionBatch
+from facepipe.training.detection.detail import BranchTask, DetailConfig, DetailTeacher
+from facepipe.training.detection.initialize import Detector, detector_of_checkpoints, initial_detector
+from facepipe.training.detection.run import build_task, train_detector
+from facepipe.training.detection.task import DetectorTask
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.engine.logs import read_log
+from facepipe.training.export import export_checkpoint
+from facepipe.weights.cards import AnchorSpec, InputSpec
+from facepipe.weights.registry import load_card
 
 MAPS = tuple(f"map{number}" for number in range(16))
 INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
@@ -290,7 +290,7 @@ def test_a_weight_with_plain_relus_is_no_beginning(monkeypatch: pytest.MonkeyPat
     """It has the same parameters, and would be exported as what it is not."""
     weight = load_card("retinaface_mobilenet025")
     plain = replace(weight, card=replace(weight.card, architecture="retinaface_mobilenet025_relu"))
-    monkeypatch.setattr("training.detection.start.load_card", lambda _: plain)
+    monkeypatch.setattr("facepipe.training.detection.initialize.load_card", lambda _: plain)
     with pytest.raises(WeightsError, match="is not a retinaface_mobilenet025"):
         initial_detector(NetworkConfig(initial="retinaface_mobilenet025"))
 

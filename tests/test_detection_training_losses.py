@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from facepipe.retinaface.network import RetinaFaceOutput
-from training.detection.losses import LossConfig, diou_loss, hint_loss, label_losses, teacher_losses
-from training.detection.targets import BACKGROUND, FACE, IGNORED, Targets, encode_boxes
-from weights.card import AnchorSpec
+from facepipe.training.detection.losses import LossConfig, diou_loss, hint_loss, label_losses, teacher_losses
+from facepipe.training.detection.targets import BACKGROUND, FACE, IGNORED, Targets, encode_boxes
+from facepipe.weights.cards import AnchorSpec
 
 _VARIANCES = AnchorSpec().variances
 _PLAIN = LossConfig(classes=1, boxes=1, landmarks=1, distil_classes=1, distil_boxes=1, distil_landmarks=1)

@@ -10,12 +10,12 @@ import torch
 from cli_helpers import facepipe
 from training_helpers import write_dataset
 
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.faces import UInt8Array
-from facepipe.runtime import choose_runtime
-from training.detection.configuration import NetworkConfig
-from training.detection.start import initial_detector
-from training.logs import read_log
+from facepipe.runtime.engines import choose_runtime
+from facepipe.training.detection.config import NetworkConfig
+from facepipe.training.detection.initialize import initial_detector
+from facepipe.training.engine.logs import read_log
 
 STEPS = 10
 SETTINGS = (

@@ -24,32 +24,32 @@ from training_helpers import (
     write_dataset,
 )
 
+from facepipe.core.errors import DataError, DeviceError, UsageError, WeightsError
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.errors import DataError, DeviceError, UsageError, WeightsError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
-from facepipe.networks import load_network
+from facepipe.evaluation.labels import read_labels, unlabelled_photos
+from facepipe.images.reading import read_image
 from facepipe.retinaface.network import (
     MobileNetV1Stages,
     RetinaFace,
     retinaface_mobilenet025,
     retinaface_resnet50,
 )
-from training.checkpoints import load_checkpoint
-from training.configuration import read_configuration, to_plain
-from training.detection.configuration import DetectorConfig, NetworkConfig, TeacherConfig
-from training.detection.crops import WeightedPhotos
-from training.detection.data import PhotoFiles
-from training.detection.labels import read_labels, unlabelled_photos
-from training.detection.losses import LossConfig
-from training.detection.run import train_detector, write_preview
-from training.detection.start import initial_detector, load_teacher
-from training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
-from training.export import export_checkpoint
-from training.logs import read_log
-from training.pixels import IMAGENET_INPUT
-from training.runs import configuration_of_run
-from weights.card import AnchorSpec, InputSpec
+from facepipe.runtime.architectures import load_network
+from facepipe.training.detection.config import DetectorConfig, NetworkConfig, TeacherConfig
+from facepipe.training.detection.crops import WeightedPhotos
+from facepipe.training.detection.data import PhotoFiles
+from facepipe.training.detection.initialize import initial_detector, load_teacher
+from facepipe.training.detection.losses import LossConfig
+from facepipe.training.detection.run import train_detector, write_preview
+from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
+from facepipe.training.engine.checkpoints import load_checkpoint
+from facepipe.training.engine.config import read_configuration, to_plain
+from facepipe.training.engine.logs import read_log
+from facepipe.training.engine.pixels import IMAGENET_INPUT
+from facepipe.training.engine.runs import configuration_of_run
+from facepipe.training.export import export_checkpoint
+from facepipe.weights.cards import AnchorSpec, InputSpec
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -130,9 +130,9 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from training.configuration import read_configuration
-from training.detection.configuration import DetectorConfig
-from training.detection.run import train_detector
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.detection.config import DetectorConfig
+from facepipe.training.detection.run import train_detector
 torch.set_num_threads(1)
 def kill(progress):
     if progress.step == 5:
@@ -171,9 +171,9 @@ _STOPPED = """
 import sys
 from pathlib import Path
 import torch
-from training.configuration import read_configuration
-from training.detection.configuration import DetectorConfig
-from training.detection.run import train_detector
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.detection.config import DetectorConfig
+from facepipe.training.detection.run import train_detector
 torch.set_num_threads(1)
 config = read_configuration(DetectorConfig, None, sys.argv[2:])
 print(train_detector(config, Path(sys.argv[1]), on_step=lambda p: print(p.step, flush=True)).step)
@@ -210,10 +210,10 @@ import sys
 from pathlib import Path
 import torch
 from test_detection_training_run import plain_task
-from training.distributed import is_main, process_group, world_size
-from training.loop import TrainingLoop
-from training.loop_configuration import LoopConfig
-from training.optimisation import OptimiserConfig
+from facepipe.training.engine.distributed import is_main, process_group, world_size
+from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.optimizer import OptimiserConfig
 torch.set_num_threads(1)
 with process_group("cpu"):
     batch = 4 // world_size()

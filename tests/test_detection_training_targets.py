@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from facepipe.faces import FloatArray
+from facepipe.core.faces import FloatArray
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
-from training.detection.targets import (
+from facepipe.training.detection.targets import (
     BACKGROUND,
     FACE,
     IGNORED,
@@ -18,7 +18,7 @@ from training.detection.targets import (
     Targets,
     match_batch,
 )
-from weights.card import AnchorSpec
+from facepipe.weights.cards import AnchorSpec
 
 _SPEC = AnchorSpec()
 _SIDE = 96

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_helpers import FACE_XYXY, SURE, iou, noise
 
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.errors import UsageError, WeightsError
-from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.images import read_image
+from facepipe.images.reading import read_image
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.runtime import choose_runtime, open_network
-from weights.card import AnchorSpec, Channels
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
+from facepipe.runtime.engines import choose_runtime, open_network
+from facepipe.weights.cards import AnchorSpec, Channels
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 PHOTOS = ("astronaut", "group", "portrait")
 AS_PUBLISHED = DetectorOptions(score_threshold=0.5, nms_iou=0.4, max_side=None, as_published=True)
@@ -45,7 +45,7 @@ def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     """Imports `retinaface_mnet025_FILE.pth` with what the card is to say, once."""
     pytest.importorskip("torch")
     pytest.importorskip("onnx")
-    from facepipe.convert import import_checkpoint
+    from facepipe.runtime.onnx_export import import_checkpoint
 
     folder = tmp_path_factory.mktemp("imported")
 

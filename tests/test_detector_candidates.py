@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import facepipe.detector
+from facepipe.core.faces import FloatArray
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.faces import FloatArray
-from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
 
 _CAP = 5000
 

@@ -14,14 +14,20 @@ import pytest
 from cli_helpers import facepipe
 
 from facepipe import doctor
+from facepipe.core.errors import UsageError, WeightsError
 from facepipe.doctor import Check, examine, verify_weights
-from facepipe.errors import UsageError, WeightsError
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.storage.schema import row_checksum
 from facepipe.pipeline import card_identity
-from gallery import Gallery, NewTemplate
-from gallery.schema import row_checksum
-from training.configuration import read_configuration
-from training.recognition.configuration import EncoderConfig
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, list_weights, load_card, shipped_folder
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.recognition.config import EncoderConfig
+from facepipe.weights.registry import (
+    DEFAULT_DETECTOR,
+    DEFAULT_ENCODER,
+    list_weights,
+    load_card,
+    shipped_folder,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import ImageDraw
 
-from facepipe.draw import draw_faces
-from facepipe.faces import Faces, Match, UInt8Array
+from facepipe.core.faces import Faces, Match, UInt8Array
+from facepipe.images.drawing import draw_faces
 
 GREEN, ORANGE, GRAY = (0, 214, 90), (255, 160, 0), (200, 200, 200)
 YELLOW = (255, 230, 80)
@@ -238,7 +238,7 @@ def test_any_name_on_a_photo_of_any_size(name: str, size_wh: tuple[int, int]) ->
 
 
 def test_accents_no_font_has_are_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facepipe.draw._SYSTEM_FONTS", ("no such font.ttf",))
+    monkeypatch.setattr("facepipe.images.drawing._SYSTEM_FONTS", ("no such font.ttf",))
     black = np.zeros((300, 500, 3), np.uint8)
     face = faces_in((200, 100, 280, 200))
     assert np.array_equal(draw_faces(black, named(face, "Zoë Ñu")), draw_faces(black, named(face, "Zoe Nu")))

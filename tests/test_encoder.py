@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from facepipe.core.errors import LandmarkError, WeightsError
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import LandmarkError, WeightsError
-from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.runtime import choose_runtime, open_network
-from weights.card import EmbeddingSpec
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
+from facepipe.runtime.engines import choose_runtime, open_network
+from facepipe.weights.cards import EmbeddingSpec
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 
 @pytest.fixture(scope="module")

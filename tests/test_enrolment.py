@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from pipeline_helpers import noise, shifted, side_by_side, write_broken_photos
 
-from facepipe.enrolment import EnrolReport, Outcome, PersonPhoto, enrol, photos_in_csv, photos_in_folders
-from facepipe.errors import GalleryError, UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import write_image
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.core.faces import Faces, UInt8Array
+from facepipe.enrollment import EnrolReport, Outcome, PersonPhoto, enrol, photos_in_csv, photos_in_folders
+from facepipe.gallery import Gallery
+from facepipe.gallery.audit import Remark, audit
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import EnrolRules
-from facepipe.runtime import RuntimeChoice
-from gallery import Gallery
-from gallery.audit import Remark, audit
+from facepipe.runtime.engines import RuntimeChoice
 
 HER = "Eileen Collins"
 ONE_THREAD = RuntimeChoice("onnx", "cpu", 1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepipe.errors import DataError
-from training.evaluation.clustering import bcubed
+from facepipe.core.errors import DataError
+from facepipe.evaluation.metrics.clustering import bcubed
 
 
 @pytest.mark.parametrize(

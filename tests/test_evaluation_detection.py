@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from wider_helpers import write_ground_truth
 
-from facepipe.errors import DataError
-from training.evaluation.arrays import Float64Array
-from training.evaluation.detection import detection_ap, iou_with_edges, match_detections, precision_recall
-from training.evaluation.wider import (
+from facepipe.core.errors import DataError
+from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.metrics.detection import (
+    detection_ap,
+    iou_with_edges,
+    match_detections,
+    precision_recall,
+)
+from facepipe.evaluation.metrics.wider import (
     HEIGHT_BINS_PX,
     WiderGroundTruth,
     WiderPhoto,

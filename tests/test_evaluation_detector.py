@@ -12,13 +12,13 @@ from cli_helpers import facepipe
 from training_helpers import FACE_XYXY, write_dataset
 from wider_helpers import write_ground_truth
 
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.errors import UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.images import write_image
-from training.evaluation.detection import iou_with_edges
-from training.evaluation.detector import DetectorProtocol, find_faces
-from training.evaluation.pages import plot
+from facepipe.evaluation.detector import DetectorProtocol, find_faces
+from facepipe.evaluation.metrics.detection import iou_with_edges
+from facepipe.evaluation.pages import plot
+from facepipe.images.reading import write_image
 
 SCALE = 0.5
 

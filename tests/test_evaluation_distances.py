@@ -5,12 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepipe.errors import DataError
-from training.evaluation.distances import (
-    area_under_roc,
-    largest_threshold,
-    roc,
-)
+from facepipe.core.errors import DataError
+from facepipe.evaluation.metrics.distances import area_under_roc, largest_threshold, roc
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from facepipe.commands.evaluate import evaluate
+from facepipe.core.errors import DataError
+from facepipe.core.faces import UInt8Array
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import DataError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, write_image
+from facepipe.evaluation.encoder import EncoderEvaluation, evaluate_encoder, write_card
+from facepipe.evaluation.encoder_report import html, text, write_encoder_report
+from facepipe.evaluation.impostors import LabelledVectors, check_galleries
+from facepipe.evaluation.main_faces import find_main_faces, read_crops, turned
+from facepipe.evaluation.photos import principal_face
+from facepipe.evaluation.robustness import damages
+from facepipe.gallery.impostors import ImpostorModel
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline
-from gallery.impostors import ImpostorModel
-from training.evaluation.commands import evaluate
-from training.evaluation.encoder import EncoderEvaluation, evaluate_encoder, write_card
-from training.evaluation.encoder_report import html, text, write_encoder_report
-from training.evaluation.impostors import LabelledVectors, check_galleries
-from training.evaluation.main_faces import find_main_faces, read_crops, turned
-from training.evaluation.photos import principal_face
-from training.evaluation.robustness import damages
-from weights.registry import load_card, read_card
+from facepipe.weights.registry import load_card, read_card
 
 PEOPLE = 10
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from facepipe.errors import DataError
-from training.evaluation.arrays import Float64Array
-from training.evaluation.identification import identification, nearest_templates
+from facepipe.core.errors import DataError
+from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.metrics.identification import identification, nearest_templates
 
 
 def _at(*degrees: float) -> Float64Array:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepipe.errors import DataError
-from training.evaluation.verification import (
+from facepipe.core.errors import DataError
+from facepipe.evaluation.metrics.verification import (
     PairDistances,
     PhotoPair,
     best_threshold,

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pipeline_helpers import shifted
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from facepipe.errors import MissingExtraError, WeightsError
+from facepipe.core.errors import MissingExtraError, WeightsError
 
 torch = pytest.importorskip("torch", reason="the networks need the [train] extra")
 from network_helpers import randomised  # noqa: E402
@@ -21,7 +21,7 @@ from facepipe.facenet.network import (  # noqa: E402
     facenet_dense,
 )
 from facepipe.facenet.published import our_facenet_pytorch_name, our_name  # noqa: E402
-from facepipe.networks import build_network, load_parameters, serving_module  # noqa: E402
+from facepipe.runtime.architectures import build_network, load_parameters, serving_module  # noqa: E402
 
 MOBILENET_STRIDES = {"stage1": [2, 1, 2, 1, 2, 1], "stage2": [2, 1, 1, 1, 1, 1], "stage3": [2, 1]}
 

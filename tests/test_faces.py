@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pipeline_helpers import faces_at
 
-from facepipe.faces import LANDMARK_NAMES, Faces, Match
+from facepipe.core.faces import LANDMARK_NAMES, Faces, Match
 
 UNKNOWN = Match(None, 1.3, 1.05, "Ada", 1.4)
 

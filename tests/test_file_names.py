@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.file_names import file_name_of, with_ending
+from facepipe.core.file_names import file_name_of, with_ending
 
 WINDOWS_FORBIDS = set('<>:"/\\|?*') | set(map(chr, range(32)))
 WINDOWS_DEVICES = {

@@ -14,7 +14,7 @@ from cli_helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.files import (
+from facepipe.core.files import (
     atomic_file,
     atomic_path,
     atomic_write_bytes,
@@ -28,7 +28,7 @@ needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="needs flock")
 WRITER = """
 import sys
 from pathlib import Path
-from facepipe.files import atomic_file, atomic_path, temporary_folder
+from facepipe.core.files import atomic_file, atomic_path, temporary_folder
 file = Path(sys.argv[2])
 def wait():
     print("begun", flush=True)
@@ -144,7 +144,7 @@ def test_sweepers_never_take_a_file_from_its_writer(tmp_path: Path) -> None:
     script = """
 import sys
 from pathlib import Path
-from facepipe.files import atomic_write_bytes, remove_dead_temporaries
+from facepipe.core.files import atomic_write_bytes, remove_dead_temporaries
 folder, number = Path(sys.argv[1]), sys.argv[2]
 for i in range(50):
     remove_dead_temporaries(folder)

@@ -17,11 +17,11 @@ from cli_helpers import bound_by_permissions, facepipe, finished, start
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
-from facepipe.errors import UsageError
-from facepipe.faces import UInt8Array
-from facepipe.finding import find_photos, is_wanted, natural_key
-from facepipe.images import PHOTO_SUFFIXES, write_image
+from facepipe import cli
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.finding import find_photos, is_wanted, natural_key
+from facepipe.images.reading import PHOTO_SUFFIXES, write_image
 
 
 def write(*files: Path) -> None:

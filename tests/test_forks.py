@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -36,8 +36,8 @@ def in_child(work):
 """
 
 NETWORK = """
-from facepipe.runtime import RuntimeChoice, open_network
-from weights.registry import DEFAULT_DETECTOR, load_card
+from facepipe.runtime.engines import RuntimeChoice, open_network
+from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 def main(runtime, calls):
     network = open_network(load_card(DEFAULT_DETECTOR), RuntimeChoice(runtime, "cpu", 2, calls))
@@ -60,8 +60,8 @@ def main(runtime, calls):
 PIPELINE = """
 from pathlib import Path
 import facepipe
-from facepipe.enrolment import PersonPhoto
-from gallery import NewTemplate
+from facepipe.enrollment import PersonPhoto
+from facepipe.gallery import NewTemplate
 
 def main(folder):
     photo = facepipe.read_image(folder + "/photo.png")
@@ -88,7 +88,7 @@ def main(folder):
 """
 
 FAISS = """
-from gallery.clusters import group_faces
+from facepipe.gallery.clustering import group_faces
 
 def main():
     vectors = np.random.default_rng(0).normal(size=(3000, 128)).astype(np.float32)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, photo_hash, template, templates, unit
 
-from facepipe.errors import GalleryError
-from facepipe.faces import FloatArray
-from gallery import EncoderIdentity, Gallery, NewTemplate
+from facepipe.core.errors import GalleryError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
 
 
 @pytest.fixture

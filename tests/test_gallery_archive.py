@@ -16,10 +16,10 @@ import pytest
 from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, template, templates
 from safetensors.numpy import load, save
 
-from facepipe.errors import GalleryError
-from gallery import EncoderIdentity, Gallery
-from gallery.archive import read_archive
-from gallery.gallery import import_archive
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.archive import read_archive
+from facepipe.gallery.gallery import import_archive
 
 
 @pytest.fixture
@@ -359,7 +359,7 @@ def test_strange_members_are_refused(archive: Path, empty: Gallery, name: str) -
 
 
 def test_a_zip_bomb_is_not_unpacked(archive: Path, empty: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gallery.archive.PEOPLE_BYTES_MAX", 1 << 20)
+    monkeypatch.setattr("facepipe.gallery.archive.PEOPLE_BYTES_MAX", 1 << 20)
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("people.json", b" " * (50 << 20))
         z.writestr("vectors.safetensors", b"")

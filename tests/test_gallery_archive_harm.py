@@ -21,9 +21,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.archive import read_archive
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.archive import read_archive
 
 FACES = 5
 ODD_TIME = "2025-01-01\ud80010:00"
@@ -216,8 +216,8 @@ def test_what_is_read_takes_memory_by_the_size_of_the_archive(archive: bytes, fi
     text += b'"' + "😀".encode() * ((4 << 20) // 4 - 30_000) + b'"]}'
     file.write_bytes(packed(members_of(archive) | {"people.json": text}))
     code = (
-        "import resource, sys\nfrom pathlib import Path\nfrom facepipe.errors import GalleryError\n"
-        "from gallery import EncoderIdentity\nfrom gallery.archive import read_archive\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom facepipe.core.errors import GalleryError\n"
+        "from facepipe.gallery import EncoderIdentity\nfrom facepipe.gallery.archive import read_archive\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "try:\n    read_archive(Path(sys.argv[1]), EncoderIdentity('a', 'b', 128, 1.0))\n"
         "except GalleryError as error:\n    print(error, file=sys.stderr)\n"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, template, templates, unit
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray
-from gallery import Gallery, Template
-from gallery.audit import (
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import Gallery, Template
+from facepipe.gallery.audit import (
     FAR_SHARE,
     NEAR_DUPLICATE_L2,
     Remark,
@@ -23,7 +23,7 @@ from gallery.audit import (
     remarks,
     remarks_on_new,
 )
-from gallery.matching import PersonAt
+from facepipe.gallery.matching import PersonAt
 
 PEOPLE = ("Ada", "Bob", "Eve", "Zoë")
 
@@ -142,7 +142,9 @@ def test_an_audit_sees_one_state_whoever_writes_meanwhile(
                 other.remove("Zoë")
             return found
 
-        monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)  # The audit is in the way of wiping.
+        monkeypatch.setattr(
+            "facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1
+        )  # The audit is in the way of wiping.
         monkeypatch.setattr(gallery, "templates", list_and_be_overtaken)
         found = audit(gallery)
     assert (found.people, found.templates, found.mislabelled) == (4, 20, ())

@@ -7,9 +7,9 @@ import pytest
 from gallery_helpers import person_vectors
 from scipy.cluster.hierarchy import fcluster, linkage
 
-from facepipe.faces import FloatArray
-from gallery import clusters
-from gallery.clusters import group_faces
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import clustering as clusters
+from facepipe.gallery.clustering import group_faces
 
 Labels = np.typing.NDArray[np.int64]
 

@@ -12,11 +12,11 @@ import pytest
 from cli_helpers import facepipe
 from gallery_helpers import bytes_in, person_vectors, template
 
-from facepipe.images import photo_sha256
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
+from facepipe.images.reading import photo_sha256
 from facepipe.pipeline import card_identity
-from gallery import EncoderIdentity, Gallery
-from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_thresholds(folder: Path) -> None:
 
 def test_encrypt_and_decrypt(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cryptography", reason="needs the [encryption] extra")
-    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
     here = ("--gallery", folder)
     assert facepipe("gallery", "encrypt", *here).code == 2
     Path("key").write_text("correct horse\n")

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, bytes_in, person_vectors, template, wipe_due
 
-from facepipe.errors import GalleryError, UsageError
-from gallery import Gallery
-from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE, PlainCodec, SealingCodec, read_key_file
-from gallery.gallery import encrypt
-from gallery.repair import repair, verify
-from gallery.schema import row_checksum
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.gallery import Gallery
+from facepipe.gallery.gallery import encrypt
+from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.encryption import (
+    KEY_FILE_VARIABLE,
+    KEY_VARIABLE,
+    PlainCodec,
+    SealingCodec,
+    read_key_file,
+)
+from facepipe.gallery.storage.schema import row_checksum
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
 
@@ -35,7 +41,7 @@ PLAIN = [
 @pytest.fixture(autouse=True)
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are quick to make, and none in the environment."""
-    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
     for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 
@@ -228,7 +234,7 @@ def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("gallery.store.Store.wipe_deleted", lambda self, wait=True: None)
+        patch.setattr("facepipe.gallery.storage.store.Store.wipe_deleted", lambda self, wait=True: None)
         encrypt(plain, KEY)
     assert wipe_due(plain)
     Gallery.open(plain, secret=KEY).close()

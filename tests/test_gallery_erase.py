@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, bytes_in, person_vectors, photo_hash, template, templates, wipe_due
 
-from facepipe.faces import FloatArray
-from gallery import Gallery, NewTemplate
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import Gallery, NewTemplate
 
 
 @pytest.mark.parametrize("others", [0, 200])
@@ -66,7 +66,7 @@ def test_a_kill_before_wiping_is_made_good_by_the_next_opening(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, Gallery.open(tmp_path, ENCODER, create=True) as gallery:
-        patch.setattr("gallery.store.Store.wipe_deleted", lambda self, wait=True: None)
+        patch.setattr("facepipe.gallery.storage.store.Store.wipe_deleted", lambda self, wait=True: None)
         removed = add_and_remove(gallery)
     assert wipe_due(tmp_path)
     Gallery.open(tmp_path).close()
@@ -113,7 +113,7 @@ def test_another_process_does_not_bring_removed_vectors_back(tmp_path: Path) -> 
 def test_a_reader_in_the_way_delays_wiping_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
     vectors = person_vectors(1, 3)
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Mata Hari", templates(vectors))

@@ -18,12 +18,12 @@ from gallery_helpers import ENCODER, person_vectors, templates, unit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.faces import FloatArray
-from gallery import Gallery
-from gallery.derived_index import DerivedIndex
-from gallery.index import IdArray, VectorIndex
-from gallery.index_file import saved_extent
-from gallery.store import Store
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import Gallery
+from facepipe.gallery.index.file import saved_extent
+from facepipe.gallery.index.vectors import IdArray, VectorIndex
+from facepipe.gallery.index_sync import DerivedIndex
+from facepipe.gallery.storage.store import Store
 
 
 @pytest.fixture
@@ -115,8 +115,8 @@ def test_many_queries_are_answered_as_few_are() -> None:
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """From 3,000 vectors on the index changes over to the sketch, which brings 100 candidates."""
-    monkeypatch.setattr("gallery.index.EXACT_ROWS_MAX", 3000)
-    monkeypatch.setattr("gallery.index.CANDIDATES", 100)
+    monkeypatch.setattr("facepipe.gallery.index.vectors.EXACT_ROWS_MAX", 3000)
+    monkeypatch.setattr("facepipe.gallery.index.vectors.CANDIDATES", 100)
     return 3000
 
 
@@ -412,7 +412,7 @@ def test_a_file_replaced_while_in_use_disturbs_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """Mapped or read, another process' file takes its place, and more is removed from that."""
-    monkeypatch.setattr("gallery.index_file.MAPPED_BYTES_MIN", limit)
+    monkeypatch.setattr("facepipe.gallery.index.file.MAPPED_BYTES_MIN", limit)
     queries = np.stack([person_vectors(i, 1)[0] for i in (1, 2, 3)])
     with Gallery.open(folder, ENCODER) as reader:
         assert [m.name for m in reader.match(queries)] == ["Ada", "Bob", None]
@@ -470,7 +470,8 @@ def test_a_full_disk_while_saving_the_index_loses_nothing(
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     monkeypatch.setattr(
-        "gallery.index_file.atomic_file", lambda file: io.BufferedWriter(io.FileIO("/dev/full", "wb"))
+        "facepipe.gallery.index.file.atomic_file",
+        lambda file: io.BufferedWriter(io.FileIO("/dev/full", "wb")),
     )
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.add("Eve", templates(person_vectors(3, 500)))

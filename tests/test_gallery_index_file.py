@@ -11,15 +11,9 @@ import numpy as np
 import pytest
 from gallery_helpers import person_vectors, unit
 
-import gallery.index_file
-from gallery.index import VectorIndex
-from gallery.index_file import (
-    DamagedIndexError,
-    VectorState,
-    erase_rows,
-    read_index,
-    saved_extent,
-)
+from facepipe.gallery.index import file as index_file
+from facepipe.gallery.index.file import DamagedIndexError, VectorState, erase_rows, read_index, saved_extent
+from facepipe.gallery.index.vectors import VectorIndex
 
 STATE = VectorState(7, b"0123456789abcdef")
 LATER = VectorState(8, b"fedcba9876543210")
@@ -29,7 +23,9 @@ IDS = np.array([3, 10, 99])
 @pytest.fixture(params=["read", "mapped"])
 def file(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A saved index of three vectors, that is read into memory or mapped."""
-    monkeypatch.setattr("gallery.index_file.MAPPED_BYTES_MIN", 1 if request.param == "mapped" else 1 << 40)
+    monkeypatch.setattr(
+        "facepipe.gallery.index.file.MAPPED_BYTES_MIN", 1 if request.param == "mapped" else 1 << 40
+    )
     save(tmp_path / "i", IDS, person_vectors(1, 3))
     return tmp_path / "i"
 
@@ -86,7 +82,7 @@ def test_damage_is_noticed(file: Path, harm: Callable[[bytes], bytes]) -> None:
 
 def test_a_flipped_bit_anywhere_is_noticed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the padding between the header and the first block, which means nothing."""
-    monkeypatch.setattr("gallery.index_file._RETRY_S", 0)
+    monkeypatch.setattr("facepipe.gallery.index.file._RETRY_S", 0)
     data = file.read_bytes()
     payload = data.index(IDS.astype("<i8").tobytes())
     header = len(data[:payload].rstrip(b"\0"))
@@ -108,7 +104,7 @@ def test_erased_rows_are_gone_from_the_file_and_from_whoever_mapped_it(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = person_vectors(1, 3)
-    monkeypatch.setattr("gallery.index_file.MAPPED_BYTES_MIN", 1)
+    monkeypatch.setattr("facepipe.gallery.index.file.MAPPED_BYTES_MIN", 1)
     mapped = VectorIndex.load(file, 128)
     erase_rows(file, np.array([2, 10, 500]), LATER)
     assert vectors[1].tobytes() not in file.read_bytes()
@@ -169,8 +165,8 @@ def test_readers_beside_an_eraser_see_whole_files(tmp_path: Path) -> None:
 
 
 def test_an_eraser_that_was_killed_leaves_a_damaged_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gallery.index_file._ERASING_S_MAX", 0.05)
-    write_head, calls = gallery.index_file._write_head, iter([True, False])
+    monkeypatch.setattr("facepipe.gallery.index.file._ERASING_S_MAX", 0.05)
+    write_head, calls = index_file._write_head, iter([True, False])
 
     def write_first_only(*arguments: Any) -> None:
         if not next(calls):
@@ -178,7 +174,7 @@ def test_an_eraser_that_was_killed_leaves_a_damaged_file(file: Path, monkeypatch
         write_head(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("gallery.index_file._write_head", write_first_only)
+        patch.setattr("facepipe.gallery.index.file._write_head", write_first_only)
         with pytest.raises(KeyboardInterrupt):
             erase_rows(file, np.array([10]), LATER)
     with pytest.raises(DamagedIndexError):

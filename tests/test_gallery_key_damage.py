@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, bytes_in, person_vectors, statements_of_schema_2, template
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE, new_codec
-from gallery.repair import repair, verify
-from gallery.schema import CHECKED_COLUMNS, row_checksum
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE, new_codec
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
 
@@ -28,7 +28,7 @@ THRESHOLD_L2 = 0.875
 @pytest.fixture(autouse=True)
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are quick to make, and none in the environment."""
-    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
     for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 

@@ -14,10 +14,10 @@ import pytest
 from cli_helpers import facepipe
 from gallery_helpers import ENCODER, bytes_in, person_vectors, start, template, templates
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.index import VectorIndex
-from gallery.repair import QUARANTINE_FILE, repair, verify
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.index.vectors import VectorIndex
+from facepipe.gallery.repair import QUARANTINE_FILE, repair, verify
 
 FILE, LOG, INDEX = "gallery.sqlite3", "gallery.sqlite3-wal", "index.faiss"
 HEADER_BYTES, FRAME_BYTES = 32, 4096 + 24

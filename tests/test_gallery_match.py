@@ -11,17 +11,11 @@ import pytest
 from gallery_helpers import ENCODER, person_vectors, templates, unit
 from scipy.optimize import linear_sum_assignment
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, Match, MatchStatus
-from gallery import Gallery, NewTemplate
-from gallery.impostors import ImpostorModel
-from gallery.matching import (
-    Doubt,
-    NearestPeople,
-    PersonDistance,
-    distances_to_people,
-    doubts,
-)
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray, Match, MatchStatus
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.impostors import ImpostorModel
+from facepipe.gallery.matching import Doubt, NearestPeople, PersonDistance, distances_to_people, doubts
 
 
 def brute_force(

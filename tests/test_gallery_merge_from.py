@@ -14,9 +14,9 @@ from cli_helpers import facepipe
 from gallery_helpers import ENCODER, person_vectors, statements_of_schema_2, template
 from test_gallery_schema import ENCODER_8D, V1
 
-from facepipe.errors import GalleryError
-from gallery import EncoderIdentity, Gallery
-from gallery.schema import row_checksum
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.storage.schema import row_checksum
 
 DATABASE = "gallery.sqlite3"
 KEY = b"correct horse battery staple"
@@ -171,8 +171,8 @@ def test_a_gallery_that_is_written_all_the_time_is_told(
 ) -> None:
     whole(tmp_path / "other")
     times = iter(range(10**6))
-    monkeypatch.setattr("gallery.snapshot._extents", lambda file: next(times))
-    monkeypatch.setattr("gallery.database._RETRY_S", 0)
+    monkeypatch.setattr("facepipe.gallery.storage.snapshot._extents", lambda file: next(times))
+    monkeypatch.setattr("facepipe.gallery.storage.database._RETRY_S", 0)
     with (
         Gallery.open(tmp_path / "own", ENCODER, create=True) as own,
         pytest.raises(GalleryError, match=r"other.*changes the gallery all the time"),

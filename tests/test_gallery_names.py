@@ -13,13 +13,13 @@ from gallery_helpers import ENCODER, person_vectors, template, templates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.audit import Remark, audit, remarks_on_new
-from gallery.gallery import import_archive
-from gallery.names import NAME_LENGTH_MAX, clean_name, lookalike_key, lookalikes, mended_name
-from gallery.repair import repair, verify
-from gallery.schema import CHECKED_COLUMNS, row_checksum
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.audit import Remark, audit, remarks_on_new
+from facepipe.gallery.gallery import import_archive
+from facepipe.gallery.names import NAME_LENGTH_MAX, clean_name, lookalike_key, lookalikes, mended_name
+from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 CONTROLS = (
     "\u00ad\u061c\u200b\u200c\u200d\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2069\ufeff"

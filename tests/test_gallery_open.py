@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, templates
 
-from facepipe.errors import GalleryError
-from gallery import EncoderIdentity, Gallery
-from gallery.repair import verify
-from gallery.store import Store
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.repair import verify
+from facepipe.gallery.storage.store import Store
 
 
 def test_a_missing_gallery_tells_what_to_do(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_importing_and_managing_load_no_faiss_scipy_or_torch(tmp_path: Path) -> 
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Ada", templates(person_vectors(1, 1)))
     code = (
-        "import sys; from gallery import Gallery\n"
+        "import sys; from facepipe.gallery import Gallery\n"
         f"with Gallery.open({str(tmp_path)!r}) as g: g.people(); g.info(); g.rename('Ada', 'Eve')\n"
         "print([m for m in ('faiss', 'scipy', 'torch', 'safetensors', 'skimage') if m in sys.modules])"
     )

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, template, templates
 
-from facepipe.errors import GalleryError, UsageError
-from gallery import Gallery
-from gallery.audit import audit
-from gallery.gallery import import_archive
-from gallery.repair import QUARANTINE_FILE, repair, verify
-from gallery.schema import CHECKED_COLUMNS, row_checksum
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.gallery import Gallery
+from facepipe.gallery.audit import audit
+from facepipe.gallery.gallery import import_archive
+from facepipe.gallery.repair import QUARANTINE_FILE, repair, verify
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, OTHER_ENCODER, bytes_in, person_vectors, start, template
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.database import Database
-from gallery.repair import verify
-from gallery.restore import restore
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.repair import verify
+from facepipe.gallery.restore import restore
+from facepipe.gallery.storage.database import Database
 
 FILE, LOG = "gallery.sqlite3", "gallery.sqlite3-wal"
 
@@ -197,7 +197,7 @@ def test_where_a_log_can_not_be_put_aside_the_gallery_is_refused(lives: Lives, t
         raise PermissionError(13, "Permission denied")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gallery.log_check.make_folder_aside", fail)
+        patch.setattr("facepipe.gallery.storage.log_check.make_folder_aside", fail)
         with pytest.raises(GalleryError, match=r"belongs to another state.*move it"):
             Gallery.open(tmp_path / "g")
     assert {file.name: file.read_bytes() for file in (tmp_path / "g").iterdir()} == before
@@ -309,14 +309,14 @@ def test_a_gallery_in_use_is_not_replaced(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", ["os.link", "os.replace", "pathlib.Path.unlink", "gallery.restore.sync_folder"]
+    "moment", ["os.link", "os.replace", "pathlib.Path.unlink", "facepipe.gallery.restore.sync_folder"]
 )
 def test_a_kill_at_any_moment_leaves_the_old_or_the_new(folder: Path, tmp_path: Path, moment: str) -> None:
     """After every call of a kind in turn."""
     latest, held = contents(_copy(folder, tmp_path / "latest")), contents(tmp_path / "backup")
     code = """
     import importlib, os
-    from gallery.restore import restore
+    from facepipe.gallery.restore import restore
     folder, backup, moment, at = sys.argv[1:]
     module, name = moment.rsplit(".", 1)
     owner = __import__("pathlib").Path if module == "pathlib.Path" else importlib.import_module(module)

@@ -19,10 +19,10 @@ import pytest
 from cli_helpers import facepipe
 from gallery_helpers import ENCODER, person_vectors, start, templates
 
-from facepipe.errors import GalleryError
-from gallery import Gallery, NewTemplate
-from gallery.repair import verify
-from gallery.store import FaceTable
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.repair import verify
+from facepipe.gallery.storage.store import FaceTable
 
 TESTS = Path(__file__).parent
 NOBODY_ID = 65534
@@ -86,7 +86,7 @@ def test_threads_share_a_gallery(tmp_path: Path) -> None:
 
 
 def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
     with (
         Gallery.open(tmp_path, ENCODER, create=True) as one,
         Gallery.open(tmp_path, ENCODER) as other,
@@ -138,7 +138,7 @@ def test_a_change_that_fails_half_way_changes_nothing(
 # Full
 
 ADD_TOO_MUCH = """
-    from facepipe.errors import GalleryError
+    from facepipe.core.errors import GalleryError
     gallery = Gallery.open(sys.argv[1], ENCODER)
     if sys.argv[2] == "limit":
         import resource, signal
@@ -292,7 +292,7 @@ def require_nothing_changes_on_a_full_disk(folder: Path, kind: str) -> None:
 AS_ANYBODY = f"""
     import faiss, os, safetensors.numpy, encodings.cp437  # Before giving up the right to read them, perhaps.
     from pathlib import Path
-    from facepipe.errors import GalleryError
+    from facepipe.core.errors import GalleryError
     if os.getuid() == 0:
         os.setgid({NOBODY_ID}), os.setuid({NOBODY_ID})
     folder = Path(sys.argv[1])
@@ -364,7 +364,7 @@ def test_a_gallery_of_another_owner_is_one_clear_error(public_folder: Path) -> N
         gallery.add("Ada", templates(person_vectors(1, 3)))
     before = (folder / "gallery.sqlite3").read_bytes()
     code = """
-    from gallery.repair import verify, repair
+    from facepipe.gallery.repair import verify, repair
     for act in (lambda: Gallery.open(folder), lambda: Gallery.open(folder, ENCODER, create=True),
                 lambda: verify(folder), lambda: repair(folder)):
         try:

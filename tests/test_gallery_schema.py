@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from gallery_helpers import photo_hash, unit
 
-from facepipe.errors import GalleryError
-from facepipe.faces import FloatArray
-from gallery import EncoderIdentity, Gallery, NewTemplate
-from gallery.schema import SCHEMA_VERSION, migrating_statements
+from facepipe.core.errors import GalleryError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
+from facepipe.gallery.storage.schema import SCHEMA_VERSION, migrating_statements
 
 V1 = Path(__file__).parent / "data" / "gallery_v1"
 """A gallery as facepipe 0.1.0 left it on disk: Ada (3), Zoë Ñuñez (2); Eve was there and is erased."""
@@ -96,7 +96,8 @@ def test_a_migration_that_fails_leaves_the_gallery_as_it_was(
     before = (v1_folder / "gallery.sqlite3").read_bytes()
     statements = [*migrating_statements(1)]
     monkeypatch.setattr(
-        "gallery.store.migrating_statements", lambda version: [*statements, "SELECT no_such_function()"]
+        "facepipe.gallery.storage.store.migrating_statements",
+        lambda version: [*statements, "SELECT no_such_function()"],
     )
     with pytest.raises(GalleryError, match="no_such_function"):
         Gallery.open(v1_folder)
@@ -113,7 +114,7 @@ def test_an_older_gallery_that_may_not_be_written_is_read_as_it_is(
     """Root may write anything, so the answer of the system is replaced where the tests run as root."""
     before = (v1_folder / "gallery.sqlite3").read_bytes()
     (v1_folder / "gallery.sqlite3").chmod(stat.S_IRUSR)
-    monkeypatch.setattr("gallery.database.os.access", lambda path, mode: mode == os.R_OK)
+    monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)
     with Gallery.open(v1_folder, ENCODER_8D) as gallery:
         assert gallery.read_only
         require_v1_contents(gallery)

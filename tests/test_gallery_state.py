@@ -14,10 +14,10 @@ from gallery_helpers import ENCODER, person_vectors, template
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from gallery import Gallery
-from gallery.repair import repair
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery import Gallery
+from facepipe.gallery.repair import repair
+from facepipe.images.reading import write_image
 
 CHANGES: dict[str, Callable[[Gallery], object]] = {
     "add": lambda gallery: gallery.add("Ada", [template(person_vectors(3, 1)[0], "new")]),

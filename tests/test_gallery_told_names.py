@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, person_vectors, template
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
-from gallery.repair import repair, verify
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
+from facepipe.gallery.repair import repair, verify
 
 DATABASE = "gallery.sqlite3"
 NAME = "Mata Hari"

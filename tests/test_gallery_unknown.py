@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from gallery_helpers import ENCODER, person_vectors, photo_hash, template, templates
 
-from facepipe.errors import GalleryError, UsageError
-from gallery import Gallery, NewTemplate
-from gallery.records import CROP_BYTES_MAX
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.models import CROP_BYTES_MAX
 
 FACES = [template(v, f"p{i}", b"crop %d" % i) for i, v in enumerate(person_vectors(1, 4))]
 

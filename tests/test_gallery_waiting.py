@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, bytes_in, person_vectors, start, templates, wipe_due
 
-from facepipe.errors import GalleryError
-from gallery import Gallery
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
 
 OTHERS_WAIT_S_MAX = 2.0
 READING, WRITING = "BEGIN", "BEGIN IMMEDIATE"
@@ -73,7 +73,7 @@ def test_openings_do_not_wait_for_a_reader_to_wipe(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What the removing command could not wipe is left to the opening after the reader has gone."""
-    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.5)
     with Gallery.open(folder, ENCODER) as gallery:
         assert seconds_of(lambda: gallery.remove("Mata Hari")) >= 0.5
     monkeypatch.undo()
@@ -134,7 +134,7 @@ def test_whoever_only_reads_waits_for_nobody(
     folder: Path, transaction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not for a writer either, though the index is due to be saved."""
-    monkeypatch.setattr("gallery.derived_index.DerivedIndex.is_file_behind", lambda self: True)
+    monkeypatch.setattr("facepipe.gallery.index_sync.DerivedIndex.is_file_behind", lambda self: True)
 
     def use() -> None:
         with Gallery.open(folder, ENCODER) as gallery:
@@ -160,7 +160,7 @@ def test_what_a_killed_remover_left_waits_until_nobody_writes(folder: Path) -> N
 def test_whoever_writes_beside_a_writer_is_told_in_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gallery.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
     with (
         holding(folder, WRITING),
         Gallery.open(folder, ENCODER) as gallery,

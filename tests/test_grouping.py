@@ -12,14 +12,14 @@ import pytest
 from gallery_helpers import ENCODER, person_vectors, photo_hash
 from pipeline_helpers import shifted
 
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.core.faces import Faces, Match, UInt8Array
 from facepipe.detector import DetectorOptions
-from facepipe.errors import GalleryError, UsageError
-from facepipe.faces import Faces, Match, UInt8Array
-from facepipe.grouping import enroll_group, remember_unknown, remembering_unknown, unknown_groups
-from facepipe.images import read_image, write_image
+from facepipe.gallery import Gallery, NewTemplate
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.runtime import RuntimeChoice
-from gallery import Gallery, NewTemplate
+from facepipe.runtime.engines import RuntimeChoice
+from facepipe.unknown_faces import enroll_group, remember_unknown, remembering_unknown, unknown_groups
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pytest
 from image_helpers import FORMATS, difference, encode, encoded
 from PIL import Image, ImageCms
 
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image, scaled_down
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image, scaled_down
 
 Recipe = Callable[[Image.Image], tuple[Image.Image, str]]
 
@@ -217,7 +217,7 @@ def test_one_pixel() -> None:
 
 
 def test_photos_wider_and_taller_than_a_strip_are_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facepipe.pixels._STRIP_PIXELS", 100)
+    monkeypatch.setattr("facepipe.images.pixels._STRIP_PIXELS", 100)
     pixels = np.random.default_rng(0).integers(0, 256, (37, 150, 3), np.uint8)
     assert np.array_equal(read_image(encode(Image.fromarray(pixels), "PNG")), pixels)
     assert np.array_equal(read_image(encode(Image.fromarray(pixels[:, :7]), "PNG")), pixels[:, :7])

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from image_helpers import encode
 from PIL import Image
 
-from facepipe.decoded_size import MOST_SCANNED_SAMPLES
-from facepipe.errors import PhotoError
-from facepipe.images import read_image, read_reduced
-from facepipe.jpeg import read_frame, scanned_samples
+from facepipe.core.errors import PhotoError
+from facepipe.images.decoded_size import MOST_SCANNED_SAMPLES
+from facepipe.images.jpeg import read_frame, scanned_samples
+from facepipe.images.reading import read_image, read_reduced
 
 UNKNOWN = "known format"
 TOO_MANY, TOO_MUCH, TOO_LONG = "more than 200,000,000 pixels", "decoding it takes", "would take too long"
@@ -164,8 +164,8 @@ _MEASURE = """
 import sys
 from pathlib import Path
 import pillow_heif, tifffile
-from facepipe.decoding_memory import PhotoMemory
-from facepipe.images import read_image
+from facepipe.images.decoding_memory import PhotoMemory
+from facepipe.images.reading import read_image
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -15,9 +15,9 @@ import pytest
 from image_helpers import FORMATS, difference, encoded
 from PIL import Image
 
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image
 
 # Broken files
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from image_helpers import difference, encoded
 
-from facepipe.errors import OutputError, PhotoError, UsageError
-from facepipe.faces import UInt8Array
-from facepipe.images import photo_sha256, read_image, write_image
+from facepipe.core.errors import OutputError, PhotoError, UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import photo_sha256, read_image, write_image
 
 
 def test_the_same_photo_has_the_same_sha256(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from image_helpers import difference, encode, encoded
 from PIL import Image
 
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, read_reduced
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image, read_reduced
 
 MEGABYTE = 1 << 20
 LONG = bytes(range(32, 127)) * (3 * MEGABYTE // 95)
@@ -222,5 +222,5 @@ def test_a_whole_photo_is_decoded_once(astronaut: UInt8Array, monkeypatch: pytes
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("facepipe.decoding.salvaged", never)
+    monkeypatch.setattr("facepipe.images.decoding.salvaged", never)
     assert difference(read_image(encoded("JPEG")), astronaut) < 4

@@ -15,9 +15,9 @@ import tifffile
 from image_helpers import difference, encode
 from PIL import Image
 
-from facepipe.errors import PhotoError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image
 
 HEIGHT, WIDTH = 48, 80
 COLOURS = {"minisblack": 1, "miniswhite": 1, "rgb": 3, "separated": 4}

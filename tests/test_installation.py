@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from facepipe import installation
-from facepipe.errors import MissingExtraError
-from facepipe.installation import extra_command, reinstall_advice
+from facepipe.core import installation
+from facepipe.core.errors import MissingExtraError
+from facepipe.core.installation import extra_command, reinstall_advice
 
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
@@ -49,7 +49,7 @@ def not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", unknown)
-    monkeypatch.setattr(installation, "__file__", str(ROOT / "facepipe" / "installation.py"))
+    monkeypatch.setattr(installation, "__file__", str(ROOT / "facepipe" / "core" / "installation.py"))
 
 
 def packages(extra: str) -> str:

@@ -15,12 +15,12 @@ from batch_helpers import NAME, enrol_her
 from cli_helpers import ROOT, Said, facepipe
 from gallery_helpers import ENCODER, person_vectors, template
 
-from facepipe.errors import GalleryError
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from gallery import Gallery
-from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE, read_key_file
-from gallery.gallery import encrypt
+from facepipe.core.errors import GalleryError
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery import Gallery
+from facepipe.gallery.gallery import encrypt
+from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE, read_key_file
+from facepipe.images.reading import write_image
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
 pytestmark = pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
@@ -31,8 +31,8 @@ KEY = b"correct horse battery staple"
 @pytest.fixture(autouse=True)
 def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys that are quick to make, and none in the environment or remembered."""
-    monkeypatch.setattr("gallery.codec._SCRYPT_COST", 2)
-    monkeypatch.setattr("gallery.codec._READ_ONCE", {})
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._READ_ONCE", {})
     for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 

@@ -12,8 +12,8 @@ import pytest
 from cli_helpers import Said, facepipe
 
 from facepipe.batch.run import Batch
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 
 @pytest.fixture

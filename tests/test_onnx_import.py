@@ -11,13 +11,13 @@ import pytest
 from cli_helpers import facepipe
 from PIL import Image
 
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.faces import UInt8Array
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import UsageError, WeightsError
-from facepipe.faces import UInt8Array
 from facepipe.onnx_import import import_onnx_encoder
-from facepipe.runtime import InputForm, RuntimeChoice
-from weights.registry import DEFAULT_ENCODER, Weight, load_card, shipped_folder
-from weights.storage import read_parameters, verify
+from facepipe.runtime.engines import InputForm, RuntimeChoice
+from facepipe.weights.files import read_parameters, verify
+from facepipe.weights.registry import DEFAULT_ENCODER, Weight, load_card, shipped_folder
 
 onnx = pytest.importorskip("onnx", reason="making ONNX files needs the [train] extra")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

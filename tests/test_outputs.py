@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from pipeline_helpers import faces_at
 
-from facepipe.errors import OutputError, UsageError
-from facepipe.faces import Match, UInt8Array
-from facepipe.images import read_image, write_image
-from facepipe.outputs import PictureFolder, make_folder, require_place
+from facepipe.core.errors import OutputError, UsageError
+from facepipe.core.faces import Match, UInt8Array
+from facepipe.core.overwriting import VECTORS
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import PhotoResult
-from facepipe.products import VECTORS
+from facepipe.reports.pictures import PictureFolder, make_folder, require_place
 
 
 def gradient(width: int = 60, height: int = 40) -> UInt8Array:

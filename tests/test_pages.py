@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from facepipe.pages import Figure, page, paragraph, sheet, table
+from facepipe.reports.html import Figure, page, paragraph, sheet, table
 
 NASTY = "<script>alert(1)</script> \"quoted\" & 'so'"
 

@@ -16,13 +16,13 @@ from cli_helpers import facepipe
 from video_helpers import write_video
 
 from facepipe.batch.job import Job
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from facepipe.pages import page
-from gallery import Gallery
-from training.evaluation.pages import write_report
-from weights.registry import DEFAULT_ENCODER, load_card
-from weights.storage import write_weight
+from facepipe.core.faces import UInt8Array
+from facepipe.evaluation.pages import write_report
+from facepipe.gallery import Gallery
+from facepipe.images.reading import write_image
+from facepipe.reports.html import page
+from facepipe.weights.files import write_weight
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs permission bits")
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image, ImageOps
 
 from facepipe import FacePipeline, PersonPhoto, align_faces, enrol, find_photos, read_image
+from facepipe.core.errors import PhotoError, UsageError
+from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import DetectorOptions
 from facepipe.doctor import verify_weights
-from facepipe.errors import PhotoError, UsageError
-from facepipe.faces import Faces, UInt8Array
-from facepipe.images import write_image
-from facepipe.photo_input import as_rgb
+from facepipe.images.photo_input import as_rgb
+from facepipe.images.reading import write_image
 from facepipe.pipeline import process_files
-from facepipe.runtime import RuntimeChoice
-from weights.registry import DEFAULT_DETECTOR
+from facepipe.runtime.engines import RuntimeChoice
+from facepipe.weights.registry import DEFAULT_DETECTOR
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,18 @@ import pytest
 from pipeline_helpers import SURE, noise, side_by_side, write_broken_photos
 
 import facepipe.align
+from facepipe.core.errors import GalleryError, LandmarkError, UsageError, WeightsError
+from facepipe.core.faces import Faces, MatchStatus, UInt8Array
 from facepipe.detector import DetectorOptions
-from facepipe.enrolment import PersonPhoto, enrol
-from facepipe.errors import GalleryError, LandmarkError, UsageError, WeightsError
-from facepipe.faces import Faces, MatchStatus, UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image, write_image
+from facepipe.enrollment import PersonPhoto, enrol
+from facepipe.gallery import Gallery
+from facepipe.gallery.matching import PersonDistance
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline, card_identity, process_files
 from facepipe.quality import NamingRules, Reason, judge
-from facepipe.runtime import RuntimeChoice
-from gallery import Gallery
-from gallery.matching import PersonDistance
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
+from facepipe.runtime.engines import RuntimeChoice
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 HER = "Eileen Collins"
 ONE_THREAD = RuntimeChoice("onnx", "cpu", 1)

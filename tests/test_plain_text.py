@@ -21,16 +21,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
-import cli
+from facepipe import cli
 from facepipe.batch.job import Job
 from facepipe.batch.page import write_report
 from facepipe.commands.output import LineFormatter, Output, echo, redraw, tell
-from facepipe.faces import Match
-from facepipe.json_lines import record_to_json
-from facepipe.pages import Figure, page, paragraph, sheet, table
+from facepipe.core.faces import Match
+from facepipe.core.json_lines import record_to_json
+from facepipe.core.plain_text import visible, visible_json, visible_line
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.pipeline import PhotoResult
-from facepipe.plain_text import visible, visible_json, visible_line
-from gallery import Gallery, NewTemplate
+from facepipe.reports.html import Figure, page, paragraph, sheet, table
 
 ATTACKS = [
     "\x1b]0;owned\x07",

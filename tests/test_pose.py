@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from facepipe.faces import FloatArray, UInt8Array
+from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.pipeline import FacePipeline
 from facepipe.pose import _HEAD, head_pose
-from facepipe.runtime import RuntimeChoice
+from facepipe.runtime.engines import RuntimeChoice
 
 
 def turned_head(yaw_deg: float, pitch_deg: float, roll_deg: float) -> FloatArray:

@@ -11,8 +11,8 @@ import cv2
 import pytest
 from privacy_helpers import ROOT, Seen, watched
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="watches processes as Linux and macOS let it")
 RUNTIMES = [
@@ -22,7 +22,7 @@ RUNTIMES = [
 ]
 
 COMMANDS = """
-import cli
+from facepipe import cli
 def run(*arguments):
     cli.main([str(word) for word in arguments], standalone_mode=False)
 """
@@ -44,7 +44,7 @@ run("doctor")
 API = """
 import facepipe
 from pathlib import Path
-from facepipe.enrolment import PersonPhoto
+from facepipe.enrollment import PersonPhoto
 runtime = facepipe.choose_runtime({runtime!r})
 with facepipe.FacePipeline.load("my-gallery", create_gallery=True, runtime=runtime) as pipeline:
     list(facepipe.enrol(pipeline, [PersonPhoto("Ada", Path("photo.png"))]))
@@ -90,9 +90,9 @@ def test_the_main_job_reaches_for_nothing(place: Path) -> None:
 
 ERASING = """
 import numpy as np
-from gallery import Gallery, NewTemplate
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.pipeline import card_identity
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 vectors = np.random.default_rng(0).normal(size=(6000, 128)).astype(np.float32)
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 with Gallery.open("gallery", card_identity(load_card(DEFAULT_ENCODER).card), create=True) as gallery:
@@ -129,7 +129,7 @@ def test_the_choice_of_the_user_stands(place: Path, monkeypatch: pytest.MonkeyPa
 def test_openvinos_telemetry_is_missing_for_its_import_only(place: Path) -> None:
     code = """
 import importlib.util, sys
-from facepipe.environment import openvino_core
+from facepipe.core.environment import openvino_core
 openvino_core()
 assert "openvino_telemetry" not in sys.modules
 print(importlib.util.find_spec("openvino_telemetry") is not None)
@@ -174,7 +174,7 @@ os.remove({str(elsewhere / "moved")!r})
 
 # The one place
 
-ONE_PLACE = ROOT / "facepipe" / "environment.py"
+ONE_PLACE = ROOT / "facepipe" / "core" / "environment.py"
 OURS = [
     *ROOT.glob("cli.py"),
     *(

@@ -14,17 +14,17 @@ from cli_helpers import facepipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe import processors
 from facepipe.batch.engine import EngineOptions
-from facepipe.errors import UsageError
-from facepipe.processors import (
+from facepipe.core import processors
+from facepipe.core.errors import UsageError
+from facepipe.core.processors import (
     THREADS_VARIABLE,
     compute_threads,
     cpu_quota,
     describe_threads,
     granted_processors,
 )
-from facepipe.runtime import choose_runtime
+from facepipe.runtime.engines import choose_runtime
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -223,11 +223,11 @@ def test_a_variable_that_is_no_number_is_wrong_usage(monkeypatch: pytest.MonkeyP
 SEEN_BY_PACKAGES = """
 import os
 os.sched_getaffinity = lambda _: set(range(32))
-import facepipe.processors, facepipe.environment
-facepipe.processors.cpu_quota = lambda _=None: {quota}
-for name in facepipe.environment.THREAD_VARIABLES:
+import facepipe.core.processors, facepipe.core.environment
+facepipe.core.processors.cpu_quota = lambda _=None: {quota}
+for name in facepipe.core.environment.THREAD_VARIABLES:
     os.environ.pop(name, None)
-facepipe.environment.prepare_environment()
+facepipe.core.environment.prepare_environment()
 import cv2, faiss
 print(cv2.getNumThreads(), faiss.omp_get_max_threads())
 """
@@ -256,7 +256,7 @@ def test_what_the_user_has_set_stands() -> None:
 
 def test_torch_follows_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    from training.distributed import process_group
+    from facepipe.training.engine.distributed import process_group
 
     before = torch.get_num_threads()
     try:

@@ -17,21 +17,21 @@ from gallery_helpers import ENCODER, person_vectors, templates
 from pipeline_helpers import faces_at
 from video_helpers import numbered, write_video
 
-from facepipe import products
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.page import write_report
 from facepipe.batch.results import require_places, write_records
-from facepipe.errors import OutputError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image, write_image
-from facepipe.outputs import PictureFolder, write_page
-from facepipe.pages import page
+from facepipe.core import overwriting as products
+from facepipe.core.errors import OutputError
+from facepipe.core.faces import UInt8Array
+from facepipe.core.overwriting import Form, require_replaceable
+from facepipe.evaluation.pages import write_report as write_evaluation
+from facepipe.gallery import Gallery
+from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import PhotoResult
-from facepipe.products import Form, require_replaceable
-from facepipe.report import save_embeddings
-from gallery import Gallery
-from training.evaluation.pages import write_report as write_evaluation
+from facepipe.reports.html import page
+from facepipe.reports.pictures import PictureFolder, write_page
+from facepipe.reports.records import save_embeddings
 
 PRECIOUS = b"the only copy of a novel"
 Command = Callable[..., Said]

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from facepipe.align import align_faces
-from facepipe.faces import Faces, FloatArray, UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image
 from facepipe.quality import (
     EnrolRules,
     Judgement,

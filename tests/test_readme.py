@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)

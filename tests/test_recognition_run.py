@@ -16,26 +16,26 @@ from recognition_helpers import FACE, INPUT, SIDE_PX, tiny_config, tiny_network,
 from torch import nn
 from training_helpers import TORCHRUN, assert_same_run, remove_batch_norm, run_python, to_toml
 
-from cli import main
+from facepipe.cli import main
+from facepipe.core.errors import DataError, FacepipeError, UsageError, WeightsError
+from facepipe.core.faces import UInt8Array
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import DataError, FacepipeError, UsageError, WeightsError
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from facepipe.networks import build_network, load_parameters
-from training.checkpoints import load_checkpoint
-from training.configuration import from_plain, to_plain
-from training.export import export_checkpoint
-from training.logs import read_log
-from training.loop_configuration import LoopConfig
-from training.recognition.configuration import EncoderConfig, NetworkConfig
-from training.recognition.crops import FaceCrops
-from training.recognition.losses import LossConfig
-from training.recognition.run import train_encoder
-from training.recognition.sources import CropSource
-from training.recognition.start import encoder_of_checkpoints, initial_encoder
-from training.recognition.task import RecognitionTask, RecognitionTaskConfig
-from training.runs import configuration_of_run
-from weights.card import InputSpec
+from facepipe.images.reading import write_image
+from facepipe.runtime.architectures import build_network, load_parameters
+from facepipe.training.engine.checkpoints import load_checkpoint
+from facepipe.training.engine.config import from_plain, to_plain
+from facepipe.training.engine.logs import read_log
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.runs import configuration_of_run
+from facepipe.training.export import export_checkpoint
+from facepipe.training.recognition.config import EncoderConfig, NetworkConfig
+from facepipe.training.recognition.crops import FaceCrops
+from facepipe.training.recognition.initialize import encoder_of_checkpoints, initial_encoder
+from facepipe.training.recognition.losses import LossConfig
+from facepipe.training.recognition.run import train_encoder
+from facepipe.training.recognition.sources import CropSource
+from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
+from facepipe.weights.cards import InputSpec
 
 
 @pytest.fixture
@@ -115,9 +115,9 @@ _KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
-from training.configuration import from_plain
-from training.recognition.configuration import EncoderConfig
-from training.recognition.run import train_encoder
+from facepipe.training.engine.config import from_plain
+from facepipe.training.recognition.config import EncoderConfig
+from facepipe.training.recognition.run import train_encoder
 torch.set_num_threads(1)
 def kill(progress):
     if progress.step == 5:
@@ -166,10 +166,10 @@ import sys
 from pathlib import Path
 import torch
 from test_recognition_run import plain_task
-from training.distributed import process_group, world_size
-from training.loop import TrainingLoop
-from training.loop_configuration import LoopConfig
-from training.optimisation import OptimiserConfig
+from facepipe.training.engine.distributed import process_group, world_size
+from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.optimizer import OptimiserConfig
 torch.set_num_threads(1)
 with process_group("cpu"):
     batch = 8 // world_size()

@@ -14,7 +14,8 @@ from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
 
 from facepipe.align import MARGINS, align_faces, cut
-from facepipe.errors import UsageError
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import UInt8Array
 from facepipe.facenet.network import (
     FaceNet,
     InvertedResidual,
@@ -23,21 +24,20 @@ from facepipe.facenet.network import (
     facenet_mobilefacenet,
     facenet_mobilenetv1,
 )
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from training.pixels import Normalisation
-from training.recognition.crops import NOBODY, FaceCrops
-from training.recognition.losses import LossConfig
-from training.recognition.sources import CropSource, DetectionSource, PhotoSource
-from training.recognition.task import RecognitionTask, RecognitionTaskConfig
-from training.recognition.teacher import (
+from facepipe.images.reading import write_image
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.recognition.crops import NOBODY, FaceCrops
+from facepipe.training.recognition.losses import LossConfig
+from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
+from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
+from facepipe.training.recognition.teacher import (
     Teacher,
     TeacherConfig,
     canonical_vectors,
     find_teacher,
     matching_taps,
 )
-from weights.card import InputSpec
+from facepipe.weights.cards import InputSpec
 
 SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
 MARGIN = MARGINS["arcface_112"]
@@ -78,7 +78,9 @@ def test_canonical_vectors_are_means_over_the_mirror_image_and_are_kept(
     np.testing.assert_allclose(vectors[9], functional.normalize(both)[0], atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     with monkeypatch.context() as patched:
-        patched.setattr("training.recognition.teacher.Teacher", lambda *_: pytest.fail("looked again"))
+        patched.setattr(
+            "facepipe.training.recognition.teacher.Teacher", lambda *_: pytest.fail("looked again")
+        )
         again = canonical_vectors(config, crops, SPEC, MARGIN, tmp_path / "cache")
     assert np.array_equal(again, vectors)
     other = TeacherConfig(str(write_teacher(tmp_path / "other.onnx", seed=2)), view="canonical")

@@ -17,13 +17,14 @@ from recognition_helpers import FACE
 from torch.nn import functional
 
 from facepipe.align import cut
-from facepipe.corruption import DamageConfig, damage
-from facepipe.errors import DataError, UsageError
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
-from training.recognition.augment import ShakeConfig, shake_matrix
-from training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
-from training.recognition.losses import (
+from facepipe.core.errors import DataError, UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.reading import write_image
+from facepipe.training.engine.stream import endless_batches
+from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
+from facepipe.training.recognition.losses import (
     LossConfig,
     MarginHead,
     cosine_loss,
@@ -31,9 +32,8 @@ from training.recognition.losses import (
     relation_loss,
     triplet_loss,
 )
-from training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
-from training.recognition.sources import CropSource
-from training.stream import endless_batches
+from facepipe.training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
+from facepipe.training.recognition.sources import CropSource
 
 UNTOUCHED = DamageConfig(
     light_share=0,

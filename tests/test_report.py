@@ -15,17 +15,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
-from facepipe.csv_files import csv_line, plain_cell
-from facepipe.enrolment import Outcome
-from facepipe.errors import OutputError
-from facepipe.faces import Faces, Match, MatchStatus
-from facepipe.json_lines import record_to_json
+from facepipe.core.csv_files import csv_line, plain_cell
+from facepipe.core.errors import OutputError
+from facepipe.core.faces import Faces, Match, MatchStatus
+from facepipe.core.json_lines import record_to_json
+from facepipe.enrollment import Outcome
+from facepipe.gallery import Person, Template
+from facepipe.gallery.audit import Remark
+from facepipe.gallery.matching import Doubt
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
-from facepipe.report import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
-from gallery import Person, Template
-from gallery.audit import Remark
-from gallery.matching import Doubt
+from facepipe.reports.records import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
 
 FACE_KEYS = [
     *("box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),

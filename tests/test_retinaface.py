@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from network_helpers import preprocessed
 
-from facepipe.faces import Faces, FloatArray
+from facepipe.core.faces import Faces, FloatArray
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
-from facepipe.retinaface.suppression import agreed_faces, non_maximum_suppression
-from weights.card import AnchorSpec
+from facepipe.retinaface.nms import agreed_faces, non_maximum_suppression
+from facepipe.weights.cards import AnchorSpec
 
 PHOTOS = ("astronaut", "group", "portrait")
 OTHER_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
@@ -19,9 +19,9 @@ OTHER_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
 
 def published_outputs(shared_data: Path, weights: str, photo: str, channels: str) -> list[FloatArray]:
     torch = pytest.importorskip("torch")
-    from facepipe.networks import build_network, load_parameters, serving_module
     from facepipe.retinaface.published import our_name
-    from weights.legacy import read_legacy_checkpoint
+    from facepipe.runtime.architectures import build_network, load_parameters, serving_module
+    from facepipe.weights.legacy import read_legacy_checkpoint
 
     checkpoint = read_legacy_checkpoint(shared_data / "weights" / f"retinaface_mnet025_{weights}.pth")
     network = build_network("retinaface_mobilenet025")
@@ -41,7 +41,7 @@ def published_outputs(shared_data: Path, weights: str, photo: str, channels: str
 )
 def test_parameter_counts(architecture: str, millions: float) -> None:
     torch = pytest.importorskip("torch")
-    from facepipe.networks import build_network
+    from facepipe.runtime.architectures import build_network
 
     with torch.device("meta"):
         network = build_network(architecture)

@@ -15,14 +15,14 @@ import numpy.typing as npt
 import pytest
 
 from facepipe.align import align_faces
+from facepipe.core.errors import DeviceError, FacepipeError, MissingExtraError, UsageError, WeightsError
+from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import DeviceError, FacepipeError, MissingExtraError, UsageError, WeightsError
-from facepipe.faces import FloatArray, UInt8Array
-from facepipe.runtime import Engine, Network, RuntimeChoice, choose_runtime, open_network, to_planes
-from weights.card import InputSpec
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, Weight, load_card
-from weights.storage import write_weight
+from facepipe.runtime.engines import Engine, Network, RuntimeChoice, choose_runtime, open_network, to_planes
+from facepipe.weights.cards import InputSpec
+from facepipe.weights.files import write_weight
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, Weight, load_card
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [train] extra")
@@ -91,7 +91,7 @@ def without_torch(code: str) -> subprocess.CompletedProcess[str]:
     ids=lambda words: " ".join(words[:3]),
 )
 def test_without_torch_the_one_line_to_type_is_told(arguments: list[str]) -> None:
-    done = without_torch(f"import cli; cli.main({arguments!r})")
+    done = without_torch(f"from facepipe import cli; cli.main({arguments!r})")
     assert done.returncode == MissingExtraError.exit_code
     assert "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1

@@ -13,9 +13,9 @@ from pipeline_helpers import shifted, side_by_side
 from video_helpers import write_video
 
 import facepipe
-from facepipe.errors import PhotoError, UsageError
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.errors import PhotoError, UsageError
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
 
 

@@ -19,11 +19,11 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import Record
-from facepipe.batch.sorting import Way, carry_out, finish_move, plan_sorting
-from facepipe.faces import Match
-from facepipe.file_names import file_name_of
+from facepipe.batch.sort import Way, carry_out, finish_move, plan_sorting
+from facepipe.core.faces import Match
+from facepipe.core.file_names import file_name_of
 from facepipe.pipeline import PhotoResult
-from facepipe.xmp import sidecar_path
+from facepipe.reports.xmp import sidecar_path
 
 PARTIAL = 3
 NAMES = st.lists(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from facepipe.faces import UInt8Array
-from facepipe.images import write_image
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 
 ROOT = Path(__file__).resolve().parents[1]
 NEEDS_NOTHING = {"numpy", "cv2", "PIL", "onnxruntime", "faiss", "scipy", "skimage", "torch", "safetensors"}
@@ -37,7 +37,7 @@ def imported(code: str, folder: Path) -> tuple[set[str], str]:
 
 def command(*arguments: str) -> str:
     """Code that runs the command line and comes back."""
-    return f"import cli; cli.main({list(arguments)!r}, standalone_mode=False)"
+    return f"from facepipe import cli; cli.main({list(arguments)!r}, standalone_mode=False)"
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def command(*arguments: str) -> str:
         "import facepipe",
         "import facepipe; dir(facepipe); facepipe.__version__",
         "from facepipe import FacepipeError",
-        "import cli",
+        "from facepipe import cli",
         command("--help"),
         command("--version"),
         command("identify", "--help"),
@@ -54,7 +54,9 @@ def command(*arguments: str) -> str:
         command("gallery", "--help"),
         command("weights", "import", "--help"),
     ],
-    ids=lambda code: code.removeprefix("import cli; cli.main").replace(", standalone_mode=False", ""),
+    ids=lambda code: code.removeprefix("from facepipe import cli; cli.main").replace(
+        ", standalone_mode=False", ""
+    ),
 )
 def test_help_and_plain_import_load_nothing_heavy(code: str, tmp_path: Path) -> None:
     modules, _ = imported(code, tmp_path)

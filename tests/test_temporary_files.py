@@ -19,9 +19,9 @@ from test_batch_job import do, files
 from test_gallery_schema import ENCODER_8D, v1_folder
 
 from facepipe.batch.job import Job
-from gallery import Gallery
-from gallery.records import CROP_BYTES_MAX
-from gallery.repair import repair, verify
+from facepipe.gallery import Gallery
+from facepipe.gallery.models import CROP_BYTES_MAX
+from facepipe.gallery.repair import repair, verify
 
 __all__ = ["v1_folder"]  # A fixture.
 _IN_MEMORY = 2
@@ -92,7 +92,7 @@ def test_every_connection_of_a_gallery_keeps_temporary_data_in_memory(
         gallery._store._sql.commit()
     assert verify(tmp_path / "one")
     assert repair(tmp_path / "one").aside is not None
-    monkeypatch.setattr("gallery.database.os.access", lambda path, mode: mode == os.R_OK)
+    monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)
     with Gallery.open(tmp_path / "one", ENCODER) as gallery:
         assert gallery.read_only
         gallery.people()

@@ -12,10 +12,10 @@ from gallery_helpers import person_vectors, templates
 from pipeline_helpers import shifted, side_by_side
 
 from facepipe import FacePipeline, PersonPhoto, enrol
+from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import DetectorOptions
-from facepipe.faces import Faces, UInt8Array
-from facepipe.images import write_image
-from facepipe.runtime import Engine, RuntimeChoice
+from facepipe.images.reading import write_image
+from facepipe.runtime.engines import Engine, RuntimeChoice
 
 HER = "Eileen Collins"
 THREADS, ROUNDS = 4, 2

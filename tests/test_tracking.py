@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipeline_helpers import faces_at, noise
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, Match, UInt8Array
-from facepipe.images import read_image
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray, Match, UInt8Array
+from facepipe.gallery import NewTemplate
+from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.tracking import Frame, Linker, ShotCounter, Sighting, Track, VideoOptions, find_tracks
-from gallery import NewTemplate
 
 ONE_PERSON_L2 = 1.0
 FRAME_S = 0.2

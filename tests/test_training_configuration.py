@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.errors import UsageError
-from training.configuration import RECIPES, from_plain, read_configuration, recipe_names, to_plain
-from training.detection.configuration import DataConfig, DetectorConfig, detector_configuration
-from training.recognition.configuration import EncoderConfig
+from facepipe.core.errors import UsageError
+from facepipe.training.detection.config import DataConfig, DetectorConfig, detector_configuration
+from facepipe.training.engine.config import RECIPES, from_plain, read_configuration, recipe_names, to_plain
+from facepipe.training.recognition.config import EncoderConfig
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -12,19 +12,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from facepipe.errors import DataError, MissingExtraError, OutputError, UsageError
-from training.checkpoints import (
+from facepipe.core.errors import DataError, MissingExtraError, OutputError, UsageError
+from facepipe.training.engine.checkpoints import (
     averaged_network,
     changed_settings,
     load_checkpoint,
     save_checkpoint,
 )
-from training.curves import draw_curves
-from training.logs import RunLog, read_log
-from training.loop import NonFiniteLossError, TrainingLoop
-from training.loop_configuration import LoopConfig
-from training.optimisation import OptimiserConfig, ScheduleConfig, build_optimiser
-from training.task import Progress
+from facepipe.training.engine.curves import draw_curves
+from facepipe.training.engine.logs import RunLog, read_log
+from facepipe.training.engine.loop import NonFiniteLossError, TrainingLoop
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.optimizer import OptimiserConfig, ScheduleConfig, build_optimiser
+from facepipe.training.engine.task import Progress
 
 _SHORT = LoopConfig(
     steps=6, batch_size=4, warmup_steps=0, schedule="constant", log_every=2, checkpoint_every=2, workers=0

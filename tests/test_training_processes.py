@@ -17,21 +17,21 @@ from recognition_helpers import tiny_config, write_people, write_teacher
 from torch import nn
 from training_helpers import TORCHRUN, assert_same_run, environment, run_python, to_toml, write_dataset
 
-import training.detection.run as detector_run
-from cli import main
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
-from training.checkpoints import load_checkpoint
-from training.commands import _TrainingBar
-from training.configuration import read_configuration, to_plain
-from training.detection.configuration import DetectorConfig
-from training.detection.run import train_detector
-from training.logs import read_log
-from training.recognition.configuration import EncoderConfig
-from training.recognition.run import train_encoder
-from training.recognition.teacher import Teacher
-from training.runs import configuration_of_run, only_run_in
-from training.task import Progress
+import facepipe.training.detection.run as detector_run
+from facepipe.cli import main
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import read_image
+from facepipe.training.commands import _TrainingBar
+from facepipe.training.detection.config import DetectorConfig
+from facepipe.training.detection.run import train_detector
+from facepipe.training.engine.checkpoints import load_checkpoint
+from facepipe.training.engine.config import read_configuration, to_plain
+from facepipe.training.engine.logs import read_log
+from facepipe.training.engine.runs import configuration_of_run, only_run_in
+from facepipe.training.engine.task import Progress
+from facepipe.training.recognition.config import EncoderConfig
+from facepipe.training.recognition.run import train_encoder
+from facepipe.training.recognition.teacher import Teacher
 
 SETTINGS = [
     "device=cpu",
@@ -140,7 +140,7 @@ def test_a_missing_or_broken_photo_ends_the_command_with_its_name(
 def test_the_process_of_a_run_that_failed_in_a_worker_ends(tmp_path: Path, dataset: Path) -> None:
     (dataset / "images" / "1.png").unlink()
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *_words(dataset, tmp_path / "run", "loop.workers=2")],
+        [sys.executable, "-m", "facepipe.cli", *_words(dataset, tmp_path / "run", "loop.workers=2")],
         capture_output=True,
         text=True,
         env=environment(),
@@ -196,7 +196,7 @@ def test_a_signal_while_photos_are_decoded_leaves_nothing_half_written(
     before = signal.getsignal(signal.SIGTERM)
     cache = f"cache={tmp_path / 'cache'}"
     with monkeypatch.context() as patch:
-        patch.setattr("training.detection.data.read_image", interrupted)
+        patch.setattr("facepipe.training.detection.data.read_image", interrupted)
         done = _train(dataset, tmp_path / "run", cache)
     assert done.exit_code == 130, done.output
     assert list((tmp_path / "cache").iterdir()) == []
@@ -245,7 +245,7 @@ def test_a_signal_in_the_middle_of_a_validation_photo_is_heard(
         calls.append("of one box more")
         signal.raise_signal(number)
 
-    monkeypatch.setattr("facepipe.retinaface.suppression.iou", overlaps)
+    monkeypatch.setattr("facepipe.retinaface.nms.iou", overlaps)
     done = _train(dataset, tmp_path / "run", f"validation.photos={dataset}", "loop.validate_every=2")
     assert done.exit_code == 130, done.output
     assert len(calls) == 1
@@ -258,7 +258,7 @@ def test_what_breaks_a_validation_photo_is_said_with_its_name(
     def fail(*_: object) -> Any:
         raise ZeroDivisionError("of sides")
 
-    monkeypatch.setattr("training.detection.validation.scored_boxes", fail)
+    monkeypatch.setattr("facepipe.training.detection.validation.scored_boxes", fail)
     done = _train(dataset, tmp_path / "run", f"validation.photos={dataset}", "loop.validate_every=2")
     assert done.exit_code == 1, done.output
     assert f"{dataset / 'images' / '0.png'}: " in done.output
@@ -283,7 +283,7 @@ def test_without_a_compiler_a_run_says_so_and_goes_on(
     words = _words(dataset, run, "loop.steps=1", "loop.compile=true", f"loop.precision={precision}")
     cache = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *words],
+        [sys.executable, "-m", "facepipe.cli", *words],
         capture_output=True,
         text=True,
         env={key: value for key, value in environment().items() if key != "CXX"} | without | cache,

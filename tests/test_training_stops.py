@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from training_helpers import assert_same_run
 
-from facepipe.errors import DataError, FacepipeError, OutputError, PhotoError, UsageError
-from training.checkpoints import load_checkpoint, load_last
-from training.logs import read_log
-from training.loop import NonFiniteLossError, TrainingLoop
-from training.loop_configuration import LoopConfig
-from training.optimisation import OptimiserConfig
-from training.runs import check_folder, only_run_in, outcome_of
-from training.stream import endless_batches
-from training.task import Progress
+from facepipe.core.errors import DataError, FacepipeError, OutputError, PhotoError, UsageError
+from facepipe.training.engine.checkpoints import load_checkpoint, load_last
+from facepipe.training.engine.logs import read_log
+from facepipe.training.engine.loop import NonFiniteLossError, TrainingLoop
+from facepipe.training.engine.loop_config import LoopConfig
+from facepipe.training.engine.optimizer import OptimiserConfig
+from facepipe.training.engine.runs import check_folder, only_run_in, outcome_of
+from facepipe.training.engine.stream import endless_batches
+from facepipe.training.engine.task import Progress
 
 _CONFIG = LoopConfig(
     steps=6, batch_size=4, warmup_steps=0, log_every=1, checkpoint_every=4, validate_every=3, workers=0

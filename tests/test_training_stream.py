@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from training_helpers import environment
 
-from facepipe.errors import DataError, PhotoError
-from training.stream import endless_batches, naming
+from facepipe.core.errors import DataError, PhotoError
+from facepipe.training.engine.stream import endless_batches, naming
 
 
 @dataclass
@@ -178,7 +178,7 @@ def test_loading_draws_no_random_numbers_of_the_network() -> None:
 _ORPHANS = """
 import multiprocessing, os, signal
 from test_training_stream import Numbers
-from training.stream import endless_batches
+from facepipe.training.engine.stream import endless_batches
 batches = endless_batches(Numbers(), first_batch=0, every=1, workers=3)
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)

@@ -25,8 +25,8 @@ from video_helpers import ffmpeg, number_of, numbered, write_timed, write_video
 from facepipe import tracking
 from facepipe import video as facepipe_video
 from facepipe.commands.output import INTERRUPTED, PARTIAL, time_progress
-from facepipe.errors import OutputError, PhotoError, UsageError
-from facepipe.faces import UInt8Array
+from facepipe.core.errors import OutputError, PhotoError, UsageError
+from facepipe.core.faces import UInt8Array
 from facepipe.pipeline import FacePipeline
 from facepipe.tracking import Frame, find_tracks
 from facepipe.video import is_cut_off, read_frames, stated_duration_s, write_annotated

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from facepipe.errors import WeightsError
-from weights.card import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.registry import read_card, shipped_folder
+from facepipe.core.errors import WeightsError
+from facepipe.weights.cards import AnchorSpec, EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.registry import read_card, shipped_folder
 
 DETECTOR = WeightCard(
     name="some_detector",

@@ -25,11 +25,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import weights.connection as connection
-import weights.download as download
-from facepipe.errors import WeightsError
-from weights.download import FetchOptions, fetch
-from weights.published import PUBLISHED
+import facepipe.weights.connection as connection
+import facepipe.weights.downloads as download
+from facepipe.core.errors import WeightsError
+from facepipe.weights.downloads import FetchOptions, fetch
+from facepipe.weights.published import PUBLISHED
 
 NAME = "published_facenet_mobilenet_128"
 FILE = "facenet_mobilenet.pth"
@@ -689,7 +689,7 @@ def test_a_killed_fetch_leaves_no_half_file(server: Server, home: Path) -> None:
 
     server.answers = [endless, send(BODY)]
     script = (
-        "from weights.download import fetch, FetchOptions;"
+        "from facepipe.weights.downloads import fetch, FetchOptions;"
         f"fetch({NAME!r}, url={server.url!r}, options=FetchOptions(min_bytes=1))"
     )
     root = Path(download.__file__).parents[1]

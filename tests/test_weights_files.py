@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import weights.registry as registry
-from facepipe.errors import UsageError, WeightsError
-from facepipe.home import facepipe_home
-from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
-from weights.published import PUBLISHED
-from weights.registry import Weight, check_new_name, list_weights, load_card, read_card
-from weights.storage import Parameters, read_onnx, read_parameters, verify, write_weight
+import facepipe.weights.registry as registry
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.home import facepipe_home
+from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.files import Parameters, read_onnx, read_parameters, verify, write_weight
+from facepipe.weights.published import PUBLISHED
+from facepipe.weights.registry import Weight, check_new_name, list_weights, load_card, read_card
 
 ONNX = b"\x08\x08\x3a\x00"  # The least that is a model: a version and a graph of nothing.
 PARAMETERS: Parameters = {
@@ -202,7 +202,7 @@ def test_damaged_files_are_never_used(home: Path, suffix: str, damage: str) -> N
 
 def test_a_damaged_shipped_file_asks_for_a_reinstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = make(tmp_path / "shipped", "default")
-    monkeypatch.setattr("weights.storage.shipped_folder", lambda: tmp_path / "shipped")
+    monkeypatch.setattr("facepipe.weights.files.shipped_folder", lambda: tmp_path / "shipped")
     weight.parameters_path.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=r"Restore the files in|Reinstall facepipe"):
         verify(weight)
@@ -243,7 +243,7 @@ def test_a_failed_write_leaves_the_old_weight(home: Path, monkeypatch: pytest.Mo
             raise OSError(28, "No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr("weights.storage.atomic_write_bytes", full_disk)
+    monkeypatch.setattr("facepipe.weights.files.atomic_write_bytes", full_disk)
     other: Parameters = {"w": np.ones(3, dtype=np.float32)}
     with pytest.raises(WeightsError, match="No space left"):
         write_weight(home / "weights", first.card, other, None, replace_existing=True)
@@ -359,9 +359,9 @@ def test_what_can_not_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_finding_weights_loads_no_network_code_and_nothing_heavy() -> None:
     script = (
-        "import sys, weights, weights.registry; weights.registry.list_weights();"
+        "import sys, facepipe.weights.registry; facepipe.weights.registry.list_weights();"
         "print([m for m in ('torch', 'numpy', 'safetensors', 'onnxruntime', 'http.client', 'urllib.request',"
-        " 'socket', 'weights.download') if m in sys.modules])"
+        " 'socket', 'facepipe.weights.downloads') if m in sys.modules])"
     )
     root = Path(registry.__file__).parents[1]
     done = subprocess.run(
@@ -373,10 +373,10 @@ def test_finding_weights_loads_no_network_code_and_nothing_heavy() -> None:
 def test_reading_weights_loads_no_network_code(home: Path) -> None:
     make(home / "weights")
     script = (
-        "import sys; from weights.registry import load_card;"
-        "from weights.storage import read_parameters, read_onnx;"
+        "import sys; from facepipe.weights.registry import load_card;"
+        "from facepipe.weights.files import read_parameters, read_onnx;"
         "weight = load_card('mine'); read_parameters(weight); read_onnx(weight);"
-        "print([m for m in ('torch', 'weights.download', 'urllib.request') if m in sys.modules])"
+        "print([m for m in ('torch', 'facepipe.weights.downloads', 'urllib.request') if m in sys.modules])"
     )
     root = Path(registry.__file__).parents[1]
     done = subprocess.run(

@@ -16,16 +16,16 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cli
+from facepipe import cli
+from facepipe.core.errors import FacepipeError, WeightsError
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import FaceDetector
 from facepipe.encoder import FaceEncoder
-from facepipe.errors import FacepipeError, WeightsError
-from facepipe.faces import UInt8Array
 from facepipe.pipeline import card_identity
-from facepipe.runtime import RuntimeChoice
-from weights.card import WeightCard, WeightFile
-from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card, read_card
-from weights.storage import write_weight
+from facepipe.runtime.engines import RuntimeChoice
+from facepipe.weights.cards import WeightCard, WeightFile
+from facepipe.weights.files import write_weight
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card, read_card
 
 ONNX = b"\x08\x08\x3a\x00"
 CPU = RuntimeChoice("onnx", "cpu", 1)
@@ -271,7 +271,7 @@ def test_parameters_of_no_such_network_are_one_line(
 def test_what_can_not_be_imported_is_one_line(content: bytes, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the [train] extra")
     pytest.importorskip("onnx", reason="needs the [train] extra")
-    from facepipe.convert import import_checkpoint
+    from facepipe.runtime.onnx_export import import_checkpoint
 
     (tmp_path / "x.safetensors").write_bytes(content)
     with pytest.raises(WeightsError, match=r"x\.safetensors: ") as caught:
@@ -300,7 +300,7 @@ PARTS: list[Any] = [
 def test_no_checkpoint_is_one_line(part: str, architecture: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the [train] extra")
     pytest.importorskip("onnx", reason="needs the [train] extra")
-    from training.export import export_checkpoint
+    from facepipe.training.export import export_checkpoint
 
     for value in [*PARTS, {"a": torch.zeros(1).expand(1 << 40)}]:
         network: Any = {"architecture": architecture} | ({"input": value} if part == "input" else {})

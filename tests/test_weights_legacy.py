@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.errors import MissingExtraError, WeightsError
-from weights.legacy import read_legacy_checkpoint
+from facepipe.core.errors import MissingExtraError, WeightsError
+from facepipe.weights.legacy import read_legacy_checkpoint
 
 torch = pytest.importorskip("torch", reason="reading .pth files needs the [train] extra")
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from facepipe.errors import WeightsError
-from facepipe.runtime import Engine, RuntimeChoice, open_network
-from weights.onnx_file import require_self_contained
-from weights.registry import DEFAULT_ENCODER, Weight, load_card, shipped_folder
-from weights.storage import read_onnx, verify, write_weight
+from facepipe.core.errors import WeightsError
+from facepipe.runtime.engines import Engine, RuntimeChoice, open_network
+from facepipe.weights.files import read_onnx, verify, write_weight
+from facepipe.weights.onnx_file import require_self_contained
+from facepipe.weights.registry import DEFAULT_ENCODER, Weight, load_card, shipped_folder
 
 onnx = pytest.importorskip("onnx", reason="making ONNX files needs the [train] extra")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -235,7 +235,7 @@ def test_onnx_runtimes_own_format_is_not_taken(tmp_path: Path) -> None:
     onnxruntime.InferenceSession(own)
     with pytest.raises(WeightsError, match="not a readable ONNX file"):
         read_onnx(written(tmp_path / "w", own))
-    from facepipe.environment import onnx_session
+    from facepipe.core.environment import onnx_session
 
     with pytest.raises(Exception, match=r"(?i)protobuf"):
         onnx_session(own, 1)
@@ -243,7 +243,7 @@ def test_onnx_runtimes_own_format_is_not_taken(tmp_path: Path) -> None:
 
 def test_a_teacher_is_whole_too(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from training.onnx_teacher import open_onnx
+    from facepipe.training.distillation.onnx_teacher import open_onnx
 
     (tmp_path / "values.bin").write_bytes(np.full((3 * 112 * 112, 128), 1e-3, np.float32).tobytes())
     path = tmp_path / "teacher.onnx"

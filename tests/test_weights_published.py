@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from facepipe.align import TEMPLATES
-from weights.card import AnchorSpec
-from weights.published import PUBLISHED, PublishedWeight
+from facepipe.weights.cards import AnchorSpec
+from facepipe.weights.published import PUBLISHED, PublishedWeight
 
 
 @pytest.mark.parametrize("weight", PUBLISHED.values(), ids=lambda weight: weight.name)

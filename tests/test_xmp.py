@@ -22,10 +22,10 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
 from facepipe.batch.results import make_products, make_sidecar
-from facepipe.errors import OutputError
-from facepipe.faces import Faces, Match
-from facepipe.images import read_image, read_orientation
-from facepipe.xmp import named_regions, sidecar_path, write_sidecar
+from facepipe.core.errors import OutputError
+from facepipe.core.faces import Faces, Match
+from facepipe.images.reading import read_image, read_orientation
+from facepipe.reports.xmp import named_regions, sidecar_path, write_sidecar
 
 SIZE_WH = (400, 200)
 TAGS = ("-Validate", "-RegionInfo", "-Rating", "-Subject")

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from facepipe.faces import FloatArray, UInt8Array
-from facepipe.images import write_image
-from training.detection.labels import LabelledPhoto
+from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.evaluation.labels import LabelledPhoto
+from facepipe.images.reading import write_image
 
 FACE_XYXY = np.array([178, 68, 268, 186], np.float32)
 LANDMARKS = np.array([[203, 108], [244, 108], [225, 130], [206, 152], [242, 152]], np.float32)

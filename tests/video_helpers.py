@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from facepipe.faces import UInt8Array
+from facepipe.core.faces import UInt8Array
 
 SIZE_WH = (640, 320)
 

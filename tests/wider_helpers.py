@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.io import savemat
 
-from training.evaluation.wider import SETTINGS
+from facepipe.evaluation.metrics.wider import SETTINGS
 
 
 def write_ground_truth(

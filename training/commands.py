@@ -13,13 +13,13 @@ import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
 from facepipe.commands.output import INTERRUPTED, echo
-from facepipe.counting import counted
-from facepipe.errors import MissingExtraError
-from training.memory import keep_freed_memory
+from facepipe.core.counting import counted
+from facepipe.core.errors import MissingExtraError
+from facepipe.training.engine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
-    from training.runs import TrainingOutcome
-    from training.task import Progress
+    from facepipe.training.engine.runs import TrainingOutcome
+    from facepipe.training.engine.task import Progress
 
 Config = TypeVar("Config")
 
@@ -68,8 +68,8 @@ def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
     Ctrl-C or SIGTERM saves and leaves with 130; continue with --resume.
     """
     _require_torch("training")
-    from training.detection.configuration import DetectorConfig, detector_configuration
-    from training.detection.run import train_detector
+    from facepipe.training.detection.config import DetectorConfig, detector_configuration
+    from facepipe.training.detection.run import train_detector
 
     config = _configuration(DetectorConfig, detector_configuration, run, resume, **choices)
     with _TrainingBar() as bar:
@@ -91,8 +91,8 @@ def train_encoder_command(run: Path, resume: bool, **choices: Any) -> None:
     continue with --resume.
     """
     _require_torch("training")
-    from training.recognition.configuration import EncoderConfig, encoder_configuration
-    from training.recognition.run import train_encoder
+    from facepipe.training.recognition.config import EncoderConfig, encoder_configuration
+    from facepipe.training.recognition.run import train_encoder
 
     config = _configuration(EncoderConfig, encoder_configuration, run, resume, **choices)
     with _TrainingBar() as bar:
@@ -110,7 +110,7 @@ def _configuration(
     device: str | None,
     **choices: Any,
 ) -> Config:
-    from training.runs import configuration_of_run
+    from facepipe.training.engine.runs import configuration_of_run
 
     settings = [*overrides, *([f"device={device}"] if device else [])]
     if resume and recipe is None:
@@ -175,7 +175,7 @@ def data() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
     """Faults of a detector's data set, counts and sizes."""
-    from training.detection.check import check_dataset
+    from facepipe.training.detection.check import check_dataset
 
     report = check_dataset(folder, labels)
     if as_json:
@@ -204,8 +204,8 @@ def data_preview(
 ) -> None:
     """A contact sheet of augmented crops with their boxes and landmarks."""
     _require_torch("looking at training crops")
-    from training.detection.configuration import detector_configuration
-    from training.detection.run import write_preview
+    from facepipe.training.detection.config import detector_configuration
+    from facepipe.training.detection.run import write_preview
 
     write_preview(detector_configuration(recipe, data=folders, overrides=overrides), out, count=count)
     echo(f"facepipe: {out}", err=True)
@@ -224,8 +224,8 @@ def export(
 ) -> None:
     """Turn checkpoints of a detector's or an encoder's run, averaged, into a weight."""
     _require_torch("exporting a checkpoint")
-    from training.export import export_checkpoint
-    from weights.registry import check_new_name, user_folder
+    from facepipe.training.export import export_checkpoint
+    from facepipe.weights.registry import check_new_name, user_folder
 
     folder = user_folder() if out is None else out
     if out is None:

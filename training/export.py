@@ -9,15 +9,15 @@ from typing import Any
 
 from torch import nn
 
-from facepipe.convert import write_pair
-from facepipe.errors import UsageError, WeightsError
+from facepipe.core.errors import UsageError, WeightsError
 from facepipe.retinaface.network import RetinaFace, raise_coarse
-from training.checkpoints import load_checkpoint
-from training.detection.start import detector_of_checkpoints
-from training.recognition.start import encoder_of_checkpoints
-from training.runs import training_record, validation_record
-from weights.card import WeightCard, WeightFile
-from weights.registry import Weight
+from facepipe.runtime.onnx_export import write_pair
+from facepipe.training.detection.initialize import detector_of_checkpoints
+from facepipe.training.engine.checkpoints import load_checkpoint
+from facepipe.training.engine.runs import training_record, validation_record
+from facepipe.training.recognition.initialize import encoder_of_checkpoints
+from facepipe.weights.cards import WeightCard, WeightFile
+from facepipe.weights.registry import Weight
 
 
 def export_checkpoint(
@@ -38,7 +38,7 @@ def export_checkpoint(
         checkpoints: One, or several of one run, whose mean is taken.
         name: Of the weight.
         folder: Where to.
-        half_storage: See `facepipe.convert.write_pair`.
+        half_storage: See `facepipe.runtime.onnx_export.write_pair`.
         coarse_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
             negatives of its own, and the ranking of large faces among small ones is left to chance; choose it
             like a threshold, on photos that did not train.

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Self
 from urllib.parse import urljoin, urlsplit
 
-from facepipe.errors import WeightsError, one_line
+from facepipe.core.errors import WeightsError, one_line
 
 Progress = Callable[[int, int | None], None]
 """Called with the bytes that are there and the bytes that there will be (None: the server didn't say)."""

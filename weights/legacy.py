@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from facepipe.errors import MissingExtraError, WeightsError, one_line
+from facepipe.core.errors import MissingExtraError, WeightsError, one_line
 
 if TYPE_CHECKING:
     import torch

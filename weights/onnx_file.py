@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from facepipe.errors import WeightsError
+from facepipe.core.errors import WeightsError
 
 _VARINT, _BYTES = 0, 2
 _WIDTHS = {1: 8, 5: 4}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from weights.card import AnchorSpec, EmbeddingSpec, InputSpec, Kind
+from facepipe.weights.cards import AnchorSpec, EmbeddingSpec, InputSpec, Kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from facepipe.errors import UsageError, WeightsError
-from facepipe.home import expand_home, facepipe_home
-from weights.card import CARD_BYTES_MAX, WeightCard, check_name
-from weights.published import PUBLISHED
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.home import expand_home, facepipe_home
+from facepipe.weights.cards import CARD_BYTES_MAX, WeightCard, check_name
+from facepipe.weights.published import PUBLISHED
 
 DEFAULT_DETECTOR = "retinaface_mobilenet025_detail"
 DEFAULT_ENCODER = "facenet_mobilenetv1_128"

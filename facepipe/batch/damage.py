@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from facepipe.errors import OutputError
+from facepipe.core.errors import OutputError
 
 
 class DamagedJobError(OutputError):

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepipe.batch.look import Chosen, Looker, Opened
+from facepipe.batch.analysis import Chosen, Looker, Opened
 from facepipe.batch.models import Look, Outcome, Task
-from facepipe.decoding_memory import MemoryBusyError, PhotoMemory
-from facepipe.errors import LandmarkError, PhotoError
-from facepipe.faces import Faces
-from facepipe.processors import asked_threads, granted_processors
+from facepipe.core.errors import LandmarkError, PhotoError
+from facepipe.core.faces import Faces
+from facepipe.core.processors import asked_threads, granted_processors
+from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory
 
 _POLL_S = 0.2
 """How often the consumer looks up from its queue, so that Ctrl-C is heard."""

@@ -15,9 +15,9 @@ from facepipe.batch.models import Product, Record
 from facepipe.batch.page import REPORT_FILE, write_report
 from facepipe.batch.products import PICTURE_KINDS, SIDECAR_KIND, remove_pictures
 from facepipe.batch.results import made_of, make_sidecar, write_records
-from facepipe.errors import OutputError
-from facepipe.faces import Faces
-from facepipe.xmp import sidecar_path, write_sidecar
+from facepipe.core.errors import OutputError
+from facepipe.core.faces import Faces
+from facepipe.reports.xmp import sidecar_path, write_sidecar
 
 
 def forget_person(job: Job, names: Collection[str]) -> int:

@@ -28,9 +28,9 @@ from facepipe.batch.rows import (
     vectors_of,
 )
 from facepipe.batch.seal import Seal
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import Faces, Match
 from facepipe.detector import DetectorOptions
-from facepipe.errors import UsageError
-from facepipe.faces import Faces, Match
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
 

@@ -9,12 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from facepipe.batch.checks import (
-    require_checksums,
-    require_meaning,
-    require_plain_tables,
-    require_whole,
-)
+from facepipe.batch.checks import require_checksums, require_meaning, require_plain_tables, require_whole
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job_schema import (
     APPLICATION_ID,
@@ -28,10 +23,10 @@ from facepipe.batch.job_schema import (
     strike,
 )
 from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
-from facepipe.errors import FacepipeError, OutputError, UsageError
-from facepipe.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
-from gallery.codec import SALT_BYTES, secret_of_environment
-from gallery.schema import row_checksum
+from facepipe.core.errors import FacepipeError, OutputError, UsageError
+from facepipe.core.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
+from facepipe.gallery.storage.encryption import SALT_BYTES, secret_of_environment
+from facepipe.gallery.storage.schema import row_checksum
 
 JOB_FILE = "job.sqlite3"
 _ID_AT = 68

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from facepipe.faces import Faces, FloatArray
+from facepipe.core.faces import Faces, FloatArray
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
 

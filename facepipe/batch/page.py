@@ -16,11 +16,11 @@ import numpy as np
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import PREVIEW, Record, ReportOptions
-from facepipe.errors import OutputError
-from facepipe.files import atomic_file
-from facepipe.plain_text import visible
-from facepipe.products import PAGE, require_replaceable
-from gallery.clusters import group_faces
+from facepipe.core.errors import OutputError
+from facepipe.core.files import atomic_file
+from facepipe.core.overwriting import PAGE, require_replaceable
+from facepipe.core.plain_text import visible
+from facepipe.gallery.clustering import group_faces
 
 Groups = dict[tuple[int, int], int]
 
@@ -35,7 +35,7 @@ def write_report(job: Job, group_within_l2: float, *, paths: bool = True) -> Non
     Args:
         job: The results.
         group_within_l2: Unknown faces within this Euclidean distance are shown as one person's; see
-            `gallery.clusters.group_faces`.
+            `facepipe.gallery.clustering.group_faces`.
         paths: Name the photos by their paths below their common folder, and link to them, relative to the
             report. Else they have numbers only.
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from facepipe.batch.products import PICTURE_KINDS, names_of, remove_pictures
 from facepipe.batch.seal import Seal
-from facepipe.errors import PhotoError
-from facepipe.images import photo_sha256
+from facepipe.core.errors import PhotoError
+from facepipe.images.reading import photo_sha256
 
 
 class FileState(NamedTuple):

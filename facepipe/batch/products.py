@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from facepipe.errors import OutputError
-from facepipe.paths import is_inside
+from facepipe.core.errors import OutputError
+from facepipe.core.paths import is_inside
 
 PICTURE_KINDS = ("annotated", "crops")
 """Kinds of pictures, and their folders in the job's."""

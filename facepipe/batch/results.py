@@ -15,16 +15,16 @@ from facepipe.batch.job import Job
 from facepipe.batch.models import Product, Record
 from facepipe.batch.page import REPORT_FILE
 from facepipe.batch.products import PICTURE_KINDS, product_folder, remove_pictures
-from facepipe.decoding_memory import PhotoMemory, allowed_bytes
-from facepipe.errors import FacepipeError, OutputError
-from facepipe.files import atomic_file
-from facepipe.images import DEFAULT_MAX_PIXELS, printable, read_reduced
-from facepipe.outputs import PictureFolder
+from facepipe.core.errors import FacepipeError, OutputError
+from facepipe.core.files import atomic_file
+from facepipe.core.overwriting import PAGE, RECORDS, TABLE, require_replaceable
+from facepipe.core.processors import compute_threads
+from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
+from facepipe.images.reading import DEFAULT_MAX_PIXELS, printable, read_reduced
 from facepipe.pipeline import PhotoResult
-from facepipe.processors import compute_threads
-from facepipe.products import PAGE, RECORDS, TABLE, require_replaceable
-from facepipe.report import Printer, printer, to_json
-from facepipe.xmp import write_sidecar
+from facepipe.reports.pictures import PictureFolder
+from facepipe.reports.records import Printer, printer, to_json
+from facepipe.reports.xmp import write_sidecar
 
 _CHUNK = 64
 _FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}

@@ -8,10 +8,10 @@ from dataclasses import asdict
 
 import numpy as np
 
-from facepipe.faces import Faces, FloatArray, Match
+from facepipe.core.faces import Faces, FloatArray, Match
+from facepipe.gallery.matching import Doubt
 from facepipe.pipeline import rows_to_compare
 from facepipe.quality import Reason
-from gallery.matching import Doubt
 
 _FACE_NUMBERS = 15
 FACE_BYTES = _FACE_NUMBERS * 4

@@ -15,18 +15,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from facepipe.batch.analysis import Looker, LookOptions
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
-from facepipe.batch.look import Looker, LookOptions
 from facepipe.batch.models import Counts, Outcome
-from facepipe.counting import counted
-from facepipe.errors import UsageError
-from facepipe.faces import Faces, Match
-from facepipe.finding import find_photos, is_wanted
+from facepipe.core.counting import counted
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import Faces, Match
+from facepipe.gallery.clustering import LINK_SHARE
+from facepipe.gallery.matching import PersonDistance
+from facepipe.images.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import Reason
-from gallery.clusters import LINK_SHARE
-from gallery.matching import PersonDistance
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""

@@ -1,6 +1,6 @@
 """What stands in a job file for paths, names, vectors and pictures: themselves, or ciphertext.
 
-The encryption is that of galleries (`gallery.codec`), with a salt of the job's own.
+The encryption is that of galleries (`facepipe.gallery.storage.encryption`), with a salt of the job's own.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.batch.damage import DamagedJobError
-from facepipe.errors import GalleryError
-from gallery.codec import KEY_VARIABLE, SALT_BYTES, SealingCodec
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.storage.encryption import KEY_VARIABLE, SALT_BYTES, SealingCodec
 
 SEALED_COLUMNS = {
     "photos": ("path", "sha256", "error", "vectors", "matches"),

@@ -10,12 +10,12 @@ import click
 from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
-from facepipe.counting import counted
+from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gallery.audit import Audit
+    from facepipe.gallery.audit import Audit
 
 
 @click.command()
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 @gallery_option
 def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None, force: bool) -> None:
     """Find faces under wrong names, people under two names, names that look the same, and few photos."""
-    from facepipe.contact_sheets import audit_page
-    from facepipe.json_lines import record_to_json
-    from facepipe.outputs import require_place, write_page
-    from facepipe.products import PAGE
-    from gallery import Gallery
-    from gallery.audit import audit as audited
+    from facepipe.core.json_lines import record_to_json
+    from facepipe.core.overwriting import PAGE
+    from facepipe.gallery import Gallery
+    from facepipe.gallery.audit import audit as audited
+    from facepipe.reports.face_pages import audit_page
+    from facepipe.reports.pictures import require_place, write_page
 
     if html is not None:
         require_place(html, PAGE, force=force)

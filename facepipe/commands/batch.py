@@ -22,8 +22,8 @@ from facepipe.commands.options import (
     with_setup,
 )
 from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, json_line, redraw, tell
-from facepipe.counting import counted
-from facepipe.errors import FacepipeError
+from facepipe.core.counting import counted
+from facepipe.core.errors import FacepipeError
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job
@@ -91,13 +91,13 @@ def batch(
     The work is remembered in DIR: killed or interrupted, the same command goes on where it was, and later
     looks only at what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
+    from facepipe.batch.analysis import LookOptions
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.job import Job
-    from facepipe.batch.look import LookOptions
     from facepipe.batch.results import require_places
     from facepipe.batch.run import Batch, BatchOptions, NamingOptions
-    from facepipe.xmp import require_lxml
+    from facepipe.reports.xmp import require_lxml
 
     standard = EngineOptions()
     options = BatchOptions(
@@ -292,7 +292,7 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
     can't be put there.
     """
     from facepipe.batch.job import Job
-    from facepipe.batch.sorting import Way, carry_out, finish_move, plan_sorting, require_source
+    from facepipe.batch.sort import Way, carry_out, finish_move, plan_sorting, require_source
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")

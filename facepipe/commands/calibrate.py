@@ -9,11 +9,11 @@ import click
 
 from facepipe.commands.options import gallery_option
 from facepipe.commands.output import echo, echo_record
-from facepipe.counting import counted
-from facepipe.errors import UsageError
+from facepipe.core.counting import counted
+from facepipe.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from gallery.calibration import Calibration
+    from facepipe.gallery.calibration import Calibration
 
 
 @click.command()
@@ -26,10 +26,10 @@ def calibrate(
     gallery_path: Path, fpir: float | None, far: float | None, apply_it: bool, as_json: bool
 ) -> None:
     """Recommend a threshold from the gallery's own people, and say how sure it is (default: --fpir 0.01)."""
-    from facepipe.json_lines import record_to_json
-    from gallery import Gallery
-    from gallery.calibration import calibrate as calibrated
-    from gallery.impostors import DEFAULT_FPIR
+    from facepipe.core.json_lines import record_to_json
+    from facepipe.gallery import Gallery
+    from facepipe.gallery.calibration import calibrate as calibrated
+    from facepipe.gallery.impostors import DEFAULT_FPIR
 
     if fpir is not None and far is not None:
         raise UsageError("--fpir and --far exclude each other")

@@ -9,10 +9,10 @@ import click
 
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
-from facepipe.counting import counted
+from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
-    from facepipe.grouping import UnknownGroup
+    from facepipe.unknown_faces import UnknownGroup
 
 distance_option = click.option(
     "--distance", type=float, metavar="L2", help="Largest mean distance in a group of unknown faces."
@@ -32,11 +32,11 @@ def cluster(
 
     Give a group a name with `enroll --cluster NUMBER --name NAME`.
     """
-    from facepipe.contact_sheets import groups_page
-    from facepipe.grouping import unknown_groups
-    from facepipe.outputs import require_place, write_page
-    from facepipe.products import PAGE
-    from gallery import Gallery
+    from facepipe.core.overwriting import PAGE
+    from facepipe.gallery import Gallery
+    from facepipe.reports.face_pages import groups_page
+    from facepipe.reports.pictures import require_place, write_page
+    from facepipe.unknown_faces import unknown_groups
 
     if html is not None:
         require_place(html, PAGE, force=force)

@@ -13,7 +13,7 @@ from facepipe.commands.options import gallery_option, threads_option
 from facepipe.commands.output import echo
 
 if TYPE_CHECKING:
-    from facepipe.runtime import RuntimeName
+    from facepipe.runtime.engines import RuntimeName
 
 
 @click.command()

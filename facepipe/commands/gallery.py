@@ -11,12 +11,12 @@ import click
 
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
-from facepipe.counting import counted
-from facepipe.errors import GalleryError, WeightsError
+from facepipe.core.counting import counted
+from facepipe.core.errors import GalleryError, WeightsError
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job
-    from gallery import EncoderIdentity, Gallery
+    from facepipe.gallery import EncoderIdentity, Gallery
 
 
 @click.group()
@@ -26,7 +26,7 @@ def gallery() -> None:
 
 @contextlib.contextmanager
 def _opened(gallery_path: Path) -> Iterator[Gallery]:
-    from gallery import Gallery
+    from facepipe.gallery import Gallery
 
     with Gallery.open(gallery_path) as opened:
         yield opened
@@ -38,7 +38,7 @@ def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
     As it is where no such card is installed.
     """
     from facepipe.pipeline import card_identity
-    from weights.registry import load_card
+    from facepipe.weights.registry import load_card
 
     try:
         known = card_identity(load_card(encoder.name).card)
@@ -52,7 +52,7 @@ def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
 @gallery_option
 def gallery_list(gallery_path: Path, as_json: bool) -> None:
     """Everybody, with the number of their photos."""
-    from facepipe.json_lines import record_to_json
+    from facepipe.core.json_lines import record_to_json
 
     with _opened(gallery_path) as opened:
         for person in opened.people():
@@ -68,7 +68,7 @@ def gallery_list(gallery_path: Path, as_json: bool) -> None:
 @gallery_option
 def gallery_show(gallery_path: Path, name: str, as_json: bool) -> None:
     """The photos that a person was learned from."""
-    from facepipe.json_lines import record_to_json
+    from facepipe.core.json_lines import record_to_json
 
     with _opened(gallery_path) as opened:
         for template in opened.templates(name):
@@ -119,7 +119,7 @@ def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> Non
     pictures, records, report, and the name in sidecars that it wrote. The next run looks at them again.
     """
     from facepipe.batch.forgetting import forget_person
-    from gallery.names import clean_name
+    from facepipe.gallery.names import clean_name
 
     with _opened(gallery_path) as opened, _opened_jobs(jobs) as opened_jobs:
         opened.encoder = as_its_card_says(opened.encoder)
@@ -138,7 +138,7 @@ def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> Non
 def gallery_forget(gallery_path: Path, photo: Path, jobs: tuple[Path, ...]) -> None:
     """Erase every face of a photo, named or unknown: vectors, crops and paths."""
     from facepipe.batch.forgetting import forget_photo
-    from facepipe.images import photo_sha256
+    from facepipe.images.reading import photo_sha256
 
     with _opened(gallery_path) as opened, _opened_jobs(jobs) as opened_jobs:
         content = photo_sha256(photo) if photo.is_file() else None
@@ -186,8 +186,8 @@ def gallery_merge(gallery_path: Path, source: str, into: str) -> None:
 @gallery_option
 def gallery_export(gallery_path: Path, file: Path, force: bool) -> None:
     """Write everybody to one open archive (JSON and safetensors in a zip)."""
-    from facepipe.outputs import require_place
-    from facepipe.products import ARCHIVE
+    from facepipe.core.overwriting import ARCHIVE
+    from facepipe.reports.pictures import require_place
 
     require_place(file, ARCHIVE, force=force)
     with _opened(gallery_path) as opened:
@@ -200,9 +200,9 @@ def gallery_export(gallery_path: Path, file: Path, force: bool) -> None:
 @gallery_option
 def gallery_import(gallery_path: Path, file: Path, encoder_weights: str | None) -> None:
     """Add everybody in an archive; makes the gallery where there is none."""
+    from facepipe.gallery.gallery import import_archive
     from facepipe.pipeline import card_identity
-    from gallery.gallery import import_archive
-    from weights.registry import DEFAULT_ENCODER, load_card
+    from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
     count = import_archive(
         gallery_path, file, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card)
@@ -240,9 +240,9 @@ def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | Non
     The backup is checked first and stays as it is. The gallery as it was is kept in a folder beside it. Don't
     copy a backup over a gallery by hand: what the gallery has in its log does not belong to it.
     """
+    from facepipe.gallery.restore import restore
     from facepipe.pipeline import card_identity
-    from gallery.restore import restore
-    from weights.registry import DEFAULT_ENCODER, load_card
+    from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
     done = restore(gallery_path, backup, card_identity(load_card(encoder_weights or DEFAULT_ENCODER).card))
     echo(f"facepipe: {gallery_path} holds {counted(done.templates, 'face')} as {backup} does", err=True)
@@ -260,8 +260,8 @@ def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | Non
 @gallery_option
 def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | None) -> None:
     """Check rows, vectors, names, thresholds, references and the index. Exit code 1: something is wrong."""
-    from facepipe.json_lines import record_to_json
-    from gallery.repair import verify
+    from facepipe.core.json_lines import record_to_json
+    from facepipe.gallery.repair import verify
 
     findings = verify(gallery_path, _identity(encoder_weights))
     for finding in findings:
@@ -276,7 +276,7 @@ def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | Non
 
 def _identity(encoder_weights: str | None) -> EncoderIdentity | None:
     from facepipe.pipeline import card_identity
-    from weights.registry import load_card
+    from facepipe.weights.registry import load_card
 
     return card_identity(load_card(encoder_weights).card) if encoder_weights else None
 
@@ -290,7 +290,7 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
     Faces that the gallery lost, but of which the index still has the vectors, become unknown faces: whose
     they are can't be known. See `facepipe cluster`.
     """
-    from gallery.repair import repair
+    from facepipe.gallery.repair import repair
 
     done = repair(gallery_path, _identity(encoder_weights))
     for finding in done.findings:
@@ -314,8 +314,8 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
 @gallery_option
 def gallery_encrypt(gallery_path: Path) -> None:
     """Encrypt names, paths, vectors and crops with the key of --key-file or $FACEPIPE_GALLERY_KEY."""
-    from gallery.codec import secret_of_environment
-    from gallery.gallery import encrypt
+    from facepipe.gallery.gallery import encrypt
+    from facepipe.gallery.storage.encryption import secret_of_environment
 
     encrypt(gallery_path, secret_of_environment())
     echo(f"facepipe: {gallery_path} is encrypted; without the key nobody can read it", err=True)

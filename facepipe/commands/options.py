@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from facepipe.environment import THREAD_VARIABLES
-from facepipe.errors import UsageError, WeightsError
-from facepipe.home import default_gallery
-from facepipe.processors import MAX_THREADS, THREADS_VARIABLE
+from facepipe.core.environment import THREAD_VARIABLES
+from facepipe.core.errors import UsageError, WeightsError
+from facepipe.core.home import default_gallery
+from facepipe.core.processors import MAX_THREADS, THREADS_VARIABLE
 
 if TYPE_CHECKING:
     from facepipe.detector import DetectorOptions
     from facepipe.pipeline import FacePipeline
-    from facepipe.runtime import RuntimeChoice, RuntimeName
-    from weights.card import AnchorSpec
+    from facepipe.runtime.engines import RuntimeChoice, RuntimeName
+    from facepipe.weights.cards import AnchorSpec
 
 Command = Callable[..., Any]
 Value = TypeVar("Value")
@@ -43,7 +43,7 @@ def three_numbers(text: str) -> tuple[float, float, float]:
 
 def anchor_sizes(text: str) -> AnchorSpec:
     """`16,32/64,128/256,512` to anchors."""
-    from weights.card import AnchorSpec
+    from facepipe.weights.cards import AnchorSpec
 
     try:
         return AnchorSpec(tuple(tuple(int(side) for side in level.split(",")) for level in text.split("/")))
@@ -85,7 +85,7 @@ class Setup:
 
     def max_pixels(self) -> int:
         """Largest photo read."""
-        from facepipe.images import DEFAULT_MAX_PIXELS
+        from facepipe.images.reading import DEFAULT_MAX_PIXELS
 
         if self.max_megapixels is None:
             return DEFAULT_MAX_PIXELS
@@ -95,7 +95,7 @@ class Setup:
 
     def choose_runtime(self, calls: int = 1) -> RuntimeChoice:
         """What runs where, said once on stderr; `calls` of a network are to run side by side."""
-        from facepipe.runtime import choose_runtime
+        from facepipe.runtime.engines import choose_runtime
 
         choice = choose_runtime(self.runtime, self.device, calls=calls)
         logging.getLogger("facepipe").info("running on %s", choice)
@@ -104,7 +104,7 @@ class Setup:
     def pipeline(self, gallery: Path | None = None, *, create: bool = False, calls: int = 1) -> FacePipeline:
         """Networks and gallery, opened."""
         from facepipe.pipeline import FacePipeline
-        from weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+        from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
         return FacePipeline.load(
             gallery,
@@ -186,7 +186,7 @@ def with_setup(command: Command) -> Command:
 def _give_key_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
     """Put the key's file into the environment, where whoever opens a gallery looks."""
     if file is not None:
-        from gallery.codec import KEY_FILE_VARIABLE, KEY_VARIABLE
+        from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
 
         _set_while_running(context, {KEY_FILE_VARIABLE: str(file), KEY_VARIABLE: None})
 

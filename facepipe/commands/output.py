@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from facepipe.errors import OutputError
-from facepipe.plain_text import visible_line
+from facepipe.core.errors import OutputError
+from facepipe.core.plain_text import visible_line
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult
@@ -140,8 +140,8 @@ class Output:
         crops: Path | None,
         bom: bool = False,
     ) -> None:
-        from facepipe.outputs import PictureFolder
-        from facepipe.report import printer
+        from facepipe.reports.pictures import PictureFolder
+        from facepipe.reports.records import printer
 
         if as_json and as_csv:
             raise click.UsageError("--json and --csv exclude each other.")

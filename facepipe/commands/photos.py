@@ -18,10 +18,10 @@ from facepipe.commands.options import (
     with_setup,
 )
 from facepipe.commands.output import Output, bom_option, echo, echo_record, finish, with_progress
-from facepipe.counting import counted
+from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
-    from facepipe.enrolment import PersonPhoto
+    from facepipe.enrollment import PersonPhoto
 
 
 keep_crops_option = click.option(
@@ -59,7 +59,7 @@ def enroll(
     PHOTOS is a folder with one sub-folder per person, or, with --name, photos, folders and globs
     of one person. With --cluster, a group of unknown faces becomes the person --name.
     """
-    from facepipe.enrolment import Outcome, enrol
+    from facepipe.enrollment import Outcome, enrol
 
     if cluster is not None:
         if photos or csv_file or name is None:
@@ -83,8 +83,8 @@ def enroll(
 
 
 def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float | None) -> None:
-    from facepipe.grouping import enroll_group
-    from gallery import Gallery
+    from facepipe.gallery import Gallery
+    from facepipe.unknown_faces import enroll_group
 
     with Gallery.open(gallery_path) as gallery:
         count = len(enroll_group(gallery, cluster, name, distance))
@@ -94,8 +94,8 @@ def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float
 def _photos_to_enroll(
     photos: tuple[str, ...], name: str | None, csv_file: Path | None, exclude: tuple[str, ...]
 ) -> list[PersonPhoto]:
-    from facepipe.enrolment import PersonPhoto, photos_in_csv, photos_in_folders
-    from facepipe.finding import find_photos
+    from facepipe.enrollment import PersonPhoto, photos_in_csv, photos_in_folders
+    from facepipe.images.finding import find_photos
 
     if csv_file and (photos or exclude or name is not None):
         raise click.UsageError("--csv goes alone: it names photos and people itself.")
@@ -148,9 +148,9 @@ def identify(
     gallery_path: Path,
 ) -> None:
     """Say who is in PHOTOS: files, folders or globs."""
-    from facepipe.finding import find_photos
-    from facepipe.grouping import remembering_unknown
-    from gallery.matching import PersonDistance
+    from facepipe.gallery.matching import PersonDistance
+    from facepipe.images.finding import find_photos
+    from facepipe.unknown_faces import remembering_unknown
 
     if keep_crops and not remember_unknown:
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
@@ -190,9 +190,9 @@ def detect(
 ) -> None:
     """Find the faces in PHOTOS without naming them."""
     from facepipe.detector import FaceDetector
-    from facepipe.finding import find_photos
+    from facepipe.images.finding import find_photos
     from facepipe.pipeline import process_files
-    from weights.registry import DEFAULT_DETECTOR
+    from facepipe.weights.registry import DEFAULT_DETECTOR
 
     paths = find_photos(photos, exclude=exclude)
     output = Output(paths, as_json, as_csv, annotate, crops, bom)
@@ -211,11 +211,11 @@ def detect(
 @with_setup
 def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: Path, force: bool) -> None:
     """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
-    from facepipe.finding import find_photos
-    from facepipe.outputs import require_place
+    from facepipe.core.overwriting import VECTORS
+    from facepipe.images.finding import find_photos
     from facepipe.pipeline import process_files
-    from facepipe.products import VECTORS
-    from facepipe.report import save_embeddings
+    from facepipe.reports.pictures import require_place
+    from facepipe.reports.records import save_embeddings
 
     paths = find_photos(photos, exclude=exclude)
     require_place(out, VECTORS, force=force, inputs=paths)

@@ -25,8 +25,8 @@ def verify(setup: Setup, first: Path, second: Path, threshold: float | None, as_
 
     Of several faces in a photo, the two nearest count.
     """
-    from facepipe.images import read_image
-    from facepipe.json_lines import record_to_json
+    from facepipe.core.json_lines import record_to_json
+    from facepipe.images.reading import read_image
     from facepipe.shortcuts import comparable_faces, compare
 
     photos = [(read_image(file, max_pixels=setup.max_pixels()), str(file)) for file in (first, second)]

@@ -48,8 +48,8 @@ def video(
     Prints a timeline: each person's or stranger's appearance with its first and last second. After Ctrl-C it
     holds what was seen until then.
     """
-    from facepipe.outputs import require_place
-    from facepipe.products import VIDEO
+    from facepipe.core.overwriting import VIDEO
+    from facepipe.reports.pictures import require_place
     from facepipe.tracking import VideoOptions
     from facepipe.video import is_cut_off, is_stream, require_target
 
@@ -98,7 +98,7 @@ def _watched(
 
 
 def _print_timeline(tracks: Sequence[Track], as_csv: bool, bom: bool) -> None:
-    from facepipe.csv_files import BOM, csv_line
+    from facepipe.core.csv_files import BOM, csv_line
     from facepipe.tracking import TIMELINE_COLUMNS, timeline_json, timeline_rows
 
     if as_csv:

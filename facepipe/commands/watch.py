@@ -41,12 +41,12 @@ def watch(
     The job and the results in DIR are those of `facepipe batch FOLDER --out DIR`: what is there already is
     worked through first, and either command goes on where the other was.
     """
+    from facepipe.batch.analysis import LookOptions
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
-    from facepipe.batch.look import LookOptions
     from facepipe.batch.results import require_places
     from facepipe.batch.run import Batch, BatchOptions, NamingOptions
-    from facepipe.batch.watching import watch as watch_folder
+    from facepipe.batch.watch import watch as watch_folder
 
     options = BatchOptions(
         exclude=exclude,

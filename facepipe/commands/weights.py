@@ -12,7 +12,7 @@ from facepipe.commands.options import ANY_PATH, anchor_sizes, threads_option, th
 from facepipe.commands.output import echo, echo_record
 
 if TYPE_CHECKING:
-    from weights.registry import Weight
+    from facepipe.weights.registry import Weight
 
 _OF_CHECKPOINTS = frozenset({"architecture", "anchors"})
 _OF_ONNX = frozenset({"alignment", "size_px", "licence"})
@@ -26,8 +26,8 @@ def weights() -> None:
 @weights.command("list")
 def weights_list() -> None:
     """Every weight that is found, and the published ones that can be fetched."""
-    from weights.published import PUBLISHED
-    from weights.registry import list_weights
+    from facepipe.weights.published import PUBLISHED
+    from facepipe.weights.registry import list_weights
 
     for entry in list_weights():
         kind = entry.problem or (entry.weight.card.kind if entry.weight else "")
@@ -40,7 +40,7 @@ def weights_list() -> None:
 @click.argument("name")
 def weights_show(name: str) -> None:
     """A weight's card."""
-    from weights.registry import load_card
+    from facepipe.weights.registry import load_card
 
     echo_record(load_card(name).card.to_json().rstrip("\n"))
 
@@ -96,7 +96,7 @@ def weights_import(file: Path, name: str, **given: Any) -> None:
 
 
 def _imported_checkpoint(file: Path, name: str, options: dict[str, Any]) -> Weight:
-    from facepipe.convert import import_checkpoint
+    from facepipe.runtime.onnx_export import import_checkpoint
 
     return import_checkpoint(file, name=name, **options)
 
@@ -124,7 +124,7 @@ def weights_fetch(name: str, url: str | None) -> None:
     Only a whole checkpoint is kept. Where the file's hash is not known, that of the first download is
     remembered, and later ones must have it.
     """
-    from weights.download import fetch
+    from facepipe.weights.downloads import fetch
 
     result = fetch(name, url=url)
     echo(result.path)

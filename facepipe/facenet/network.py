@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facepipe.errors import MissingExtraError
+from facepipe.core.errors import MissingExtraError
 from facepipe.retinaface.network import MobileNetV1Stages, conv_bn
 
 DENSE_WIDTHS = (48, 96, 192)

@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from facepipe.faces import FloatArray
-from weights.card import AnchorSpec
+from facepipe.core.faces import FloatArray
+from facepipe.weights.cards import AnchorSpec
 
 
 @lru_cache(maxsize=32)

@@ -16,10 +16,10 @@ from attacks.cases import Case
 from attacks.gallery_commands import copy_gallery
 from attacks.operations import Operation, State, all_or_nothing
 from attacks.processes import Ended, as_command
-from facepipe.errors import FacepipeError
-from weights.card import EmbeddingSpec, InputSpec, WeightCard, WeightFile
-from weights.registry import read_card
-from weights.storage import read_parameters, write_weight
+from facepipe.core.errors import FacepipeError
+from facepipe.weights.cards import EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from facepipe.weights.files import read_parameters, write_weight
+from facepipe.weights.registry import read_card
 
 # Batches
 

@@ -26,11 +26,11 @@ from attacks.cases import Attack, Case
 from attacks.damage import damaged
 from attacks.processes import Word, as_command, start
 from attacks.workshop import KEY, KEY_GIVEN, PEOPLE, Workshop, contents_of, gallery_state, run
-from facepipe.errors import FacepipeError
-from gallery import Gallery
-from weights.card import WeightCard
-from weights.registry import load_card, shipped_folder
-from weights.storage import read_onnx, read_parameters
+from facepipe.core.errors import FacepipeError
+from facepipe.gallery import Gallery
+from facepipe.weights.cards import WeightCard
+from facepipe.weights.files import read_onnx, read_parameters
+from facepipe.weights.registry import load_card, shipped_folder
 
 _TRIES = 3
 _IDENTIFY_SHARE = 0.1

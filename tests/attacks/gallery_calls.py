@@ -21,8 +21,8 @@ from gallery_helpers import ENCODER, bytes_in, person_vectors, template
 
 from attacks.cases import TIME_LIMIT_S, Attack, Case
 from attacks.processes import Ended, kill_at_random, rehearse, start
-from gallery import Gallery
-from gallery.repair import verify
+from facepipe.gallery import Gallery
+from facepipe.gallery.repair import verify
 
 _KILLS, _CHANGES = 5, 5
 """Processes killed one after the other in a case, and changes that each is to make."""

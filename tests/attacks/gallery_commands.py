@@ -18,9 +18,9 @@ from attacks.cases import Case
 from attacks.operations import Operation, State, all_or_nothing
 from attacks.processes import Ended, as_command
 from attacks.workshop import KEY, KEY_GIVEN, PEOPLE, gallery_state
-from gallery import Gallery
-from gallery.archive import read_archive
-from gallery.repair import verify
+from facepipe.gallery import Gallery
+from facepipe.gallery.archive import read_archive
+from facepipe.gallery.repair import verify
 
 
 def copy_gallery(case: Case, folder: Path) -> None:

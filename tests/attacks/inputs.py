@@ -19,11 +19,11 @@ from video_helpers import numbered, write_video
 from attacks.cases import Attack, Case
 from attacks.damage import mutated
 from attacks.processes import Word, as_command
-from facepipe.errors import FacepipeError
-from facepipe.faces import Match
-from facepipe.images import read_image, read_orientation, read_reduced
+from facepipe.core.errors import FacepipeError
+from facepipe.core.faces import Match
+from facepipe.images.reading import read_image, read_orientation, read_reduced
+from facepipe.reports.xmp import sidecar_path, write_sidecar
 from facepipe.video import is_cut_off, read_frames, stated_duration_s
-from facepipe.xmp import sidecar_path, write_sidecar
 
 _TRIES = 20
 """Files that one process reads, each after the other."""

@@ -28,10 +28,10 @@ import onnxruntime  # noqa: F401
 import pillow_heif  # noqa: F401
 import scipy.spatial  # noqa: F401
 
-import cli
-from facepipe import crops, enrolment, video, xmp  # noqa: F401
-from facepipe.batch import page, results, run, sorting  # noqa: F401
-from gallery import repair  # noqa: F401
+from facepipe import cli
+from facepipe.batch import page, results, run  # noqa: F401
+from facepipe.gallery import repair  # noqa: F401
+from facepipe.reports import xmp  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 Word = str | int | Path

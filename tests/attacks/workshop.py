@@ -17,12 +17,12 @@ from gallery_helpers import person_vectors, template
 from PIL import Image
 
 from attacks.processes import Work, as_command, start
-from facepipe.faces import UInt8Array
+from facepipe.core.faces import UInt8Array
+from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.models import Template
+from facepipe.gallery.storage.encryption import KEY_VARIABLE
 from facepipe.pipeline import card_identity
-from gallery import EncoderIdentity, Gallery
-from gallery.codec import KEY_VARIABLE
-from gallery.records import Template
-from weights.registry import DEFAULT_ENCODER, load_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
 KEY = "a key for the attacks"
 KEY_GIVEN = {KEY_VARIABLE: KEY}

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray, UInt8Array, mirror_boxes, mirror_landmarks
-from facepipe.images import scaled_down
-from training.detection.labels import LabelledPhoto
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray, UInt8Array, mirror_boxes, mirror_landmarks
+from facepipe.evaluation.labels import LabelledPhoto
+from facepipe.images.reading import scaled_down
 
 PADDING_RGB = (124, 116, 104)
 """ImageNet's mean colour: about zero once preprocessed, as is the padding of the detector when it serves."""

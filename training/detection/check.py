@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from facepipe.errors import PhotoError
-from facepipe.faces import FloatArray
-from facepipe.images import read_image
-from training.detection.labels import LabelledPhoto, read_labels
+from facepipe.core.errors import PhotoError
+from facepipe.core.faces import FloatArray
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
+from facepipe.images.reading import read_image
 
 SIZE_EDGES_PX = (0, 8, 16, 32, 64, 128, 256, 512, 1_000_000)
 """Edges of the histogram of faces by their shorter side in pixels of the photo."""
@@ -81,7 +81,7 @@ def check_dataset(folder: Path, labels: Path | None = None) -> DatasetReport:
     """Read every label and every photo of a data set.
 
     Args:
-        folder: See `training.detection.labels.read_labels`.
+        folder: See `facepipe.evaluation.labels.read_labels`.
         labels: Likewise.
 
     Raises:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.detection.augment import AugmentConfig, TrainingCrop, augment
-from training.detection.data import PhotoSource
-from training.detection.targets import CropFaces
-from training.stream import naming
+from facepipe.training.detection.augment import AugmentConfig, TrainingCrop, augment
+from facepipe.training.detection.data import PhotoSource
+from facepipe.training.detection.targets import CropFaces
+from facepipe.training.engine.stream import naming
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class CropSampler:
 
 
 class CropBatches:
-    """Batch b holds the samples from b * batch_size; see `training.stream.BatchSource`."""
+    """Batch b holds the samples from b * batch_size; see `facepipe.training.engine.stream.BatchSource`."""
 
     def __init__(self, sampler: CropSampler, batch_size: int) -> None:
         self._sampler, self._batch_size = sampler, batch_size
@@ -95,7 +95,7 @@ class CropBatches:
         return DetectionBatch(pixels, [_faces(s) for s in samples], [sample.file for sample in samples])
 
     def files(self, number: int) -> list[str]:
-        """See `training.stream.BatchSource`."""
+        """See `facepipe.training.engine.stream.BatchSource`."""
         first = number * self._batch_size
         return [self._sampler.file(first + i) for i in range(self._batch_size)]
 

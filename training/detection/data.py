@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from facepipe.errors import DataError
-from facepipe.faces import UInt8Array
-from facepipe.images import read_image
-from training.detection.labels import LabelledPhoto, read_labels, unlabelled_photos
-from training.pixels import cached_pictures
+from facepipe.core.errors import DataError
+from facepipe.core.faces import UInt8Array
+from facepipe.evaluation.labels import LabelledPhoto, read_labels, unlabelled_photos
+from facepipe.images.reading import read_image
+from facepipe.training.engine.pixels import cached_pictures
 
 __all__ = ["DecodedPhotos", "LabelledPhoto", "PhotoFiles", "PhotoSource", "read_labels", "unlabelled_photos"]
 

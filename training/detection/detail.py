@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facepipe.errors import UsageError
+from facepipe.core.errors import UsageError
 from facepipe.retinaface.network import DetailBranch, RetinaFace
-from training.detection.crops import CropBatches, DetectionBatch
-from training.detection.losses import hint_loss
-from training.onnx_teacher import open_onnx
-from training.pixels import Normalisation
-from training.stream import Batches, batches_of_process
-from weights.card import InputSpec
+from facepipe.training.detection.crops import CropBatches, DetectionBatch
+from facepipe.training.detection.losses import hint_loss
+from facepipe.training.distillation.onnx_teacher import open_onnx
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.weights.cards import InputSpec
 
 YUNET_TAPS = (
     *("458", "461", "464", "467", "470", "473", "476", "479"),
@@ -105,7 +105,7 @@ class TrainedBranch(nn.Module):
 
 
 class BranchTask:
-    """Training the branch and nothing else: see `DetailConfig.alone` and `training.task.Task`.
+    """Training the branch and nothing else: see `DetailConfig.alone` and `Task`.
 
     Args:
         network: With a detail branch.

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from facepipe.errors import UsageError
+from facepipe.core.errors import UsageError
 from facepipe.retinaface.network import RetinaFaceOutput
-from training.detection.targets import BACKGROUND, FACE, Targets
-from training.distributed import sum_over_ranks, world_size
+from facepipe.training.detection.targets import BACKGROUND, FACE, Targets
+from facepipe.training.engine.distributed import sum_over_ranks, world_size
 
 _LEAST_BELIEF = 0.1
 """Below this a teacher's box and landmarks are noise."""

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.draw import draw_faces
-from facepipe.faces import FloatArray, UInt8Array
-from facepipe.images import read_image
-from training.detection.augment import AugmentConfig, TrainingCrop
-from training.detection.crops import CropSampler, WeightedPhotos
-from training.detection.labels import LabelledPhoto
+from facepipe.evaluation.labels import LabelledPhoto
+from facepipe.images.drawing import draw_faces
+from facepipe.images.reading import read_image
+from facepipe.training.detection.augment import AugmentConfig, TrainingCrop
+from facepipe.training.detection.crops import CropSampler, WeightedPhotos
 
 _BOX_RGB, _IGNORED_RGB = (0, 230, 80), (255, 160, 0)
 _LANDMARK_RGB = ((255, 0, 0), (0, 120, 255), (255, 255, 255), (255, 0, 200), (0, 230, 230))

@@ -10,25 +10,25 @@ from typing import Any
 
 import torch
 
+from facepipe.core.errors import UsageError
 from facepipe.detector import DetectorOptions
-from facepipe.errors import UsageError
-from facepipe.images import write_image
-from facepipe.outputs import write_picture
-from training.configuration import to_plain
-from training.detection.configuration import DataConfig, DetectorConfig
-from training.detection.crops import CropBatches, CropSampler, WeightedPhotos
-from training.detection.data import DecodedPhotos, PhotoFiles
-from training.detection.detail import BranchTask, TrainedBranch
-from training.detection.labels import LabelledPhoto, read_labels, unlabelled_photos
-from training.detection.pictures import detection_sheet, preview
-from training.detection.start import Detector, initial_detector, load_teacher
-from training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDetector
-from training.detection.validation import Validator, evenly, network_detector
-from training.distributed import is_main, main_first, process_group, world_size
-from training.loop import TrainingLoop
-from training.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
-from training.signals import sigterm_interrupts
-from training.task import Progress
+from facepipe.evaluation.labels import LabelledPhoto, read_labels, unlabelled_photos
+from facepipe.images.reading import write_image
+from facepipe.reports.pictures import write_picture
+from facepipe.training.detection.config import DataConfig, DetectorConfig
+from facepipe.training.detection.crops import CropBatches, CropSampler, WeightedPhotos
+from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
+from facepipe.training.detection.detail import BranchTask, TrainedBranch
+from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
+from facepipe.training.detection.pictures import detection_sheet, preview
+from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDetector
+from facepipe.training.detection.validation import Validator, evenly, network_detector
+from facepipe.training.engine.config import to_plain
+from facepipe.training.engine.distributed import is_main, main_first, process_group, world_size
+from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
+from facepipe.training.engine.signals import sigterm_interrupts
+from facepipe.training.engine.task import Progress
 
 _LOG = logging.getLogger("facepipe.training")
 _SAMPLE_PHOTOS = 12

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray
 
 FACE, BACKGROUND, IGNORED = 1, 0, -1
 

@@ -1,4 +1,4 @@
-"""Training RetinaFace: losses against labels and an optional teacher; see `training.task.Task`."""
+"""Training RetinaFace: losses against labels and an optional teacher; see `Task`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from facepipe.errors import UsageError
+from facepipe.core.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
-from training.detection.augment import AugmentConfig
-from training.detection.configuration import Frozen
-from training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
-from training.detection.detail import DetailConfig, DetailTeacher, branch_of
-from training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
-from training.detection.targets import MatchConfig, match_batch
-from training.pixels import Normalisation
-from training.stream import Batches, batches_of_process
-from weights.card import AnchorSpec, InputSpec
+from facepipe.training.detection.augment import AugmentConfig
+from facepipe.training.detection.config import Frozen
+from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
+from facepipe.training.detection.detail import DetailConfig, DetailTeacher, branch_of
+from facepipe.training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
+from facepipe.training.detection.targets import MatchConfig, match_batch
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.weights.cards import AnchorSpec, InputSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class TrainedDetector(nn.Module):
 
 
 class DetectorTask:
-    """See `training.task.Task`.
+    """See `facepipe.training.engine.task.Task`.
 
     Args:
         network: What is trained.

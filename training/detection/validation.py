@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from facepipe.detector import DetectorOptions, FaceDetector
-from facepipe.images import read_image
+from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.detector import NMS_IOU, SCORE_THRESHOLD, scored_boxes
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
+from facepipe.evaluation.metrics.detection import detection_ap
+from facepipe.evaluation.metrics.wider import WiderGroundTruth, wider_ap, wider_key
+from facepipe.images.reading import read_image
 from facepipe.retinaface.network import RetinaFace
-from training.detection.configuration import Architecture, ValidationConfig
-from training.detection.labels import LabelledPhoto, read_labels
-from training.evaluation.arrays import Float64Array
-from training.evaluation.detection import detection_ap
-from training.evaluation.detector import NMS_IOU, SCORE_THRESHOLD, scored_boxes
-from training.evaluation.wider import WiderGroundTruth, wider_ap, wider_key
-from training.serving import InMemoryNetwork
-from training.stream import naming
-from weights.card import AnchorSpec, InputSpec, WeightCard, WeightFile
+from facepipe.training.detection.config import Architecture, ValidationConfig
+from facepipe.training.engine.serving import InMemoryNetwork
+from facepipe.training.engine.stream import naming
+from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
 
 
 class Validator:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepipe.errors import UsageError
-from facepipe.faces import FloatArray
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import FloatArray
 
 
 @dataclass(frozen=True, slots=True)

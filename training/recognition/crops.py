@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.errors import DataError
-from facepipe.faces import UInt8Array
-from training.pixels import cached_pictures
-from training.recognition.sources import FaceSource
+from facepipe.core.errors import DataError
+from facepipe.core.faces import UInt8Array
+from facepipe.training.engine.pixels import cached_pictures
+from facepipe.training.recognition.sources import FaceSource
 
 NOBODY = -1
 """Person of a crop without a label."""

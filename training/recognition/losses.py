@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facepipe.errors import UsageError
-from training.recognition.crops import NOBODY
+from facepipe.core.errors import UsageError
+from facepipe.training.recognition.crops import NOBODY
 
 Mining = Literal["semi_hard", "batch_hard"]
 Margin = Literal["cosface", "arcface"]

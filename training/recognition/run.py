@@ -9,20 +9,20 @@ from pathlib import Path
 
 import torch
 
-from facepipe.errors import UsageError
-from facepipe.home import facepipe_home
-from training.configuration import to_plain
-from training.distributed import is_main, main_first, process_group, world_size
-from training.loop import TrainingLoop
-from training.recognition.configuration import EncoderConfig, FaceDataConfig
-from training.recognition.crops import FaceCrops, read_same_person
-from training.recognition.sources import CropSource, DetectionSource, FaceSource, PhotoSource
-from training.recognition.start import Encoder, initial_encoder, settled
-from training.recognition.task import RecognitionTask, RecognitionTaskConfig, check_objectives
-from training.recognition.validation import PairValidator
-from training.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
-from training.signals import sigterm_interrupts
-from training.task import Progress
+from facepipe.core.errors import UsageError
+from facepipe.core.home import facepipe_home
+from facepipe.training.engine.config import to_plain
+from facepipe.training.engine.distributed import is_main, main_first, process_group, world_size
+from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
+from facepipe.training.engine.signals import sigterm_interrupts
+from facepipe.training.engine.task import Progress
+from facepipe.training.recognition.config import EncoderConfig, FaceDataConfig
+from facepipe.training.recognition.crops import FaceCrops, read_same_person
+from facepipe.training.recognition.initialize import Encoder, initial_encoder, settled
+from facepipe.training.recognition.sources import CropSource, DetectionSource, FaceSource, PhotoSource
+from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig, check_objectives
+from facepipe.training.recognition.validation import PairValidator
 
 _LOG = logging.getLogger("facepipe.training")
 

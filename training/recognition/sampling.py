@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from facepipe.align import MARGINS, cut
-from facepipe.corruption import DamageConfig, damage
-from facepipe.errors import DataError, UsageError
-from training.recognition.augment import ShakeConfig, shake_matrix
-from training.recognition.crops import NOBODY, FaceCrops
-from training.stream import naming
+from facepipe.core.errors import DataError, UsageError
+from facepipe.images.corruption import DamageConfig, damage
+from facepipe.training.engine.stream import naming
+from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.crops import NOBODY, FaceCrops
 
 Indices = npt.NDArray[np.int64]
 
@@ -140,7 +140,7 @@ class FaceSampler:
         self._shake, self._damage, self._seed = shake, damage, seed
 
     def batch(self, number: int) -> FaceBatch:
-        """See `training.stream.BatchSource`."""
+        """See `facepipe.training.engine.stream.BatchSource`."""
         indices = self._plan[number]
         first = number * self._plan.size
         pairs = [self._faces(int(index), first + i) for i, index in enumerate(indices)]
@@ -149,7 +149,7 @@ class FaceSampler:
         return FaceBatch(clean if self._with_clean else None, damaged, people, torch.from_numpy(indices))
 
     def files(self, number: int) -> list[str]:
-        """See `training.stream.BatchSource`."""
+        """See `facepipe.training.engine.stream.BatchSource`."""
         return [self.crops.names[index] for index in self._plan[number]]
 
     def _faces(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:

@@ -12,14 +12,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from facepipe.align import align_faces
+from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError
+from facepipe.core.faces import UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.errors import DataError, LandmarkError, PhotoError, UsageError
-from facepipe.faces import UInt8Array
-from facepipe.finding import find_photos
-from facepipe.images import read_image
+from facepipe.evaluation.labels import read_labels
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import read_image
 from facepipe.quality import EnrolRules
-from training.detection.labels import read_labels
-from weights.registry import DEFAULT_DETECTOR, load_card
+from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")
 
@@ -157,7 +157,7 @@ class PhotoSource:
         return self.photos if self.photos is not None else _photos_below(self.path)
 
     def _aligned(self, detector: FaceDetector, path: Path) -> UInt8Array:
-        from training.evaluation.photos import principal_face  # brings the whole pipeline along
+        from facepipe.evaluation.photos import principal_face  # brings the whole pipeline along
 
         photo = read_image(path)
         found = detector.detect(photo)
@@ -173,7 +173,7 @@ class DetectionSource:
     """Faces cut out of a detector's data set by its labelled landmarks; nobody knows who they are.
 
     Attributes:
-        path: The data set: see `training.detection.labels.read_labels`.
+        path: The data set: see `facepipe.evaluation.labels.read_labels`.
         crop_px: Side of the crops.
         min_face_px: Least shorter side of a face's box in its photo.
         labels: The label file where it is not in the folder.

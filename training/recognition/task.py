@@ -1,4 +1,4 @@
-"""Training FaceNet: a teacher's vectors and maps, people apart from each other; see `training.task.Task`."""
+"""Training FaceNet: a teacher's vectors and maps, people apart from each other; see `Task`."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.align import MARGINS, cut
-from facepipe.corruption import DamageConfig
-from facepipe.errors import DataError, UsageError
+from facepipe.core.errors import DataError, UsageError
+from facepipe.evaluation.metrics.distances import area_under_roc
 from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk, MobileNetV1Trunk112
-from training.distributed import sum_over_ranks, world_size
-from training.evaluation.distances import area_under_roc
-from training.pixels import Normalisation
-from training.recognition.augment import ShakeConfig
-from training.recognition.crops import NOBODY, FaceCrops
-from training.recognition.losses import (
+from facepipe.images.corruption import DamageConfig
+from facepipe.training.engine.distributed import sum_over_ranks, world_size
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.training.recognition.augment import ShakeConfig
+from facepipe.training.recognition.crops import NOBODY, FaceCrops
+from facepipe.training.recognition.losses import (
     LossConfig,
     MarginHead,
     cosine_loss,
@@ -28,7 +29,7 @@ from training.recognition.losses import (
     relation_loss,
     triplet_loss,
 )
-from training.recognition.sampling import (
+from facepipe.training.recognition.sampling import (
     BatchConfig,
     BatchPlan,
     FaceBatch,
@@ -36,9 +37,14 @@ from training.recognition.sampling import (
     Indices,
     grouped_by_person,
 )
-from training.recognition.teacher import Lessons, TeacherConfig, TeacherOutput, matching_taps, open_lessons
-from training.stream import Batches, batches_of_process
-from weights.card import InputSpec
+from facepipe.training.recognition.teacher import (
+    Lessons,
+    TeacherConfig,
+    TeacherOutput,
+    matching_taps,
+    open_lessons,
+)
+from facepipe.weights.cards import InputSpec
 
 _MOST_HELD_OUT = 4000
 _FACES_OF_A_DIRECTION = 8
@@ -106,7 +112,7 @@ class TrainedEncoder(nn.Module):
 
 
 class RecognitionTask:
-    """See `training.task.Task`.
+    """See `facepipe.training.engine.task.Task`.
 
     Args:
         network: What is trained.

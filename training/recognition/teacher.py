@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from facepipe.align import cut
-from facepipe.errors import DataError, UsageError, WeightsError
-from facepipe.faces import FloatArray
-from facepipe.files import atomic_write_bytes
-from training.onnx_teacher import open_onnx, output_names, read_onnx
-from training.pixels import Normalisation
-from training.recognition.crops import DecodedCrops, FaceCrops
-from training.recognition.sampling import FaceBatch, Indices
-from weights.card import InputSpec
-from weights.registry import load_card
+from facepipe.core.errors import DataError, UsageError, WeightsError
+from facepipe.core.faces import FloatArray
+from facepipe.core.files import atomic_write_bytes
+from facepipe.training.distillation.onnx_teacher import open_onnx, output_names, read_onnx
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.recognition.crops import DecodedCrops, FaceCrops
+from facepipe.training.recognition.sampling import FaceBatch, Indices
+from facepipe.weights.cards import InputSpec
+from facepipe.weights.registry import load_card
 
 _LOG = logging.getLogger("facepipe.training")
 _BATCH = 64

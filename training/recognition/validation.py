@@ -8,19 +8,19 @@ import numpy as np
 
 from facepipe.align import MARGINS, cut
 from facepipe.encoder import FaceEncoder
-from facepipe.facenet.network import FaceNet
-from training.evaluation.verification import (
+from facepipe.evaluation.metrics.verification import (
     find_photos,
     pair_distances,
     pair_photos,
     read_pairs,
     verification,
 )
-from training.recognition.configuration import Architecture, ValidationConfig
-from training.recognition.crops import DecodedCrops
-from training.recognition.sources import CropSource, PhotoSource
-from training.serving import InMemoryNetwork
-from weights.card import EmbeddingSpec, InputSpec, WeightCard, WeightFile
+from facepipe.facenet.network import FaceNet
+from facepipe.training.engine.serving import InMemoryNetwork
+from facepipe.training.recognition.config import Architecture, ValidationConfig
+from facepipe.training.recognition.crops import DecodedCrops
+from facepipe.training.recognition.sources import CropSource, PhotoSource
+from facepipe.weights.cards import EmbeddingSpec, InputSpec, WeightCard, WeightFile
 
 _ANY_SCORE = 0.0
 """Every photo of a pair shows somebody: the likeliest face is taken."""

@@ -1,0 +1,137 @@
+"""Commands that measure accuracy, loaded when one of them is asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from facepipe.commands.options import FILE, FOLDER, Setup, with_setup
+from facepipe.commands.output import echo, with_progress
+
+if TYPE_CHECKING:
+    from facepipe.detector import FaceDetector
+    from facepipe.evaluation.detector import DetectorProtocol, Setting
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure accuracy on labelled photos; figures are JSON."""
+
+
+@evaluate.command("detector")
+@click.option("--images", type=FOLDER, required=True, help="Photos as EVENT/NAME, any part of WIDER FACE.")
+@click.option("--ground-truth", type=FOLDER, required=True, help="The official .mat files.")
+@click.option("--landmarks", type=FOLDER, help="Data set with landmarks, to measure their errors.")
+@click.option(
+    "--setting",
+    type=click.Choice(["original", "letterbox640", "short1600"]),
+    default="original",
+    show_default=True,
+    help="Size at which photos are looked at.",
+)
+@click.option("--flip", is_flag=True, help="Look at the mirrored photos too.")
+@click.option("--as-served", is_flag=True, help="As `identify` looks: at two scales, candidates together.")
+@click.option("--report", type=FOLDER, help="Write detector.html and detector.json, with the curves, here.")
+@click.option("--json", "as_json", is_flag=True)
+@with_setup
+def evaluate_detector_command(
+    setup: Setup,
+    images: Path,
+    ground_truth: Path,
+    landmarks: Path | None,
+    report: Path | None,
+    as_json: bool,
+    **choices: Any,
+) -> None:
+    """WIDER FACE's easy, medium and hard, average precision by size, and errors of landmarks.
+
+    Scores from 0.02 on count, and NMS is at 0.4 (0.45 with letterbox640), unless another is asked for.
+    """
+    from facepipe.evaluation.detector import evaluate_detector
+    from facepipe.evaluation.detector_report import text, write_detector_report
+    from facepipe.evaluation.pages import require_report_place
+
+    if report:
+        require_report_place(report, "detector")
+    evaluation = evaluate_detector(
+        *_detector_and_protocol(setup, **choices),
+        images,
+        ground_truth,
+        landmarks,
+        max_pixels=setup.max_pixels(),
+        watch=lambda photos: with_progress(photos, len(photos), "looking"),
+    )
+    if report:
+        echo(f"facepipe: {write_detector_report(report, evaluation)}", err=True)
+    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
+        echo(line)
+
+
+def _detector_and_protocol(
+    setup: Setup, setting: Setting, flip: bool, as_served: bool
+) -> tuple[FaceDetector, DetectorProtocol]:
+    from facepipe.detector import FaceDetector
+    from facepipe.evaluation.detector import SCORE_THRESHOLD, DetectorProtocol
+    from facepipe.weights.registry import DEFAULT_DETECTOR
+
+    if setup.max_side or setup.original_size or setup.min_face or setup.top_k:
+        raise click.UsageError(
+            "--setting says how photos are looked at; "
+            "leave out --max-side, --original-size, --min-face and --top-k."
+        )
+    score = SCORE_THRESHOLD if setup.score_threshold is None else setup.score_threshold
+    protocol = DetectorProtocol(setting, flip, as_served, score, setup.nms_iou)
+    weights = setup.detector_weights or DEFAULT_DETECTOR
+    return FaceDetector.load(weights, protocol.options(), setup.choose_runtime()), protocol
+
+
+@evaluate.command("encoder")
+@click.option("--pairs", type=FILE, required=True, help="List of pairs in the form of LFW's pairs.txt.")
+@click.option("--images", type=FOLDER, required=True, help="Their photos as PERSON/PERSON_0001.*")
+@click.option("--people", type=FOLDER, help="More photos: enroll/PERSON, probe/{known,strangers}/PERSON.")
+@click.option("--crops", is_flag=True, help="The photos are aligned face crops already.")
+@click.option(
+    "--enroll", type=click.IntRange(1), default=1, show_default=True, help="Photos of a person enrolled."
+)
+@click.option("--robustness", "damaged", is_flag=True, help="Measure the pairs again, damaged in 7 ways.")
+@click.option("--report", type=FOLDER, help="Write encoder.html and encoder.json, with the curves, here.")
+@click.option("--write-card", is_flag=True, help="Put the model of strangers and the figures on the card.")
+@click.option("--json", "as_json", is_flag=True)
+@with_setup
+def evaluate_encoder_command(
+    setup: Setup, report: Path | None, write_card: bool, as_json: bool, **choices: Any
+) -> None:
+    """LFW's protocol, open-set identification, and how near strangers come, from raw photos or crops."""
+    from facepipe.evaluation import encoder
+    from facepipe.evaluation.encoder_report import text, write_encoder_report
+    from facepipe.evaluation.pages import require_report_place
+    from facepipe.weights.registry import DEFAULT_ENCODER, load_card
+
+    if report:
+        require_report_place(report, "encoder")
+    evaluation = encoder.evaluate_encoder(
+        setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "looking"), **choices
+    )
+    if report:
+        echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)
+    if write_card:
+        weight = load_card(setup.encoder_weights or DEFAULT_ENCODER)
+        echo(f"facepipe: {encoder.write_card(weight, evaluation)}", err=True)
+    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
+        echo(line)
+
+
+@evaluate.command("people")
+@click.argument("folder", type=FOLDER)
+@click.option(
+    "--threshold", type=float, multiple=True, help="May be repeated; the default one is measured too."
+)
+@with_setup
+def evaluate_people(setup: Setup, folder: Path, threshold: tuple[float, ...]) -> None:
+    """Enroll FOLDER/enroll/PERSON, identify FOLDER/probe/{known,strangers}/PERSON, and count."""
+    from facepipe.evaluation.photos import people_result
+
+    echo(json.dumps(people_result(setup.pipeline(), folder, threshold).to_dict()))

@@ -1,0 +1,1 @@
+"""Vocabulary that every other part imports: errors, faces, files, paths, processors."""

@@ -1,0 +1,26 @@
+"""Records as JSON, one line each, that every encoding of Unicode has."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from facepipe.core.plain_text import visible_json
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def text_of(value: str | Path) -> str:
+    """Output stays valid UTF-8: bytes of file names that are no text are written as `\\udcff`."""
+    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def record_to_json(record: Any) -> str:
+    """A dataclass or mapping as one line of JSON that every encoding of Unicode has; paths become text."""
+    if is_dataclass(record) and not isinstance(record, type):
+        record = asdict(record)
+    line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=text_of)
+    return visible_json(_SURROGATE.sub(lambda found: f"\\\\u{ord(found[0]):04x}", line))

@@ -1,0 +1,201 @@
+"""How good a detector is, in the settings that others publish: WIDER FACE's protocol, landmarks, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from facepipe.core.errors import UsageError
+from facepipe.core.faces import Faces, UInt8Array, mirror_boxes, mirror_landmarks
+from facepipe.detector import DetectorOptions, FaceDetector
+from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.labels import read_labels
+from facepipe.evaluation.metrics.landmarks import LandmarkSummary, landmark_errors
+from facepipe.evaluation.metrics.wider import WiderGroundTruth, WiderResult, wider_ap, wider_key
+from facepipe.images.finding import find_photos
+from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
+from facepipe.retinaface.nms import best_faces
+
+Setting = Literal["original", "letterbox640", "short1600"]
+SETTINGS: tuple[str, ...] = get_args(Setting)
+
+SCORE_THRESHOLD = 0.02
+"""Of published figures: average precision wants the whole curve."""
+NMS_IOU: dict[Setting, float] = {"original": 0.4, "letterbox640": 0.45, "short1600": 0.4}
+"""Of published figures."""
+
+_LETTERBOX_PX = 640
+_SHORT_SIDE_PX, _LONGEST_SIDE_PX = 1600, 2150
+
+Watch = Callable[[Sequence[Path]], Iterable[Path]]
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorProtocol:
+    """How closely photos are looked at, and which detections count.
+
+    Attributes:
+        setting: "original": photos as they are; "letterbox640": the longer side becomes 640 px (what a square
+            would add is padding, which holds no face); "short1600": the shorter side becomes 1600 px, or the
+            longer one 2150 where it would be larger.
+        flip: The mirrored photo is looked at too, and the better box of each face stays.
+        as_served: Large faces are looked for in a quarter of the size, and all candidates of a face have
+            their say, as photos are served. Otherwise as published figures are made.
+        score_threshold: Least confidence, 0..1.
+        nms_iou: Of two boxes that overlap more, the better stays; None: see `NMS_IOU`.
+    """
+
+    setting: Setting = "original"
+    flip: bool = False
+    as_served: bool = False
+    score_threshold: float = SCORE_THRESHOLD
+    nms_iou: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.setting not in SETTINGS:
+            raise UsageError(f"setting: expected one of {', '.join(SETTINGS)}, got {self.setting!r}")
+
+    @property
+    def overlap(self) -> float:
+        """The IoU of non-maximum suppression."""
+        return NMS_IOU[self.setting] if self.nms_iou is None else self.nms_iou
+
+    def options(self) -> DetectorOptions:
+        """For the detector, which is given photos that are scaled already."""
+        return DetectorOptions(
+            self.score_threshold, self.overlap, max_side=None, as_published=not self.as_served
+        )
+
+    def scale(self, width_px: int, height_px: int) -> float:
+        """The factor from the photo to what is looked at."""
+        short, long = sorted((width_px, height_px))
+        if self.setting == "letterbox640":
+            return _LETTERBOX_PX / long
+        if self.setting == "short1600":
+            return min(_SHORT_SIDE_PX / short, _LONGEST_SIDE_PX / long)
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorEvaluation:
+    """Figures of one detector.
+
+    Attributes:
+        weights: The detector's name.
+        protocol: How it was measured.
+        wider: WIDER FACE's figures.
+        landmarks: Errors on labelled faces, where there was a data set of them.
+        ms_per_photo: Of detection, without reading the photo.
+    """
+
+    weights: str
+    protocol: DetectorProtocol
+    wider: WiderResult
+    landmarks: LandmarkSummary | None
+    ms_per_photo: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "weights": self.weights,
+            "protocol": {**asdict(self.protocol), "nms_iou": self.protocol.overlap},
+            **self.wider.to_dict(),
+            "landmarks": self.landmarks.to_dict() if self.landmarks else None,
+            "ms_per_photo": round(self.ms_per_photo, 2),
+        }
+
+
+def evaluate_detector(
+    detector: FaceDetector,
+    protocol: DetectorProtocol,
+    images: Path,
+    ground_truth: Path,
+    landmarks: Path | None = None,
+    *,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
+    watch: Watch = iter,
+) -> DetectorEvaluation:
+    """Measures a detector; its own options are replaced by the protocol's.
+
+    Args:
+        detector: What is measured.
+        protocol: See `DetectorProtocol`.
+        images: Any part of WIDER FACE's validation set as EVENT/NAME.
+        ground_truth: Folder of the official .mat files.
+        landmarks: A data set with labels (docs/training.md) whose faces have landmarks.
+        max_pixels: Larger photos are refused.
+        watch: Hands on the photos one by one, for a progress bar.
+
+    Raises:
+        DataError: The ground truth or the labels are missing or damaged, or a photo is not in them.
+        PhotoError: A photo can't be read.
+    """
+    truth = WiderGroundTruth.load(ground_truth)
+    labelled = read_labels(landmarks) if landmarks else []
+    detector.options = protocol.options()
+    detections, seconds = {}, 0.0
+    for path in watch(find_photos([images])):
+        photo = read_image(path, max_pixels=max_pixels)
+        started = time.perf_counter()
+        detections[wider_key(path)] = scored_boxes(find_faces(detector, photo, protocol))
+        seconds += time.perf_counter() - started
+    wider = wider_ap(truth, detections)
+    found = [
+        find_faces(detector, read_image(path, max_pixels=max_pixels), protocol)
+        for path in watch([photo.path for photo in labelled])
+    ]
+    errors = landmark_errors(labelled, found).summary() if labelled else None
+    return DetectorEvaluation(detector.card.name, protocol, wider, errors, 1000 * seconds / wider.photos)
+
+
+def find_faces(detector: FaceDetector, photo: UInt8Array, protocol: DetectorProtocol) -> Faces:
+    """The faces of one RGB photo (h, w, 3), in its pixels, looked at as the protocol says.
+
+    Args:
+        detector: With the protocol's options.
+        photo: RGB uint8 (h, w, 3).
+        protocol: See `DetectorProtocol`.
+    """
+    height, width = photo.shape[:2]
+    view = _scaled(photo, protocol.scale(width, height))
+    faces = detector.detect(view)
+    if protocol.flip:
+        mirrored = detector.detect(np.ascontiguousarray(view[:, ::-1]))
+        faces = _better_of_both(faces, _mirrored(mirrored, view.shape[1]), protocol.overlap)
+    # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
+    back = np.array([width / view.shape[1], height / view.shape[0]], np.float32)
+    return Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
+
+
+def scored_boxes(faces: Faces) -> Float64Array:
+    """float64 (n, 5), x1 y1 x2 y2 score, as the measurements take detections."""
+    rows: Float64Array = np.concatenate([faces.boxes_xyxy, faces.scores[:, None]], axis=1, dtype=np.float64)
+    return rows
+
+
+def _scaled(photo: UInt8Array, scale: float) -> UInt8Array:
+    if scale == 1.0:
+        return photo
+    size_wh = round(photo.shape[1] * scale), round(photo.shape[0] * scale)
+    # Averaging areas would be a little better (0.1 of AP at 640 px); published figures are made so.
+    return np.asarray(cv2.resize(photo, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _mirrored(faces: Faces, width_px: int) -> Faces:
+    boxes, points = faces.boxes_xyxy, faces.landmarks
+    return Faces(mirror_boxes(boxes, width_px), faces.scores, mirror_landmarks(points, width_px))
+
+
+def _better_of_both(first: Faces, second: Faces, iou: float) -> Faces:
+    both = Faces(
+        np.concatenate([first.boxes_xyxy, second.boxes_xyxy]),
+        np.concatenate([first.scores, second.scores]),
+        np.concatenate([first.landmarks, second.landmarks]),
+    )
+    return best_faces(both, iou)

@@ -1,0 +1,200 @@
+"""An encoder's figures for people: a page of HTML and lines for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from facepipe.evaluation.encoder import EYE_BINS_PX, HISTOGRAM_STEP_L2, CoupleFigures, EncoderEvaluation
+from facepipe.evaluation.metrics.identification import IdentificationResult
+from facepipe.evaluation.metrics.verification import TarAtFar
+from facepipe.evaluation.pages import plot, write_report
+from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
+from facepipe.reports.html import page, paragraph, table
+
+_DISTANCE_TICKS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, FARTHEST_L2)
+_SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
+
+Row = tuple[str, ...]
+
+
+def write_encoder_report(folder: Path, evaluation: EncoderEvaluation) -> Path:
+    """Writes `encoder.html` and `encoder.json` into `folder`; answers the page.
+
+    Raises:
+        OutputError: They can't be written.
+    """
+    return write_report(folder, "encoder", html(evaluation), evaluation.to_dict())[0]
+
+
+def html(evaluation: EncoderEvaluation) -> str:
+    """The page."""
+    sections = {
+        "Same person or not": [
+            paragraph(f"{evaluation.pairs.pairs} pairs; {evaluation.setting}"),
+            table(("", ""), pair_rows(evaluation)),
+            table(("fold", "pairs", "threshold", "accuracy"), fold_rows(evaluation)),
+        ],
+    }
+    if evaluation.couples:
+        sections["All couples of the same photos"] = _couples(evaluation.couples)
+    if evaluation.by_size:
+        sections["By size of the smaller face"] = [
+            table(
+                ("px between the eyes", "pairs", "same accepted", "different accepted"), size_rows(evaluation)
+            )
+        ]
+    if evaluation.impostors:
+        sections["Thresholds by the size of a gallery"] = _thresholds(evaluation, evaluation.impostors)
+    for title, result in _open_sets(evaluation).items():
+        sections[title] = [table(("", ""), identification_rows(result))]
+    if evaluation.robustness:
+        header = ("damage", "no face", "accuracy", "at the clean threshold", *_tar_names(evaluation))
+        sections["After damage"] = [table(header, robustness_rows(evaluation))]
+    return page(f"Encoder {evaluation.encoder}", sections)
+
+
+def text(evaluation: EncoderEvaluation) -> list[str]:
+    """The same for a terminal, without the curves."""
+    lines = [f"{evaluation.encoder}: {evaluation.pairs.pairs} pairs; {evaluation.setting}"]
+    blocks = [pair_rows(evaluation), size_rows(evaluation), gallery_rows(evaluation)]
+    blocks += [identification_rows(result) for result in _open_sets(evaluation).values()]
+    blocks.append(robustness_rows(evaluation))
+    for rows in blocks:
+        lines += ["  ".join((f"{row[0]:<32}", *(f"{cell:>9}" for cell in row[1:]))) for row in rows]
+    return lines
+
+
+def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """What was measured on the pairs, and its value."""
+    pairs, error = evaluation.pairs, evaluation.pairs.accuracy_error
+    rows: list[Row] = [
+        ("accuracy", _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else "")),
+        ("area under the ROC curve", f"{pairs.auc:.4f}"),
+        ("best threshold", f"{pairs.best_threshold_l2:.3f}"),
+        ("photos without a face", str(pairs.failed_photos)),
+        *((f"TAR at FAR {row.far:g}, pairs", _tar(row)) for row in pairs.tar_at_far),
+    ]
+    couples = evaluation.couples.tar_at_far if evaluation.couples else ()
+    return [*rows, *((f"TAR at FAR {row.far:g}, all couples", _tar(row)) for row in couples)]
+
+
+def fold_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """Fold, pairs, threshold, accuracy."""
+    return [
+        (str(fold.fold + 1), str(fold.pairs), f"{fold.threshold_l2:.3f}", _percent(fold.accuracy))
+        for fold in evaluation.pairs.folds
+    ]
+
+
+def size_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """Distances of the eyes, pairs, and shares accepted; sizes that don't occur are left out."""
+    return [
+        (
+            f"eyes {b.low_px} to {b.high_px} px"
+            if b.high_px < EYE_BINS_PX[-1]
+            else f"eyes from {b.low_px} px",
+            str(b.genuines + b.impostors),
+            _percent(b.true_accept_rate),
+            _percent(b.false_accept_rate),
+        )
+        for b in evaluation.by_size
+        if b.genuines + b.impostors
+    ]
+
+
+def gallery_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """Templates, threshold, strangers named, and by how much that varied."""
+    return [
+        (
+            f"{check.templates} templates, {_percent(check.wanted)} wanted",
+            f"{check.threshold_l2:.3f}",
+            f"{100 * check.measured:.2f}",
+            f"+- {100 * check.spread:.2f}",
+        )
+        for check in evaluation.galleries
+    ]
+
+
+def identification_rows(result: IdentificationResult) -> list[Row]:
+    """What was measured, and its value."""
+    rows: list[Row] = [
+        ("templates, people", f"{result.templates}, {result.people}"),
+        ("known, strangers, no face", f"{result.known}, {result.strangers}, {result.without_face}"),
+        ("rank 1", _percent(result.rank1)),
+    ]
+    for at in result.at_thresholds:
+        shares = (at.right, at.wrong, at.strangers_named)
+        rows.append((f"right, wrong, strangers at {at.threshold_l2:.3f}", ", ".join(map(_percent, shares))))
+    if result.fnir_at_fpir is not None:
+        rows.append((f"FNIR at FPIR {DEFAULT_FPIR:.0%}", _percent(result.fnir_at_fpir)))
+    return rows
+
+
+def robustness_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """Damage, photos without a face, accuracies, true accepts."""
+    return [
+        (
+            row.damage,
+            str(row.failed_photos),
+            _percent(row.accuracy),
+            _percent(row.accuracy_at_clean),
+            *(_tar(tar) for tar in row.tar_at_far),
+        )
+        for row in evaluation.robustness
+    ]
+
+
+def _open_sets(evaluation: EncoderEvaluation) -> dict[str, IdentificationResult]:
+    named = {
+        f"Who is it, {evaluation.enrolled_per_person} enrolled each, photos of the pairs": (
+            evaluation.identification
+        ),
+        "Who is it, enrolled people": evaluation.people,
+    }
+    return {title: result for title, result in named.items() if result}
+
+
+def _tar_names(evaluation: EncoderEvaluation) -> Sequence[str]:
+    return [f"TAR at {row.far:g}" for row in evaluation.pairs.tar_at_far]
+
+
+def _couples(couples: CoupleFigures) -> list[str]:
+    middles = np.asarray(couples.histogram_l2) + HISTOGRAM_STEP_L2 / 2
+    shares = {
+        f"one person ({couples.genuines})": (middles, np.asarray(couples.genuine_share)),
+        f"two people ({couples.impostors})": (middles, np.asarray(couples.impostor_share)),
+    }
+    curve = {"all couples": (np.log10(couples.roc_far), np.asarray(couples.roc_tar))}
+    return [
+        plot(shares, "distance", "share of couples", _DISTANCE_TICKS, (0, 0.1, 0.2, 0.3)),
+        plot(curve, "false-accept rate, power of ten", "true-accept rate", range(-6, 1)),
+    ]
+
+
+def _thresholds(evaluation: EncoderEvaluation, model: ImpostorModel) -> list[str]:
+    sizes = np.array(_SIZES)
+    low, high = np.array([model.interval_l2(DEFAULT_FPIR, size) for size in _SIZES]).T
+    curves = {
+        "threshold": (np.log10(sizes), np.array([model.threshold_l2(DEFAULT_FPIR, n) for n in _SIZES])),
+        "95%: low": (np.log10(sizes), low),
+        "95%: high": (np.log10(sizes), high),
+    }
+    return [
+        paragraph(
+            f"So that {DEFAULT_FPIR:.0%} of strangers get a name; from {model.couples} couples of photos of "
+            f"{model.people} people. Tried on galleries of people who had no part in it:"
+        ),
+        table(("", "threshold", "% named", ""), gallery_rows(evaluation)),
+        plot(curves, "templates, power of ten", "threshold", range(6), (0.4, 0.6, 0.8, 1.0, 1.2, 1.4)),
+    ]
+
+
+def _tar(row: TarAtFar) -> str:
+    return _percent(row.tar) if row.resolved else "-"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f}"

@@ -1,0 +1,106 @@
+"""Whether a threshold made of strangers' distances keeps its promise on other people's galleries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from facepipe.core.errors import DataError
+from facepipe.core.faces import FloatArray
+from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray
+from facepipe.gallery.impostors import DEFAULT_FPIR, MIN_PEOPLE, Couples, ImpostorModel, couples, some_faces
+
+GALLERY_SIZES = (1, 20, 100, 1000)
+"""Templates of the galleries on which a model is tried."""
+
+_SPLITS, _GALLERIES = 10, 3
+
+
+@dataclass(frozen=True, slots=True)
+class GalleryCheck:
+    """How many strangers a threshold by `ImpostorModel` lets in, measured on people who had no part in it.
+
+    Attributes:
+        templates: Of the galleries tried.
+        threshold_l2: Mean of the thresholds for `wanted`.
+        wanted: Share of strangers that was to be named.
+        measured: Share that was, the mean over galleries.
+        spread: Its standard deviation over the random halves of the people.
+    """
+
+    templates: int
+    threshold_l2: float
+    wanted: float
+    measured: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabelledVectors:
+    """Faces whose people are known: vectors float64 (n, d) of unit length, person numbers int64 (n,)."""
+
+    vectors: Float64Array
+    people: IntArray
+
+    @classmethod
+    def of(cls, vectors: Mapping[str, FloatArray]) -> LabelledVectors:
+        """By keys "<person>/<photo>"; of very many faces a random part."""
+        if not vectors:
+            raise DataError("expected photos with faces, found none")
+        people = np.unique([key.rpartition("/")[0] for key in vectors], return_inverse=True)[1]
+        rows = some_faces(len(people))
+        return cls(np.stack(list(vectors.values())).astype(np.float64)[rows], people.astype(np.int64)[rows])
+
+    def select(self, rows: BoolArray) -> LabelledVectors:
+        """Some of the faces."""
+        return LabelledVectors(self.vectors[rows], self.people[rows])
+
+    def couples(self) -> Couples:
+        """All couples of them."""
+        return couples(self.vectors, self.people)
+
+
+def check_galleries(faces: LabelledVectors, fpir: float = DEFAULT_FPIR) -> tuple[GalleryCheck, ...]:
+    """Tries the model on random galleries of `GALLERY_SIZES`, as far as there are faces.
+
+    Ten times, a model is made of one half of the people, galleries are drawn from all, and people of the
+    other half who are not in the gallery try to get a name. A gallery takes all photos of a person.
+    """
+    rates: dict[int, list[tuple[float, float]]] = {size: [] for size in GALLERY_SIZES}
+    names = np.unique(faces.people)
+    if len(names) < 4 * MIN_PEOPLE:
+        return ()
+    for split in range(_SPLITS):
+        rng = np.random.default_rng(split)
+        first_half = np.isin(faces.people, rng.permutation(names)[: len(names) // 2])
+        model = _quick_model(faces.select(first_half))
+        for size in GALLERY_SIZES:
+            threshold = model.threshold_l2(fpir, size)
+            named = [_named(faces, ~first_half, size, threshold, rng) for _ in range(_GALLERIES)]
+            rates[size] += [(threshold, share) for share in named if share is not None]
+    return tuple(_check(size, fpir, np.array(found)) for size, found in rates.items() if found)
+
+
+def _quick_model(faces: LabelledVectors) -> ImpostorModel:
+    measured = faces.couples()
+    return ImpostorModel.measured(measured.impostor_l2, measured.impostor_people, resamples=1)
+
+
+def _named(
+    faces: LabelledVectors, may_probe: BoolArray, size: int, threshold_l2: float, rng: np.random.Generator
+) -> float | None:
+    """Share of strangers within the threshold of a random gallery; None: there are not faces enough."""
+    order = rng.permutation(np.unique(faces.people))
+    rows = np.concatenate([np.flatnonzero(faces.people == person) for person in order])[:size]
+    strangers = may_probe & ~np.isin(faces.people, faces.people[rows])
+    if len(rows) < size or np.count_nonzero(strangers) < 100:
+        return None
+    cosines = (faces.vectors[strangers] @ faces.vectors[rows].T).max(axis=1)
+    return float(np.mean(2 - 2 * cosines <= threshold_l2**2))
+
+
+def _check(size: int, fpir: float, found: Float64Array) -> GalleryCheck:
+    thresholds, shares = found.T
+    return GalleryCheck(size, float(thresholds.mean()), fpir, float(shares.mean()), float(shares.std()))

@@ -1,0 +1,1 @@
+"""Accuracy as numbers: of detections, landmarks, pairs, names and groups."""

@@ -1,0 +1,195 @@
+"""Detections against true boxes: overlap, matching, precision and recall, average precision.
+
+This is the arithmetic of the WIDER FACE evaluation, which `wider` applies to the official ground truth and
+`detection_ap` to any labelled photos. A photo's detections are one array (n, 5): x1 y1 x2 y2 in pixels,
+score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from facepipe.core.errors import DataError
+from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
+
+MATCH_IOU = 0.5
+"""Least overlap of a detection with the face it finds. Source: WIDER FACE evaluation, after PASCAL VOC."""
+
+SCORE_STEPS = 1000
+"""Points of a precision-recall curve, at scores 0.999, 0.998, ... 0. Source: WIDER FACE evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionRecall:
+    """A precision-recall curve from the highest score threshold to the lowest.
+
+    Attributes:
+        precision: float64 (1000,), 0..1; 0 where nothing has been detected yet.
+        recall: float64 (1000,), 0..1, rising.
+        faces: How many true faces counted; a curve of no faces has no average precision.
+    """
+
+    precision: Float64Array
+    recall: Float64Array
+    faces: int
+
+    @property
+    def ap(self) -> float | None:
+        """Area under the curve after precision is made falling, 0..1; None where no face counted."""
+        if not self.faces:
+            return None
+        recall = np.concatenate(([0.0], self.recall, [1.0]))
+        precision = np.concatenate(([0.0], self.precision, [0.0]))
+        falling = np.maximum.accumulate(precision[::-1])[::-1]
+        return float(np.sum(np.diff(recall) * falling[1:]))
+
+
+@dataclass(frozen=True, slots=True)
+class Matching:
+    """All detections of a set of photos, and the true face that each one overlaps; the highest score first.
+
+    Attributes:
+        scores: float64 (d,), mapped to 0..1 by the lowest and highest score of the whole set, falling.
+        heights_px: float64 (d,), of the detected boxes.
+        face: int64 (d,), the true face of largest overlap counted through all photos, or -1 where no
+            overlap reaches `MATCH_IOU`.
+        first: bool (d,), the best-scored detection of its face; the later ones are false alarms.
+    """
+
+    scores: Float64Array
+    heights_px: Float64Array
+    face: IntArray
+    first: BoolArray
+
+
+def iou_with_edges(boxes_xyxy: RealArray, other_boxes_xyxy: RealArray) -> Float64Array:
+    """Overlap of every box (n, 4) with every other box (m, 4), float64 (n, m) in 0..1.
+
+    A box includes the pixels at its right and lower edge: sides are x2 - x1 + 1. Source: as above.
+    """
+    first = np.asarray(boxes_xyxy, np.float64)[:, None]
+    second = np.asarray(other_boxes_xyxy, np.float64)[None]
+    width = np.minimum(first[..., 2], second[..., 2]) - np.maximum(first[..., 0], second[..., 0]) + 1
+    height = np.minimum(first[..., 3], second[..., 3]) - np.maximum(first[..., 1], second[..., 1]) + 1
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    union = _areas(first) + _areas(second) - shared
+    overlaps: Float64Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlaps
+
+
+def match_detections(true_boxes_xyxy: Sequence[RealArray], detections: Sequence[RealArray]) -> Matching:
+    """Finds the true face of every detection; the two sequences go through the same photos in the same order.
+
+    Args:
+        true_boxes_xyxy: Per photo (n, 4), pixels.
+        detections: Per photo (m, 5), in any order of scores.
+
+    Raises:
+        DataError: Detections of another shape, or not finite.
+    """
+    faces, rows, offset = [], [], 0
+    for boxes, found in zip(true_boxes_xyxy, detections, strict=True):
+        checked = _checked(found)
+        rows.append(checked)
+        faces.append(_nearest_faces(checked, boxes, offset))
+        offset += len(boxes)
+    if not rows:
+        raise DataError("nothing to evaluate: expected the detections of at least one photo, got none")
+    return _ranked(np.concatenate(rows), np.concatenate(faces))
+
+
+def precision_recall(
+    matching: Matching, counted: BoolArray, judged: BoolArray | None = None
+) -> PrecisionRecall:
+    """The curve over the faces that count.
+
+    A detection of a face that does not count is neither right nor wrong. A detection of no face at all, or of
+    a face that a better-scored one has found already, is a false alarm.
+
+    Args:
+        matching: From `match_detections`.
+        counted: bool (faces,), through all photos: which true faces count.
+        judged: bool (d,), which detections of no face are false alarms; None: all of them.
+    """
+    on_face = matching.face >= 0
+    faces = np.where(on_face, matching.face, 0)
+    of_counted = on_face & (counted[faces] if len(counted) else False)
+    alarms = ~on_face if judged is None else ~on_face & judged
+    proposals = _count_above(matching.scores, of_counted | alarms)
+    hits = _count_above(matching.scores, of_counted & matching.first)
+    total = int(np.count_nonzero(counted))
+    return PrecisionRecall(hits / np.maximum(proposals, 1), hits / max(total, 1), total)
+
+
+def detection_ap(
+    true_boxes_xyxy: Mapping[str, RealArray], detections: Mapping[str, RealArray], min_height_px: float = 0
+) -> float | None:
+    """Average precision on any labelled photos, 0..1; the two mappings have the photos as their keys.
+
+    Args:
+        true_boxes_xyxy: Per photo (n, 4), pixels.
+        detections: Per photo (m, 5); a photo that is not there has no detections.
+        min_height_px: True faces lower than this are ignored, as is whatever finds them.
+
+    Returns:
+        None where no face is high enough to count.
+
+    Raises:
+        DataError: Detections malformed, or of a photo without truth.
+    """
+    if strangers := detections.keys() - true_boxes_xyxy.keys():
+        raise DataError(f"{min(strangers)}: detections of a photo that has no true boxes")
+    nothing = np.zeros((0, 5))
+    boxes = [np.asarray(b, np.float64).reshape(-1, 4) for b in true_boxes_xyxy.values()]
+    matching = match_detections(boxes, [detections.get(key, nothing) for key in true_boxes_xyxy])
+    every_box = np.concatenate(boxes)
+    return precision_recall(matching, every_box[:, 3] - every_box[:, 1] >= min_height_px).ap
+
+
+def _areas(boxes_xyxy: Float64Array) -> Float64Array:
+    areas: Float64Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (
+        boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1
+    )
+    return areas
+
+
+def _checked(detections: RealArray) -> Float64Array:
+    rows = np.asarray(detections, np.float64)
+    if rows.ndim != 2 or rows.shape[1] != 5:
+        raise DataError(f"expected detections of shape (n, 5), x1 y1 x2 y2 score, got {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise DataError("detections hold values that are not finite: the network's output is broken")
+    return rows
+
+
+def _nearest_faces(detections: Float64Array, true_boxes_xyxy: RealArray, offset: int) -> IntArray:
+    if not len(true_boxes_xyxy):
+        return np.full(len(detections), -1, np.int64)
+    overlaps = iou_with_edges(detections[:, :4], true_boxes_xyxy)
+    return np.where(overlaps.max(axis=1) >= MATCH_IOU, overlaps.argmax(axis=1) + offset, -1)
+
+
+def _ranked(detections: Float64Array, faces: IntArray) -> Matching:
+    order = np.argsort(-detections[:, 4], kind="stable")
+    detections, faces = detections[order], faces[order]
+    first = np.zeros(len(faces), np.bool_)
+    first[np.unique(faces, return_index=True)[1]] = True
+    heights = detections[:, 3] - detections[:, 1]
+    return Matching(_normalised(detections[:, 4]), heights, faces, first & (faces >= 0))
+
+
+def _normalised(scores: Float64Array) -> Float64Array:
+    if not len(scores) or scores.max() == scores.min():
+        return np.ones_like(scores)
+    normalised: Float64Array = (scores - scores.min()) / (scores.max() - scores.min())
+    return normalised
+
+
+def _count_above(scores: Float64Array, chosen: BoolArray) -> IntArray:
+    """How many of the chosen detections reach each of the `SCORE_STEPS` thresholds."""
+    thresholds = 1 - np.arange(1, SCORE_STEPS + 1) / SCORE_STEPS
+    rising = scores[chosen][::-1]
+    return len(rising) - np.searchsorted(rising, thresholds, side="left")

@@ -1,0 +1,1 @@
+"""Photos in and out: found, read, cut and drawn on."""

@@ -1,0 +1,1 @@
+"""Results as files: records, pictures, HTML pages, XMP sidecars."""

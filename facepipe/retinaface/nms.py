@@ -1,0 +1,113 @@
+"""From the many candidates around a face to one face (NumPy)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.core.faces import BoolArray, Faces, FloatArray
+
+_SAME_FACE_IOU = 0.5
+_FACES_AT_ONCE = 256
+"""Bounds the memory of their overlaps with all candidates."""
+
+
+def non_maximum_suppression(
+    boxes_xyxy: FloatArray, scores: FloatArray, iou_threshold: float
+) -> npt.NDArray[np.intp]:
+    """Indices of the boxes that stay, best score first: greedy, a box falls to a better one above the IoU.
+
+    The overlaps of one kept box with all that remain are one vector operation.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes = boxes_xyxy[order]
+    alive = np.ones(len(boxes), bool)
+    kept: list[int] = []
+    for i in range(len(boxes)):
+        if not alive[i]:
+            continue
+        kept.append(i)
+        rest = np.flatnonzero(alive[i + 1 :]) + i + 1
+        if len(rest):
+            alive[rest[iou(boxes[i], boxes[rest]) > iou_threshold]] = False
+    return order[kept]
+
+
+def best_faces(candidates: Faces, iou_threshold: float) -> Faces:
+    """The faces that non-maximum suppression leaves, most confident first, as they are."""
+    return candidates.select(non_maximum_suppression(candidates.boxes_xyxy, candidates.scores, iou_threshold))
+
+
+def agreed_faces(
+    candidates: Faces,
+    iou_threshold: float,
+    score_threshold: float,
+    *,
+    eligible: BoolArray | None = None,
+    scales: FloatArray | None = None,
+) -> Faces:
+    """The faces that non-maximum suppression leaves, each as all candidates see it that overlap it by half.
+
+    Box and landmarks are means weighted by score squared, overlap and scale (box voting: Gidaris and
+    Komodakis, arXiv:1505.01749). The score is multiplied by (1 + support) / 2, where support is the chance
+    that any other of these candidates is right, each with its score times its overlap: a face is seen from
+    several anchors and at several scales, a false alarm mostly from one.
+
+    Args:
+        candidates: All that may support a face, also those whose own score is low.
+        iou_threshold: Of two candidates that overlap more than this, the better is a face.
+        score_threshold: Faces score more than this in the end.
+        eligible: bool (n,), which may be a face, where the others only have their say on those; None: all.
+        scales: float32 (n,), above 0, of the copy of the photo in which each was seen: what is seen in large
+            is seen exactly; None: all were seen in one.
+    """
+    may_be = candidates.scores > score_threshold
+    likely = np.flatnonzero(may_be if eligible is None else may_be & eligible)
+    weights = candidates.scores**2 * (1 if scales is None else scales)
+    kept = likely[
+        non_maximum_suppression(candidates.boxes_xyxy[likely], candidates.scores[likely], iou_threshold)
+    ]
+    faces = candidates.select(kept)
+    for start in range(0, len(kept), _FACES_AT_ONCE):
+        part = slice(start, start + _FACES_AT_ONCE)
+        of_part = faces.boxes_xyxy[part], faces.scores[part], faces.landmarks[part]
+        _agree(*of_part, kept[part], candidates, weights)
+    faces = faces.select(faces.scores > score_threshold)
+    return faces.select(np.argsort(-faces.scores, kind="stable"))
+
+
+def _agree(
+    boxes: FloatArray,
+    scores: FloatArray,
+    landmarks: FloatArray,
+    rows: npt.NDArray[np.intp],
+    candidates: Faces,
+    weights: FloatArray,
+) -> None:
+    """Change faces, which are these rows of the candidates, to what all of those say; see `agreed_faces`."""
+    own = np.arange(len(rows)), rows
+    overlap = iou(boxes[:, None], candidates.boxes_xyxy)
+    overlap[own] = 1  # of a box without area it is 0
+    overlap[overlap < _SAME_FACE_IOU] = 0
+    shares = overlap * weights
+    shares /= shares.sum(axis=1, keepdims=True)
+    boxes[:] = shares @ candidates.boxes_xyxy
+    landmarks[:] = np.tensordot(shares, candidates.landmarks, 1)
+    overlap[own] = 0
+    support = 1 - np.prod(1 - overlap * candidates.scores, axis=1)
+    scores *= (1 + support) / 2
+
+
+def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
+    """Intersection over union of boxes (..., 4) with boxes (n, 4), as (..., n); 0 of boxes without area."""
+    low = np.maximum(boxes[..., :2], others[:, :2])
+    high = np.minimum(boxes[..., 2:], others[:, 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
+    union = _areas(boxes) + _areas(others) - shared
+    overlap: FloatArray = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    return overlap
+
+
+def _areas(boxes: FloatArray) -> FloatArray:
+    areas: FloatArray = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
+    return areas

@@ -1,0 +1,1 @@
+"""Where and as what networks run: engines, architectures by name, ONNX export."""

@@ -1,0 +1,167 @@
+"""Torch networks by the architecture names that stand on weight cards. Needs the [train] extra."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from facepipe.core.errors import MissingExtraError, WeightsError, one_line
+from facepipe.weights.cards import WeightCard
+from facepipe.weights.files import read_parameters
+from facepipe.weights.registry import Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+COUNTER_SUFFIX = ".num_batches_tracked"
+"""BatchNorm's count of training batches: no part of what a weight computes, so weight files go without it."""
+
+
+def build_network(
+    architecture: str, dimensions: int | None = None, parameters: Mapping[str, Tensor] | None = None
+) -> nn.Module:
+    """The network of this name, with random weights, in training mode.
+
+    Args:
+        architecture: As on a card, such as "facenet_dense".
+        dimensions: Length of an encoder's vectors; None for a detector.
+        parameters: Of such a network, which say how wide and deep it is where the name leaves that open
+            ("facenet_dense"); they are not loaded. None: the usual size.
+
+    Raises:
+        WeightsError: The name is unknown, or an encoder's `dimensions` are missing.
+        MissingExtraError: torch is not installed.
+    """
+    builders = _builders()
+    if architecture in builders.detectors:
+        return builders.detectors[architecture]()
+    if architecture not in builders.encoders:
+        known = ", ".join((*builders.detectors, *builders.encoders))
+        raise WeightsError(f"unknown architecture {architecture!r}; known are {known}")
+    if dimensions is None:
+        raise WeightsError(f"{architecture} is an encoder: say how many dimensions its vectors have")
+    if parameters is not None and architecture in builders.sized_by_parameters:
+        return builders.sized_by_parameters[architecture](dimensions, parameters)
+    return builders.encoders[architecture](dimensions)
+
+
+def serving_module(network: nn.Module) -> nn.Module:
+    """The network in its serving form and in evaluation mode: `RetinaFaceServing` or `FaceNetServing`."""
+    from facepipe.facenet.network import FaceNet, FaceNetServing
+    from facepipe.retinaface.network import RetinaFace, RetinaFaceServing
+
+    if isinstance(network, FaceNet):
+        return FaceNetServing(network).eval()
+    if isinstance(network, RetinaFace):
+        return RetinaFaceServing(network).eval()
+    raise TypeError(f"expected a FaceNet or a RetinaFace, got {type(network).__name__}")
+
+
+def load_network(weight: Weight) -> nn.Module:
+    """A weight's network with its verified parameters as float32, in evaluation mode, on the CPU.
+
+    Raises:
+        WeightsError: A file is missing or damaged, or holds other parameters than the architecture's.
+        MissingExtraError: torch is not installed.
+    """
+    _builders()  # without torch, say so before files are read
+    import torch
+
+    parameters = {name: torch.from_numpy(array) for name, array in read_parameters(weight).items()}
+    return network_of_card(weight.card, parameters, str(weight.parameters_path)).eval()
+
+
+def network_of_card(card: WeightCard, parameters: Mapping[str, Tensor], source: str) -> nn.Module:
+    """The network that a card describes, with these parameters.
+
+    Raises:
+        WeightsError: They are not those of the card's architecture; names `source`.
+    """
+    import torch
+
+    dimensions = card.embedding.dimensions if card.embedding else None
+    try:
+        with torch.device("meta"):  # parameters that say how large the network is may be anybody's
+            layout = build_network(card.architecture, dimensions, parameters)
+    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"{source}: not a {card.architecture}'s parameters: {one_line(error)}") from error
+    _require_layout(layout, parameters, source)
+    network = build_network(card.architecture, dimensions, parameters)
+    load_parameters(network, parameters, source)
+    return network
+
+
+def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
+    """Copy parameters into a network of the same names and shapes; BatchNorm's counters may be missing.
+
+    Raises:
+        WeightsError: A name is missing or unexpected, or a shape differs; names `source` and a few of them.
+    """
+    _require_layout(network, parameters, source)
+    network.load_state_dict(dict(parameters), strict=False)
+
+
+def _require_layout(network: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
+    if problem := layout_difference(network, parameters).describe():
+        raise WeightsError(f"{source}: other parameters than the architecture has: {problem}")
+
+
+class LayoutDifference(NamedTuple):
+    """Names at which parameters differ from what a network has."""
+
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    def describe(self) -> str:
+        """In words, with a few names of each kind; empty where nothing differs."""
+        kinds = (
+            ("missing", self.missing),
+            ("unexpected", self.unexpected),
+            ("of other shape", self.misshapen),
+        )
+        return "; ".join(f"{len(names)} {kind} ({_some(names)})" for kind, names in kinds if names)
+
+
+def layout_difference(network: nn.Module, parameters: Mapping[str, Tensor]) -> LayoutDifference:
+    """Compare names and shapes with a network's; BatchNorm's counters may be missing."""
+    expected = network.state_dict()
+    return LayoutDifference(
+        tuple(name for name in expected if name not in parameters and not name.endswith(COUNTER_SUFFIX)),
+        tuple(name for name in parameters if name not in expected),
+        tuple(n for n, p in parameters.items() if n in expected and p.shape != expected[n].shape),
+    )
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return one_line(", ".join(names[:3]) + (", ..." if len(names) > 3 else ""))
+
+
+class _Builders(NamedTuple):
+    detectors: dict[str, Callable[[], nn.Module]]
+    encoders: dict[str, Callable[[int], nn.Module]]
+    sized_by_parameters: dict[str, Callable[[int, Mapping[str, Tensor]], nn.Module]]
+
+
+def _builders() -> _Builders:
+    try:
+        from facepipe.facenet import network as facenet
+        from facepipe.retinaface import network as retinaface
+    except ImportError as error:
+        raise MissingExtraError("running networks on torch", "train") from error
+    return _Builders(
+        {
+            "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
+            "retinaface_mobilenet025_detail": retinaface.retinaface_mobilenet025_detail,
+            "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
+            "retinaface_resnet50": retinaface.retinaface_resnet50,
+        },
+        {
+            "facenet_dense": facenet.facenet_dense,
+            "facenet_mobilenet": facenet.facenet_mobilenet,
+            "facenet_mobilenetv1": facenet.facenet_mobilenetv1,
+            "facenet_mobilefacenet": facenet.facenet_mobilefacenet,
+            "facenet_inception_resnet_v1": facenet.facenet_inception_resnet_v1,
+        },
+        {"facenet_dense": facenet.facenet_dense_like},
+    )

@@ -1,0 +1,1 @@
+"""Nearest neighbours among vectors, in memory and in a file; knows no people."""

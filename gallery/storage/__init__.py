@@ -1,0 +1,1 @@
+"""The gallery's database: SQLite, its schema, encryption and checksums."""

@@ -1,0 +1,160 @@
+"""What training starts from: a network with its first weights, preprocessing and anchors, and the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from torch import Tensor
+
+from facepipe.core.errors import WeightsError
+from facepipe.retinaface.network import ResNet50Stages, RetinaFace
+from facepipe.retinaface.published import imagenet_backbone_name, our_name
+from facepipe.runtime.architectures import build_network, layout_difference, load_network, load_parameters
+from facepipe.training.detection.config import Architecture, NetworkConfig, TeacherConfig
+from facepipe.training.detection.task import Teacher
+from facepipe.training.engine.checkpoints import averaged_network, load_checkpoint
+from facepipe.training.engine.config import from_plain
+from facepipe.training.engine.pixels import IMAGENET_INPUT
+from facepipe.weights.cards import AnchorSpec, InputSpec
+from facepipe.weights.legacy import read_legacy_checkpoint
+from facepipe.weights.registry import load_card
+
+PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
+"""What most published RetinaFace weights were trained on."""
+
+_GROWS_FROM: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
+
+
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A network with all that its numbers need to mean something."""
+
+    architecture: str
+    network: RetinaFace
+    input: InputSpec
+    anchors: AnchorSpec
+
+
+def initial_detector(config: NetworkConfig) -> Detector:
+    """The network as training begins; random parts come from torch's generator.
+
+    Raises:
+        WeightsError: `initial` can't be found or read, or is of another architecture.
+        DataError: A checkpoint is damaged.
+    """
+    if config.initial in ("random", "imagenet"):
+        network = _network(config.architecture)
+        if config.initial == "imagenet":
+            _load_torchvision_backbone(network)
+        known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
+    elif config.initial.endswith(".pth"):
+        network = _network(config.architecture)
+        load_published(network, Path(config.initial))
+        known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
+    elif config.initial.endswith(".pt"):
+        known = detector_of_checkpoints([Path(config.initial)])
+    else:
+        known = _detector_of_card(config.initial)
+    network = known.network
+    if known.architecture == _GROWS_FROM.get(config.architecture):
+        network = _grown(network, config.architecture)
+    elif known.architecture != config.architecture:
+        raise WeightsError(f"{config.initial}: is not a {config.architecture}")
+    input_spec, anchors = config.input or known.input, config.anchors or known.anchors
+    return Detector(config.architecture, network, input_spec, anchors)
+
+
+def load_teacher(config: TeacherConfig) -> Teacher:
+    """The teacher's network and what it needs to know.
+
+    Raises:
+        WeightsError: It can't be found or read.
+    """
+    if config.weights.endswith(".pth"):
+        network = _network(config.architecture)
+        load_published(network, Path(config.weights), backbone_will_do=False)
+        return Teacher(network, config.input or PUBLISHED_INPUT, config.anchors or AnchorSpec())
+    known = _detector_of_card(config.weights)
+    return Teacher(known.network, known.input, known.anchors)
+
+
+def detector_of_checkpoints(paths: list[Path]) -> Detector:
+    """The averaged weights of one or more checkpoints of one run, as a network.
+
+    Raises:
+        DataError: Damaged, of another trainer, or of different networks.
+    """
+    states = [load_checkpoint(path) for path in paths]
+    plain = states[-1]["record"].get("network")
+    if plain is None:
+        raise WeightsError(f"{paths[-1]}: was not written by the detector's trainer")
+    config = from_plain(NetworkConfig, plain, "network")
+    network = _network(config.architecture)
+    shipped = averaged_network(states)
+    load_parameters(network, shipped, str(paths[-1]))
+    input_spec, anchors = config.input or IMAGENET_INPUT, config.anchors or AnchorSpec()
+    return Detector(config.architecture, network, input_spec, anchors)
+
+
+def load_published(network: RetinaFace, path: Path, *, backbone_will_do: bool = True) -> None:
+    """Copy a published `.pth` file into a network: a whole RetinaFace, or an ImageNet backbone.
+
+    Raises:
+        WeightsError: Unreadable, or of another layout.
+    """
+    published = read_legacy_checkpoint(path)
+    renamed = {our_name(name): value for name, value in published.items()}
+    if any(name.startswith("fpn.") for name in renamed) or not backbone_will_do:
+        load_parameters(network, renamed, str(path))
+        return
+    if isinstance(network.backbone, ResNet50Stages):
+        parameters = {name: v for name, v in published.items() if not name.startswith("fc.")}
+        load_parameters(network.backbone.trunk, parameters, str(path))
+        return
+    load_parameters(network.backbone, _mobilenet_parameters(published), str(path))
+
+
+def _mobilenet_parameters(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = {name: imagenet_backbone_name(name) for name in published}
+    return {ours.removeprefix("backbone."): published[name] for name, ours in names.items() if ours}
+
+
+def _load_torchvision_backbone(network: RetinaFace) -> None:
+    from torchvision.models import ResNet50_Weights
+
+    if not isinstance(network.backbone, ResNet50Stages):
+        raise WeightsError(
+            "network.initial = imagenet: torchvision has no MobileNetV1; name a published .pth file instead"
+        )
+    try:
+        parameters = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
+    except OSError as error:  # no network
+        raise WeightsError(
+            f"torchvision's ResNet-50 weights can't be downloaded ({error}); "
+            "name a local .pth file of them as network.initial"
+        ) from error
+    shipped = {name: value for name, value in parameters.items() if not name.startswith("fc.")}
+    load_parameters(network.backbone.trunk, shipped, "torchvision's ResNet-50")
+
+
+def _detector_of_card(name_or_path: str) -> Detector:
+    weight = load_card(name_or_path)
+    card = weight.card
+    if card.anchors is None:
+        raise WeightsError(f"{card.name} is an {card.kind}, not a detector")
+    return Detector(card.architecture, cast(RetinaFace, load_network(weight)), card.input, card.anchors)
+
+
+def _network(architecture: Architecture) -> RetinaFace:
+    return cast(RetinaFace, build_network(architecture))
+
+
+def _grown(network: RetinaFace, architecture: Architecture) -> RetinaFace:
+    """The network with what it lacks, at random."""
+    grown, known = _network(architecture), network.state_dict()
+    unfit = layout_difference(grown, known).misshapen
+    grown.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
+    return grown

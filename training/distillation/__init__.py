@@ -1,0 +1,1 @@
+"""Teachers: trained networks to learn from."""

@@ -1,0 +1,92 @@
+"""Trained networks in ONNX files to learn from: any of their inner maps, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from facepipe.core.environment import onnx_session
+from facepipe.core.errors import WeightsError, one_line
+from facepipe.core.faces import FloatArray
+from facepipe.weights.onnx_file import require_self_contained
+
+Run = Callable[[FloatArray], Sequence[FloatArray]]
+"""From a batch of images to the values asked for."""
+
+
+def open_onnx(path: Path, values: Sequence[str]) -> Run:
+    """A network's first input, for any batch, to the values of these names, on as many threads as torch uses.
+
+    Args:
+        path: An ONNX file.
+        values: Names of inner maps or outputs.
+
+    Raises:
+        WeightsError: The file can't be read, or computes no such value.
+    """
+    model = _with_outputs(path, values)
+    # Threads that wait by spinning would take the processors from torch, whose turn it is next.
+    session = onnx_session(model.SerializeToString(), torch.get_num_threads(), spinning=False)
+    outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
+    return lambda images: session.run(outputs, {name: images})
+
+
+def output_names(path: Path) -> list[str]:
+    """Of the network's own outputs.
+
+    Raises:
+        WeightsError: The file can't be read.
+    """
+    return [output.name for output in read_onnx(path).graph.output]
+
+
+def read_onnx(path: Path) -> Any:
+    """The model.
+
+    Raises:
+        WeightsError: The file can't be read, or keeps a part of the network elsewhere.
+    """
+    import onnx
+
+    try:
+        model = path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"{path}: can't read this file: {error}") from error
+    require_self_contained(model, path)
+    try:
+        return onnx.load_from_string(model)
+    except Exception as error:  # protobuf's own, by version
+        raise WeightsError(f"{path}: not a readable ONNX file: {one_line(error)}") from error
+
+
+def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:
+    """The network for any batch, with these values as outputs."""
+    import onnx
+
+    model = read_onnx(path)
+    graph = model.graph
+    known = {name for node in graph.node for name in node.output}
+    if missing := [name for name in wanted if name not in known]:
+        raise WeightsError(f"{path}: computes no {', '.join(missing)}")
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
+    del graph.value_info[:]  # they may state the batch that the file was made with
+    graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
+    return _needed_part(model)
+
+
+def _needed_part(model: Any) -> Any:
+    """Without the nodes that no output needs: among them may be ones made for a batch of one."""
+    graph = model.graph
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):  # ONNX keeps nodes in order: users follow makers
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
+    return model

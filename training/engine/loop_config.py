@@ -1,0 +1,57 @@
+"""How long a training run is and what it leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from facepipe.core.errors import UsageError
+from facepipe.training.engine.optimizer import Precision, Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class LoopConfig:
+    """How long a run is and what it leaves behind.
+
+    Attributes:
+        steps: Optimiser steps of the whole run.
+        batch_size: Samples a batch (a process, under torchrun).
+        warmup_steps, schedule, milestones: See `ScheduleConfig`.
+        freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
+        ema_decay: Of the averaged weights, which are validated and shipped.
+        precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
+        compile: Compile the network with torch.compile (a minute at the start; pays on long runs). It needs
+            a C++ compiler; where a first step of the compiled network fails, a warning says so and the run
+            goes on uncompiled.
+        validate_every, checkpoint_every, log_every: In steps. The end of the run is always validated.
+        keep_every: Keep a checkpoint of its own, step_NNN.pt, every so many steps; 0: never.
+        tensorboard: Write TensorBoard events beside log.csv.
+        workers: Processes that prepare batches; 0: in this one.
+        seed: Of everything random.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 16
+    warmup_steps: int = 150
+    schedule: Schedule = "cosine"
+    milestones: tuple[float, ...] = (0.6, 0.85)
+    freeze_steps: int = 0
+    ema_decay: float = 0.998
+    precision: Precision = "float32"
+    compile: bool = False
+    validate_every: int = 1000
+    checkpoint_every: int = 250
+    log_every: int = 25
+    keep_every: int = 0
+    tensorboard: bool = False
+    workers: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"loop.{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("warmup_steps", "freeze_steps", "keep_every", "workers", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"loop.ema_decay: expected 0 or more and below 1, got {self.ema_decay}")

@@ -1,0 +1,27 @@
+"""A network in training as the pipeline's classes take it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from facepipe.core.faces import FloatArray
+from facepipe.runtime.architectures import serving_module
+
+
+class InMemoryNetwork:
+    """See `facepipe.runtime.engines.Network`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self._module = serving_module(network)
+        self._device = next(network.parameters()).device
+
+    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+        """Preprocessed images to the serving form's outputs."""
+        with torch.inference_mode():
+            images = torch.from_numpy(batch).to(self._device).contiguous(memory_format=torch.channels_last)
+            outputs = self._module(images)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return [output.float().cpu().numpy() for output in outputs]

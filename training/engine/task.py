@@ -1,0 +1,57 @@
+"""What the training loop and one kind of training know of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from torch import Tensor, nn
+
+from facepipe.training.engine.stream import Batches
+
+Batch = TypeVar("Batch")
+
+
+class Task(Protocol[Batch]):
+    """What one kind of training brings to the loop."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Everything that is trained, on its device; saved in checkpoints and averaged."""
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Photos, to count epochs by."""
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The parts of `module` that `LoopConfig.freeze_steps` means."""
+
+    def batches(self, first_step: int) -> Batches[Batch]:
+        """An endless stream for this process that continues exactly at `first_step` (in batches)."""
+
+    def losses(self, module: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+        """Weighted parts of the loss; their sum is minimised. `progress`: 0 at the start, 1 at the end."""
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Figures of the averaged weights; "score", larger is better, chooses the best checkpoint."""
+
+    def describe(self, batch: Batch) -> str:
+        """Names of the batch's files, for an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a run is, after every step.
+
+    Attributes:
+        step, steps: Finished, and of the whole run.
+        losses: Parts of this step's loss.
+        samples_per_s: Lately, all processes together.
+        seconds_left: At this speed, without validation.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    samples_per_s: float
+    seconds_left: float

@@ -1,0 +1,224 @@
+"""Fetching published weights: the only part of facepipe that uses the network, and only when asked to."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from facepipe.core.errors import WeightsError
+from facepipe.core.files import SHARED_FILE_MODE, atomic_path, atomic_write_bytes
+from facepipe.core.home import facepipe_home
+from facepipe.weights.connection import (
+    OFFLINE_CURE,
+    Deadline,
+    FetchOptions,
+    Progress,
+    TransientError,
+    page_cure,
+    receive,
+)
+from facepipe.weights.legacy import require_checkpoint
+from facepipe.weights.published import PUBLISHED, PublishedWeight
+from facepipe.weights.registry import offline_folder
+
+_CHUNK_BYTES = 1 << 16
+_PAGE_BEGINNINGS = (b"<!doctype", b"<html", b"<?xml", b"{", b"[")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """A fetched file.
+
+    Attributes:
+        path: Where it is.
+        sha256: Its hash, 64 hex digits.
+        was_known: Whether that hash was known before, from the registry or an earlier fetch; if not, only
+            the connection vouches for the file, and the hash is remembered from now on.
+        origin: Where it came from.
+    """
+
+    path: Path
+    sha256: str
+    was_known: bool
+    origin: Literal["existing", "offline", "network"]
+
+
+_PATIENT = FetchOptions()
+
+
+def fetch(
+    name: str,
+    *,
+    folder: Path | None = None,
+    url: str | None = None,
+    options: FetchOptions = _PATIENT,
+    progress: Progress | None = None,
+) -> FetchResult:
+    """Get a published file: the one that is there already, else from the offline folder, else by network.
+
+    Args:
+        name: A name in `facepipe.weights.published.PUBLISHED`.
+        folder: Where to; None: `$FACEPIPE_HOME/downloads`. It is made if it is missing.
+        url: Another http(s) address of the same file, such as a mirror's; None: its authors'.
+        options: Patience.
+        progress: Told about the bytes that have arrived.
+
+    Raises:
+        WeightsError: Unknown name, no connection, an error page or another file than expected in its place,
+            or a folder that can't be written. Nothing half-written is left under the file's name.
+    """
+    weight = _find(name)
+    target = (folder or facepipe_home() / "downloads") / weight.file_name
+    expected = _expected(weight)
+    offline = _offline_file(weight)
+    address = weight.url if url is None else url
+    origin: Literal["existing", "offline", "network"]
+    if target.exists():
+        origin, sha256 = "existing", _hash_chunks(_read_chunks(target))
+        _check_file(target, sha256, expected, str(target))
+    elif offline is not None:
+        origin, sha256 = "offline", _save(_read_chunks(offline), target, str(offline), expected)
+    else:
+        origin, sha256 = "network", _download(address, target, expected, options, progress)
+    if expected.sha256 is None:
+        _remember_hash(name, sha256)
+    return FetchResult(target, sha256, was_known=expected.sha256 is not None, origin=origin)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """The hash that a file has to have (None: any), and what to do when it has another."""
+
+    sha256: str | None
+    cure: str
+
+
+def _find(name: str) -> PublishedWeight:
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    near = difflib.get_close_matches(name, PUBLISHED)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    raise WeightsError(f"no published weight is called {name!r}; there are {', '.join(PUBLISHED)}.{hint}")
+
+
+def _expected(weight: PublishedWeight) -> _Expected:
+    damaged = "It is damaged, or not the file that was published: delete any copy on disk and fetch it again"
+    if weight.sha256 is not None:
+        return _Expected(weight.sha256, damaged)
+    replaced = f"If its authors replaced it and you trust them, take {weight.name} out of {_hashes_path()}"
+    return _Expected(_remembered_hashes().get(weight.name), f"{damaged}. {replaced}")
+
+
+def _offline_file(weight: PublishedWeight) -> Path | None:
+    folder = offline_folder()
+    path = folder / weight.file_name if folder else None
+    return path if path is not None and path.is_file() else None
+
+
+def _download(
+    url: str, target: Path, expected: _Expected, options: FetchOptions, progress: Progress | None
+) -> str:
+    with Deadline(options.total_s) as deadline:
+        for attempt in range(options.retries + 1):
+            if attempt:
+                time.sleep(options.first_wait_s * 2 ** (attempt - 1))
+                deadline.check(url)
+            try:
+                return _save(receive(url, options, deadline, progress), target, url, expected)
+            except TransientError as error:
+                reason = error
+    raise WeightsError(
+        f"{url}: {reason} (tried {options.retries + 1} times). Check the network and try again, "
+        f"{OFFLINE_CURE}"
+    ) from reason
+
+
+def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expected) -> str:
+    """Write to `target` what is whole and right, else nothing. Returns its sha256."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target, mode=SHARED_FILE_MODE) as temporary:
+            with temporary.open("wb") as stream:
+                sha256 = _hash_chunks(_written(_not_a_page(chunks, source), stream.write))
+            _check_file(temporary, sha256, expected, source)
+    except OSError as error:
+        raise WeightsError(f"{target}: can't be written ({error}); choose another folder") from error
+    return sha256
+
+
+def _written(chunks: Iterable[bytes], write: Callable[[bytes], int]) -> Iterator[bytes]:
+    for chunk in chunks:
+        write(chunk)
+        yield chunk
+
+
+def _not_a_page(chunks: Iterable[bytes], source: str) -> Iterator[bytes]:
+    """Servers and proxies answer 200 with an error page or message; it must not become a weight."""
+    empty = True
+    for chunk in chunks:
+        if empty and chunk.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_BEGINNINGS):
+            raise WeightsError(f"{source}: is a web page, not a weight file. {page_cure(source)}")
+        empty = False
+        yield chunk
+    if empty:
+        raise WeightsError(f"{source}: is empty")
+
+
+def _read_chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                yield chunk
+    except OSError as error:
+        raise WeightsError(f"{path}: can't read this file: {error}") from error
+
+
+def _hash_chunks(chunks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _check_file(file: Path, sha256: str, expected: _Expected, source: str) -> None:
+    """Compare the hash with the known one; where none is known, the file has to be what it claims to be."""
+    if expected.sha256 is None:
+        require_checkpoint(file, source)
+    elif sha256 != expected.sha256:
+        raise WeightsError(f"{source}: sha256 is {sha256}, expected {expected.sha256}. {expected.cure}")
+
+
+def _hashes_path() -> Path:
+    return facepipe_home() / "fetched_sha256.json"
+
+
+def _remembered_hashes() -> dict[str, str]:
+    """Hashes of files first fetched when none was known: a later fetch has to get the same file."""
+    path = _hashes_path()
+    try:
+        hashes = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(
+            f"{path}: can't read the remembered hashes ({error}); mend or delete it"
+        ) from error
+    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
+        raise WeightsError(f"{path}: expected names and their sha256; mend or delete it")
+    return hashes
+
+
+def _remember_hash(name: str, sha256: str) -> None:
+    path = _hashes_path()
+    text = json.dumps(_remembered_hashes() | {name: sha256}, indent=1, sort_keys=True) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write_bytes(path, text.encode(), SHARED_FILE_MODE)
+    except OSError as error:
+        raise WeightsError(f"{path}: can't remember the hash {sha256} of {name}: {error}") from error
