@@ -45,7 +45,7 @@ _LEAST_FACE_PX = 8.0
 _YUNET_NMS_IOU = 0.45
 AS_SERVED = "as served"
 
-Look = Callable[[UInt8Array], npt.NDArray[np.float64]]
+PhotoAnalysis = Callable[[UInt8Array], npt.NDArray[np.float64]]
 """An RGB photo to boxes and scores (n, 5)."""
 
 
@@ -103,8 +103,8 @@ def measure(
     return figures
 
 
-def _ours(weights: str) -> dict[str, Look]:
-    found: dict[str, Look] = {}
+def _ours(weights: str) -> dict[str, PhotoAnalysis]:
+    found: dict[str, PhotoAnalysis] = {}
     as_they_are = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], None, as_published=True)
     for engine in _ENGINES:
         try:
@@ -119,7 +119,7 @@ def _ours(weights: str) -> dict[str, Look]:
     return found
 
 
-def _own(weights: str, options: DetectorOptions, choice: RuntimeChoice) -> Look:
+def _own(weights: str, options: DetectorOptions, choice: RuntimeChoice) -> PhotoAnalysis:
     detector = FaceDetector.load(weights, options, choice)
 
     def look(photo: UInt8Array) -> npt.NDArray[np.float64]:
@@ -129,8 +129,8 @@ def _own(weights: str, options: DetectorOptions, choice: RuntimeChoice) -> Look:
     return look
 
 
-def _others(yunet: Path | None) -> dict[str, Look]:
-    found: dict[str, Look] = {}
+def _others(yunet: Path | None) -> dict[str, PhotoAnalysis]:
+    found: dict[str, PhotoAnalysis] = {}
     if yunet is not None:
         found["YuNet, OpenCV"] = _yunet(yunet)
     try:
@@ -150,7 +150,7 @@ def _others(yunet: Path | None) -> dict[str, Look]:
     return found
 
 
-def _yunet(file: Path) -> Look:
+def _yunet(file: Path) -> PhotoAnalysis:
     model, nothing = np.fromfile(file, np.uint8), np.zeros(0, np.uint8)  # a name that is no UTF-8 would crash
     limits = (SCORE_THRESHOLD, _YUNET_NMS_IOU, 5000)
     network = cv2.FaceDetectorYN.create("onnx", model, nothing, (320, 320), *limits)
@@ -186,7 +186,7 @@ def _padded(size: str) -> tuple[int, int]:
     return height, width
 
 
-def _ap(look: Look, photos: list[LabelledPhoto]) -> float:
+def _ap(look: PhotoAnalysis, photos: list[LabelledPhoto]) -> float:
     found = {str(photo.path): look(read_image(photo.path)) for photo in photos}
     truth = {str(photo.path): photo.boxes_xyxy for photo in photos}
     return detection_ap(truth, found, _LEAST_FACE_PX) or 0.0

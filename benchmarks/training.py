@@ -43,7 +43,7 @@ from facepipe.training.engine.optimizer import OptimiserConfig, autocast
 from facepipe.training.engine.stream import Batches
 from facepipe.training.engine.task import Task
 from facepipe.training.recognition.config import encoder_configuration
-from facepipe.training.recognition.initialize import initial_encoder, settled
+from facepipe.training.recognition.initialize import initial_encoder, resolve_config
 from facepipe.training.recognition.run import build_task as build_encoder_task
 
 _RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_mobilefacenet_people"}
@@ -193,7 +193,9 @@ def _detector(data: Path, recipe: str, overrides: Sequence[str], cache: Path, de
 def _encoder(data: Path, recipe: str, overrides: Sequence[str], cache: Path, device: torch.device) -> _Built:
     config = encoder_configuration(recipe, crops=[data], cache=cache / "cache", overrides=overrides)
     start = initial_encoder(config.network)
-    config = replace(config, validation=None, held_out_share=0.0, network=settled(config.network, start))
+    config = replace(
+        config, validation=None, held_out_share=0.0, network=resolve_config(config.network, start)
+    )
     return build_encoder_task(config, start, device), config.loop, config.optimiser
 
 

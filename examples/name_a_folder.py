@@ -13,7 +13,7 @@ import facepipe
 def main(people: str, photos: str) -> None:
     """Keep the people in the gallery `my-gallery`, and print who is in each photo."""
     with facepipe.FacePipeline.load("my-gallery", create_gallery=True) as pipeline:
-        for report in facepipe.enrol(pipeline, facepipe.photos_in_folders(people)):
+        for report in facepipe.enroll(pipeline, facepipe.photos_in_folders(people)):
             print(report)
         for result in pipeline.identify_files(facepipe.find_photos([photos])):
             if result.faces is None:

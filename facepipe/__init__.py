@@ -5,6 +5,7 @@ The names below load what they need when they are first used: `import facepipe` 
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from facepipe.core.faces import Face, Faces, Match
     from facepipe.detector import DetectorOptions, FaceDetector
     from facepipe.encoder import FaceEncoder
-    from facepipe.enrollment import PersonPhoto, enrol, photos_in_csv, photos_in_folders
+    from facepipe.enrollment import PersonPhoto, enroll, photos_in_csv, photos_in_folders
     from facepipe.gallery import Gallery
     from facepipe.images.finding import find_photos
     from facepipe.images.reading import read_image
@@ -48,7 +49,7 @@ __all__ = [
     "Verification",
     "align_faces",
     "choose_runtime",
-    "enrol",
+    "enroll",
     "find",
     "find_photos",
     "photos_in_csv",
@@ -74,7 +75,7 @@ _HOMES = {
     "Verification": "facepipe.shortcuts",
     "align_faces": "facepipe.align",
     "choose_runtime": "facepipe.runtime.engines",
-    "enrol": "facepipe.enrollment",
+    "enroll": "facepipe.enrollment",
     "find": "facepipe.shortcuts",
     "find_photos": "facepipe.images.finding",
     "photos_in_csv": "facepipe.enrollment",
@@ -85,8 +86,17 @@ _HOMES = {
     "verify": "facepipe.shortcuts",
 }
 
+_RENAMED = {"enrol": "enroll"}
+
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warnings.warn(
+            f"facepipe.{name} is now facepipe.{_RENAMED[name]}; the old name goes with the next version",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'facepipe' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -280,11 +280,11 @@ def frame_matrix(crop_px: int, size_px: int, margin: float) -> FloatArray:
     return np.array([[scale, 0, offset], [0, scale, offset]], np.float32)
 
 
-def cut(crop: UInt8Array, size_px: int, margin: float, shake: FloatArray | None = None) -> UInt8Array:
+def cut(crop: UInt8Array, size_px: int, margin: float, jitter: FloatArray | None = None) -> UInt8Array:
     """The network's input (size, size, 3) from an aligned crop, shaken or not, in one interpolation."""
     matrix = frame_matrix(crop.shape[0], size_px, margin)
-    if shake is not None:
-        matrix = (shake @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32))[:2]
+    if jitter is not None:
+        matrix = (jitter @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32))[:2]
     # Edges are repeated: where the margin does not reach, no black wedge gives the shift away.
     warped = cv2.warpAffine(
         crop, matrix, (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE

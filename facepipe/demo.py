@@ -14,7 +14,7 @@ import numpy as np
 from facepipe.core.errors import FacepipeError
 from facepipe.core.faces import UInt8Array
 from facepipe.core.files import temporary_folder
-from facepipe.enrollment import PersonPhoto, enrol
+from facepipe.enrollment import PersonPhoto, enroll
 from facepipe.pipeline import FacePipeline, PhotoResult
 from facepipe.reports.pictures import PictureFolder, make_folder, write_picture
 
@@ -52,7 +52,7 @@ def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoRe
         temporary_folder(Path(tempfile.gettempdir())) as temporary,
         open_pipeline(temporary / "gallery", create=True) as pipeline,
     ):
-        for report in enrol(pipeline, [PersonPhoto(PERSON, path)]):
+        for report in enroll(pipeline, [PersonPhoto(PERSON, path)]):
             if report.outcome.value != "enrolled":
                 raise FacepipeError(f"the portrait could not be enrolled: {report.sentence}")
         results = list(pipeline.identify_files([folder / name for name in looked_at]))

@@ -16,7 +16,7 @@ from facepipe.core.faces import BoolArray, Faces, FloatArray, UInt8Array
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import scaled_down
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
-from facepipe.retinaface.nms import agreed_faces, best_faces
+from facepipe.retinaface.nms import box_voting, nms
 from facepipe.runtime.engines import (
     Network,
     RuntimeChoice,
@@ -164,7 +164,7 @@ class FaceDetector:
             for i, (photo, size_wh) in enumerate(zip(arrays, sizes_wh, strict=True))
             for level in self._levels(i, photo, size_wh)
         ]
-        seen: dict[int, list[_Seen]] = defaultdict(list)
+        seen: dict[int, list[_LevelDetections]] = defaultdict(list)
         by_size: dict[tuple[int, int], list[_Level]] = defaultdict(list)
         for level in levels:
             by_size[level.padded_size].append(level)
@@ -231,16 +231,16 @@ class FaceDetector:
             decode_landmarks(landmarks[likely], anchors[likely], variances),
         )
 
-    def _merge(self, levels: list[_Seen], size_wh: tuple[int, int]) -> Faces:
+    def _merge(self, levels: list[_LevelDetections], size_wh: tuple[int, int]) -> Faces:
         faces = Faces(
             np.concatenate([level.faces.boxes_xyxy for level in levels]),
             np.concatenate([level.faces.scores for level in levels]),
             np.concatenate([level.faces.landmarks for level in levels]),
         )
         if self.options.as_published:
-            faces = best_faces(faces, self.options.nms_iou)
+            faces = nms(faces, self.options.nms_iou)
         else:
-            faces = agreed_faces(
+            faces = box_voting(
                 faces,
                 self.options.nms_iou,
                 self.options.score_threshold,
@@ -287,18 +287,18 @@ class _Level:
         height, width = self.image.shape[:2]
         return _padded(width), _padded(height)
 
-    def to_photo(self, faces: Faces) -> _Seen:
+    def to_photo(self, faces: Faces) -> _LevelDetections:
         """All candidates of this level in pixels of the photo, with those that are its own to find."""
         own = (faces.sizes_px >= self.least_face_px) & (faces.sizes_px <= self.largest_face_px)
         # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
         height, width = self.image.shape[:2]
         back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)
         in_photo = Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
-        return _Seen(in_photo, own, width / self.photo_size_wh[0])
+        return _LevelDetections(in_photo, own, width / self.photo_size_wh[0])
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _LevelDetections:
     """Candidates of one photo at one scale, and which of them are faces that are to be found there."""
 
     faces: Faces

@@ -20,7 +20,7 @@ from facepipe.images.face_crops import box_of, encode_crop
 from facepipe.images.finding import PhotoSearch
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.quality import EnrolRules, judge
+from facepipe.quality import EnrollRules, assess
 
 _PATH_WORDS = ("path", "photo", "photos", "file", "filename", "filepath", "image", "picture", "source")
 _NAME_WORDS = ("name", "person", "people", "who", "label", "identity", "fullname")
@@ -58,7 +58,7 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolReport:
+class EnrollReport:
     """What became of one photo.
 
     Attributes:
@@ -155,15 +155,15 @@ def photos_in_csv(file: str | Path) -> list[PersonPhoto]:
     return [PersonPhoto(name, file.parent / path) for _, (path, name) in rows]
 
 
-def enrol(
+def enroll(
     pipeline: FacePipeline,
     photos: Iterable[PersonPhoto],
     *,
-    rules: EnrolRules | None = None,
+    rules: EnrollRules | None = None,
     force: bool = False,
     keep_crops: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
-) -> Iterator[EnrolReport]:
+) -> Iterator[EnrollReport]:
     """Store the face of each photo as a template of its person, one transaction a photo.
 
     Enrolling the same photo again changes nothing. What was reported as stored is on disk. A face that looks
@@ -190,34 +190,34 @@ def enrol(
         if not isinstance(photo, PersonPhoto):
             raise UsageError(f"expected PersonPhoto(name, path), got {photo!r:.80}")
         try:
-            report = _enrol_photo(pipeline, gallery, photo, rules, force, keep_crops, max_pixels)
+            report = _enroll_photo(pipeline, gallery, photo, rules, force, keep_crops, max_pixels)
         except PhotoError as error:
-            report = EnrolReport(photo, Outcome.FAILED, sentence=str(error))
+            report = EnrollReport(photo, Outcome.FAILED, sentence=str(error))
         yield report
 
 
-def _enrol_photo(
+def _enroll_photo(
     pipeline: FacePipeline,
     gallery: Gallery,
     photo: PersonPhoto,
-    rules: EnrolRules | None,
+    rules: EnrollRules | None,
     force: bool,
     keep_crops: bool,
     max_pixels: int,
-) -> EnrolReport:
+) -> EnrollReport:
     digest = photo_sha256(photo.path)
     if gallery.has_photo(digest, photo.name):
-        return EnrolReport(photo, Outcome.KNOWN, sentence="enrolled before")
+        return EnrollReport(photo, Outcome.KNOWN, sentence="enrolled before")
     image = read_image(photo.path, max_pixels=max_pixels)
     faces = pipeline.detect(image)
-    judgement = judge(image, faces, rules)
-    reasons = tuple(refusal.reason.value for refusal in judgement.refusals)
+    assessment = assess(image, faces, rules)
+    reasons = tuple(refusal.reason.value for refusal in assessment.refusals)
     scale = pipeline.detector.options.scale_of((image.shape[1], image.shape[0]))
     hint = PhotoResult(photo.path, faces=faces, scale=scale).hint
-    sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in judgement.refusals), hint)))
-    if judgement.face is None or judgement.measures is None or (reasons and not force):
-        return EnrolReport(photo, Outcome.REFUSED, reasons, sentence)
-    face = faces.select([judgement.face])
+    sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in assessment.refusals), hint)))
+    if assessment.face is None or assessment.measures is None or (reasons and not force):
+        return EnrollReport(photo, Outcome.REFUSED, reasons, sentence)
+    face = faces.select([assessment.face])
     crops = pipeline.encoder.align(image, face)
     embedding = pipeline.encoder.encode(crops)[0]
     warnings = remarks_on_new(gallery, photo.name, embedding)
@@ -225,9 +225,9 @@ def _enrol_photo(
         embedding=embedding,
         source=str(photo.path.resolve()),
         box_xyxy=box_of(face, 0),
-        quality=judgement.measures.sharpness,
+        quality=assessment.measures.sharpness,
         photo_sha256=digest,
         crop=encode_crop(crops[0]) if keep_crops else None,
     )
     gallery.add(photo.name, [template])
-    return EnrolReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)
+    return EnrollReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)

@@ -24,7 +24,14 @@ from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
-from facepipe.quality import MEASURED_PX, MEASURED_TEMPLATE, NamingRules, Reason, measure, reasons_by_place
+from facepipe.quality import (
+    MEASURED_PX,
+    MEASURED_TEMPLATE,
+    NamingRules,
+    Reason,
+    geometric_rejections,
+    measure,
+)
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
 from facepipe.weights.cards import WeightCard
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
@@ -183,7 +190,7 @@ class FacePipeline:
         photo = as_rgb(photo)
         faces = self.detector.detect(photo)
         faces, reasons, crops = self.crops_to_compare(photo, faces, rules)
-        faces = self._with_vectors(faces, rows_to_compare(reasons), crops)
+        faces = self._with_vectors(faces, accepted_rows(reasons), crops)
         return faces.with_matches(
             self.name(
                 faces,
@@ -210,8 +217,8 @@ class FacePipeline:
             The faces with their `enrollable`; why each is not compared, None where it is; and the crops of
             those that are, in their order.
         """
-        reasons = reasons_by_place(faces, rules)
-        rows = rows_to_compare(reasons)
+        reasons = geometric_rejections(faces, rules)
+        rows = accepted_rows(reasons)
         seen = faces.select(rows)
         seen = replace(seen, landmarks=in_reduced_copy(seen.landmarks, reduction))
         crops = self.encoder.align(photo, seen)
@@ -242,7 +249,7 @@ class FacePipeline:
         assert faces.embeddings is not None
         answers = iter(
             self._require_gallery().match(
-                faces.embeddings[rows_to_compare(reasons)],
+                faces.embeddings[accepted_rows(reasons)],
                 threshold_l2=threshold_l2,
                 min_margin_l2=min_margin_l2,
                 one_person_per_photo=one_person_per_photo,
@@ -318,7 +325,7 @@ def in_reduced_copy(points: FloatArray, reduction: float) -> FloatArray:
     return (points - np.float32((reduction - 1) / 2)) / np.float32(reduction)
 
 
-def rows_to_compare(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
+def accepted_rows(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
     """The rows without a reason against it."""
     return np.array([row for row, reason in enumerate(reasons) if reason is None], np.intp)
 

@@ -41,7 +41,7 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class EnrolRules:
+class EnrollRules:
     """What a face must have to be enrolled.
 
     Attributes:
@@ -127,9 +127,9 @@ class Measures:
     brightness: float
     contrast: float
 
-    def good_to_enroll(self, rules: EnrolRules | None = None) -> bool:
+    def good_to_enroll(self, rules: EnrollRules | None = None) -> bool:
         """Whether it breaks no rule for enrolment, other faces of its photo left aside."""
-        return not _refusals(self, 0, rules or EnrolRules())
+        return not _refusals(self, 0, rules or EnrollRules())
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +141,8 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What `judge` found.
+class Assessment:
+    """What `assess` found.
 
     Attributes:
         face: Row of the face to be enrolled, the largest of those that the detector is sure of (the largest
@@ -156,26 +156,26 @@ class Judgement:
     refusals: tuple[Refusal, ...]
 
 
-def judge(image: UInt8Array, faces: Faces, rules: EnrolRules | None = None) -> Judgement:
+def assess(image: UInt8Array, faces: Faces, rules: EnrollRules | None = None) -> Assessment:
     """Measure the face that a photo is of against the rules for enrolment.
 
     Args:
         image: RGB uint8 (H, W, 3), the full photo.
         faces: All the faces found in it.
-        rules: What the face must have; the defaults of `EnrolRules` when None.
+        rules: What the face must have; the defaults of `EnrollRules` when None.
     """
-    rules = rules or EnrolRules()
+    rules = rules or EnrollRules()
     if not len(faces):
-        return Judgement(None, None, (Refusal(Reason.NO_FACE, "no face found"),))
+        return Assessment(None, None, (Refusal(Reason.NO_FACE, "no face found"),))
     face = _principal(faces, rules.min_score)
     chosen = faces.select([face])
     if not alignable(chosen.landmarks).all():
         astray = Refusal(Reason.NO_ALIGNMENT, "the face's landmarks determine no alignment")
-        return Judgement(None, None, (astray,))
+        return Assessment(None, None, (astray,))
     (measures,) = measure(align_faces(image, chosen.landmarks, MEASURED_TEMPLATE), chosen)
     rivals = (faces.sizes_px >= rules.max_rival_size * measures.size_px) & (faces.scores >= rules.min_score)
     rivals[face] = False
-    return Judgement(face, measures, _refusals(measures, int(rivals.sum()), rules))
+    return Assessment(face, measures, _refusals(measures, int(rivals.sum()), rules))
 
 
 def measure(crops: UInt8Array, faces: Faces) -> list[Measures]:
@@ -195,13 +195,13 @@ def recognisable(image: UInt8Array, faces: Faces, rules: NamingRules | None = No
     vectors near many people's: to leave them unknown costs little and avoids most wrong names.
     """
     rules = rules or NamingRules()
-    good = np.array([reason is None for reason in reasons_by_place(faces, rules)], np.bool_)
+    good = np.array([reason is None for reason in geometric_rejections(faces, rules)], np.bool_)
     crops = align_faces(image, faces.landmarks[good], MEASURED_TEMPLATE)
     good[good] = sharpness(crops) >= rules.min_sharpness
     return good
 
 
-def reasons_by_place(faces: Faces, rules: NamingRules) -> list[Reason | None]:
+def geometric_rejections(faces: Faces, rules: NamingRules) -> list[Reason | None]:
     """Why each face is not to be compared, as far as box, score and landmarks tell; None: look at it.
 
     What is left can be aligned; then `sharpness` of the crops decides.
@@ -302,7 +302,7 @@ class _Limit:
         return f"{value:{self.form}}{self.unit}"
 
 
-def _refusals(face: Measures, rival_count: int, rules: EnrolRules) -> tuple[Refusal, ...]:
+def _refusals(face: Measures, rival_count: int, rules: EnrollRules) -> tuple[Refusal, ...]:
     """Each reason once."""
     found: dict[Reason, Refusal] = {}
     if rival_count:
@@ -314,7 +314,7 @@ def _refusals(face: Measures, rival_count: int, rules: EnrolRules) -> tuple[Refu
     return tuple(found.values())
 
 
-def _limits(face: Measures, rules: EnrolRules) -> tuple[_Limit, ...]:
+def _limits(face: Measures, rules: EnrollRules) -> tuple[_Limit, ...]:
     yaw, pitch, roll = abs(face.pose.yaw_deg), abs(face.pose.pitch_deg), abs(face.pose.roll_deg)
     looking = f"looking {'down' if face.pose.pitch_deg > 0 else 'up'}:"
     degrees, light = " degrees", " of 255"

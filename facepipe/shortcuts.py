@@ -20,7 +20,7 @@ from facepipe.gallery.models import EncoderIdentity, require_threshold
 from facepipe.images.finding import find_photos
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import read_image
-from facepipe.pipeline import FacePipeline, card_identity, rows_to_compare
+from facepipe.pipeline import FacePipeline, accepted_rows, card_identity
 from facepipe.quality import NamingRules
 from facepipe.tracking import Frame
 
@@ -242,7 +242,7 @@ def _name(photo: Photo) -> str:
 
 def _encoded(pipeline: FacePipeline, photo: UInt8Array) -> Faces:
     faces, reasons, crops = pipeline.crops_to_compare(photo, pipeline.detect(photo), NamingRules())
-    return faces.select(rows_to_compare(reasons)).with_embeddings(pipeline.encoder.encode(crops))
+    return faces.select(accepted_rows(reasons)).with_embeddings(pipeline.encoder.encode(crops))
 
 
 def _distances(faces: Faces, others: Faces) -> FloatArray:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.json_lines import record_to_json
-from facepipe.pipeline import FacePipeline, rows_to_compare
+from facepipe.pipeline import FacePipeline, accepted_rows
 from facepipe.quality import NamingRules
 from facepipe.retinaface.nms import iou
 
@@ -251,7 +251,7 @@ class Tracker:
         pipeline, shot = self._pipeline, self._shots.number(frame.rgb)
         faces = pipeline.detect(frame.rgb)
         faces, reasons, crops = pipeline.crops_to_compare(frame.rgb, faces, self._options.rules)
-        vectors = dict(zip(rows_to_compare(reasons).tolist(), pipeline.encoder.encode(crops), strict=True))
+        vectors = dict(zip(accepted_rows(reasons).tolist(), pipeline.encoder.encode(crops), strict=True))
         rows = range(len(faces))
         seen = [Sighting(frame.time_s, faces.select([row]), vectors.get(row), shot) for row in rows]
         self._linker.add(frame.time_s, seen)

@@ -171,7 +171,7 @@ def _audited(gallery: Gallery, threshold_l2: float) -> Audit:
         threshold_l2=threshold_l2,
         people=len(people),
         templates=sum(person.template_count for person in people),
-        mislabelled=_still_suspect(gallery, sorted(suspects, key=_innocence), threshold_l2),
+        mislabelled=_still_suspect(gallery, sorted(suspects, key=_suspicion_key), threshold_l2),
         same_people=_same_people(gallery, couples, threshold_l2),
         few_photos=tuple(person for person in people if person.template_count < FEW_TEMPLATES),
         similar_names=tuple(lookalikes(person.name for person in people)),
@@ -272,7 +272,7 @@ def _nearest_of(gallery: Gallery, name: str, vector: FloatArray, without: set[in
     return float(distances.min()) if distances.size else None
 
 
-def _innocence(suspect: Suspect) -> tuple[bool, float]:
+def _suspicion_key(suspect: Suspect) -> tuple[bool, float]:
     """Sorts those first that look like another, and the more the farther they are from their own."""
     like_other = any(remark.remark is Remark.LOOKS_LIKE_OTHER for remark in suspect.remarks)
     other_l2 = np.inf if suspect.other is None else suspect.other.distance_l2

@@ -14,7 +14,7 @@ from pipeline_helpers import faces_at, noise
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.job_schema import CHECKED_COLUMNS
-from facepipe.batch.models import Look, Outcome
+from facepipe.batch.models import Outcome, PhotoAnalysis
 from facepipe.batch.run import Batch, BatchOptions, Summary
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.gallery import NewTemplate
@@ -132,6 +132,6 @@ def job_of(folder: Path, people: Mapping[Path, Sequence[str]]) -> Path:
             faces = faces_at(*((0, 0, 90 - 10 * i, 90 - 10 * i) for i in range(len(names))))
             faces = faces.with_embeddings(np.full((len(names), 4), 0.5, np.float32))
             faces = faces.with_enrollable(np.ones(len(names), bool))
-            look = Look(photo_sha256(task.path), (100, 100), faces, (None,) * len(names), {})
+            look = PhotoAnalysis(photo_sha256(task.path), (100, 100), faces, (None,) * len(names), {})
             job.save([(Outcome(task, look), [Match(name, 0.5, 1.0) for name in names])], "names")
     return folder

@@ -12,10 +12,10 @@ from training_helpers import export_maps
 from facepipe.align import cut
 from facepipe.core.faces import UInt8Array
 from facepipe.facenet.network import FaceNet, facenet_dense
-from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.corruption import CorruptionConfig, corrupt
 from facepipe.images.reading import write_image
 from facepipe.training.engine.config import read_configuration
-from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.config import EncoderConfig
 
 FACE = (slice(60, 200), slice(155, 295))
@@ -33,8 +33,8 @@ def write_people(folder: Path, astronaut: UInt8Array, people: int = 3, photos: i
         top, left = (60, 155) if person == 0 else rng.integers(0, 370, 2)
         part = astronaut[top : top + 140, left : left + 140]
         for photo in range(photos):
-            shaken = cut(part, 40, 0.0, shake_matrix(40, ShakeConfig(flip_share=0), rng))
-            worse = damage(shaken, DamageConfig(light_share=1, low_resolution_share=0), rng)
+            jittered = cut(part, 40, 0.0, jitter_matrix(40, JitterConfig(flip_share=0), rng))
+            worse = corrupt(jittered, CorruptionConfig(light_share=1, low_resolution_share=0), rng)
             write_image(folder / f"person{person}" / f"{photo}.png", worse)
     return folder
 

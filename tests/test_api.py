@@ -41,6 +41,11 @@ def test_names_have_a_home_and_only_they() -> None:
         exec("from facepipe import no_such_thing")
 
 
+def test_renamed_names_still_work_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match=r"facepipe\.enrol is now facepipe\.enroll"):
+        assert facepipe.enrol is facepipe.enroll
+
+
 def test_all_at_once() -> None:
     names: dict[str, Any] = {}
     exec("from facepipe import *", names)

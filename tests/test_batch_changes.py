@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_batch_job import MATCHES, do, files, seen
 
-from facepipe.batch.analysis import Looker
+from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.engine import Engine
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
@@ -302,10 +302,10 @@ def test_errors_of_the_machine_may_pass(
     monkeypatch.setattr("facepipe.images.decoding._decode", fail)
     with FacePipeline.load(gallery) as pipeline:
         tasks = [Task(1, folder / "a" / "her.png")]
-        (outcome,) = Engine(Looker(pipeline), tasks).outcomes()
+        (outcome,) = Engine(PhotoAnalyzer(pipeline), tasks).outcomes()
         assert outcome.error is not None
         assert outcome.passing == passing
-        (gone,) = Engine(Looker(pipeline), [Task(2, folder / "none.png")]).outcomes()
+        (gone,) = Engine(PhotoAnalyzer(pipeline), [Task(2, folder / "none.png")]).outcomes()
         assert gone.passing
 
 
@@ -320,14 +320,14 @@ def test_want_in_one_photo_leaves_the_others_alone_and_passes(
 ) -> None:
     """Outside of the reading of photos too: while its hash is made, its faces are cut, thumbnails made."""
     wanted = folder / "a" / "her.png"
-    whole = getattr(Looker, stage)
+    whole = getattr(PhotoAnalyzer, stage)
 
-    def fail(self: Looker, path: Path, *more: object) -> object:
+    def fail(self: PhotoAnalyzer, path: Path, *more: object) -> object:
         if path == wanted:
             raise error
         return whole(self, path, *more)
 
-    monkeypatch.setattr(Looker, stage, fail)
+    monkeypatch.setattr(PhotoAnalyzer, stage, fail)
     with FacePipeline.load(gallery) as pipeline, Job(folder.parent / "out", create=True) as job:
         batch = Batch(pipeline, job)
         batch.find([folder])
@@ -351,7 +351,7 @@ def test_photos_for_which_a_network_lacked_memory_are_tried_again(
 
     with FacePipeline.load(gallery) as pipeline, Job(folder.parent / "out", create=True) as job:
         batch = Batch(pipeline, job)
-        monkeypatch.setattr(Looker, stage, fail)
+        monkeypatch.setattr(PhotoAnalyzer, stage, fail)
         batch.find([folder])
         told = "Failed to allocate memory for requested buffer of size 9"
         counts = batch.run().counts

@@ -18,7 +18,7 @@ from test_batch_job import files
 from facepipe.batch.forgetting import forget_left_out, forget_person
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
-from facepipe.batch.models import Look, Outcome, Product
+from facepipe.batch.models import Outcome, PhotoAnalysis, Product
 from facepipe.batch.page import write_report
 from facepipe.batch.results import made_of, write_records
 from facepipe.core.errors import OutputError
@@ -42,7 +42,13 @@ def see(job: Job, path: Path, vector: np.ndarray, match: Match) -> None:
     (task,) = [task for task in job.waiting() if task.path == path]
     faces = faces_at((1, 2, 30, 40)).with_embeddings(vector[None]).with_enrollable(np.ones(1, bool))
     job.save(
-        [(Outcome(task, Look(photo_sha256(path), (64, 48), faces, (None,), {0: b"her face"})), [match])], "n"
+        [
+            (
+                Outcome(task, PhotoAnalysis(photo_sha256(path), (64, 48), faces, (None,), {0: b"her face"})),
+                [match],
+            )
+        ],
+        "n",
     )
     (record,) = [record for record in job.records() if record.id == task.id]
     crop = job.folder / "crops" / f"{path.name}_face0_{match.label}.jpg"

@@ -14,7 +14,7 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.models import Look, Outcome, Task
+from facepipe.batch.models import Outcome, PhotoAnalysis, Task
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.quality import Reason
@@ -32,7 +32,7 @@ def files(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def seen(path: Path) -> Look:
+def seen(path: Path) -> PhotoAnalysis:
     """Three faces: good, too small to be compared, compared though enrolment would not take it."""
     from facepipe.images.reading import photo_sha256
 
@@ -41,7 +41,7 @@ def seen(path: Path) -> Look:
     vectors[0], vectors[2] = VECTORS
     faces = faces.with_embeddings(vectors).with_enrollable(np.array([True, False, False]))
     reasons = (None, Reason.TOO_SMALL, None)
-    return Look(photo_sha256(path), (640, 480), faces, reasons, {0: b"webp", -1: b"all"})
+    return PhotoAnalysis(photo_sha256(path), (640, 480), faces, reasons, {0: b"webp", -1: b"all"})
 
 
 def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:

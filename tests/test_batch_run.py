@@ -15,7 +15,7 @@ import pytest
 from batch_helpers import NAME, enrol_her, identified, in_a_corner, large_jpeg, work_through, write_archive
 from cli_helpers import facepipe, finished, start
 
-from facepipe.batch.analysis import Chosen, Looker, LookOptions, Opened
+from facepipe.batch.analysis import AnalysisOptions, Chosen, Opened, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
 from facepipe.batch.models import Task
@@ -113,7 +113,7 @@ def test_a_changed_gallery_names_again_without_a_look(
 
 def test_other_rules_need_another_look(pipeline: FacePipeline, archive: Path, tmp_path: Path) -> None:
     work_through(pipeline, [archive], tmp_path / "out")
-    look = LookOptions(rules=replace(LookOptions().rules, min_size_px=99.0))
+    look = AnalysisOptions(rules=replace(AnalysisOptions().rules, min_size_px=99.0))
     with pytest.raises(UsageError, match=r"rules .*--again"):
         work_through(pipeline, [archive], tmp_path / "out", BatchOptions(look=look))
     summary, _ = work_through(pipeline, [archive], tmp_path / "out", BatchOptions(look=look, again=True))
@@ -126,7 +126,7 @@ def test_what_is_no_photos_fault_stops_the_work(
     def fail(*_: object) -> None:
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(Looker, "detect", fail)
+    monkeypatch.setattr(PhotoAnalyzer, "detect", fail)
     with pytest.raises(RuntimeError, match="out of order"):
         work_through(pipeline, [archive], tmp_path / "out")
 
@@ -135,9 +135,9 @@ def test_few_photos_are_held_at_a_time(
     pipeline: FacePipeline, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, most, lock = set[Path](), 0, threading.Lock()
-    really_open, really_choose = Looker.open, Looker.choose
+    really_open, really_choose = PhotoAnalyzer.open, PhotoAnalyzer.choose
 
-    def opening(self: Looker, path: Path, memory: PhotoMemory) -> Opened:
+    def opening(self: PhotoAnalyzer, path: Path, memory: PhotoMemory) -> Opened:
         nonlocal most
         opened = really_open(self, path, memory)
         with lock:
@@ -145,16 +145,18 @@ def test_few_photos_are_held_at_a_time(
             most = max(most, len(held))
         return opened
 
-    def choosing(self: Looker, path: Path, opened: Opened, faces: Faces) -> Chosen:
+    def choosing(self: PhotoAnalyzer, path: Path, opened: Opened, faces: Faces) -> Chosen:
         chosen = really_choose(self, path, opened, faces)
         with lock:
             held.remove(path)
         return chosen
 
-    monkeypatch.setattr(Looker, "open", opening)
-    monkeypatch.setattr(Looker, "choose", choosing)
+    monkeypatch.setattr(PhotoAnalyzer, "open", opening)
+    monkeypatch.setattr(PhotoAnalyzer, "choose", choosing)
     tasks = (Task(id, path) for id, path in enumerate(find_photos([archive])))
-    outcomes = list(Engine(Looker(pipeline), tasks, EngineOptions(workers=2, held_pixels=1)).outcomes())
+    outcomes = list(
+        Engine(PhotoAnalyzer(pipeline), tasks, EngineOptions(workers=2, held_pixels=1)).outcomes()
+    )
     assert len(outcomes) == PHOTOS
     assert not held
     assert most <= 4
@@ -167,7 +169,7 @@ def test_a_large_jpeg_is_decoded_small_and_named_the_same(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
 ) -> None:
     whole = large_jpeg(tmp_path / "large.jpg", astronaut, 8)
-    looker = Looker(pipeline)
+    looker = PhotoAnalyzer(pipeline)
     opened = looker.open(tmp_path / "large.jpg")
     assert opened.photo.full_size_wh == (4096, 4096)
     assert opened.photo.rgb.shape == (2048, 2048, 3)
@@ -186,7 +188,7 @@ def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(
 ) -> None:
     file = tmp_path / "large.jpg"
     whole = large_jpeg(file, in_a_corner(astronaut, 2560), 1)
-    looker = Looker(pipeline)
+    looker = PhotoAnalyzer(pipeline)
     opened = looker.open(file)
     assert opened.photo.reduction == 2
     (faces,) = looker.detect([opened])
@@ -201,10 +203,10 @@ def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
     panorama = np.zeros((1000, 8000, 3), np.uint8)
     panorama[400:912, 4000:4512] = astronaut
     write_image(tmp_path / "wide.jpg", panorama)
-    opened = Looker(pipeline).open(tmp_path / "wide.jpg")
+    opened = PhotoAnalyzer(pipeline).open(tmp_path / "wide.jpg")
     assert opened.photo.rgb.shape == (1000, 8000, 3)  # half would be 4000, and 5120 are taken
     write_image(tmp_path / "usual.jpg", np.zeros((3000, 4000, 3), np.uint8))
-    assert Looker(pipeline).open(tmp_path / "usual.jpg").photo.rgb.shape == (1500, 2000, 3)
+    assert PhotoAnalyzer(pipeline).open(tmp_path / "usual.jpg").photo.rgb.shape == (1500, 2000, 3)
 
 
 def test_what_is_not_reduced_is_read_as_ever(
@@ -212,7 +214,7 @@ def test_what_is_not_reduced_is_read_as_ever(
 ) -> None:
     for name in ("photo.jpg", "photo.png"):
         write_image(tmp_path / name, astronaut)
-        opened = Looker(pipeline).open(tmp_path / name)
+        opened = PhotoAnalyzer(pipeline).open(tmp_path / name)
         assert opened.photo.reduction == 1
         np.testing.assert_array_equal(opened.photo.rgb, read_image(tmp_path / name))
 

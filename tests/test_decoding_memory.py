@@ -15,7 +15,7 @@ from batch_helpers import in_a_corner
 from image_helpers import encoded
 
 from facepipe import FacePipeline
-from facepipe.batch.analysis import Looker
+from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Outcome, Task
 from facepipe.core.errors import PhotoError
@@ -139,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> P
     return folder
 
 
-def looked_at(folder: Path, looker: Looker, workers: int) -> list[str]:
+def looked_at(folder: Path, looker: PhotoAnalyzer, workers: int) -> list[str]:
     tasks = [Task(number, path) for number, path in enumerate(sorted(folder.iterdir()))]
     outcomes = Engine(looker, tasks, EngineOptions(workers=workers)).outcomes()
     return [_told(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.task.id)]
@@ -155,7 +155,7 @@ def test_a_batch_puts_photos_off_and_loses_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     with FacePipeline.load() as pipeline:
-        looker = Looker(pipeline)
+        looker = PhotoAnalyzer(pipeline)
         expected = looked_at(folder, looker, 2)
         most, put_off, lock = 0, 0, threading.Lock()
         really_take = PhotoMemory.take
@@ -183,7 +183,7 @@ def test_a_batch_puts_photos_off_and_loses_none(
 def test_a_batch_waits_for_photos_of_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 100_000_000
     with FacePipeline.load() as pipeline, PhotoMemory("of somebody else", limit) as other:
-        looker = Looker(pipeline)
+        looker = PhotoAnalyzer(pipeline)
         monkeypatch.setattr(looker, "memory", lambda path: PhotoMemory(str(path), limit))
         other.take(limit)
         threading.Timer(1, other.release).start()
@@ -194,7 +194,7 @@ def test_a_photo_that_is_too_large_for_a_batch_fails_by_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FacePipeline.load() as pipeline:
-        looker = Looker(pipeline)
+        looker = PhotoAnalyzer(pipeline)
         monkeypatch.setattr(looker, "memory", lambda path: PhotoMemory(path.name, 30_000_000))
         told = looked_at(folder, looker, 3)
     assert sum("decoding it takes" in line for line in told) == 2

@@ -13,7 +13,7 @@ from training_helpers import export_maps, write_dataset
 
 from facepipe.core.errors import UsageError, WeightsError
 from facepipe.core.faces import UInt8Array
-from facepipe.retinaface.network import DetailBranch, RetinaFace
+from facepipe.retinaface.network import RetinaFace, SmallFaceBranch
 from facepipe.runtime.architectures import build_network, serving_module
 from facepipe.training.detection.config import Architecture, DetectorConfig, NetworkConfig
 from facepipe.training.detection.crops import DetectionBatch
@@ -40,15 +40,15 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> 
 
 
 @pytest.fixture(scope="module")
-def teacher_branch() -> DetailBranch:
+def teacher_branch() -> SmallFaceBranch:
     torch.manual_seed(3)
-    branch = randomised(DetailBranch())
-    assert isinstance(branch, DetailBranch)
+    branch = randomised(SmallFaceBranch())
+    assert isinstance(branch, SmallFaceBranch)
     return branch
 
 
 @pytest.fixture(scope="module")
-def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: DetailBranch) -> DetailConfig:
+def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: SmallFaceBranch) -> DetailConfig:
     file = tmp_path_factory.mktemp("teacher") / "teacher.onnx"
     export_maps(teacher_branch, file, 64, MAPS, any_size=True)
     return DetailConfig(file, MAPS, input=INPUT)
@@ -99,7 +99,7 @@ def _detail_settings(detail: DetailConfig) -> list[str]:
 
 @pytest.mark.parametrize("entered", [0, 1])
 def test_the_branch_speaks_of_no_coarser_anchors_than_it_enters(
-    teacher_branch: DetailBranch, entered: int
+    teacher_branch: SmallFaceBranch, entered: int
 ) -> None:
     """With a lateral that counts, it moves what is said at that stride of 8 or 16 and finer ones."""
     network = grown().eval()
@@ -133,7 +133,7 @@ def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_be
 
 
 def test_each_block_learns_from_the_teachers_map_before_it(
-    dataset: Path, detail: DetailConfig, teacher_branch: DetailBranch
+    dataset: Path, detail: DetailConfig, teacher_branch: SmallFaceBranch
 ) -> None:
     """A branch that differs from its teacher in one block errs in that block's map, and no other is moved."""
     network = grown()
@@ -219,7 +219,7 @@ def test_it_begins_as_the_one_without_a_branch() -> None:
 
 def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> None:
     """Fed the teacher's maps only the new layers err, and they are compared."""
-    forced = ["loss.hints_from=all", "loss.hints_forced=true", "loss.hints_first=1"]
+    forced = ["loss.hints_from=all", "loss.teacher_forcing=true", "loss.hints_first=1"]
     config = run_config(dataset, None, f"teacher.weights={PLAIN}", *forced)
     start = initial_detector(config.network)
     task = build_task(config, start, CPU)
@@ -236,37 +236,39 @@ def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> No
     assert not any(name.startswith(("contexts.1.", "contexts.2.", "class_heads.")) for name in pulled)
 
 
-def test_the_teacher_has_pixels_in_its_own_form(detail: DetailConfig, teacher_branch: DetailBranch) -> None:
+def test_the_teacher_has_pixels_in_its_own_form(
+    detail: DetailConfig, teacher_branch: SmallFaceBranch
+) -> None:
     pixels = torch.randint(
         0, 256, (2, 96, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     mean, std = torch.tensor(INPUT.mean), torch.tensor(INPUT.std)
     with torch.no_grad():
         expected = teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
-    maps = DetailTeacher(detail, DetailBranch(), CPU)(pixels)
+    maps = DetailTeacher(detail, SmallFaceBranch(), CPU)(pixels)
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_a_published_yunet_has_the_branchs_layers(shared_data: Path) -> None:
     config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx")
-    maps = DetailTeacher(config, DetailBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
+    maps = DetailTeacher(config, SmallFaceBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
     assert maps[-1].shape == (3, 64, 8, 12)
     assert all(m.min() < 0 for m in maps)  # before their ReLUs
 
 
 def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name an ONNX file"):
-        DetailTeacher(DetailConfig(taps=MAPS), DetailBranch(), CPU)
+        DetailTeacher(DetailConfig(taps=MAPS), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=MAPS[:15]), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, taps=MAPS[:15]), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], *MAPS[7:])), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], *MAPS[7:])), SmallFaceBranch(), CPU)
     with pytest.raises(WeightsError, match="computes no map16"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:15], "map16")), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, taps=(*MAPS[:15], "map16")), SmallFaceBranch(), CPU)
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"broken\.onnx: not a readable ONNX file"):
-        DetailTeacher(replace(detail, weights=tmp_path / "broken.onnx"), DetailBranch(), CPU)
+        DetailTeacher(replace(detail, weights=tmp_path / "broken.onnx"), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="from 0"):
         replace(detail, hints_last=-1.0)
     with pytest.raises(UsageError, match=r"forced_share: expected 0\.\.1"):

@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from facepipe.retinaface.network import RetinaFaceOutput
-from facepipe.training.detection.losses import LossConfig, diou_loss, hint_loss, label_losses, teacher_losses
+from facepipe.training.detection.losses import (
+    LossConfig,
+    diou_loss,
+    distillation_loss,
+    hint_loss,
+    multibox_loss,
+)
 from facepipe.training.detection.targets import BACKGROUND, FACE, IGNORED, Targets, encode_boxes
 from facepipe.weights.cards import AnchorSpec
 
@@ -39,7 +45,7 @@ def test_classes_by_hand() -> None:
     # One positive, ratio 2: of three backgrounds the two worst; the ignored one never.
     logits = [[[0.0, 2.0], [1.0, 0.0], [0.0, 3.0], [0.0, 0.5], [0.0, 9.0]]]
     targets = _targets([[FACE, BACKGROUND, BACKGROUND, BACKGROUND, IGNORED]])
-    losses = label_losses(_output(logits), targets, LossConfig(negatives_per_positive=2), _VARIANCES)
+    losses = multibox_loss(_output(logits), targets, LossConfig(negatives_per_positive=2), _VARIANCES)
     expected = _entropy(2, 0) + _entropy(0, 3) + _entropy(0, 0.5)
     assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -47,7 +53,7 @@ def test_classes_by_hand() -> None:
 def test_positives_of_the_whole_batch_normalise() -> None:
     logits = [[[0.0, 2.0], [0.0, 1.0]], [[0.0, 4.0], [0.0, 0.0]]]
     targets = _targets([[FACE, FACE], [FACE, IGNORED]])
-    losses = label_losses(_output(logits), targets, LossConfig(), _VARIANCES)
+    losses = multibox_loss(_output(logits), targets, LossConfig(), _VARIANCES)
     expected = (_entropy(2, 0) + _entropy(1, 0) + _entropy(4, 0)) / 3
     assert losses["class"].item() == pytest.approx(expected, rel=1e-5)
 
@@ -58,7 +64,7 @@ def test_positives_of_the_whole_batch_normalise() -> None:
 def test_boxes_and_landmarks_by_hand(error: float, each: float) -> None:
     logits = [[[0.0, 0.0]] * 3]
     targets = _targets([[FACE, BACKGROUND, FACE]])
-    losses = label_losses(_output(logits, fill=error), targets, LossConfig(), _VARIANCES)
+    losses = multibox_loss(_output(logits, fill=error), targets, LossConfig(), _VARIANCES)
     assert losses["box"].item() == pytest.approx(2 * 4 * each)  # weighted 2, four values, mean over positives
     assert losses["landmark"].item() == pytest.approx(10 * each)
 
@@ -95,14 +101,16 @@ def test_diou_leads_a_box_to_its_face() -> None:
 
 def test_the_box_error_is_chosen_and_bounded() -> None:
     logits, wild = [[[0.0, 0.0]]], 1e4  # as regressions are before anything is learned in bfloat16
-    losses = label_losses(_output(logits, wild), _targets([[FACE]]), LossConfig(box_error="diou"), _VARIANCES)
+    losses = multibox_loss(
+        _output(logits, wild), _targets([[FACE]]), LossConfig(box_error="diou"), _VARIANCES
+    )
     assert 0 < losses["box"].item() <= 2 * 2
 
 
 def test_faces_without_landmarks_train_class_and_box_only() -> None:
     output = _output([[[0.0, 0.0]] * 2], fill=1.0)
     output = RetinaFaceOutput(*(part.requires_grad_() for part in output))
-    losses = label_losses(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig(), _VARIANCES)
+    losses = multibox_loss(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig(), _VARIANCES)
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
     assert losses["landmark"].item() == 0
     assert output.landmarks.grad is not None
@@ -125,7 +133,7 @@ def test_faces_without_landmarks_train_class_and_box_only() -> None:
 def test_how_many_anchors_train(labels: list[int], ratio: int, trained: int) -> None:
     classes = torch.arange(10.0).reshape(1, 5, 2).square().requires_grad_()
     output = RetinaFaceOutput(torch.zeros(1, 5, 4), classes, torch.zeros(1, 5, 10))
-    losses = label_losses(output, _targets([labels]), LossConfig(negatives_per_positive=ratio), _VARIANCES)
+    losses = multibox_loss(output, _targets([labels]), LossConfig(negatives_per_positive=ratio), _VARIANCES)
     losses["class"].backward()  # type: ignore[no-untyped-call]
     assert classes.grad is not None
     assert int((classes.grad.abs().sum(dim=-1) > 0).sum()) == trained
@@ -137,7 +145,7 @@ def test_hard_negatives_are_chosen_crop_by_crop() -> None:
         torch.zeros(2, 3, 4), torch.tensor(logits, requires_grad=True), torch.zeros(2, 3, 10)
     )
     targets = _targets([[FACE, BACKGROUND, BACKGROUND]] * 2)
-    label_losses(output, targets, LossConfig(negatives_per_positive=1), _VARIANCES)["class"].backward()  # type: ignore[no-untyped-call]
+    multibox_loss(output, targets, LossConfig(negatives_per_positive=1), _VARIANCES)["class"].backward()  # type: ignore[no-untyped-call]
     assert output.classes.grad is not None
     assert (output.classes.grad.abs().sum(dim=-1) > 0).tolist() == [[True, False, True], [True, False, True]]
 
@@ -154,7 +162,7 @@ def test_a_teacher_by_hand() -> None:
     student = _output([[_logit(0.5)] * 3], fill=2.0)
     teacher = _output([[_logit(0.9), _logit(0.8), _logit(0.05)]])
     targets = _targets([[FACE, IGNORED, BACKGROUND]])
-    losses = teacher_losses(student, teacher, targets, _PLAIN)
+    losses = distillation_loss(student, teacher, targets, _PLAIN)
     belief = 0.9 + 0.8 + 0.05
     kl = _divergence(0.9, 0.5) + _divergence(0.8, 0.5) + _divergence(0.05, 0.5)
     assert losses["soft_class"].item() == pytest.approx(kl / belief, rel=1e-4)
@@ -164,7 +172,7 @@ def test_a_teacher_by_hand() -> None:
 
 @pytest.mark.parametrize(("label", "belief"), [(FACE, 0.3), (BACKGROUND, 0.7)])
 def test_a_teacher_that_contradicts_the_labels_is_not_heard(label: int, belief: float) -> None:
-    losses = teacher_losses(
+    losses = distillation_loss(
         _output([[_logit(0.5)]], fill=3.0), _output([[_logit(belief)]]), _targets([[label]]), _PLAIN
     )
     assert all(value.item() == 0 for value in losses.values())
@@ -173,9 +181,9 @@ def test_a_teacher_that_contradicts_the_labels_is_not_heard(label: int, belief: 
 def test_an_unlabelled_crop_learns_from_the_teacher_alone() -> None:
     output, targets = _output([[_logit(0.5)] * 2], fill=1.0), _targets([[IGNORED, IGNORED]])
     assert all(
-        value.item() == 0 for value in label_losses(output, targets, LossConfig(), _VARIANCES).values()
+        value.item() == 0 for value in multibox_loss(output, targets, LossConfig(), _VARIANCES).values()
     )
-    losses = teacher_losses(output, _output([[_logit(0.9), _logit(0.1)]]), targets, LossConfig())
+    losses = distillation_loss(output, _output([[_logit(0.9), _logit(0.1)]]), targets, LossConfig())
     assert all(value.item() > 0 for value in losses.values())
 
 
@@ -196,8 +204,8 @@ def test_low_precision_outputs_are_compared_in_float32(dtype: torch.dtype) -> No
     targets = _targets([[FACE, BACKGROUND]])
     half_student = RetinaFaceOutput(*map(low, student))
     half_teacher = RetinaFaceOutput(*map(low, teacher))
-    losses = label_losses(half_student, targets, LossConfig(), _VARIANCES)
-    losses |= teacher_losses(half_student, half_teacher, targets, LossConfig())
+    losses = multibox_loss(half_student, targets, LossConfig(), _VARIANCES)
+    losses |= distillation_loss(half_student, half_teacher, targets, LossConfig())
     assert all(value.dtype == torch.float32 for value in losses.values())
-    whole = label_losses(student, targets, LossConfig(), _VARIANCES)
+    whole = multibox_loss(student, targets, LossConfig(), _VARIANCES)
     assert losses["class"].item() == pytest.approx(whole["class"].item(), rel=0.01)

@@ -113,7 +113,7 @@ def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path,
     best = export_checkpoint([outcome.best], "best", tmp_path / "weights", half_storage=True).card
     assert best.measured["validation"]["setting"]["max_side"] == 128
     assert best.measured["validation"]["ap"] > 0.9
-    raised = export_checkpoint([outcome.best], "raised", tmp_path / "weights", coarse_bias=0.1).card
+    raised = export_checkpoint([outcome.best], "raised", tmp_path / "weights", class_bias=0.1).card
     assert raised.measured == {}  # and so is one that says more of large faces
     detector = FaceDetector.load(
         str(tmp_path / "weights" / "tiny.json"), DetectorOptions(top_k=1, max_side=128)
@@ -331,7 +331,7 @@ def test_forced_parts_learn_the_teachers_maps_each_from_the_maps_before(dataset:
     """A student that differs from its teacher in one block errs in that block's map and in no later one."""
     shipped = NetworkConfig(initial="retinaface_mobilenet025")
     teacher, student = (initial_detector(shipped).network for _ in range(2))
-    loss = LossConfig(hints_from="all", hints_forced=True)
+    loss = LossConfig(hints_from="all", teacher_forcing=True)
     task = _task_with(dataset, Teacher(teacher, IMAGENET_INPUT), loss=loss, network=student)
     assert task._teacher is not None
     assert isinstance(student.backbone, MobileNetV1Stages)
@@ -353,8 +353,8 @@ def test_forced_parts_learn_the_teachers_maps_each_from_the_maps_before(dataset:
 
 def test_forcing_needs_all_hints_and_a_chain_of_blocks(dataset: Path) -> None:
     with pytest.raises(UsageError, match="hints_from=all"):
-        LossConfig(hints_forced=True)
-    network, loss = retinaface_resnet50(), LossConfig(hints_from="all", hints_forced=True)
+        LossConfig(teacher_forcing=True)
+    network, loss = retinaface_resnet50(), LossConfig(hints_from="all", teacher_forcing=True)
     with pytest.raises(UsageError, match="name a teacher"):
         _task_with(dataset, None, loss=loss)
     with pytest.raises(UsageError, match="MobileNetV1's blocks"):
@@ -426,12 +426,12 @@ def test_published_files_are_starts_and_teachers(shared_data: Path) -> None:
 def test_an_export_may_raise_what_coarse_strides_say_of_faces(tmp_path: Path, dataset: Path) -> None:
     last = train_detector(_config(dataset, "loop.steps=2"), tmp_path / "run").last
     plain, raised = (
-        export_checkpoint([last], f"by_{bias}", tmp_path, coarse_bias=bias) for bias in (0.0, 0.5)
+        export_checkpoint([last], f"by_{bias}", tmp_path, class_bias=bias) for bias in (0.0, 0.5)
     )
-    assert "coarse_bias" not in plain.card.training
-    assert raised.card.training["coarse_bias"] == 0.5
+    assert "class_bias" not in plain.card.training
+    assert raised.card.training["class_bias"] == 0.5
     with pytest.raises(UsageError, match="expected a finite number, got nan"):
-        export_checkpoint([last], "nowhere", tmp_path, coarse_bias=math.nan)
+        export_checkpoint([last], "nowhere", tmp_path, class_bias=math.nan)
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, after = (load_network(weight).eval()(images) for weight in (plain, raised))

@@ -57,13 +57,13 @@ def test_the_most_confident_candidates_are_compared() -> None:
 @pytest.mark.parametrize("threshold", [0.02, 0.5])
 def test_a_photo_full_of_candidates_takes_seconds(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    real = facepipe.detector.agreed_faces
+    real = facepipe.detector.box_voting
 
     def counted(candidates: object, *arguments: object, **options: object) -> object:
         compared.append(len(candidates))  # type: ignore[arg-type]
         return real(candidates, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(facepipe.detector, "agreed_faces", counted)
+    monkeypatch.setattr(facepipe.detector, "box_voting", counted)
     started = time.process_time()
     _detector(_Everywhere(), DetectorOptions(threshold)).detect(np.zeros((1280, 1280, 3), np.uint8))
     assert compared[0] <= 2 * _CAP  # of 67,200 and 4,200

@@ -132,7 +132,7 @@ def test_enrolled_people_and_strangers(evaluation: EncoderEvaluation) -> None:
 
 
 def test_damage_is_measured(evaluation: EncoderEvaluation) -> None:
-    assert [row.damage for row in evaluation.robustness] == [*damages(), "turned by 15 degrees"]
+    assert [row.corruption for row in evaluation.robustness] == [*damages(), "turned by 15 degrees"]
     for row in evaluation.robustness:
         assert 0.4 < row.accuracy_at_clean <= 1
         assert row.failed_photos <= 2
@@ -228,7 +228,7 @@ def test_the_model_goes_onto_the_card(evaluation: EncoderEvaluation, tmp_path: P
     assert "faces found by retinaface" in model.source
     assert model.max_threshold_l2 == pytest.approx(evaluation.pairs.best_threshold_l2, abs=1e-4)
     assert card.measured["verification"]["accuracy"] == pytest.approx(evaluation.pairs.accuracy, abs=1e-4)
-    assert set(card.measured["robustness"]) == {row.damage for row in evaluation.robustness}
+    assert set(card.measured["robustness"]) == {row.corruption for row in evaluation.robustness}
     assert card.measured.keys() >= shipped.card.measured.keys()
     assert FaceEncoder.load(str(card_path)).card == card
     with pytest.raises(DataError, match="too few people"):
@@ -241,7 +241,7 @@ def test_the_report_stands_alone(evaluation: EncoderEvaluation, tmp_path: Path) 
     assert not any(loaded in markup for loaded in ("://", "src=", "href=", "url(", "@import", "<script"))
     assert markup.count("<svg") == 3
     for row in evaluation.robustness:
-        assert row.damage in markup
+        assert row.corruption in markup
     record = json.loads((path.parent / "encoder.json").read_text(encoding="utf-8"))
     assert record == json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
     assert ImpostorModel.from_dict(record["impostors"]).people == PEOPLE

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from facepipe import FacePipeline, PersonPhoto, align_faces, enrol, find_photos, read_image
+from facepipe import FacePipeline, PersonPhoto, align_faces, enroll, find_photos, read_image
 from facepipe.core.errors import PhotoError, UsageError
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import DetectorOptions
@@ -34,7 +34,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) ->
         options=DetectorOptions(score_threshold=0.8),
         runtime=RuntimeChoice("onnx", "cpu", 1),
     ) as pipeline:
-        list(enrol(pipeline, [PersonPhoto("Eileen", folder / "her.png")]))
+        list(enroll(pipeline, [PersonPhoto("Eileen", folder / "her.png")]))
         yield pipeline
 
 
@@ -160,8 +160,8 @@ def test_people_and_their_photos(pipeline: FacePipeline, astronaut: UInt8Array, 
     text: Any = str(tmp_path / "her.png")
     photo = PersonPhoto("Eileen", text)
     assert photo.path == tmp_path / "her.png"
-    assert [report.outcome.value for report in enrol(pipeline, [photo])] == ["known"]
+    assert [report.outcome.value for report in enroll(pipeline, [photo])] == ["known"]
     wrong: list[Any] = [photo, text, [("Eileen", text)], [text]]
     for photos in wrong:
         with pytest.raises(UsageError, match=r"PersonPhoto\(name, path\)"):
-            list(enrol(pipeline, photos))
+            list(enroll(pipeline, photos))

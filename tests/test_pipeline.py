@@ -15,13 +15,13 @@ import facepipe.align
 from facepipe.core.errors import GalleryError, LandmarkError, UsageError, WeightsError
 from facepipe.core.faces import Faces, MatchStatus, UInt8Array
 from facepipe.detector import DetectorOptions
-from facepipe.enrollment import PersonPhoto, enrol
+from facepipe.enrollment import PersonPhoto, enroll
 from facepipe.gallery import Gallery
 from facepipe.gallery.matching import PersonDistance
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline, card_identity, process_files
-from facepipe.quality import NamingRules, Reason, judge
+from facepipe.quality import NamingRules, Reason, assess
 from facepipe.runtime.engines import RuntimeChoice
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
@@ -40,7 +40,7 @@ def knows_her(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -
         options=DetectorOptions(score_threshold=SURE),
         runtime=ONE_THREAD,
     ) as pipeline:
-        (report,) = enrol(pipeline, [PersonPhoto(HER, folder / "her.png")])
+        (report,) = enroll(pipeline, [PersonPhoto(HER, folder / "her.png")])
         assert report.outcome.value == "enrolled"
         yield pipeline
 
@@ -132,7 +132,7 @@ def test_a_soft_photo_is_named_though_it_would_not_be_learned(
 ) -> None:
     photo = cv2.GaussianBlur(altered(astronaut, "darker"), (0, 0), 1.8).astype(np.uint8)
     faces = knows_her.identify(photo)
-    assert [refusal.reason for refusal in judge(photo, faces).refusals] == [Reason.TOO_BLURRED]
+    assert [refusal.reason for refusal in assess(photo, faces).refusals] == [Reason.TOO_BLURRED]
     assert names(faces) == [HER]
 
 
@@ -152,7 +152,7 @@ def test_a_face_between_two_people_is_nobodys(astronaut: UInt8Array, tmp_path: P
     """The same face was learned under two names: who is it?"""
     write_image(tmp_path / "her.png", astronaut)
     with FacePipeline.load(tmp_path / "g", create_gallery=True, runtime=ONE_THREAD) as pipeline:
-        list(enrol(pipeline, [PersonPhoto(name, tmp_path / "her.png") for name in (HER, "Her twin")]))
+        list(enroll(pipeline, [PersonPhoto(name, tmp_path / "her.png") for name in (HER, "Her twin")]))
         unsure = pipeline.identify(astronaut)
         assert not any(names(unsure))
         assert unsure.matches is not None
@@ -335,7 +335,7 @@ def test_people_are_named_and_strangers_are_not(shared_data: Path, tmp_path: Pat
     people = sorted(p.name for p in (folder / "enroll").iterdir())[:6]
     with FacePipeline.load(tmp_path / "g", create_gallery=True, runtime=ONE_THREAD) as pipeline:
         wanted = [PersonPhoto(n, photo) for n in people for photo in find_photos([folder / "enroll" / n])]
-        outcomes = [report.outcome.value for report in enrol(pipeline, wanted)]
+        outcomes = [report.outcome.value for report in enroll(pipeline, wanted)]
         assert outcomes.count("enrolled") >= 0.8 * len(outcomes)
         right = wrong = 0
         for name in people:

@@ -15,13 +15,13 @@ from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
 from facepipe.quality import (
-    EnrolRules,
-    Judgement,
+    Assessment,
+    EnrollRules,
     NamingRules,
     Reason,
-    judge,
+    assess,
+    geometric_rejections,
     measure,
-    reasons_by_place,
     recognisable,
     sharpness,
 )
@@ -39,18 +39,18 @@ def faces_at(*scales_and_shifts: tuple[float, float], scores: tuple[float, ...] 
     return Faces(boxes.astype(np.float32), confidences, landmarks.astype(np.float32))
 
 
-def reasons(judgement: Judgement) -> list[Reason]:
-    return [refusal.reason for refusal in judgement.refusals]
+def reasons(assessment: Assessment) -> list[Reason]:
+    return [refusal.reason for refusal in assessment.refusals]
 
 
 # Reasons
 
 
 def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
-    judgement = judge(astronaut, faces_at((1, 0)))
-    assert judgement.refusals == ()
-    assert judgement.face == 0
-    measures = judgement.measures
+    assessment = assess(astronaut, faces_at((1, 0)))
+    assert assessment.refusals == ()
+    assert assessment.face == 0
+    measures = assessment.measures
     assert measures is not None
     assert measures.size_px == pytest.approx(89)
     assert measures.score == pytest.approx(0.99)
@@ -60,9 +60,9 @@ def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
 
 
 def test_no_face(astronaut: UInt8Array) -> None:
-    judgement = judge(astronaut, Faces.empty())
-    assert reasons(judgement) == [Reason.NO_FACE]
-    assert judgement.face is None
+    assessment = assess(astronaut, Faces.empty())
+    assert reasons(assessment) == [Reason.NO_FACE]
+    assert assessment.face is None
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_no_face(astronaut: UInt8Array) -> None:
     ids=["background face", "background face first", "rival", "unlikely rival", "two rivals"],
 )
 def test_several_faces(astronaut: UInt8Array, faces: Faces, face: int, refused: bool) -> None:
-    judgement = judge(astronaut, faces)
-    assert judgement.face == face
-    assert (Reason.SEVERAL_FACES in reasons(judgement)) == refused
+    assessment = assess(astronaut, faces)
+    assert assessment.face == face
+    assert (Reason.SEVERAL_FACES in reasons(assessment)) == refused
 
 
 def shrunk(image: UInt8Array, scale: float) -> UInt8Array:
@@ -91,20 +91,20 @@ def blurred(image: UInt8Array, sigma_px: float) -> UInt8Array:
 
 
 def test_too_small_and_therefore_too_blurred(astronaut: UInt8Array) -> None:
-    judgement = judge(shrunk(astronaut, 20 / 89), faces_at((20 / 89, 0)))
-    assert reasons(judgement) == [Reason.TOO_SMALL, Reason.TOO_BLURRED]
-    assert judgement.refusals[0].sentence == "face too small: 20 px, at least 32 px wanted"
+    assessment = assess(shrunk(astronaut, 20 / 89), faces_at((20 / 89, 0)))
+    assert reasons(assessment) == [Reason.TOO_SMALL, Reason.TOO_BLURRED]
+    assert assessment.refusals[0].sentence == "face too small: 20 px, at least 32 px wanted"
 
 
 def test_too_blurred(astronaut: UInt8Array) -> None:
-    judgement = judge(blurred(astronaut, 3), faces_at((1, 0)))
-    assert reasons(judgement) == [Reason.TOO_BLURRED]
-    assert judgement.refusals[0].sentence.startswith("face too blurred: sharpness 0.0")
+    assessment = assess(blurred(astronaut, 3), faces_at((1, 0)))
+    assert reasons(assessment) == [Reason.TOO_BLURRED]
+    assert assessment.refusals[0].sentence.startswith("face too blurred: sharpness 0.0")
 
 
 def test_low_score(astronaut: UInt8Array) -> None:
-    judgement = judge(astronaut, faces_at((1, 0), scores=(0.61,)))
-    assert reasons(judgement) == [Reason.LOW_SCORE]
+    assessment = assess(astronaut, faces_at((1, 0), scores=(0.61,)))
+    assert reasons(assessment) == [Reason.LOW_SCORE]
 
 
 def test_turned_away(astronaut: UInt8Array) -> None:
@@ -112,27 +112,27 @@ def test_turned_away(astronaut: UInt8Array) -> None:
     narrow = faces.landmarks.copy()
     centre = narrow[0, :, 0].mean()
     narrow[0, :, 0] = centre + 0.2 * (narrow[0, :, 0] - centre)
-    assert Reason.TURNED_AWAY in reasons(judge(astronaut, replace(faces, landmarks=narrow)))
+    assert Reason.TURNED_AWAY in reasons(assess(astronaut, replace(faces, landmarks=narrow)))
 
 
 def test_rules_are_the_callers(astronaut: UInt8Array) -> None:
-    strict = EnrolRules(min_score=0.999, min_size_px=90, min_sharpness=0.9)
-    assert reasons(judge(astronaut, faces_at((1, 0)), strict)) == [
+    strict = EnrollRules(min_score=0.999, min_size_px=90, min_sharpness=0.9)
+    assert reasons(assess(astronaut, faces_at((1, 0)), strict)) == [
         Reason.LOW_SCORE,
         Reason.TOO_SMALL,
         Reason.TOO_BLURRED,
     ]
-    lax = EnrolRules(min_score=0, min_size_px=0, min_sharpness=0, max_rival_size=2)
+    lax = EnrollRules(min_score=0, min_size_px=0, min_sharpness=0, max_rival_size=2)
     tiny = faces_at((0.1, 0), (0.1, 20), scores=(0.1, 0.1))
-    assert judge(blurred(astronaut, 9), tiny, lax).refusals == ()
+    assert assess(blurred(astronaut, 9), tiny, lax).refusals == ()
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 0], ids=["not a number", "infinite", "one point"])
 def test_landmarks_that_determine_no_alignment(astronaut: UInt8Array, broken: float) -> None:
     landmarks = np.full((1, 5, 2), broken, np.float32)
-    judgement = judge(astronaut, replace(faces_at((1, 0)), landmarks=landmarks))
-    assert reasons(judgement) == [Reason.NO_ALIGNMENT]
-    assert judgement.face is None
+    assessment = assess(astronaut, replace(faces_at((1, 0)), landmarks=landmarks))
+    assert reasons(assessment) == [Reason.NO_ALIGNMENT]
+    assert assessment.face is None
 
 
 def turned(
@@ -163,9 +163,9 @@ def test_heads_that_look_elsewhere(
     astronaut: UInt8Array, turn: dict[str, float], reason: Reason, said: str
 ) -> None:
     faces = replace(faces_at((1, 0)), landmarks=turned(LANDMARKS, **turn)[None])
-    judgement = judge(astronaut, faces, EnrolRules(max_misfit=1.0, min_sharpness=0))
-    assert reasons(judgement) == [reason]
-    assert said in judgement.refusals[0].sentence
+    assessment = assess(astronaut, faces, EnrollRules(max_misfit=1.0, min_sharpness=0))
+    assert reasons(assessment) == [reason]
+    assert said in assessment.refusals[0].sentence
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_heads_that_look_elsewhere(
 def test_light(astronaut: UInt8Array, level: float, contrast: float, wanted: set[Reason]) -> None:
     face = astronaut[80:170, 180:270].mean()
     lit = np.clip((astronaut - face) * contrast + level, 0, 255).astype(np.uint8)
-    assert set(reasons(judge(lit, faces_at((1, 0)), EnrolRules(min_sharpness=0)))) == wanted
+    assert set(reasons(assess(lit, faces_at((1, 0)), EnrollRules(min_sharpness=0)))) == wanted
 
 
 def test_the_codes_are_stable() -> None:
@@ -224,18 +224,18 @@ def test_the_largest_face_that_is_surely_one_is_meant(
     astronaut: UInt8Array, scores: tuple[float, float], face: int, refused: list[Reason]
 ) -> None:
     faces = faces_at((0.9, 20), (1, 0), scores=scores)
-    judgement = judge(astronaut, faces)
-    assert judgement.face == face
-    assert judgement.measures is not None
-    assert judgement.measures.score == pytest.approx(scores[face])
-    assert judgement.measures.size_px == pytest.approx(float(faces.sizes_px[face]))
-    assert [reason for reason in reasons(judgement) if reason is not Reason.TOO_BLURRED] == refused
+    assessment = assess(astronaut, faces)
+    assert assessment.face == face
+    assert assessment.measures is not None
+    assert assessment.measures.score == pytest.approx(scores[face])
+    assert assessment.measures.size_px == pytest.approx(float(faces.sizes_px[face]))
+    assert [reason for reason in reasons(assessment) if reason is not Reason.TOO_BLURRED] == refused
 
 
 def test_who_is_sure_depends_on_the_rules(astronaut: UInt8Array) -> None:
     faces = faces_at((0.9, 20), (1, 0), scores=(0.99, 0.7))
-    assert judge(astronaut, faces).face == 0
-    assert judge(astronaut, faces, EnrolRules(min_score=0.6)).face == 1
+    assert assess(astronaut, faces).face == 0
+    assert assess(astronaut, faces, EnrollRules(min_score=0.6)).face == 1
 
 
 # Good enough to be named
@@ -272,7 +272,7 @@ def test_a_blurred_face_is_not_compared(astronaut: UInt8Array) -> None:
 
 def test_less_is_asked_for_naming_than_for_enrolment() -> None:
     """A face that may be learned may also be named."""
-    naming, enrolling = NamingRules(), EnrolRules()
+    naming, enrolling = NamingRules(), EnrollRules()
     assert naming.min_score <= enrolling.min_score
     assert naming.min_size_px <= enrolling.min_size_px
     assert naming.min_sharpness <= enrolling.min_sharpness
@@ -286,7 +286,7 @@ def test_why_a_face_is_not_compared(astronaut: UInt8Array) -> None:
     landmarks[4] = turned(LANDMARKS, yaw_deg=75)
     faces = replace(faces, landmarks=landmarks)
     expected = [None, Reason.LOW_SCORE, Reason.NO_ALIGNMENT, Reason.TOO_SMALL, Reason.TURNED_AWAY]
-    assert reasons_by_place(faces, NamingRules()) == expected
+    assert geometric_rejections(faces, NamingRules()) == expected
     assert recognisable(astronaut, faces).tolist() == [True, False, False, False, False]
 
 
@@ -294,9 +294,9 @@ def test_faces_are_measured_and_judged_for_enrolment_one_by_one(astronaut: UInt8
     faces = faces_at((1, 0), (1, 0), (1, 0), scores=(0.99, 0.99, 0.79))
     crop = align_faces(astronaut, LANDMARKS[None])
     measures = measure(np.concatenate([crop, np.stack([blurred(crop[0], 2)]), crop]), faces)
-    assert measures[0] == judge(astronaut, faces.select([0])).measures
+    assert measures[0] == assess(astronaut, faces.select([0])).measures
     assert [face.good_to_enroll() for face in measures] == [True, False, False]
-    assert measures[2].good_to_enroll(EnrolRules(min_score=0.7))
+    assert measures[2].good_to_enroll(EnrollRules(min_score=0.7))
     assert measure(crop[:0], Faces.empty()) == []
 
 
@@ -334,7 +334,7 @@ def test_motion_in_any_direction_is_blur(crop: UInt8Array, direction: str) -> No
         "diagonal": path,
         "other diagonal": path[::-1].copy(),
     }
-    assert measured(cv2.filter2D(crop, -1, kernels[direction])) < EnrolRules().min_sharpness
+    assert measured(cv2.filter2D(crop, -1, kernels[direction])) < EnrollRules().min_sharpness
 
 
 def test_only_the_face_counts_and_not_the_black_beyond_the_photo(crop: UInt8Array) -> None:
@@ -386,7 +386,7 @@ def test_the_default_sharpness_separates_real_faces_from_their_blurred_copies(sh
         soft.append(measured(blurred(crop, 2)))
         tiny.append(measured(align_faces(shrunk(photo, float(scale)), landmarks[None] * scale)[0]))
     assert len(kept) >= 20
-    limit = EnrolRules().min_sharpness
+    limit = EnrollRules().min_sharpness
     assert np.mean(np.array(kept) >= limit) > 0.97
     assert np.mean(np.array(soft) < limit) > 0.97
     assert np.mean(np.array(tiny) < limit) > 0.9

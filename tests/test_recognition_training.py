@@ -19,10 +19,10 @@ from torch.nn import functional
 from facepipe.align import cut
 from facepipe.core.errors import DataError, UsageError
 from facepipe.core.faces import UInt8Array
-from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.corruption import CorruptionConfig, corrupt
 from facepipe.images.reading import write_image
 from facepipe.training.engine.stream import endless_batches
-from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
 from facepipe.training.recognition.losses import (
     LossConfig,
@@ -35,7 +35,7 @@ from facepipe.training.recognition.losses import (
 from facepipe.training.recognition.sampling import BatchConfig, BatchPlan, FaceSampler
 from facepipe.training.recognition.sources import CropSource
 
-UNTOUCHED = DamageConfig(
+UNTOUCHED = CorruptionConfig(
     light_share=0,
     gray_share=0,
     blur_share=0,
@@ -100,33 +100,33 @@ def test_an_unshaken_crop_is_the_inner_frame(face: UInt8Array) -> None:
 
 
 def test_a_mirrored_cut_is_the_mirror_image(face: UInt8Array) -> None:
-    still = ShakeConfig(flip_share=1, rotation_rad=0, scale=0, shift=0)
-    mirrored = cut(face, 112, 0.1, shake_matrix(112, still, np.random.default_rng(0)))
+    still = JitterConfig(flip_share=1, rotation_rad=0, scale=0, shift=0)
+    mirrored = cut(face, 112, 0.1, jitter_matrix(112, still, np.random.default_rng(0)))
     np.testing.assert_array_equal(mirrored, face[14:126, 14:126][:, ::-1])
 
 
 @pytest.mark.parametrize(
-    "kind", [name for name in DamageConfig.__dataclass_fields__ if name.endswith("_share")]
+    "kind", [name for name in CorruptionConfig.__dataclass_fields__ if name.endswith("_share")]
 )
 def test_each_damage_changes_pixels_and_leaves_the_original(face: UInt8Array, kind: str) -> None:
-    config = DamageConfig(**{f.name: 0.0 for f in _shares()} | {kind: 1.0})  # type: ignore[arg-type]
+    config = CorruptionConfig(**{f.name: 0.0 for f in _shares()} | {kind: 1.0})  # type: ignore[arg-type]
     before = face.copy()
-    first = damage(face, config, np.random.default_rng(1))
+    first = corrupt(face, config, np.random.default_rng(1))
     np.testing.assert_array_equal(face, before)
     assert first.shape == face.shape
     assert np.abs(first.astype(int) - face).mean() > 0.3
-    np.testing.assert_array_equal(first, damage(face, config, np.random.default_rng(1)))
+    np.testing.assert_array_equal(first, corrupt(face, config, np.random.default_rng(1)))
 
 
 def _shares() -> list[object]:
-    return [f for name, f in DamageConfig.__dataclass_fields__.items() if name.endswith("_share")]
+    return [f for name, f in CorruptionConfig.__dataclass_fields__.items() if name.endswith("_share")]
 
 
 def test_teacher_and_student_see_the_same_shaken_face(crops: FaceCrops) -> None:
     batch = _sampler(crops, damaged=UNTOUCHED).batch(3)
     assert batch.clean is not None
     assert torch.equal(batch.clean, batch.damaged)
-    worse = _sampler(crops, damaged=DamageConfig(light_share=1.0)).batch(3)
+    worse = _sampler(crops, damaged=CorruptionConfig(light_share=1.0)).batch(3)
     assert worse.clean is not None
     assert torch.equal(worse.clean, batch.clean)
     assert not torch.equal(worse.damaged, batch.clean)
@@ -233,7 +233,7 @@ def test_margin_head_by_hand(margin: str) -> None:
 def _sampler(
     crops: FaceCrops,
     batch: BatchConfig = BatchConfig(),  # noqa: B008
-    damaged: DamageConfig = DamageConfig(),  # noqa: B008
+    damaged: CorruptionConfig = CorruptionConfig(),  # noqa: B008
 ) -> FaceSampler:
     plan = BatchPlan(crops.people, np.arange(len(crops)), batch, size=8, seed=0)
-    return FaceSampler(crops, plan, 112, ShakeConfig(), damaged, seed=0)
+    return FaceSampler(crops, plan, 112, JitterConfig(), damaged, seed=0)

@@ -10,7 +10,7 @@ from network_helpers import preprocessed
 
 from facepipe.core.faces import Faces, FloatArray
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
-from facepipe.retinaface.nms import agreed_faces, non_maximum_suppression
+from facepipe.retinaface.nms import box_voting, non_maximum_suppression
 from facepipe.weights.cards import AnchorSpec
 
 PHOTOS = ("astronaut", "group", "portrait")
@@ -194,7 +194,7 @@ def candidates(*rows: tuple[float, float, float, float, float]) -> Faces:
 def test_candidates_of_a_face_agree_on_box_landmarks_and_score() -> None:
     # The second overlaps the first by 0.6, the third by 1/3 only: another face, which it suppresses at 0.3.
     found = candidates((0, 0, 20, 20, 0.8), (5, 0, 25, 20, 0.4), (10, 0, 30, 20, 0.6))
-    face = agreed_faces(found, 0.3, 0.1)
+    face = box_voting(found, 0.3, 0.1)
     first, second = 0.8**2, 0.4**2 * 0.6
     left = 5 * second / (first + second)
     np.testing.assert_allclose(face.boxes_xyxy, [[left, 0, left + 20, 20]], atol=1e-5)
@@ -204,7 +204,7 @@ def test_candidates_of_a_face_agree_on_box_landmarks_and_score() -> None:
 
 def test_a_candidate_that_stands_alone_falls_behind_one_with_support() -> None:
     found = candidates((0, 0, 20, 20, 0.9), *[(100, 0, 120, 20, 0.7)] * 3)
-    faces = agreed_faces(found, 0.4, 0.1)
+    faces = box_voting(found, 0.4, 0.1)
     np.testing.assert_allclose(faces.boxes_xyxy[:, 0], [100, 0], atol=1e-4)
     np.testing.assert_allclose(faces.scores, [0.7 * (1 + 1 - 0.3**2) / 2, 0.45], atol=1e-6)
     np.testing.assert_allclose(found.scores, [0.9, 0.7, 0.7, 0.7], err_msg="the candidates are as before")
@@ -224,7 +224,7 @@ def test_agreement_in_a_crowd_is_that_of_one_face_after_the_other() -> None:
         if score > 0.2:
             expected.append((score, *means))
     expected.sort(key=lambda face: -face[0])
-    faces = agreed_faces(Faces(boxes, scores, points), 0.9, 0.2)
+    faces = box_voting(Faces(boxes, scores, points), 0.9, 0.2)
     assert len(faces) == len(expected) > 256
     np.testing.assert_allclose(faces.scores, [face[0] for face in expected], atol=1e-5)
     np.testing.assert_allclose(faces.boxes_xyxy, [face[1] for face in expected], atol=1e-3)
@@ -233,5 +233,5 @@ def test_agreement_in_a_crowd_is_that_of_one_face_after_the_other() -> None:
 
 def test_agreement_needs_neither_area_nor_candidates() -> None:
     point = candidates((5, 5, 5, 5, 0.9))
-    np.testing.assert_allclose(agreed_faces(point, 0.4, 0.1).boxes_xyxy, point.boxes_xyxy)
-    assert len(agreed_faces(candidates(), 0.4, 0.1)) == 0
+    np.testing.assert_allclose(box_voting(point, 0.4, 0.1).boxes_xyxy, point.boxes_xyxy)
+    assert len(box_voting(candidates(), 0.4, 0.1)) == 0

@@ -143,7 +143,7 @@ def test_a_video_is_named_frame_by_frame(tmp_path: Path, astronaut: UInt8Array) 
     (tmp_path / "people" / "Eileen").mkdir(parents=True)
     write_image(tmp_path / "people" / "Eileen" / "portrait.png", astronaut)
     with FacePipeline.load(tmp_path / "gallery", create_gallery=True) as teaching:
-        list(facepipe.enrol(teaching, facepipe.photos_in_folders(tmp_path / "people")))
+        list(facepipe.enroll(teaching, facepipe.photos_in_folders(tmp_path / "people")))
     seen = list(facepipe.stream(tmp_path / "gallery", str(tmp_path / "film.mp4")))
     assert [faces[0].name for _, faces in seen] == ["Eileen"] * len(seen)
     assert [frame.time_s for frame, _ in seen] == pytest.approx([0.0, 0.1, 0.2, 0.3])

@@ -19,7 +19,7 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import Record
-from facepipe.batch.sort import Way, carry_out, finish_move, plan_sorting
+from facepipe.batch.sort import TransferMode, finish_move, plan_sorting, transfer
 from facepipe.core.faces import Match
 from facepipe.core.file_names import file_name_of
 from facepipe.pipeline import PhotoResult
@@ -79,8 +79,8 @@ def test_nobody_gets_anothers_photos(
         for number, name in enumerate(order):
             people[photo(base / str(run) / str(number) / "same name.jpg", f"{run} {name}")] = name
             expected[file_name_of(name)].append(f"{run} {name}")
-        for placement in plan_sorting(FakeJob(people), base / "sorted", Way.LINK):
-            carry_out(placement, Way.LINK, FakeJob(people))
+        for placement in plan_sorting(FakeJob(people), base / "sorted", TransferMode.LINK):
+            transfer(placement, TransferMode.LINK, FakeJob(people))
     assert contents(base / "sorted") == {folder: sorted(found) for folder, found in expected.items() if found}
 
 
@@ -187,19 +187,19 @@ def killed_at(step: int, act: Callable[[], object]) -> bool:
     os._exit(1)
 
 
-def sort_all(job_folder: Path, target: Path, way: Way) -> None:
+def sort_all(job_folder: Path, target: Path, way: TransferMode) -> None:
     with Job(job_folder) as job:
         finish_move(job, target)
         for placement in plan_sorting(job, target, way):
             if not placement.is_done:
-                carry_out(placement, way, job)
+                transfer(placement, way, job)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("across", [False, True], ids=["one file system", "across file systems"])
-@pytest.mark.parametrize("way", list(Way))
+@pytest.mark.parametrize("way", list(TransferMode))
 def test_a_pair_stays_a_pair_wherever_a_process_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Way, across: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: TransferMode, across: bool
 ) -> None:
     if across:
         monkeypatch.setattr("os.link", other_file_system)
@@ -208,12 +208,12 @@ def test_a_pair_stays_a_pair_wherever_a_process_is_killed(
         source, target = pair(base / "in"), base / "sorted" / "Ada" / "1.jpg"
         job = job_of(base / "job", {source: ["Ada"]})
         was_killed = killed_at(step, lambda job=job, base=base: sort_all(job, base / "sorted", way))
-        assert is_whole(source) or (way is Way.MOVE and is_whole(target))
+        assert is_whole(source) or (way is TransferMode.MOVE and is_whole(target))
         assert is_whole(target) or not os.path.lexists(target)
         sort_all(job, base / "sorted", way)
         assert sorted(path.name for path in target.parent.iterdir()) == ["1.jpg", "1.jpg.xmp"]
         assert target.read_text() == "photo 1.jpg"
-        assert list((base / "in").iterdir()) == [] if way is Way.MOVE else is_whole(source)
+        assert list((base / "in").iterdir()) == [] if way is TransferMode.MOVE else is_whole(source)
         if not was_killed:
             break
     assert 1 < step < 39

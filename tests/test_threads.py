@@ -11,7 +11,7 @@ import pytest
 from gallery_helpers import person_vectors, templates
 from pipeline_helpers import shifted, side_by_side
 
-from facepipe import FacePipeline, PersonPhoto, enrol
+from facepipe import FacePipeline, PersonPhoto, enroll
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import DetectorOptions
 from facepipe.images.reading import write_image
@@ -56,7 +56,7 @@ def test_threads_share_a_pipeline_and_get_the_answers_of_one(
         options=DetectorOptions(score_threshold=0.8),
         runtime=RuntimeChoice(engine, "cpu", 1, calls=2),
     ) as pipeline:
-        list(enrol(pipeline, [PersonPhoto(HER, tmp_path / "her.png")]))
+        list(enroll(pipeline, [PersonPhoto(HER, tmp_path / "her.png")]))
         alone = [pipeline.identify(photo) for photo in photos]
         assert [len(faces) for faces in alone] == [1, 1, 1, 2, 0]
         gallery = pipeline.gallery

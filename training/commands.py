@@ -216,11 +216,11 @@ def data_preview(
 @click.option("--name", required=True, help="What to call the weight.")
 @click.option("--out", type=FOLDER, help="Where to; your own weights by default.")
 @click.option("--half", is_flag=True, help="Store the weights as float16: half the size, the same speed.")
-@click.option("--coarse-bias", default=0.0, help="Of a detector: raise the face logits of strides 16 and 32.")
+@click.option("--class-bias", default=0.0, help="Of a detector: raise the face logits of strides 16 and 32.")
 @click.option("--licence", default="", help="Terms of use, for the card.")
 @threads_option
 def export(
-    checkpoints: tuple[Path, ...], name: str, out: Path | None, half: bool, coarse_bias: float, licence: str
+    checkpoints: tuple[Path, ...], name: str, out: Path | None, half: bool, class_bias: float, licence: str
 ) -> None:
     """Turn checkpoints of a detector's or an encoder's run, averaged, into a weight."""
     _require_torch("exporting a checkpoint")
@@ -231,6 +231,6 @@ def export(
     if out is None:
         check_new_name(name)
     weight = export_checkpoint(
-        list(checkpoints), name, folder, half_storage=half, coarse_bias=coarse_bias, licence=licence
+        list(checkpoints), name, folder, half_storage=half, class_bias=class_bias, licence=licence
     )
     echo(f"facepipe: {weight.card.name} is in {weight.folder}", err=True)

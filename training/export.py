@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from facepipe.core.errors import UsageError, WeightsError
-from facepipe.retinaface.network import RetinaFace, raise_coarse
+from facepipe.retinaface.network import RetinaFace, add_class_bias
 from facepipe.runtime.onnx_export import write_pair
 from facepipe.training.detection.initialize import detector_of_checkpoints
 from facepipe.training.engine.checkpoints import load_checkpoint
@@ -26,7 +26,7 @@ def export_checkpoint(
     folder: Path,
     *,
     half_storage: bool = False,
-    coarse_bias: float = 0.0,
+    class_bias: float = 0.0,
     measured: Mapping[str, Any] | None = None,
     licence: str = "",
     limits: str = "",
@@ -39,7 +39,7 @@ def export_checkpoint(
         name: Of the weight.
         folder: Where to.
         half_storage: See `facepipe.runtime.onnx_export.write_pair`.
-        coarse_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
+        class_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
             negatives of its own, and the ranking of large faces among small ones is left to chance; choose it
             like a threshold, on photos that did not train.
         measured: For the card; None: the checkpoint's own validation, where it is exported as it was.
@@ -55,15 +55,15 @@ def export_checkpoint(
     network, kind = _trained(checkpoints)
     state = load_checkpoint(checkpoints[-1])
     record = training_record(state, len(checkpoints))
-    if coarse_bias:
+    if class_bias:
         if not isinstance(network, RetinaFace):
             raise UsageError("coarse bias: an encoder has no strides to raise")
-        if not math.isfinite(coarse_bias):
-            raise UsageError(f"coarse bias: expected a finite number, got {coarse_bias}")
-        raise_coarse(network, coarse_bias)
-        record["coarse_bias"] = coarse_bias
+        if not math.isfinite(class_bias):
+            raise UsageError(f"coarse bias: expected a finite number, got {class_bias}")
+        add_class_bias(network, class_bias)
+        record["class_bias"] = class_bias
     if measured is None:
-        as_measured = len(checkpoints) == 1 and not coarse_bias
+        as_measured = len(checkpoints) == 1 and not class_bias
         measured = validation_record(state) if as_measured else {}
     card = WeightCard(
         name=name,

@@ -17,8 +17,8 @@ from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
-from facepipe.pipeline import FacePipeline, in_reduced_copy, rows_to_compare
-from facepipe.quality import NamingRules, Reason, reasons_by_place
+from facepipe.pipeline import FacePipeline, accepted_rows, in_reduced_copy
+from facepipe.quality import NamingRules, Reason, geometric_rejections
 
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
@@ -34,7 +34,7 @@ previews), for about 4 ms a photo."""
 
 
 @dataclass(frozen=True, slots=True)
-class LookOptions:
+class AnalysisOptions:
     """How photos are looked at; the results depend on it.
 
     Attributes:
@@ -72,7 +72,7 @@ class Chosen:
         faces: In pixels of the whole photo, without vectors, with `enrollable`.
         reasons: Why each is not compared, or None.
         crops: uint8 (m, S, S, 3) of those that are.
-        pictures: See `facepipe.batch.models.Look`.
+        pictures: See `facepipe.batch.models.PhotoAnalysis`.
     """
 
     faces: Faces
@@ -81,17 +81,17 @@ class Chosen:
     pictures: dict[int, bytes]
 
 
-class Looker:
+class PhotoAnalyzer:
     """The stages of looking at photos, over a pipeline's networks. Threads may share it.
 
     Args:
         pipeline: Detector and encoder.
-        options: See `LookOptions`.
+        options: See `AnalysisOptions`.
     """
 
-    def __init__(self, pipeline: FacePipeline, options: LookOptions | None = None) -> None:
+    def __init__(self, pipeline: FacePipeline, options: AnalysisOptions | None = None) -> None:
         self._detector, self._encoder, self._pipeline = pipeline.detector, pipeline.encoder, pipeline
-        self.options = options or LookOptions()
+        self.options = options or AnalysisOptions()
 
     @property
     def dimensions(self) -> int:
@@ -170,8 +170,8 @@ class Looker:
         return self._encoder.encode(crops)
 
     def _is_too_small(self, photo: ReducedPhoto, faces: Faces) -> bool:
-        reasons = reasons_by_place(faces, self.options.rules)
-        landmarks = in_reduced_copy(faces.landmarks[rows_to_compare(reasons)], photo.reduction)
+        reasons = geometric_rejections(faces, self.options.rules)
+        landmarks = in_reduced_copy(faces.landmarks[accepted_rows(reasons)], photo.reduction)
         scales = crop_scales(landmarks, self._encoder.embedding.alignment, self._encoder.input_size_px)
         return bool((scales > _MAX_CROP_SCALE).any())
 

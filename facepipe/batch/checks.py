@@ -22,7 +22,7 @@ from facepipe.batch.products import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
 from facepipe.batch.seal import SEALED_COLUMNS, Seal
 from facepipe.detector import DetectorOptions
-from facepipe.pipeline import rows_to_compare
+from facepipe.pipeline import accepted_rows
 
 Row = Mapping[str, Any]
 """A row by column, deciphered."""
@@ -139,7 +139,7 @@ def _check_faces(row: Row) -> int | None:
         _require(
             _is_bytes(row["enrollable"], 1) and len(row["enrollable"]) == len(faces), "what is enrollable"
         )
-    return _check_vectors(row["vectors"], len(rows_to_compare(reasons)))
+    return _check_vectors(row["vectors"], len(accepted_rows(reasons)))
 
 
 def _check_vectors(vectors: object, count: int) -> int | None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepipe.batch.analysis import Chosen, Looker, Opened
-from facepipe.batch.models import Look, Outcome, Task
+from facepipe.batch.analysis import Chosen, Opened, PhotoAnalyzer
+from facepipe.batch.models import Outcome, PhotoAnalysis, Task
 from facepipe.core.errors import LandmarkError, PhotoError
 from facepipe.core.faces import Faces
 from facepipe.core.processors import asked_threads, granted_processors
@@ -117,7 +117,9 @@ class Engine:
         seconds: Of all threads together, by stage, and under "wait" without anything to do.
     """
 
-    def __init__(self, looker: Looker, tasks: Iterable[Task], options: EngineOptions | None = None) -> None:
+    def __init__(
+        self, looker: PhotoAnalyzer, tasks: Iterable[Task], options: EngineOptions | None = None
+    ) -> None:
         self._looker, self._tasks, self._options = looker, iter(tasks), options or EngineOptions()
         self._workers = self._options.threads
         self._change = threading.Condition()
@@ -140,14 +142,14 @@ class Engine:
         for thread in threads:
             thread.start()
         try:
-            yield from self._come(len(threads))
+            yield from self._drain(len(threads))
         finally:
             self._stop()
             deadline = time.monotonic() + _STOP_WAIT_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _come(self, running: int) -> Iterator[Outcome]:
+    def _drain(self, running: int) -> Iterator[Outcome]:
         while running:
             try:
                 outcome = self._outcomes.get(timeout=_POLL_S)
@@ -167,7 +169,7 @@ class Engine:
 
     # In the threads
 
-    def _tell(self, what: Outcome | BaseException | None) -> None:
+    def _emit(self, what: Outcome | BaseException | None) -> None:
         while True:
             try:
                 return self._outcomes.put(what, timeout=_POLL_S)
@@ -194,8 +196,8 @@ class Engine:
                         self._busy -= 1
                         self._change.notify_all()
         except BaseException as error:  # for the consumer to raise
-            self._tell(error)
-        self._tell(None)
+            self._emit(error)
+        self._emit(None)
 
     def _next_step(self) -> _Step | None:
         """Wait for something to do; None: all is done, or it is time to stop."""
@@ -270,7 +272,7 @@ class Engine:
             if isinstance(what, _Put):
                 self._put_off.append(what)
         if isinstance(what, Outcome):
-            self._tell(what)
+            self._emit(what)
         if isinstance(what, _Cropped):
             self._pass_on(what)
 
@@ -357,7 +359,7 @@ class Engine:
         except Exception as error:
             _require_want_of_memory(error)
             for cropped in group:
-                self._tell(_failed(cropped.task, error))
+                self._emit(_failed(cropped.task, error))
             return
         for cropped in group:
             chosen = cropped.chosen
@@ -366,8 +368,8 @@ class Engine:
                 if reason is None:
                     embeddings[row] = next(vectors)
             faces = chosen.faces.with_embeddings(embeddings)
-            look = Look(cropped.sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
-            self._tell(Outcome(cropped.task, look))
+            look = PhotoAnalysis(cropped.sha256, cropped.size_wh, faces, chosen.reasons, chosen.pictures)
+            self._emit(Outcome(cropped.task, look))
 
 
 _OF_MEMORY = re.compile("out of memory|insufficient memory|allocat|too many open files", re.IGNORECASE)

@@ -224,7 +224,7 @@ class Job:
         return [self._seal.open_path(path) for (path,) in rows]
 
     def pictures(self, photo_id: int) -> dict[int, bytes]:
-        """The WebP files of a photo; see `Look.pictures`."""
+        """The WebP files of a photo; see `PhotoAnalysis.pictures`."""
         rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
         return {face: self._seal.open("webp", webp) for face, webp in rows}
 

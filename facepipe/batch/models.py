@@ -22,7 +22,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class PhotoAnalysis:
     """What looking at a photo gave: all that naming and telling need, without the pixels.
 
     Attributes:
@@ -49,7 +49,7 @@ class Outcome:
     """
 
     task: Task
-    look: Look | None = None
+    look: PhotoAnalysis | None = None
     error: str | None = None
     passing: bool = False
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from facepipe.core.faces import Faces, FloatArray, Match
 from facepipe.gallery.matching import Doubt
-from facepipe.pipeline import rows_to_compare
+from facepipe.pipeline import accepted_rows
 from facepipe.quality import Reason
 
 _FACE_NUMBERS = 15
@@ -23,7 +23,7 @@ def face_bytes(faces: Faces, reasons: Sequence[Reason | None]) -> tuple[bytes, b
     assert faces.embeddings is not None
     assert faces.enrollable is not None
     columns = (faces.boxes_xyxy, faces.scores[:, None], faces.landmarks.reshape(len(faces), 10))
-    vectors = faces.embeddings[rows_to_compare(reasons)]
+    vectors = faces.embeddings[accepted_rows(reasons)]
     numbers = np.hstack(columns).astype("<f4").tobytes()
     return numbers, vectors.astype("<f4").tobytes(), faces.enrollable.tobytes()
 
@@ -47,7 +47,7 @@ def reasons_of(text: str) -> list[Reason | None]:
 def vectors_of(stored: bytes, reasons: Sequence[Reason | None], dimensions: int) -> FloatArray:
     """float32 (n, d): the vectors again, rows of NaN where a face is not to be compared."""
     vectors = np.full((len(reasons), dimensions), np.nan, np.float32)
-    vectors[rows_to_compare(reasons)] = np.frombuffer(stored, "<f4").reshape(-1, dimensions)
+    vectors[accepted_rows(reasons)] = np.frombuffer(stored, "<f4").reshape(-1, dimensions)
     return vectors
 
 
@@ -57,7 +57,7 @@ def strangers_of(
     """Row and vector (d,) of the faces near nobody that enrolment would take."""
     if enrollable is None or not vectors:
         return
-    rows = rows_to_compare(reasons_of(reasons))
+    rows = accepted_rows(reasons_of(reasons))
     table = np.frombuffer(vectors, "<f4").reshape(len(rows), -1)
     found = matches_of(matches)
     for row, vector in zip(rows.tolist(), table, strict=True):

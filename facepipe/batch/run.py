@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from facepipe.batch.analysis import Looker, LookOptions
+from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, Outcome
@@ -62,7 +62,7 @@ class BatchOptions:
     retry_failed: bool = False
     again: bool = False
     allow_missing: bool = False
-    look: LookOptions = field(default_factory=LookOptions)
+    look: AnalysisOptions = field(default_factory=AnalysisOptions)
     naming: NamingOptions = field(default_factory=NamingOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
 
@@ -140,7 +140,7 @@ class Batch:
 
     def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
         self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
-        self._looker = Looker(pipeline, self._options.look)
+        self._looker = PhotoAnalyzer(pipeline, self._options.look)
         self._folders: list[Path] = []
         threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
         self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
@@ -280,7 +280,7 @@ class Batch:
         return hashlib.sha256(json.dumps(naming, sort_keys=True).encode()).hexdigest()
 
 
-def look_settings(pipeline: FacePipeline, look: LookOptions) -> dict[str, Any]:
+def look_settings(pipeline: FacePipeline, look: AnalysisOptions) -> dict[str, Any]:
     """What looking at a photo depends on; names and thresholds come later and may change."""
     rules = asdict(look.rules)
     del rules["min_margin_l2"]

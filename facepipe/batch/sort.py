@@ -24,7 +24,7 @@ from facepipe.reports.pictures import make_folder
 from facepipe.reports.xmp import sidecar_path
 
 
-class Way(Enum):
+class TransferMode(Enum):
     """How photos come into the folders."""
 
     COPY = "copy"
@@ -41,7 +41,7 @@ class Placement:
     is_done: bool
 
 
-def plan_sorting(job: Job, folder: Path, way: Way) -> Iterator[Placement]:
+def plan_sorting(job: Job, folder: Path, way: TransferMode) -> Iterator[Placement]:
     """Where the photos of named people belong.
 
     A photo goes to everybody who is named in it. One that is to be moved goes to the person with the largest
@@ -51,7 +51,7 @@ def plan_sorting(job: Job, folder: Path, way: Way) -> Iterator[Placement]:
     taken: dict[Path, Path] = {}
     for record in job.records():
         photo, people = record.result.path, _people(record.result)
-        for name in people[:1] if way is Way.MOVE else people:
+        for name in people[:1] if way is TransferMode.MOVE else people:
             sweep_once(folder / file_name_of(name))
             target = _free(folder / file_name_of(name) / photo.name, record, job, taken)
             yield Placement(photo, target, is_done=target in taken or os.path.lexists(target))
@@ -69,7 +69,7 @@ def require_source(placement: Placement) -> None:
         raise PhotoError(f"{placement.source}: no such file; run the batch again where the photo is now")
 
 
-def carry_out(placement: Placement, way: Way, job: Job) -> None:
+def transfer(placement: Placement, way: TransferMode, job: Job) -> None:
     """Copy, link or move one photo, and its sidecar with it: both or neither.
 
     Raises:
@@ -80,10 +80,10 @@ def carry_out(placement: Placement, way: Way, job: Job) -> None:
     source, target = placement.source, placement.target
     make_folder(target.parent)
     try:
-        if way is Way.MOVE:
+        if way is TransferMode.MOVE:
             _move(source, target, job)
         else:
-            _put(source, target, _copy if way is Way.COPY else _link)
+            _put(source, target, _copy if way is TransferMode.COPY else _link)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{target}: can't {way.value} {source} there ({reason})") from error

@@ -91,7 +91,7 @@ def batch(
     The work is remembered in DIR: killed or interrupted, the same command goes on where it was, and later
     looks only at what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
-    from facepipe.batch.analysis import LookOptions
+    from facepipe.batch.analysis import AnalysisOptions
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.job import Job
@@ -105,7 +105,7 @@ def batch(
         retry_failed=retry_failed,
         again=again,
         allow_missing=allow_missing,
-        look=LookOptions(max_pixels=setup.max_pixels()),
+        look=AnalysisOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
         engine=EngineOptions(
             workers=workers,
@@ -292,14 +292,14 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
     can't be put there.
     """
     from facepipe.batch.job import Job
-    from facepipe.batch.sort import Way, carry_out, finish_move, plan_sorting, require_source
+    from facepipe.batch.sort import TransferMode, finish_move, plan_sorting, require_source, transfer
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")
-    way = Way.LINK if link else Way.MOVE if move else Way.COPY
+    way = TransferMode.LINK if link else TransferMode.MOVE if move else TransferMode.COPY
     count, failed, total, there = 0, 0, 0, 0
     with Job(job_folder) as job:
-        carry = require_source if dry_run else partial(carry_out, way=way, job=job)
+        carry = require_source if dry_run else partial(transfer, way=way, job=job)
         finished = None if dry_run else finish_move(job, target)
         if finished is not None:
             echo(f"{finished.source} -> {finished.target}")

@@ -59,7 +59,7 @@ def enroll(
     PHOTOS is a folder with one sub-folder per person, or, with --name, photos, folders and globs
     of one person. With --cluster, a group of unknown faces becomes the person --name.
     """
-    from facepipe.enrollment import Outcome, enrol
+    from facepipe.enrollment import Outcome, enroll
 
     if cluster is not None:
         if photos or csv_file or name is None:
@@ -69,7 +69,7 @@ def enroll(
     wanted = _photos_to_enroll(photos, name, csv_file, exclude)
     counts = dict.fromkeys(Outcome, 0)
     with setup.pipeline(gallery_path, create=True) as pipeline:
-        reports = enrol(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
+        reports = enroll(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
         for report in with_progress(reports, len(wanted), "enrolling"):
             counts[report.outcome] += 1
             if as_json:

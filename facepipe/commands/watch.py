@@ -41,7 +41,7 @@ def watch(
     The job and the results in DIR are those of `facepipe batch FOLDER --out DIR`: what is there already is
     worked through first, and either command goes on where the other was.
     """
-    from facepipe.batch.analysis import LookOptions
+    from facepipe.batch.analysis import AnalysisOptions
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
@@ -51,7 +51,7 @@ def watch(
     options = BatchOptions(
         exclude=exclude,
         allow_missing=allow_missing,
-        look=LookOptions(max_pixels=setup.max_pixels()),
+        look=AnalysisOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
     )
     require_places(out)

@@ -20,7 +20,7 @@ from facepipe.evaluation.metrics.landmarks import LandmarkSummary, landmark_erro
 from facepipe.evaluation.metrics.wider import WiderGroundTruth, WiderResult, wider_ap, wider_key
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
-from facepipe.retinaface.nms import best_faces
+from facepipe.retinaface.nms import nms
 
 Setting = Literal["original", "letterbox640", "short1600"]
 SETTINGS: tuple[str, ...] = get_args(Setting)
@@ -198,4 +198,4 @@ def _better_of_both(first: Faces, second: Faces, iou: float) -> Faces:
         np.concatenate([first.scores, second.scores]),
         np.concatenate([first.landmarks, second.landmarks]),
     )
-    return best_faces(both, iou)
+    return nms(both, iou)

@@ -235,7 +235,7 @@ def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
     }
     if evaluation.robustness:
         record["robustness"] = {
-            row.damage: {
+            row.corruption: {
                 "accuracy": round(row.accuracy, 4),
                 "at_the_clean_threshold": round(row.accuracy_at_clean, 4),
                 "tar_at_far": _rates(row.tar_at_far),

@@ -137,7 +137,7 @@ def robustness_rows(evaluation: EncoderEvaluation) -> list[Row]:
     """Damage, photos without a face, accuracies, true accepts."""
     return [
         (
-            row.damage,
+            row.corruption,
             str(row.failed_photos),
             _percent(row.accuracy),
             _percent(row.accuracy_at_clean),

@@ -13,7 +13,7 @@ import numpy as np
 from facepipe.core.errors import DataError
 from facepipe.core.faces import Faces, FloatArray
 from facepipe.core.files import temporary_folder
-from facepipe.enrollment import Outcome, enrol, photos_in_folders
+from facepipe.enrollment import Outcome, enroll, photos_in_folders
 from facepipe.gallery import Gallery
 from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline, card_identity
@@ -86,7 +86,7 @@ def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[
     with temporary_folder(Path(tempfile.gettempdir())) as temporary:
         path = temporary / "gallery"
         with Gallery.open(path, card_identity(pipeline.encoder.card), create=True) as gallery:
-            reports = list(enrol(FacePipeline(pipeline.detector, pipeline.encoder, gallery), enrolled))
+            reports = list(enroll(FacePipeline(pipeline.detector, pipeline.encoder, gallery), enrolled))
             taken = sum(report.outcome is Outcome.ENROLLED for report in reports)
             known = _probes(pipeline, folder / "probe" / "known")
             strangers = _probes(pipeline, folder / "probe" / "strangers")

@@ -12,7 +12,7 @@ import numpy as np
 from facepipe.core.faces import UInt8Array
 from facepipe.evaluation.main_faces import MainFaces, Watch, find_main_faces
 from facepipe.evaluation.metrics.verification import PhotoPair, TarAtFar, pair_distances, verification
-from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.corruption import CorruptionConfig, corrupt
 from facepipe.pipeline import FacePipeline
 
 BLUR = 2 / 112
@@ -25,7 +25,7 @@ class RobustnessRow:
     """The pairs, both photos of each damaged alike.
 
     Attributes:
-        damage: In words.
+        corruption: In words.
         failed_photos: In which no face was found any more.
         accuracy: As `VerificationResult`; thresholds are chosen on the damaged pairs.
         accuracy_error: Likewise.
@@ -33,7 +33,7 @@ class RobustnessRow:
         tar_at_far: As `VerificationResult`.
     """
 
-    damage: str
+    corruption: str
     failed_photos: int
     accuracy: float
     accuracy_error: float | None
@@ -94,9 +94,9 @@ def damages() -> dict[str, Callable[[UInt8Array], UInt8Array]]:
 
 
 def _only(**chosen: float | tuple[int, int]) -> Callable[[UInt8Array], UInt8Array]:
-    nothing = {name: 0.0 for name in DamageConfig.__dataclass_fields__ if name.endswith("_share")}
-    config = DamageConfig(**{**nothing, **chosen})  # type: ignore[arg-type]
-    return lambda crop: damage(crop, config, np.random.default_rng(0))
+    nothing = {name: 0.0 for name in CorruptionConfig.__dataclass_fields__ if name.endswith("_share")}
+    config = CorruptionConfig(**{**nothing, **chosen})  # type: ignore[arg-type]
+    return lambda crop: corrupt(crop, config, np.random.default_rng(0))
 
 
 def _blurred(crop: UInt8Array) -> UInt8Array:

@@ -12,7 +12,7 @@ from facepipe.core.faces import UInt8Array
 
 
 @dataclass(frozen=True, slots=True)
-class DamageConfig:
+class CorruptionConfig:
     """How pixels are damaged: the share of faces each kind befalls, and how badly.
 
     Attributes:
@@ -45,14 +45,14 @@ class DamageConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             if field.name.endswith("_share") and not 0 <= getattr(self, field.name) <= 1:
-                raise UsageError(f"damage.{field.name}: expected 0..1, got {getattr(self, field.name)}")
+                raise UsageError(f"corruption.{field.name}: expected 0..1, got {getattr(self, field.name)}")
         for name in ("low_resolution_px", "jpeg_quality"):
             low, high = getattr(self, name)
             if not 1 <= low <= high:
-                raise UsageError(f"damage.{name}: expected two rising numbers from 1, got {low}, {high}")
+                raise UsageError(f"corruption.{name}: expected two rising numbers from 1, got {low}, {high}")
 
 
-def damage(face: UInt8Array, config: DamageConfig, rng: np.random.Generator) -> UInt8Array:
+def corrupt(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator) -> UInt8Array:
     """A damaged copy of an RGB face (size, size, 3); the same `rng` state gives the same damage."""
     # All shares are drawn first: changing one of them leaves the others' choices alone.
     mask, glasses, light, gray, blur, low, jpeg = rng.random(7)
@@ -76,7 +76,7 @@ def damage(face: UInt8Array, config: DamageConfig, rng: np.random.Generator) -> 
     return face if face.shape[0] == side else _resized(face, side)
 
 
-def _relit(face: UInt8Array, config: DamageConfig, rng: np.random.Generator) -> UInt8Array:
+def _relit(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator) -> UInt8Array:
     contrast = 1 + rng.uniform(-config.contrast, config.contrast)
     gain = contrast * (1 + rng.uniform(-config.cast, config.cast, 3))
     offset = 128 * (1 - contrast) + rng.uniform(-config.brightness, config.brightness)

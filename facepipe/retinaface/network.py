@@ -143,7 +143,7 @@ class ResNet50Stages(nn.Module):
         return [c0, c1, c2, t.layer4(c2)]
 
 
-class DetailBranch(nn.Module):
+class SmallFaceBranch(nn.Module):
     """YuNet (Wu et al., Machine Intelligence Research 20, 2023) up to its finest map before its heads.
 
     MobileNetV1-0.25 has 32 channels at a stride of 4, too few to tell faces of some ten pixels; this has 64.
@@ -250,7 +250,7 @@ class RetinaFace(nn.Module):
         backbone: MobileNetV1Stages | ResNet50Stages,
         width: int,
         slope: float,
-        detail: DetailBranch | None = None,
+        detail: SmallFaceBranch | None = None,
         finest: Convolution = conv_bn,
     ) -> None:
         super().__init__()
@@ -291,7 +291,7 @@ class RetinaFace(nn.Module):
         ssh = tuple(m(p) for m, p in zip(self.contexts, before, strict=True))
         return RetinaFaceFeatures(maps, fpn, ssh, detail)
 
-    def parts_of_finest(self) -> list[nn.Module]:
+    def stride8_modules(self) -> list[nn.Module]:
         """All that what is said at the finest stride depends on; SSH and heads of the others are left."""
         branch = [] if self.detail is None else [self.detail, self.detail_laterals]
         heads = [self.box_heads[0], self.class_heads[0], self.landmark_heads[0]]
@@ -304,7 +304,7 @@ class RetinaFace(nn.Module):
         return RetinaFaceOutput(*torch.split(torch.cat(rows, dim=1), _HEADS, dim=-1))
 
 
-def raise_coarse(network: RetinaFace, logit: float) -> None:
+def add_class_bias(network: RetinaFace, logit: float) -> None:
     """Add to what the strides of 16 and 32 say of faces: those of all sizes are ranked by one score."""
     with torch.no_grad():
         for head in network.class_heads[1:]:
@@ -349,12 +349,12 @@ def retinaface_mobilenet025() -> RetinaFace:
 
 
 def retinaface_mobilenet025_detail() -> RetinaFace:
-    """The same with a `DetailBranch` and `separated` finest parts: 0.441 M parameters.
+    """The same with a `SmallFaceBranch` and `separated` finest parts: 0.441 M parameters.
 
     A fifth more operations than `retinaface_mobilenet025`.
     """
     stages = MobileNetV1Stages(stem=8, slope=0.1)
-    return RetinaFace(stages, width=64, slope=0.1, detail=DetailBranch(), finest=separated)
+    return RetinaFace(stages, width=64, slope=0.1, detail=SmallFaceBranch(), finest=separated)
 
 
 def retinaface_mobilenet025_relu() -> RetinaFace:

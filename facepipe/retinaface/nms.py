@@ -33,12 +33,12 @@ def non_maximum_suppression(
     return order[kept]
 
 
-def best_faces(candidates: Faces, iou_threshold: float) -> Faces:
+def nms(candidates: Faces, iou_threshold: float) -> Faces:
     """The faces that non-maximum suppression leaves, most confident first, as they are."""
     return candidates.select(non_maximum_suppression(candidates.boxes_xyxy, candidates.scores, iou_threshold))
 
 
-def agreed_faces(
+def box_voting(
     candidates: Faces,
     iou_threshold: float,
     score_threshold: float,
@@ -84,7 +84,7 @@ def _agree(
     candidates: Faces,
     weights: FloatArray,
 ) -> None:
-    """Change faces, which are these rows of the candidates, to what all of those say; see `agreed_faces`."""
+    """Change faces, which are these rows of the candidates, to what all of those say; see `box_voting`."""
     own = np.arange(len(rows)), rows
     overlap = iou(boxes[:, None], candidates.boxes_xyxy)
     overlap[own] = 1  # of a box without area it is 0

@@ -66,7 +66,7 @@ class VectorIndex:
         self._half_squares = _Column(np.zeros(0, np.float32))  # Infinite where removed.
         self._saved_vectors, self._vectors = none, _Column(none)  # Those of the file, and later ones.
         self._removed = 0
-        self._sketch: _Sketch | None = None
+        self._sketch: _PQIndex | None = None
         self._sketching: _Sketching | None = None
 
     def __len__(self) -> int:
@@ -155,7 +155,7 @@ class VectorIndex:
         index._saved_vectors = columns.vectors
         index._removed = int(np.isinf(columns.half_squares).sum())
         if len(columns.codebook):
-            index._sketch = _Sketch.of_columns(columns)
+            index._sketch = _PQIndex.of_columns(columns)
         return index
 
     # Searching; a row is the place of a vector in the index
@@ -183,7 +183,7 @@ class VectorIndex:
         return np.take_along_axis(rows, _largest(scores, wanted), axis=1)
 
     def _nearest_by_sketch(
-        self, sketch: _Sketch, queries: FloatArray, wanted: int, excluded: IdArray
+        self, sketch: _PQIndex, queries: FloatArray, wanted: int, excluded: IdArray
     ) -> IdArray:
         """As `_nearest_of_all`, of the sketch's candidates only; of all where too few of them count."""
         candidates = sketch.search(queries, max(CANDIDATES, 4 * wanted))
@@ -269,7 +269,7 @@ def is_far_behind(saved: SavedExtent, added: int, removed: int) -> bool:
     return changed * _SAVED_SHARE > saved.rows or misses_sketch
 
 
-class _Sketch:
+class _PQIndex:
     """Product quantisation: two dimensions of a vector are told by the nearest of 16 points, in 4 bits.
 
     FAISS keeps the codes shuffled, so that one instruction looks up 32 of them. Here they are kept as rows
@@ -344,11 +344,11 @@ class _Sketching:
 
     def __init__(self, chunks: list[tuple[int, FloatArray]], dimensions: int) -> None:
         self._chunks = chunks
-        self._sketch: _Sketch | None = None
+        self._sketch: _PQIndex | None = None
         self._thread = threading.Thread(target=self._run, name="facepipe index", daemon=True)
         self._thread.start()
 
-    def result(self, wait: bool) -> _Sketch | None:
+    def result(self, wait: bool) -> _PQIndex | None:
         """The sketch once it is made."""
         if wait:
             self._thread.join()
@@ -357,7 +357,7 @@ class _Sketching:
     def _run(self) -> None:
         total = sum(len(vectors) for _, vectors in self._chunks)
         every = max(1, total // _TRAINING_ROWS)
-        sketch = _Sketch.trained(np.concatenate([vectors[::every] for _, vectors in self._chunks]))
+        sketch = _PQIndex.trained(np.concatenate([vectors[::every] for _, vectors in self._chunks]))
         for _, vectors in self._chunks:
             sketch.add(vectors)
         self._sketch = sketch

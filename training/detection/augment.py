@@ -144,7 +144,7 @@ def _turn(size_px: int, degrees: float) -> npt.NDArray[np.float64]:
     return np.asarray(cv2.getRotationMatrix2D(centre, degrees, 1.0), np.float64)
 
 
-def _recolour(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
+def _color_jitter(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
     """The picture in other light, in a share of cases."""
     if rng.random() < config.gray_share:
         gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
@@ -221,7 +221,7 @@ def _cut(pixels: UInt8Array, window: Window, config: AugmentConfig, rng: np.rand
     to_x0, to_y0 = min(to_x0, size - 1), min(to_y0, size - 1)
     to_w = max(1, min(size - to_x0, round((x1 - x0) * scale_x)))
     to_h = max(1, min(size - to_y0, round((y1 - y0) * scale_y)))
-    part = _recolour(_scaled(pixels[y0:y1, x0:x1], (to_w, to_h)), config, rng)
+    part = _color_jitter(_scaled(pixels[y0:y1, x0:x1], (to_w, to_h)), config, rng)
     if part.shape[0] == part.shape[1] == size:
         return part
     canvas = np.empty((size, size, 3), np.uint8)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from facepipe.core.errors import UsageError
-from facepipe.retinaface.network import DetailBranch, RetinaFace
+from facepipe.retinaface.network import RetinaFace, SmallFaceBranch
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
 from facepipe.training.detection.losses import hint_loss
 from facepipe.training.distillation.onnx_teacher import open_onnx
@@ -39,7 +39,7 @@ class DetailConfig:
         hints_first, hints_last: Weight of the hints at the first and the last step, linear between.
         alone: Train the branch and nothing else, to begin with; labels count for nothing.
         forced_share: With `alone`, the first part of the run, 0..1, in which each block is fed the teacher's
-            map instead of the one before it, as in `LossConfig.hints_forced`.
+            map instead of the one before it, as in `LossConfig.teacher_forcing`.
     """
 
     weights: Path | None = None
@@ -74,7 +74,7 @@ class DetailTeacher:
         UsageError: No file is named, or the maps are not of the branch's shapes.
     """
 
-    def __init__(self, config: DetailConfig, branch: DetailBranch, device: torch.device) -> None:
+    def __init__(self, config: DetailConfig, branch: SmallFaceBranch, device: torch.device) -> None:
         if config.weights is None:
             raise UsageError("the detail branch has no teacher: name an ONNX file of YuNet (detail.weights)")
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
@@ -100,7 +100,7 @@ class TrainedBranch(nn.Module):
         branch_of(network).requires_grad_(True)
 
     def forward(self, images: Tensor, given: Sequence[Tensor]) -> list[Tensor]:
-        """Preprocessed images to the map of every block; see `DetailBranch.forward` for `given`."""
+        """Preprocessed images to the map of every block; see `SmallFaceBranch.forward` for `given`."""
         return branch_of(self.network)(images, given)  # type: ignore[no-any-return]
 
 
@@ -164,7 +164,7 @@ class BranchTask:
         return ", ".join(batch.files)
 
 
-def branch_of(network: RetinaFace) -> DetailBranch:
+def branch_of(network: RetinaFace) -> SmallFaceBranch:
     """The detail branch.
 
     Raises:
@@ -177,7 +177,7 @@ def branch_of(network: RetinaFace) -> DetailBranch:
     return network.detail
 
 
-def _check_shapes(maps: Sequence[Tensor], branch: DetailBranch, config: DetailConfig) -> None:
+def _check_shapes(maps: Sequence[Tensor], branch: SmallFaceBranch, config: DetailConfig) -> None:
     with torch.no_grad():
         ours = [tuple(m.shape[1:]) for m in branch.eval()(torch.zeros(1, 3, 64, 64))]
     branch.train()

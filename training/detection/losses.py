@@ -32,9 +32,9 @@ class LossConfig:
         hints_first, hints_last: Weight of the feature hints at the first and the last step, linear between.
         hints_from: Maps that are compared with the teacher's: "pyramid", those of FPN and SSH, or "all",
             those of the backbone's blocks too, for a teacher of the same layers.
-        hints_forced: With "all", feed each of MobileNetV1's blocks, FPN, SSH and the heads with the teacher's
-            map in place of the one before it: parts learn apart, none waits for those before it (Li et al.,
-            arXiv:1911.13053).
+        teacher_forcing: With "all", feed each of MobileNetV1's blocks, FPN, SSH and the heads with the
+            teacher's map in place of the one before it: parts learn apart, none waits for those before it
+            (Li et al., arXiv:1911.13053).
     """
 
     classes: float = 1.0
@@ -48,18 +48,18 @@ class LossConfig:
     hints_first: float = 1.0
     hints_last: float = 0.05
     hints_from: Literal["pyramid", "all"] = "pyramid"
-    hints_forced: bool = False
+    teacher_forcing: bool = False
 
     def __post_init__(self) -> None:
         parts = (self.classes, self.boxes, self.landmarks, self.hints_first, self.hints_last)
         soft = (self.distil_classes, self.distil_boxes, self.distil_landmarks)
         if min(*parts, *soft) < 0 or self.negatives_per_positive < 1:
             raise UsageError("loss: expected weights from 0 and negatives_per_positive from 1")
-        if self.hints_forced and self.hints_from != "all":
-            raise UsageError("loss.hints_forced feeds every map: set loss.hints_from=all")
+        if self.teacher_forcing and self.hints_from != "all":
+            raise UsageError("loss.teacher_forcing feeds every map: set loss.hints_from=all")
 
 
-def label_losses(
+def multibox_loss(
     output: RetinaFaceOutput,
     targets: Targets,
     config: LossConfig,
@@ -85,7 +85,7 @@ def label_losses(
     }
 
 
-def teacher_losses(
+def distillation_loss(
     output: RetinaFaceOutput, teacher: RetinaFaceOutput, targets: Targets, config: LossConfig
 ) -> dict[str, Tensor]:
     """Weighted parts against a teacher's soft outputs at every anchor where it agrees with the labels.

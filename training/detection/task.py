@@ -15,7 +15,7 @@ from facepipe.training.detection.augment import AugmentConfig
 from facepipe.training.detection.config import Frozen
 from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from facepipe.training.detection.detail import DetailConfig, DetailTeacher, branch_of
-from facepipe.training.detection.losses import LossConfig, hint_loss, label_losses, teacher_losses
+from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
 from facepipe.training.detection.targets import MatchConfig, match_batch
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
@@ -137,7 +137,7 @@ class DetectorTask:
         all_hints = teacher is not None and config.loss.hints_from == "all"
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
-        self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.hints_forced else ()
+        self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.teacher_forcing else ()
         projections = _projections(network, teacher.network) if teacher else []
         module = TrainedDetector(network, projections, shows_backbone=all_hints)
         self.module = _placed(module, self._device)
@@ -148,7 +148,7 @@ class DetectorTask:
     def pretrained_parts(self) -> list[nn.Module]:
         """The backbone, or all that the finest stride depends on."""
         network = self.module.network
-        return network.parts_of_finest() if self._frozen == "finest" else [network.backbone]
+        return network.stride8_modules() if self._frozen == "finest" else [network.backbone]
 
     def batches(self, first_step: int) -> Batches[DetectionBatch]:
         """Endless crops of this process; a resumed run sees what it would have seen."""
@@ -159,11 +159,11 @@ class DetectorTask:
         config = self._config.loss
         pixels = batch.pixels.to(self._device, non_blocking=True)
         teacher_maps, teacher_output = self._teacher(pixels) if self._teacher else ([], None)
-        maps, output, detail = module(self._input(pixels), teacher_maps if config.hints_forced else ())
+        maps, output, detail = module(self._input(pixels), teacher_maps if config.teacher_forcing else ())
         targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
-        parts = label_losses(output, targets, config, self._variances)
+        parts = multibox_loss(output, targets, config, self._variances)
         if teacher_output is not None:
-            parts |= teacher_losses(output, teacher_output, targets, config)
+            parts |= distillation_loss(output, teacher_output, targets, config)
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
             parts["hint"] = weight * self._hint_loss(*map(self._comparable, (maps, teacher_maps)))
         if self._detail and self._detail_teacher:
@@ -215,13 +215,15 @@ def _check_teacher(
     if teacher is None:
         if not all(d.labelled for d in data):
             raise UsageError("a data set without labels trains only with a teacher")
-        if config.hints_forced:
-            raise UsageError("loss.hints_forced feeds a teacher's maps: name a teacher (teacher.weights)")
+        if config.teacher_forcing:
+            raise UsageError("loss.teacher_forcing feeds a teacher's maps: name a teacher (teacher.weights)")
         return
     if config.hints_from == "all" and _shown(teacher.network) != _shown(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
-    if config.hints_forced and not isinstance(student.backbone, MobileNetV1Stages):
-        raise UsageError("loss.hints_forced feeds MobileNetV1's blocks: set network.architecture accordingly")
+    if config.teacher_forcing and not isinstance(student.backbone, MobileNetV1Stages):
+        raise UsageError(
+            "loss.teacher_forcing feeds MobileNetV1's blocks: set network.architecture accordingly"
+        )
     soft = config.distil_classes + config.distil_boxes + config.distil_landmarks
     if soft and teacher.anchors != anchors:
         raise UsageError(

@@ -42,7 +42,7 @@ from facepipe.training.engine.optimizer import (
     restore_optimiser,
     set_rate,
 )
-from facepipe.training.engine.signals import StopWish, stop_wish
+from facepipe.training.engine.signals import StopRequest, stop_wish
 from facepipe.training.engine.stream import Batches
 from facepipe.training.engine.task import Progress, Task
 
@@ -122,7 +122,7 @@ class TrainingLoop(Generic[Batch]):
                 self._train(batches, wish)
         return self.best
 
-    def _train(self, batches: Batches[Batch], wish: StopWish) -> None:
+    def _train(self, batches: Batches[Batch], wish: StopRequest) -> None:
         config, window = self.config, _Window()
         self._validate_when_due(wish)  # a run that was stopped may owe it
         started = time.perf_counter()
@@ -155,7 +155,7 @@ class TrainingLoop(Generic[Batch]):
         if not self.step:
             raise KeyboardInterrupt
 
-    def _ready(self, batches: Batches[Batch], wish: StopWish) -> list[Batch] | None:
+    def _ready(self, batches: Batches[Batch], wish: StopRequest) -> list[Batch] | None:
         """The batches of the next step, for which the network is ready; None: the run ends here."""
 
         def make_ready() -> list[Batch]:
@@ -169,7 +169,7 @@ class TrainingLoop(Generic[Batch]):
         work = self._attempt(make_ready, wish)
         return None if any_rank(work is None, self._device) else work
 
-    def _attempt(self, work: Callable[[], Result], wish: StopWish) -> Result | None:
+    def _attempt(self, work: Callable[[], Result], wish: StopRequest) -> Result | None:
         """Do something between two steps, where a run can be saved; None: it was interrupted or failed."""
         if self._failure is not None:
             return None
@@ -280,7 +280,7 @@ class TrainingLoop(Generic[Batch]):
             self._log_file.write(self.step, self.seconds, figures)
             self.on_log({"step": self.step, "seconds": round(self.seconds, 1), **figures})
 
-    def _validate_when_due(self, wish: StopWish) -> None:
+    def _validate_when_due(self, wish: StopRequest) -> None:
         due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
         if not is_main() or not due or self._validated == self.step:
             return

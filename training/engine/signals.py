@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Any
 
 
-class StopWish:
+class StopRequest:
     """Whether somebody has asked the run to end; a second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class StopWish:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopWish]:
+def stop_wish() -> Iterator[StopRequest]:
     """While the block runs, Ctrl-C and SIGTERM set the wish instead of killing the process."""
-    wish = StopWish()
+    wish = StopRequest()
     with _handled_by(wish, signal.SIGINT, signal.SIGTERM):
         yield wish
 

@@ -11,7 +11,7 @@ from facepipe.core.faces import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class ShakeConfig:
+class JitterConfig:
     """How an alignment is shaken; the numbers are standard deviations, cut off at twice their size.
 
     Attributes:
@@ -28,12 +28,12 @@ class ShakeConfig:
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip_share <= 1:
-            raise UsageError(f"shake.flip_share: expected 0..1, got {self.flip_share}")
+            raise UsageError(f"jitter.flip_share: expected 0..1, got {self.flip_share}")
         if min(self.rotation_rad, self.scale, self.shift) < 0:
             raise UsageError("shake: expected rotation_rad, scale and shift from 0")
 
 
-def shake_matrix(size_px: int, config: ShakeConfig, rng: np.random.Generator) -> FloatArray:
+def jitter_matrix(size_px: int, config: JitterConfig, rng: np.random.Generator) -> FloatArray:
     """A random similarity (3, 3) about the middle of the network's input, perhaps mirrored."""
     mirrored = rng.random() < config.flip_share
     draws = np.clip(rng.normal(size=4), -2, 2)

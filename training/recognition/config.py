@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from facepipe.core.errors import UsageError
-from facepipe.images.corruption import DamageConfig
+from facepipe.images.corruption import CorruptionConfig
 from facepipe.training.engine.config import quoted, read_configuration
 from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.optimizer import OptimiserConfig
-from facepipe.training.recognition.augment import ShakeConfig
+from facepipe.training.recognition.augment import JitterConfig
 from facepipe.training.recognition.losses import LossConfig
 from facepipe.training.recognition.sampling import BatchConfig
 from facepipe.training.recognition.teacher import TeacherConfig
@@ -120,8 +120,8 @@ class EncoderConfig:
     device: str = "auto"
     held_out_share: float = 0.01
     batch: BatchConfig = field(default_factory=BatchConfig)
-    shake: ShakeConfig = field(default_factory=ShakeConfig)
-    damage: DamageConfig = field(default_factory=DamageConfig)
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)

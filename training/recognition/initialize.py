@@ -87,7 +87,7 @@ def encoder_of_checkpoints(paths: list[Path]) -> Encoder:
     return _of_checkpoints(paths)[1]
 
 
-def settled(config: NetworkConfig, start: Encoder) -> NetworkConfig:
+def resolve_config(config: NetworkConfig, start: Encoder) -> NetworkConfig:
     """The configuration with nothing left open: a checkpoint must say what its numbers mean."""
     trunk = start.network.trunk
     dense = trunk if isinstance(trunk, DenseResidual) else None

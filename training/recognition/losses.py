@@ -25,9 +25,9 @@ class LossConfig:
     Attributes:
         cosine: 1 - cosine to the teacher's vector.
         hints_first, hints_last: Feature hints, at the start and at the end of the run, linear between.
-        hints_forced: Feed each block of the student (facenet_mobilefacenet or facenet_mobilenetv1) with the
-            teacher's map in place of the one before it: blocks learn apart, none waits for those before it
-            (Li et al., arXiv:1911.13053).
+        teacher_forcing: Feed each block of the student (facenet_mobilefacenet or facenet_mobilenetv1)
+            with the teacher's map in place of the one before it: blocks learn apart, none waits for those
+            before it (Li et al., arXiv:1911.13053).
             The teacher's maps are all of the student's, of its widths; the student sees undamaged faces.
         relation: Similarities within the batch, against the teacher's.
         triplet: People apart by `triplet_margin`.
@@ -43,7 +43,7 @@ class LossConfig:
     cosine: float = 3.0
     hints_first: float = 1.0
     hints_last: float = 0.05
-    hints_forced: bool = False
+    teacher_forcing: bool = False
     relation: float = 0.0
     triplet: float = 0.0
     mining: Mining = "semi_hard"

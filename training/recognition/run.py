@@ -19,7 +19,7 @@ from facepipe.training.engine.signals import sigterm_interrupts
 from facepipe.training.engine.task import Progress
 from facepipe.training.recognition.config import EncoderConfig, FaceDataConfig
 from facepipe.training.recognition.crops import FaceCrops, read_same_person
-from facepipe.training.recognition.initialize import Encoder, initial_encoder, settled
+from facepipe.training.recognition.initialize import Encoder, initial_encoder, resolve_config
 from facepipe.training.recognition.sources import CropSource, DetectionSource, FaceSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig, check_objectives
 from facepipe.training.recognition.validation import PairValidator
@@ -56,7 +56,7 @@ def train_encoder(
     with sigterm_interrupts(), process_group(config.device) as device, only_run_in(folder):
         torch.manual_seed(config.loop.seed)
         start = initial_encoder(config.network)
-        config = replace(config, network=settled(config.network, start))
+        config = replace(config, network=resolve_config(config.network, start))
         with main_first():
             task = build_task(config, start, device)
         if config.network.initial != "random" and not resume:
@@ -95,7 +95,9 @@ def build_task(config: EncoderConfig, start: Encoder, device: torch.device) -> R
         start.network,
         start.input,
         crops,
-        RecognitionTaskConfig(config.batch, config.shake, config.damage, config.loss, config.held_out_share),
+        RecognitionTaskConfig(
+            config.batch, config.jitter, config.corruption, config.loss, config.held_out_share
+        ),
         batch_size=config.loop.batch_size,
         seed=config.loop.seed,
         workers=config.loop.workers,

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from facepipe.align import MARGINS, cut
 from facepipe.core.errors import DataError, UsageError
-from facepipe.images.corruption import DamageConfig, damage
+from facepipe.images.corruption import CorruptionConfig, corrupt
 from facepipe.training.engine.stream import naming
-from facepipe.training.recognition.augment import ShakeConfig, shake_matrix
+from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
 
 Indices = npt.NDArray[np.int64]
@@ -128,8 +128,8 @@ class FaceSampler:
         crops: FaceCrops,
         plan: BatchPlan,
         size_px: int,
-        shake: ShakeConfig,
-        damage: DamageConfig,
+        jitter: JitterConfig,
+        corruption: CorruptionConfig,
         seed: int,
         *,
         margin: float = MARGINS["arcface_112"],
@@ -137,7 +137,7 @@ class FaceSampler:
     ) -> None:
         self.crops, self._plan, self._size_px = crops, plan, size_px
         self._margin, self._with_clean = margin, with_clean
-        self._shake, self._damage, self._seed = shake, damage, seed
+        self._jitter, self._corruption, self._seed = jitter, corruption, seed
 
     def batch(self, number: int) -> FaceBatch:
         """See `facepipe.training.engine.stream.BatchSource`."""
@@ -153,12 +153,12 @@ class FaceSampler:
         return [self.crops.names[index] for index in self._plan[number]]
 
     def _faces(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """One face, shaken, without and with damage."""
+        """One face, jittered, as it is and corrupted."""
         rng = np.random.default_rng([self._seed, _AUGMENT, number])
         with naming(self.crops.names[index]):
-            matrix = shake_matrix(self._size_px, self._shake, rng)
+            matrix = jitter_matrix(self._size_px, self._jitter, rng)
             clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
-            return clean, damage(clean, self._damage, rng)
+            return clean, corrupt(clean, self._corruption, rng)
 
 
 def grouped_by_person(people: Indices, crops: Indices) -> list[Indices]:

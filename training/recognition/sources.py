@@ -18,7 +18,7 @@ from facepipe.detector import FaceDetector
 from facepipe.evaluation.labels import read_labels
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
-from facepipe.quality import EnrolRules
+from facepipe.quality import EnrollRules
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")
@@ -128,7 +128,7 @@ class PhotoSource:
     labelled: bool
     crop_px: int
     detector: str = DEFAULT_DETECTOR
-    min_score: float = EnrolRules().min_score
+    min_score: float = EnrollRules().min_score
     photos: tuple[Path, ...] | None = None
 
     def signatures(self) -> Iterator[str]:

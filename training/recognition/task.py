@@ -15,11 +15,11 @@ from facepipe.align import MARGINS, cut
 from facepipe.core.errors import DataError, UsageError
 from facepipe.evaluation.metrics.distances import area_under_roc
 from facepipe.facenet.network import FaceNet, MobileFaceNetTrunk, MobileNetV1Trunk112
-from facepipe.images.corruption import DamageConfig
+from facepipe.images.corruption import CorruptionConfig
 from facepipe.training.engine.distributed import sum_over_ranks, world_size
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
-from facepipe.training.recognition.augment import ShakeConfig
+from facepipe.training.recognition.augment import JitterConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
 from facepipe.training.recognition.losses import (
     LossConfig,
@@ -38,11 +38,11 @@ from facepipe.training.recognition.sampling import (
     grouped_by_person,
 )
 from facepipe.training.recognition.teacher import (
-    Lessons,
     TeacherConfig,
     TeacherOutput,
+    TeacherTargets,
     matching_taps,
-    open_lessons,
+    open_teacher_targets,
 )
 from facepipe.weights.cards import InputSpec
 
@@ -61,8 +61,8 @@ class RecognitionTaskConfig:
     """
 
     batch: BatchConfig = field(default_factory=BatchConfig)
-    shake: ShakeConfig = field(default_factory=ShakeConfig)
-    damage: DamageConfig = field(default_factory=DamageConfig)
+    jitter: JitterConfig = field(default_factory=JitterConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     held_out_share: float = 0.01
 
@@ -164,15 +164,17 @@ class RecognitionTask:
         plan = BatchPlan(crops.people, trained, config.batch, size=batch_size, seed=seed)
         self.samples_per_epoch = len(trained)
         self._trained_crops = trained
-        self._lessons: Lessons | None = None
+        self._lessons: TeacherTargets | None = None
         if teacher and config.loss.needs_teacher:
-            self._lessons = open_lessons(teacher, crops, input_spec, self._margin, cache, self._device)
+            self._lessons = open_teacher_targets(
+                teacher, crops, input_spec, self._margin, cache, self._device
+            )
         self._sampler = FaceSampler(
             crops,
             plan,
             self._size_px,
-            config.shake,
-            config.damage,
+            config.jitter,
+            config.corruption,
             seed,
             margin=self._margin,
             with_clean=self._lessons is not None and self._lessons.wants_clean,
@@ -193,7 +195,7 @@ class RecognitionTask:
         """Weighted parts against the teacher and the labels."""
         people = batch.people.to(self._device)
         truth = self._lessons.of_batch(batch) if self._lessons else None
-        if truth is not None and self._config.loss.hints_forced:
+        if truth is not None and self._config.loss.teacher_forcing:
             assert batch.clean is not None
             vectors, maps, of_head = module(self._input(batch.clean), people, truth.taps)
         else:
@@ -307,7 +309,7 @@ class RecognitionTask:
             if teacher is not None and self._lessons is not None:
                 truth = self._lessons.of_batch(batch)
                 _check_dimensions(ours.vectors, truth.vectors)
-                if config.hints_forced:
+                if config.teacher_forcing:
                     _check_forced(network, ours.taps, truth.taps)
                 else:
                     taps = matching_taps(teacher, ours.taps, truth.taps)
@@ -402,8 +404,8 @@ def check_objectives(loss: LossConfig, batch: BatchConfig, teacher: TeacherConfi
             f"hints compare inner maps, and {why}: set loss.hints_first and loss.hints_last to 0, or share "
             "the teacher's view and name its maps"
         )
-    if loss.hints_forced and not loss.needs_hints:
-        raise UsageError("loss.hints_forced teaches by hints: set loss.hints_first above 0")
+    if loss.teacher_forcing and not loss.needs_hints:
+        raise UsageError("loss.teacher_forcing teaches by hints: set loss.hints_first above 0")
     if loss.triplet and not batch.people:
         raise UsageError("loss.triplet needs several faces of a person in a batch: set batch.people")
 
@@ -419,13 +421,13 @@ def _check_people(loss: LossConfig, crops: FaceCrops) -> None:
 def _check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
     if not isinstance(network.trunk, MobileFaceNetTrunk | MobileNetV1Trunk112):
         raise UsageError(
-            "loss.hints_forced feeds blocks one by one: set network.architecture to facenet_mobilenetv1 or "
-            "facenet_mobilefacenet"
+            "loss.teacher_forcing feeds blocks one by one: set network.architecture to facenet_mobilenetv1 "
+            "or facenet_mobilefacenet"
         )
     wanted, given = ([tuple(tap.shape[1:]) for tap in taps] for taps in (ours, theirs))
     if wanted != given:
         raise UsageError(
-            "loss.hints_forced needs all maps of the student: name teacher.taps of shapes "
+            "loss.teacher_forcing needs all maps of the student: name teacher.taps of shapes "
             f"{', '.join('x'.join(map(str, shape)) for shape in wanted)}, in this order; got "
             f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
         )

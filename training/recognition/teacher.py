@@ -102,7 +102,7 @@ class Teacher:
         return TeacherOutput(functional.normalize(vectors.flatten(1)), taps)
 
 
-class Lessons(Protocol):
+class TeacherTargets(Protocol):
     """What is learned from a teacher."""
 
     wants_clean: bool
@@ -124,12 +124,12 @@ class SharedView:
         self._teacher, self._crops, self._margin = teacher, crops, margin
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
-        """See `Lessons`."""
+        """See `TeacherTargets`."""
         assert batch.clean is not None
         return self._teacher(batch.clean)
 
     def of_crops(self, indices: Indices) -> Tensor:
-        """See `Lessons`."""
+        """See `TeacherTargets`."""
         parts = np.array_split(indices, -(-len(indices) // _BATCH))
         size = self._teacher.size_px
         return torch.cat([self._teacher(_cut_all(self._crops, p, size, self._margin)).vectors for p in parts])
@@ -148,22 +148,22 @@ class CanonicalView:
         self._vectors = vectors
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
-        """See `Lessons`."""
+        """See `TeacherTargets`."""
         return TeacherOutput(self._vectors[batch.indices.to(self._vectors.device)], [])
 
     def of_crops(self, indices: Indices) -> Tensor:
-        """See `Lessons`."""
+        """See `TeacherTargets`."""
         return self._vectors[torch.from_numpy(indices).to(self._vectors.device)]
 
 
-def open_lessons(
+def open_teacher_targets(
     config: TeacherConfig,
     crops: FaceCrops,
     student_input: InputSpec,
     margin: float,
     cache: Path | None,
     device: torch.device,
-) -> Lessons:
+) -> TeacherTargets:
     """A teacher's lessons on these crops.
 
     Args:

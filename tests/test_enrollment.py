@@ -15,13 +15,13 @@ from pipeline_helpers import noise, shifted, side_by_side, write_broken_photos
 
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import Faces, UInt8Array
-from facepipe.enrollment import EnrolReport, Outcome, PersonPhoto, enrol, photos_in_csv, photos_in_folders
+from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto, enroll, photos_in_csv, photos_in_folders
 from facepipe.gallery import Gallery
 from facepipe.gallery.audit import Remark, audit
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import EnrolRules
+from facepipe.quality import EnrollRules
 from facepipe.runtime.engines import RuntimeChoice
 
 HER = "Eileen Collins"
@@ -55,9 +55,9 @@ def enrol_one(
     name: str = HER,
     *,
     force: bool = False,
-    rules: EnrolRules | None = None,
-) -> EnrolReport:
-    (report,) = enrol(pipeline, [PersonPhoto(name, path)], force=force, rules=rules)
+    rules: EnrollRules | None = None,
+) -> EnrollReport:
+    (report,) = enroll(pipeline, [PersonPhoto(name, path)], force=force, rules=rules)
     return report
 
 
@@ -268,7 +268,7 @@ def test_several_photos_and_people(pipeline: FacePipeline, astronaut: UInt8Array
         write_image(tmp_path / f"{i}.png", shifted(astronaut, 10 * i + 1))
         photos.append(PersonPhoto(name, tmp_path / f"{i}.png"))
     photos.append(PersonPhoto("Her twin", tmp_path / "0.png"))
-    assert [report.outcome for report in enrol(pipeline, photos)] == [Outcome.ENROLLED] * 4
+    assert [report.outcome for report in enroll(pipeline, photos)] == [Outcome.ENROLLED] * 4
     assert stored(pipeline) == {HER: 2, "Her twin": 2}
 
 
@@ -291,7 +291,7 @@ def test_refusals_give_their_reason_and_force_overrules_them(
 ) -> None:
     path = tmp_path / "spoilt.png"
     write_image(path, spoilt(astronaut, reason))
-    rules = EnrolRules(min_score=0.6)  # how sure the detector is of a spoilt face is not the matter here
+    rules = EnrollRules(min_score=0.6)  # how sure the detector is of a spoilt face is not the matter here
     report = enrol_one(pipeline, path, rules=rules)
     assert report.outcome is Outcome.REFUSED
     assert reason in report.reasons
@@ -312,7 +312,7 @@ def test_files_that_are_no_photos_fail_and_the_rest_goes_on(
 ) -> None:
     broken = dict(write_broken_photos(tmp_path, astronaut))
     photos = [PersonPhoto(HER, path) for path in [*broken, tmp_path / "whole.jpg"]]
-    *failed, last = enrol(pipeline, photos)
+    *failed, last = enroll(pipeline, photos)
     for report in failed:
         assert report.outcome is Outcome.FAILED
         assert broken[report.photo.path] in report.sentence
@@ -346,7 +346,7 @@ def test_what_was_reported_is_stored_before_the_next_photo(
         yield PersonPhoto(HER, tmp_path / "her.png")
         raise KeyboardInterrupt
 
-    reports = enrol(pipeline, photos())
+    reports = enroll(pipeline, photos())
     assert next(reports).outcome is Outcome.ENROLLED
     with pytest.raises(KeyboardInterrupt):
         next(reports)
@@ -356,7 +356,7 @@ def test_what_was_reported_is_stored_before_the_next_photo(
 
 def test_enrolling_needs_a_gallery(networks: FacePipeline) -> None:
     with pytest.raises(UsageError, match="enrolling needs a gallery"):
-        next(enrol(networks, []))
+        next(enroll(networks, []))
 
 
 # Reports
@@ -364,9 +364,9 @@ def test_enrolling_needs_a_gallery(networks: FacePipeline) -> None:
 
 def test_reports_for_people_and_programs() -> None:
     photo = PersonPhoto("Zoë", Path("photos/a b.jpg"))
-    refused = EnrolReport(photo, Outcome.REFUSED, ("too_small", "too_blurred"), "too small; too blurred")
+    refused = EnrollReport(photo, Outcome.REFUSED, ("too_small", "too_blurred"), "too small; too blurred")
     assert str(refused) == "refused   Zoë  photos/a b.jpg: too small; too blurred"
-    assert str(EnrolReport(photo, Outcome.ENROLLED)) == "enrolled  Zoë  photos/a b.jpg"
+    assert str(EnrollReport(photo, Outcome.ENROLLED)) == "enrolled  Zoë  photos/a b.jpg"
     assert json.loads(refused.to_json()) == {
         "photo": "photos/a b.jpg",
         "name": "Zoë",
@@ -391,10 +391,10 @@ def test_a_face_like_another_persons_is_stored_with_a_warning(
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         write_image(path, shifted(astronaut, 12 * i))
-    first, second = enrol(pipeline, [PersonPhoto(HER, path) for path in paths[:2]])
+    first, second = enroll(pipeline, [PersonPhoto(HER, path) for path in paths[:2]])
     assert first.warnings == ()
     assert [warning.remark for warning in second.warnings] == [Remark.NEAR_DUPLICATE]
-    (other,) = enrol(pipeline, [PersonPhoto("Somebody else", paths[2])])
+    (other,) = enroll(pipeline, [PersonPhoto("Somebody else", paths[2])])
     assert (other.outcome, other.reasons) == (Outcome.ENROLLED, ())
     (warning,) = other.warnings
     assert (warning.remark, warning.name) == (Remark.LOOKS_LIKE_OTHER, HER)
@@ -409,7 +409,7 @@ def test_pictures_are_kept_only_when_asked(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path, keep: bool
 ) -> None:
     write_image(tmp_path / "her.png", astronaut)
-    list(enrol(pipeline, [PersonPhoto(HER, tmp_path / "her.png")], keep_crops=keep))
+    list(enroll(pipeline, [PersonPhoto(HER, tmp_path / "her.png")], keep_crops=keep))
     assert pipeline.gallery is not None
     (template,) = pipeline.gallery.templates(HER)
     assert (pipeline.gallery.crop(template.id) is not None) == keep
@@ -420,14 +420,14 @@ def test_a_photo_under_a_wrong_name_is_noticed(pipeline: FacePipeline, shared_da
     folder = shared_data / "photos" / "people"
     people = sorted(path.name for path in (folder / "enroll").iterdir())[:5]
     right = [PersonPhoto(n, photo) for n in people for photo in find_photos([folder / "enroll" / n])]
-    reports = [report for report in enrol(pipeline, right) if report.outcome is Outcome.ENROLLED]
+    reports = [report for report in enroll(pipeline, right) if report.outcome is Outcome.ENROLLED]
     assert sum(report.warnings != () for report in reports) <= 0.2 * len(reports)
     wrong = [
         PersonPhoto(people[(i + 1) % 5], photo)
         for i, name in enumerate(people)
         for photo in find_photos([folder / "probe" / "known" / name])[:2]
     ]
-    planted = [report for report in enrol(pipeline, wrong) if report.outcome is Outcome.ENROLLED]
+    planted = [report for report in enroll(pipeline, wrong) if report.outcome is Outcome.ENROLLED]
     noticed = [report for report in planted if report.warnings]
     assert len(noticed) >= 0.6 * len(planted)
     for report in noticed:
@@ -444,7 +444,7 @@ def test_the_audit_finds_who_was_enrolled_under_two_names(pipeline: FacePipeline
         for n in people
         for photo in find_photos([folder / "probe" / "known" / n])[:4]
     ]
-    list(enrol(pipeline, photos))
+    list(enroll(pipeline, photos))
     assert pipeline.gallery is not None
     found = [(couple.first, couple.second) for couple in audit(pipeline.gallery).same_people]
     assert {(n, f"{n} again") for n in people} >= set(found)
