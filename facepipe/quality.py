@@ -90,10 +90,10 @@ class NamingRules:
         min_size_px: Least shorter side of the box.
         min_sharpness: Least `sharpness`, half of what is asked for enrolment: the shipped encoder knows
             blurred faces. How many photos of enrolled people get their name that way, and how few a wrong
-            one, stands in docs/experiments.md. Blurrier faces lie near others of their kind.
+            one, stands in docs/research/experiments.md. Blurrier faces lie near others of their kind.
         max_misfit: Largest `template_misfit`, a turn of about 65 degrees. Of 160 photos of enrolled
             people, three lie between 0.08 and here and are named right; of strangers' faces 32 do, and none
-            is named (docs/experiments.md).
+            is named (docs/research/experiments.md).
         min_margin_l2: By how much farther than the nearest person the next must be: a face between two
             people is nobody's.
     """

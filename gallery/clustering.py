@@ -16,7 +16,7 @@ Float64Array = npt.NDArray[np.float64]
 
 LINK_SHARE = 0.90
 """Mean distance within a group, as a share of the encoder's threshold for naming, of faces good enough to be
-enrolled. A wrong group costs more than two groups of one person (docs/experiments.md)."""
+enrolled. A wrong group costs more than two groups of one person (docs/research/experiments.md)."""
 
 _FARTHEST_L2 = 2.0
 _RANGE_SLACK_L2 = (
@@ -40,7 +40,7 @@ def group_faces(vectors: FloatArray, photos: Sequence[str | None], max_distance_
     still gets both, the one nearer to the group's middle stays. The others are clustered by themselves.
 
     Source of the choice: on 30 people's whole photos and 270 people's crops single linkage and DBSCAN chain
-    look-alikes together, and complete linkage tears people apart (docs/experiments.md).
+    look-alikes together, and complete linkage tears people apart (docs/research/experiments.md).
 
     Args:
         vectors: float32 (n, d), unit length.

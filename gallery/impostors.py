@@ -48,9 +48,9 @@ class ImpostorModel:
     the share of couples of strangers within it. That takes the templates for independent. Templates of one
     person are not, so the true rate is smaller: N is the worst case, and the bound N * FAR holds whatever the
     dependence. Measured on strangers in LFW who had no part in the model, the rate that was said came true
-    within a fifth for galleries of 1 to 1,000 templates (docs/experiments.md). Strangers who resemble
-    the gallery's people more than those of the measured photos resemble each other (a family, a team of
-    one age and origin) are named more often.
+    within a fifth for galleries of 1 to 1,000 templates (docs/research/experiments.md). Strangers who
+    resemble the gallery's people more than those of the measured photos resemble each other (a family, a
+    team of one age and origin) are named more often.
 
     Attributes:
         far: Falling false-accept rates of one comparison.

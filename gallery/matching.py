@@ -216,7 +216,7 @@ def doubts(
     the margin, or it could as well be them. With `one_person_per_photo` each person goes to the nearest (the
     first of equals) of the faces that are clearly this person. A farther person is never a second choice.
     With that rule the best assignment over all faces and people is the best face of each person, so no solver
-    is needed; docs/experiments.md has the figures of the rules that need one.
+    is needed; docs/research/experiments.md has the figures of the rules that need one.
     """
     # Without anybody there both distances are infinite; their difference is not asked for.
     margins = np.subtract(

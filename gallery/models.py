@@ -67,7 +67,7 @@ class EncoderIdentity:
 
         A face is compared with each template, and with the mean of people who have several: at most so often,
         how many have several is not asked for. That chances of one person count as independent was measured:
-        docs/experiments.md.
+        docs/research/experiments.md.
         """
         if self.impostors is None:
             return self.threshold_l2

@@ -141,7 +141,7 @@ def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
     """A photo in fewer pixels: bilinear, a half at a time, so that every pixel counts.
 
     Averaging what lies under each pixel takes six times as long, and no more faces are found in it
-    (docs/experiments.md).
+    (docs/research/experiments.md).
 
     Args:
         rgb: uint8 (H, W, 3).
