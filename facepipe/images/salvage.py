@@ -117,20 +117,26 @@ def _ended_jpeg(file: bytes, decode: Callable[[bytes], UInt8Array]) -> bytes | N
     scans = file[: _samsung_trailer(file)].removesuffix(b"\xff")
     if not _has_all_scans(scans):
         return None
+    ended = scans + _END_OF_JPEG
+    pixels = _decoded(ended, decode)
+    if pixels is None or not _is_same(pixels, _decoded(scans + _FILLER + _END_OF_JPEG, decode)):
+        return None
+    shortened = _decoded(scans[:-_TAIL_BYTES] + _FILLER + _END_OF_JPEG, decode)
+    return None if _is_same(pixels, shortened) else ended
+
+
+def _decoded(file: bytes, decode: Callable[[bytes], UInt8Array]) -> UInt8Array | None:
+    """The pixels of a photo file; None where it can't be decoded."""
     try:
-        pixels = decode(scans + _END_OF_JPEG)
-        is_whole = np.array_equal(pixels, decode(scans + _FILLER + _END_OF_JPEG))
+        return decode(file)
     except (MemoryBusyError, MemoryError):
         raise
     except Exception:  # decoders raise nearly every class of error
         return None
-    try:
-        is_used = not np.array_equal(pixels, decode(scans[:-_TAIL_BYTES] + _FILLER + _END_OF_JPEG))
-    except (MemoryBusyError, MemoryError):
-        raise
-    except Exception:
-        is_used = True
-    return scans + _END_OF_JPEG if is_whole and is_used else None
+
+
+def _is_same(pixels: UInt8Array, other: UInt8Array | None) -> bool:
+    return other is not None and np.array_equal(pixels, other)
 
 
 def _has_all_scans(file: bytes) -> bool:
