@@ -26,6 +26,7 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError
 
 if TYPE_CHECKING:
+    from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.run import Progress, Summary
 
@@ -92,14 +93,12 @@ def batch(
     looks only at what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
     from facepipe.batch.analysis import AnalysisOptions
-    from facepipe.batch.engine import EngineOptions
     from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
     from facepipe.batch.run import Batch, BatchOptions, NamingOptions
     from facepipe.reports.xmp import require_lxml
 
-    standard = EngineOptions()
     options = BatchOptions(
         exclude=exclude,
         retry_failed=retry_failed,
@@ -107,11 +106,7 @@ def batch(
         allow_missing=allow_missing,
         look=AnalysisOptions(max_pixels=setup.max_pixels()),
         naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
-        engine=EngineOptions(
-            workers=workers,
-            detector_batch=batch_size or standard.detector_batch,
-            encoder_batch=batch_size or standard.encoder_batch,
-        ),
+        engine=_engine_options(workers, batch_size),
     )
     if xmp:
         require_lxml()
@@ -135,18 +130,23 @@ def batch(
                 job.note_failures_told()
         except KeyboardInterrupt:
             teller.end()
-            counts = job.counts()
-            done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
-            tell(f"interrupted; {done}; the same command goes on from there", "WARNING")
+            _tell_interrupted(job)
             sys.exit(INTERRUPTED)
     if not quiet:
         _tell_end(summary, out)
     if unwritten:
-        outputs = counted(unwritten, "output")
-        tell(f"{outputs} could not be written; the next run tries again", "WARNING")
+        tell(f"{counted(unwritten, 'output')} could not be written; the next run tries again", "WARNING")
     finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
     if unwritten:
         sys.exit(PARTIAL)
+
+
+def _engine_options(workers: int | None, batch_size: int | None) -> EngineOptions:
+    from facepipe.batch.engine import EngineOptions
+
+    if batch_size is None:
+        return EngineOptions(workers=workers)
+    return EngineOptions(workers=workers, detector_batch=batch_size, encoder_batch=batch_size)
 
 
 def write_results(
@@ -195,6 +195,12 @@ def _unwritten(write: Callable[[], int | None]) -> int:
     except FacepipeError as error:
         _log.warning("%s", error)
         return 1
+
+
+def _tell_interrupted(job: Job) -> None:
+    counts = job.counts()
+    done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
+    tell(f"interrupted; {done}; the same command goes on from there", "WARNING")
 
 
 def _tell_end(summary: Summary, out: Path) -> None:
