@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from facepipe.images.reading import DEFAULT_MAX_PIXELS
+from hostile_photos import png_chunk, webp
 
 SIDE_PX = int(DEFAULT_MAX_PIXELS**0.5) - 142
 _BLOCK_BYTES = 1 << 20
@@ -36,27 +37,23 @@ def deflated_zeros(count: int, *, wrapped: bool = True) -> bytes:
     return b"\x78\xda" + stream + struct.pack(">I", (count % 65521) << 16 | 1)
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def png(bits: int, colour_type: int, channels: int, before: bytes = b"", *, side_px: int = SIDE_PX) -> bytes:
     """A black PNG; `before` are chunks in front of the pixels."""
     header = struct.pack(">IIBBBBB", side_px, side_px, bits, colour_type, 0, 0, 0)
-    palette = _chunk(b"PLTE", bytes(6)) if colour_type == 3 else b""
+    palette = png_chunk(b"PLTE", bytes(6)) if colour_type == 3 else b""
     pixels = deflated_zeros(side_px * (1 + (side_px * bits * channels + 7) // 8))
-    body = _chunk(b"IHDR", header) + palette + before + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    body = png_chunk(b"IHDR", header) + palette + before + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
 def png_with_profile() -> bytes:
     """A PNG of one pixel whose colour profile is a gigabyte of zeros."""
-    return png(8, 0, 1, _chunk(b"iCCP", b"profile\0\0" + deflated_zeros(1 << 30)), side_px=1)
+    return png(8, 0, 1, png_chunk(b"iCCP", b"profile\0\0" + deflated_zeros(1 << 30)), side_px=1)
 
 
 def png_with_text() -> bytes:
     """A PNG of one pixel with texts of a gigabyte in all."""
-    text = _chunk(b"zTXt", b"comment\0\0" + deflated_zeros(1 << 26))
+    text = png_chunk(b"zTXt", b"comment\0\0" + deflated_zeros(1 << 26))
     return png(8, 0, 1, text * 16, side_px=1)
 
 
@@ -107,18 +104,6 @@ def gif(frames: int) -> bytes:
     screen = b"GIF89a" + struct.pack("<HHBBB", SIDE_PX, SIDE_PX, 0x80, 0, 0) + bytes(6)
     frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     return screen + frame * frames + b"\x3b"
-
-
-def webp() -> bytes:
-    """A lossless WebP of one colour: no bit for a pixel, so any size can be written into its header."""
-    stream = BytesIO()
-    Image.new("RGB", (16, 16)).save(stream, "WEBP", lossless=True)
-    data = bytearray(stream.getvalue())
-    at = data.index(b"VP8L") + 9
-    (bits,) = struct.unpack_from("<I", data, at)
-    bits = bits >> 28 << 28 | (SIDE_PX - 1) << 14 | (SIDE_PX - 1)
-    struct.pack_into("<I", data, at, bits)
-    return bytes(data)
 
 
 def jpeg(mode: str, *, progressive: bool) -> bytes:
@@ -176,7 +161,7 @@ PHOTO_BOMBS: dict[str, Callable[[], bytes]] = {
     "rle.bmp": bmp,
     "canvas.gif": partial(gif, 1),
     "frames.gif": partial(gif, 20_000),
-    "one colour.webp": webp,
+    "one colour.webp": partial(webp, SIDE_PX, SIDE_PX),
     "gray.jpg": partial(jpeg, "L", progressive=False),
     "progressive.jpg": partial(jpeg, "RGB", progressive=True),
 }
