@@ -50,7 +50,6 @@ class Job:
         folder: Holds the file.
         create: Whether a missing one is made, in a private folder: it holds vectors of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
-
         again: Begin a new one where it is damaged: all photos will be looked at again.
 
     Raises:
