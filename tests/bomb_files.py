@@ -16,10 +16,10 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from hostile_photos import png_chunk, webp
 from PIL import Image
 
 from facepipe.images.reading import DEFAULT_MAX_PIXELS
-from hostile_photos import png_chunk, webp
 
 SIDE_PX = int(DEFAULT_MAX_PIXELS**0.5) - 142
 _BLOCK_BYTES = 1 << 20
@@ -42,8 +42,8 @@ def png(bits: int, colour_type: int, channels: int, before: bytes = b"", *, side
     header = struct.pack(">IIBBBBB", side_px, side_px, bits, colour_type, 0, 0, 0)
     palette = png_chunk(b"PLTE", bytes(6)) if colour_type == 3 else b""
     pixels = deflated_zeros(side_px * (1 + (side_px * bits * channels + 7) // 8))
-    body = png_chunk(b"IHDR", header) + palette + before + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
+    start = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + palette + before
+    return start + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
 
 
 def png_with_profile() -> bytes:
