@@ -14,10 +14,10 @@ from typing import IO
 
 import pytest
 from click.testing import CliRunner
+from paths import ROOT
 
 from facepipe import cli
 
-ROOT = Path(__file__).resolve().parents[1]
 RUNNING = "facepipe: running on "
 
 

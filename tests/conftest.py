@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from gallery_helpers import V1
+from paths import ROOT
 
 from facepipe.core.faces import UInt8Array
 
-_SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+_SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +42,12 @@ def memory_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     parent = memory if os.access(memory, os.W_OK) else tmp_path_factory.getbasetemp()
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def v1_folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    (folder / "gallery.sqlite3").write_bytes(gzip.decompress((V1 / "gallery.sqlite3.gz").read_bytes()))
+    shutil.copy(V1 / "index.faiss", folder)
+    return folder

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from paths import ROOT, TESTS
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import EncoderIdentity, NewTemplate
@@ -89,9 +90,8 @@ def wipe_due(folder: Path) -> int:
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Run Python code in another process, with the gallery and the tests' helpers importable."""
-    preamble = "import sys\nfrom gallery import Gallery\nfrom gallery_helpers import *\n"
-    tests = Path(__file__).parent
-    paths = os.pathsep.join([str(tests.parent), str(tests)])
+    preamble = "import sys\nfrom facepipe.gallery import Gallery\nfrom gallery_helpers import *\n"
+    paths = os.pathsep.join([str(ROOT), str(TESTS)])
     return subprocess.Popen(
         [sys.executable, "-c", preamble + textwrap.dedent(code), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": paths},
@@ -99,3 +99,9 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
+
+
+V1 = TESTS / "data" / "gallery_v1"
+"""A gallery as facepipe 0.1.0 left it on disk: Ada (3), Zoë Ñuñez (2); Eve was there and is erased."""
+
+ENCODER_8D = EncoderIdentity("round", "0123456789abcdef", 8, 1.0)

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from paths import ROOT
+
 UNSET = {"ORT_DISABLE_TELEMETRY", "FACEPIPE_HOME", "CI"}
 """The first of all is for facepipe to set; the last switches OpenVINO's telemetry off."""
 _MAKERS = "openat,open,creat,mkdirat,mkdir,mknodat,symlinkat,symlink,linkat,link,renameat,renameat2,rename"

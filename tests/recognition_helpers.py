@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from training_helpers import export_maps
+from training_helpers import export_maps, remove_batch_norm
 
 from facepipe.align import cut
 from facepipe.core.faces import UInt8Array
@@ -17,6 +17,11 @@ from facepipe.images.reading import write_image
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.config import EncoderConfig
+from facepipe.training.recognition.crops import FaceCrops
+from facepipe.training.recognition.losses import LossConfig
+from facepipe.training.recognition.sources import CropSource
+from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
+from facepipe.weights.cards import InputSpec
 
 FACE = (slice(60, 200), slice(155, 295))
 """The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""
@@ -78,4 +83,20 @@ def tiny_config(*overrides: str) -> EncoderConfig:
             "loop.checkpoint_every=2",
             *overrides,
         ],
+    )
+
+
+def plain_task(folder: Path, batch_size: int) -> RecognitionTask:
+    """A margin head over people, and unlabelled faces, for a network that sees each face alone."""
+    network = tiny_network()
+    remove_batch_norm(network)
+    sources = [CropSource(folder / "people", labelled=True), CropSource(folder / "people")]
+    return RecognitionTask(
+        network,
+        InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX),
+        FaceCrops(sources, folder / "cache"),
+        RecognitionTaskConfig(loss=LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1)),
+        batch_size=batch_size,
+        seed=7,
+        workers=0,
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cli_helpers import facepipe
+from paths import ROOT
 
 from facepipe import doctor
 from facepipe.core.errors import UsageError, WeightsError
@@ -64,7 +65,7 @@ def test_a_healthy_installation(tmp_path: Path) -> None:
 def test_every_package_of_the_plain_install_is_looked_at() -> None:
     import tomllib
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert sorted(line.split(">")[0] for line in project["dependencies"]) == sorted(doctor._NEEDED)
 
 

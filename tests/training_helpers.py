@@ -7,18 +7,29 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from torch import nn
+from paths import ROOT, TESTS
+from torch import Tensor, nn
 
 from facepipe.core.faces import FloatArray, UInt8Array
-from facepipe.evaluation.labels import LabelledPhoto
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
 from facepipe.images.reading import write_image
+from facepipe.retinaface.network import retinaface_mobilenet025
+from facepipe.training.detection.config import DetectorConfig
+from facepipe.training.detection.crops import WeightedPhotos
+from facepipe.training.detection.data import PhotoFiles
+from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig
+from facepipe.training.engine.config import read_configuration
+from facepipe.training.engine.pixels import IMAGENET_INPUT
+from facepipe.training.engine.stream import naming
+from facepipe.weights.cards import AnchorSpec
 
 FACE_XYXY = np.array([178, 68, 268, 186], np.float32)
 LANDMARKS = np.array([[203, 108], [244, 108], [225, 130], [206, 152], [242, 152]], np.float32)
@@ -76,8 +87,7 @@ def run_python(
 
 def environment() -> dict[str, str]:
     """Of such a script."""
-    tests = Path(__file__).resolve().parent
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}"}
 
 
 def to_toml(value: object) -> str:
@@ -116,3 +126,39 @@ def labelled(
     boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
     points = np.full((len(boxes), 5, 2), np.nan, np.float32) if landmarks is None else landmarks
     return LabelledPhoto(Path("memory"), boxes, points, np.array(ignored or [], np.float32).reshape(-1, 4))
+
+
+def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
+    """A task whose network sees each photo alone."""
+    torch.manual_seed(3)
+    network = retinaface_mobilenet025()
+    remove_batch_norm(network)
+    data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0)]
+    config = read_configuration(DetectorConfig, None, ["augment.size_px=64"])
+    return DetectorTask(
+        network,
+        IMAGENET_INPUT,
+        AnchorSpec(),
+        data,
+        DetectorTaskConfig(augment=config.augment),
+        batch_size=batch_size,
+        seed=7,
+        workers=0,
+    )
+
+
+@dataclass
+class Numbers:
+    """Batch i is i; something goes wrong with one of them."""
+
+    at: int = -1
+    go_wrong: Callable[[], object] = dict
+
+    def batch(self, number: int) -> Tensor:
+        if number == self.at:
+            with naming(f"photo{number}.jpg"):
+                self.go_wrong()
+        return torch.full((2,), number)
+
+    def files(self, number: int) -> list[str]:
+        return [f"photo{number}.jpg"]

@@ -12,9 +12,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from recognition_helpers import FACE, INPUT, SIDE_PX, tiny_config, tiny_network, write_people, write_teacher
+from recognition_helpers import (
+    FACE,
+    INPUT,
+    SIDE_PX,
+    plain_task,
+    tiny_config,
+    tiny_network,
+    write_people,
+    write_teacher,
+)
 from torch import nn
-from training_helpers import TORCHRUN, assert_same_run, remove_batch_norm, run_python, to_toml
+from training_helpers import TORCHRUN, assert_same_run, run_python, to_toml
 
 from facepipe.cli import main
 from facepipe.core.errors import DataError, FacepipeError, UsageError, WeightsError
@@ -29,12 +38,8 @@ from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.runs import configuration_of_run
 from facepipe.training.export import export_checkpoint
 from facepipe.training.recognition.config import EncoderConfig, NetworkConfig
-from facepipe.training.recognition.crops import FaceCrops
 from facepipe.training.recognition.initialize import encoder_of_checkpoints, initial_encoder
-from facepipe.training.recognition.losses import LossConfig
 from facepipe.training.recognition.run import train_encoder
-from facepipe.training.recognition.sources import CropSource
-from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
 from facepipe.weights.cards import InputSpec
 
 
@@ -165,7 +170,7 @@ _TOGETHER = """
 import sys
 from pathlib import Path
 import torch
-from test_recognition_run import plain_task
+from recognition_helpers import plain_task
 from facepipe.training.engine.distributed import process_group, world_size
 from facepipe.training.engine.loop import TrainingLoop
 from facepipe.training.engine.loop_config import LoopConfig
@@ -178,22 +183,6 @@ with process_group("cpu"):
     optimiser = OptimiserConfig(name="sgd", learning_rate=0.02, reference_batch=8)
     TrainingLoop(task, optimiser, config, Path(sys.argv[2]), {}).run()
 """
-
-
-def plain_task(folder: Path, batch_size: int) -> RecognitionTask:
-    """A margin head over people, and unlabelled faces, for a network that sees each face alone."""
-    network = tiny_network()
-    remove_batch_norm(network)
-    sources = [CropSource(folder / "people", labelled=True), CropSource(folder / "people")]
-    return RecognitionTask(
-        network,
-        InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX),
-        FaceCrops(sources, folder / "cache"),
-        RecognitionTaskConfig(loss=LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1)),
-        batch_size=batch_size,
-        seed=7,
-        workers=0,
-    )
 
 
 def test_two_processes_train_network_and_margin_head_as_one_with_the_whole_batch(

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import facepipe
-from gallery_helpers import ENCODER, person_vectors, statements_of_schema_2, template
-from test_gallery_schema import ENCODER_8D, V1
+from gallery_helpers import ENCODER, ENCODER_8D, V1, person_vectors, statements_of_schema_2, template
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import EncoderIdentity, Gallery

@@ -12,33 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from training_helpers import environment
+from training_helpers import Numbers, environment
 
 from facepipe.core.errors import DataError, PhotoError
-from facepipe.training.engine.stream import endless_batches, naming
-
-
-@dataclass
-class Numbers:
-    """Batch i is i; something goes wrong with one of them."""
-
-    at: int = -1
-    go_wrong: Callable[[], object] = dict
-
-    def batch(self, number: int) -> Tensor:
-        if number == self.at:
-            with naming(f"photo{number}.jpg"):
-                self.go_wrong()
-        return torch.full((2,), number)
-
-    def files(self, number: int) -> list[str]:
-        return [f"photo{number}.jpg"]
+from facepipe.training.engine.stream import endless_batches
 
 
 @contextmanager
@@ -177,7 +159,7 @@ def test_loading_draws_no_random_numbers_of_the_network() -> None:
 
 _ORPHANS = """
 import multiprocessing, os, signal
-from test_training_stream import Numbers
+from training_helpers import Numbers
 from facepipe.training.engine.stream import endless_batches
 batches = endless_batches(Numbers(), first_batch=0, every=1, workers=3)
 next(batches)

@@ -17,11 +17,10 @@ from typing import cast
 
 import cv2
 import pytest
-from batch_helpers import as_of_before, enrol_her, work_through
+from batch_helpers import MATCHES, as_of_before, do, enrol_her, files, seen, work_through
 from cli_helpers import Said, facepipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_batch_job import MATCHES, do, files, seen
 
 from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.engine import Engine

@@ -13,6 +13,7 @@ import pytest
 from cli_helpers import facepipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from facepipe.batch.engine import EngineOptions
 from facepipe.core import processors
@@ -25,8 +26,6 @@ from facepipe.core.processors import (
     granted_processors,
 )
 from facepipe.runtime.engines import choose_runtime
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)

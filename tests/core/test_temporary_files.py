@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_helpers import do, files
 from cli_helpers import ROOT
-from gallery_helpers import ENCODER, person_vectors, template
-from test_batch_job import do, files
-from test_gallery_schema import ENCODER_8D, v1_folder
+from gallery_helpers import ENCODER, ENCODER_8D, person_vectors, template
 
 from facepipe.batch.job import Job
 from facepipe.gallery import Gallery
 from facepipe.gallery.models import CROP_BYTES_MAX
 from facepipe.gallery.repair import repair, verify
 
-__all__ = ["v1_folder"]  # A fixture.
 _IN_MEMORY = 2
 """What SQLite answers for `temp_store = MEMORY`."""
 

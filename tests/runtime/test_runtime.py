@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from paths import ROOT
 
 from facepipe.align import align_faces
 from facepipe.core.errors import DeviceError, FacepipeError, MissingExtraError, UsageError, WeightsError
@@ -24,7 +25,6 @@ from facepipe.weights.cards import InputSpec
 from facepipe.weights.files import write_weight
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, Weight, load_card
 
-ROOT = Path(__file__).resolve().parents[1]
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [train] extra")
 
 

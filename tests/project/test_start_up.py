@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
 
-ROOT = Path(__file__).resolve().parents[1]
 NEEDS_NOTHING = {"numpy", "cv2", "PIL", "onnxruntime", "faiss", "scipy", "skimage", "torch", "safetensors"}
 TRAINING_ONLY = {"torch", "torchvision", "facenet_pytorch", "onnx", "pandas", "matplotlib"}
 SLOW_PARTS = {"skimage.filters", "skimage.io", "skimage.segmentation", "scipy.stats", "scipy.signal"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import shutil
 import sqlite3
 import stat
 from contextlib import closing
@@ -12,31 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import photo_hash, unit
+from gallery_helpers import ENCODER_8D, V1, photo_hash, unit
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
-from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.storage.schema import SCHEMA_VERSION, migrating_statements
-
-V1 = Path(__file__).parent / "data" / "gallery_v1"
-"""A gallery as facepipe 0.1.0 left it on disk: Ada (3), Zoë Ñuñez (2); Eve was there and is erased."""
-ENCODER_8D = EncoderIdentity("round", "0123456789abcdef", 8, 1.0)
 
 
 def v1_vectors(seed: int, count: int) -> FloatArray:
     """What was enrolled: of Ada by seed 1, of Zoë by seed 2."""
     rng = np.random.default_rng(seed)
     return unit(unit(rng.normal(size=8)) + 0.1 * rng.normal(size=(count, 8)))
-
-
-@pytest.fixture
-def v1_folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "g"
-    folder.mkdir()
-    (folder / "gallery.sqlite3").write_bytes(gzip.decompress((V1 / "gallery.sqlite3.gz").read_bytes()))
-    shutil.copy(V1 / "index.faiss", folder)
-    return folder
 
 
 def version_of(folder: Path) -> int:

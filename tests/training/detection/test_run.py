@@ -18,7 +18,7 @@ from training_helpers import (
     TORCHRUN,
     assert_same_run,
     environment,
-    remove_batch_norm,
+    plain_task,
     run_python,
     to_toml,
     write_dataset,
@@ -50,8 +50,6 @@ from facepipe.training.engine.pixels import IMAGENET_INPUT
 from facepipe.training.engine.runs import configuration_of_run
 from facepipe.training.export import export_checkpoint
 from facepipe.weights.cards import AnchorSpec, InputSpec
-
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -209,7 +207,7 @@ _TOGETHER = """
 import sys
 from pathlib import Path
 import torch
-from test_detection_training_run import plain_task
+from training_helpers import plain_task
 from facepipe.training.engine.distributed import is_main, process_group, world_size
 from facepipe.training.engine.loop import TrainingLoop
 from facepipe.training.engine.loop_config import LoopConfig
@@ -226,25 +224,6 @@ with process_group("cpu"):
     )
     TrainingLoop(task, optimiser, config, Path(sys.argv[2]), {}).run()
 """
-
-
-def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
-    """A task whose network sees each photo alone."""
-    torch.manual_seed(3)
-    network = retinaface_mobilenet025()
-    remove_batch_norm(network)
-    data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0)]
-    config = read_configuration(DetectorConfig, None, ["augment.size_px=64"])
-    return DetectorTask(
-        network,
-        IMAGENET_INPUT,
-        AnchorSpec(),
-        data,
-        DetectorTaskConfig(augment=config.augment),
-        batch_size=batch_size,
-        seed=7,
-        workers=0,
-    )
 
 
 def test_two_processes_train_as_one_with_the_whole_batch(tmp_path: Path, dataset: Path) -> None:

@@ -10,8 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from batch_helpers import write_checksums
-from test_batch_job import MATCHES, do, files
+from batch_helpers import MATCHES, do, files, write_checksums
 
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
 
-ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 IN_CHILDREN = """

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enrol_her, files
 from cli_helpers import Said, facepipe
 from pipeline_helpers import faces_at, noise
-from test_batch_job import files
 
 from facepipe.batch.forgetting import forget_left_out, forget_person
 from facepipe.batch.job import Job

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from PIL import Image
 from torch import nn
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(ROOT))
 
 from benchmarks import check, measure, pipeline
 
@@ -105,7 +106,7 @@ def test_the_parts_of_training_are_measured(trainer: str, small: list[str]) -> N
         [*command, "--steps", "1", "--rounds", "1", "--json"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=ROOT,
     )
     assert run.returncode == 0, run.stderr
     figures = json.loads(run.stdout)

@@ -1,4 +1,4 @@
-"""Nothing acknowledged is lost: crowded, full and read-only galleries. Killed ones: tests/test_attack.py."""
+"""Nothing acknowledged is lost: crowded, full and read-only galleries. For killed ones see test_attack.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.store import FaceTable
 
-TESTS = Path(__file__).parent
 NOBODY_ID = 65534
 
 

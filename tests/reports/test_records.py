@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paths import ROOT
 from pipeline_helpers import faces_at
 
 from facepipe.core.csv_files import csv_line, plain_cell
@@ -156,7 +157,7 @@ def test_records_of_other_kinds() -> None:
 
 
 def test_the_documented_forms_are_these() -> None:
-    text = (Path(__file__).parents[1] / "docs" / "results.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     words = [*FACE_KEYS, "photo", "error"]
     words += [code.value for codes in (Reason, Outcome, Doubt, MatchStatus, Remark) for code in codes]
     assert [word for word in words if f"`{word}`" not in text] == []

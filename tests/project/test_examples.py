@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from PIL import Image
 from pipeline_helpers import shifted
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture

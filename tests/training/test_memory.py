@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 _FAULTS = """
 import resource
@@ -25,9 +25,7 @@ print(kept, min(given_back), [faults() for _ in range(3)][-1])
 
 
 def test_memory_once_freed_is_used_again() -> None:
-    run = subprocess.run(
-        [sys.executable, "-c", _FAULTS], capture_output=True, text=True, cwd=Path(__file__).parent.parent
-    )
+    run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     kept, given_back, again = run.stdout.split()
     if kept == "False":

@@ -7,12 +7,12 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
+from paths import TESTS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
-ATTACK = Path(__file__).with_name("attack.py")
+ATTACK = TESTS / "attack.py"
 
 KILLED_CALLS = ["add", "remove", "rename", "merge", "threshold", "index"]
 KILLED_COMMANDS = [

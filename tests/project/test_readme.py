@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import ROOT
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
 
-ROOT = Path(__file__).parents[1]
 SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her, write_checksums
+from batch_helpers import MATCHES, NAME, VECTORS, do, enrol_her, files, write_checksums
 from cli_helpers import Said, facepipe
-from test_batch_job import MATCHES, VECTORS, do, files
 
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 
 import facepipe
 
@@ -94,5 +95,5 @@ def test_the_pipelines_methods_say_what_they_do(method: str) -> None:
 def test_the_version_is_the_packages() -> None:
     import tomllib
 
-    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == facepipe.__version__

@@ -9,50 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import as_of_before
-from pipeline_helpers import faces_at
+from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, as_of_before, do, files, seen
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.models import Outcome, PhotoAnalysis, Task
+from facepipe.batch.models import Outcome, Task
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.quality import Reason
-
-SOMEBODY, NOBODY = Match("Somebody", 0.5, 1.0, "Other", 0.9), Match(None, 1.4, 1.0, reason="nobody_near")
-TOO_SMALL = Match(None, None, 1.0, reason="too_small")
-MATCHES = (SOMEBODY, TOO_SMALL, NOBODY)
-VECTORS = np.array([[0.5, 0.5, 0.5, -0.5], [0.5, -0.5, 0.5, -0.5]], np.float32)
-
-
-def files(folder: Path, *names: str) -> list[Path]:
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        (folder / name).write_text(f"content of {name}")
-    return [folder / name for name in names]
-
-
-def seen(path: Path) -> PhotoAnalysis:
-    """Three faces: good, too small to be compared, compared though enrolment would not take it."""
-    from facepipe.images.reading import photo_sha256
-
-    faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), (99, 9, 120, 30), scores=(0.9, 0.8, 0.8))
-    vectors = np.full((3, 4), np.nan, np.float32)
-    vectors[0], vectors[2] = VECTORS
-    faces = faces.with_embeddings(vectors).with_enrollable(np.array([True, False, False]))
-    reasons = (None, Reason.TOO_SMALL, None)
-    return PhotoAnalysis(photo_sha256(path), (640, 480), faces, reasons, {0: b"webp", -1: b"all"})
-
-
-def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
-    """Deal with what waits; answers the names."""
-    tasks = job.waiting()
-    for task in tasks:
-        if task.path.name in failing:
-            job.save([(Outcome(task, error=f"{task.path}: broken"), [])], "names")
-        else:
-            job.save([(Outcome(task, seen(task.path)), MATCHES)], "names")
-    return [task.path.name for task in tasks]
 
 
 def test_what_was_seen_comes_back(tmp_path: Path) -> None:
