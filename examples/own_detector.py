@@ -18,9 +18,9 @@ def detect(model: str, photo: np.ndarray) -> facepipe.Faces:
     height, width = photo.shape[:2]
     yunet = cv2.FaceDetectorYN.create(model, "", (width, height), 0.7)
     _, rows = yunet.detect(cv2.cvtColor(photo, cv2.COLOR_RGB2BGR))
-    rows = np.zeros((0, 15), np.float32) if rows is None else rows.astype(np.float32)
-    corners = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
-    return facepipe.Faces(corners, rows[:, 14], rows[:, 4:14].reshape(-1, 5, 2))
+    found = np.zeros((0, 15), np.float32) if rows is None else np.asarray(rows, np.float32)
+    corners = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], axis=1)
+    return facepipe.Faces(corners, found[:, 14], found[:, 4:14].reshape(-1, 5, 2))
 
 
 def main(model: str, path: str) -> None:

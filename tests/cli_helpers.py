@@ -40,7 +40,7 @@ class Said:
         return [line for line in self.err.splitlines() if not line.startswith(RUNNING)]
 
 
-def facepipe(*arguments: str | float | Path) -> Said:
+def facepipe(*arguments: object) -> Said:
     """Run a command in this process; an exception that the command line did not expect comes through."""
     logger = logging.getLogger("facepipe")
     handlers, level = logger.handlers, logger.level
@@ -54,7 +54,7 @@ def facepipe(*arguments: str | float | Path) -> Said:
 
 
 def start(
-    *arguments: str | float | Path,
+    *arguments: object,
     home: Path,
     preexec: Callable[[], None] | None = None,
     environment: dict[str, str] | None = None,

@@ -11,6 +11,7 @@ import pytest
 import facepipe.detector
 from facepipe.core.faces import FloatArray
 from facepipe.detector import DetectorOptions, FaceDetector
+from facepipe.retinaface import nms
 from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
 
 _CAP = 5000
@@ -57,7 +58,7 @@ def test_the_most_confident_candidates_are_compared() -> None:
 @pytest.mark.parametrize("threshold", [0.02, 0.5])
 def test_a_photo_full_of_candidates_takes_seconds(threshold: float, monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[int] = []
-    real = facepipe.detector.box_voting
+    real = nms.box_voting
 
     def counted(candidates: object, *arguments: object, **options: object) -> object:
         compared.append(len(candidates))  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -203,11 +204,10 @@ def test_one_face_that_cant_be_aligned_spoils_no_photo(
 def test_a_face_is_warped_once(
     knows_her: FacePipeline, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    warped = []
-    warp = facepipe.align._warp
-    monkeypatch.setattr(facepipe.align, "_warp", lambda *given: warped.append(1) or warp(*given))
+    warp = Mock(wraps=facepipe.align._warp)
+    monkeypatch.setattr(facepipe.align, "_warp", warp)
     assert names(knows_her.identify(astronaut)) == [HER]
-    assert len(warped) == 1
+    assert warp.call_count == 1
 
 
 @pytest.mark.parametrize("measure", PersonDistance)

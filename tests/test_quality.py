@@ -145,7 +145,8 @@ def turned(
     y, z = y * np.cos(pitch) - z * np.sin(pitch), y * np.sin(pitch) + z * np.cos(pitch)
     x = x * np.cos(yaw) + z * np.sin(yaw)
     x, y = x * np.cos(roll) - y * np.sin(roll), x * np.sin(roll) + y * np.cos(roll)
-    return (np.column_stack([x, y]) + centre).astype(np.float32)
+    points: FloatArray = (np.column_stack([x, y]) + centre).astype(np.float32)
+    return points
 
 
 @pytest.mark.parametrize(

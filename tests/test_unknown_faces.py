@@ -145,6 +145,7 @@ def test_what_enrolment_would_refuse_is_not_remembered(
     sharp, soft = tmp_path / "sharp.png", tmp_path / "soft.png"
     write_image(sharp, astronaut)
     write_image(soft, cv2.GaussianBlur(astronaut, (0, 0), 1.8).astype(np.uint8))
+    assert pipeline.gallery is not None
     with Gallery.open(tmp_path / "g", pipeline.gallery.encoder, create=True) as gallery:
         strangers = FacePipeline(pipeline.detector, pipeline.encoder, gallery)
         results = list(remembering_unknown(strangers, strangers.identify_files([sharp, soft])))

@@ -119,9 +119,12 @@ def test_photos_are_read_only_where_a_size_fits_one_that_is_gone(
         (other := tmp_path / "photos" / "other.jpg").write_text("of another size than all of them")
         copy.write_text(copy.read_text() + "!")
         read: list[str] = []
-        monkeypatch.setattr(
-            "facepipe.batch.planning.photo_sha256", lambda path: read.append(path.name) or seen(path).sha256
-        )
+
+        def sha256(path: Path) -> str:
+            read.append(path.name)
+            return seen(path).sha256
+
+        monkeypatch.setattr("facepipe.batch.planning.photo_sha256", sha256)
         assert job.plan([photos[1], moved, copy, other]).moved == 1
         assert read == ["moved.jpg"]
 

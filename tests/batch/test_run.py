@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -230,7 +231,8 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     gallery: Path, archive: Path, expected: list[str], tmp_path: Path
 ) -> None:
     dice = random.Random(7)
-    out, kills, done = tmp_path / "out", 0, []
+    out, kills = tmp_path / "out", 0
+    done: list[int] = []
     for _ in range(40):
         process = start(*command(gallery, archive, out), home=tmp_path)
         wait_for_photos(process, out, dice.randint(1, 8))
@@ -251,7 +253,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(
     assert not list(out.glob("*.part"))
 
 
-def wait_for_photos(process, out: Path, more: int) -> None:  # type: ignore[no-untyped-def]
+def wait_for_photos(process: subprocess.Popen[str], out: Path, more: int) -> None:
     """Until some more photos are in the log of the job file, by its size, or it has ended."""
     log = out / "job.sqlite3-wal"
     start_bytes = None

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -207,7 +208,7 @@ def test_a_pair_stays_a_pair_wherever_a_process_is_killed(
         base = tmp_path / str(step)
         source, target = pair(base / "in"), base / "sorted" / "Ada" / "1.jpg"
         job = job_of(base / "job", {source: ["Ada"]})
-        was_killed = killed_at(step, lambda job=job, base=base: sort_all(job, base / "sorted", way))
+        was_killed = killed_at(step, partial(sort_all, job, base / "sorted", way))
         assert is_whole(source) or (way is TransferMode.MOVE and is_whole(target))
         assert is_whole(target) or not os.path.lexists(target)
         sort_all(job, base / "sorted", way)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_photos_that_are_renamed_or_removed_leave_the_results(astronaut: UInt8Ar
         write_image(real / name, astronaut[::4, ::4])
     folder.symlink_to(real)
     first = {"a.png", "b.png", "deep/c.png", "deep/d.png"}
-    steps = [
+    steps: list[tuple[Callable[[], object], set[str] | None]] = [
         (lambda: (real / "a.png").unlink(), first - {"a.png"}),
         (lambda: (real / "b.png").rename(real / "e.png"), {"e.png", "deep/c.png", "deep/d.png"}),
         (lambda: (real / "deep").rename(real / "deeper"), {"e.png", "deeper/c.png", "deeper/d.png"}),

@@ -139,6 +139,8 @@ def test_remove_and_audit_take_the_threshold_of_naming(tmp_path: Path, encoder: 
     with Gallery.open(tmp_path / "one", encoder, create=True) as gallery:
         gallery.add("Mata Hari", [template(first)])
         gallery.remember_unknown([template(second)])
+        assert encoder.threshold_l2 is not None
+        assert gallery.default_threshold_l2 is not None
         assert encoder.threshold_l2 < distance_l2 - 0.01 < distance_l2 + 0.01 < gallery.default_threshold_l2
     audited = facepipe("gallery", "audit", "--json", "--gallery", tmp_path / "one")
     assert json.loads(audited.out)["threshold_l2"] > distance_l2

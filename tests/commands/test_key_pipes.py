@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from batch_helpers import NAME, enrol_her
-from cli_helpers import ROOT, Said, facepipe
+from cli_helpers import Said, facepipe
 from gallery_helpers import ENCODER, person_vectors, template
+from paths import ROOT
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import UInt8Array

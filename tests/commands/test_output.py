@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import ROOT
+from paths import ROOT
 
 from facepipe.core.counting import counted
 from facepipe.runtime.engines import RuntimeChoice

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from facepipe.core.files import (
     atomic_file,
@@ -102,11 +102,12 @@ def test_a_full_disk_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytes
     """The device /dev/full answers every write with "no space left", also the one on closing."""
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
-    monkeypatch.setattr(
-        os,
-        "fdopen",
-        lambda descriptor, mode: os.close(descriptor) or io.BufferedWriter(io.FileIO("/dev/full", "wb")),
-    )
+
+    def on_a_full_disk(descriptor: int, mode: str) -> io.BufferedWriter:
+        os.close(descriptor)
+        return io.BufferedWriter(io.FileIO("/dev/full", "wb"))
+
+    monkeypatch.setattr(os, "fdopen", on_a_full_disk)
     with pytest.raises(OSError, match="No space left"), atomic_file(tmp_path / "file") as stream:
         stream.write(b"new")
     assert list(tmp_path.iterdir()) == []

@@ -14,11 +14,12 @@ import click
 import numpy as np
 import pytest
 from batch_helpers import job_of
-from cli_helpers import ROOT, facepipe
+from cli_helpers import facepipe
 from click.testing import CliRunner
 from gallery_helpers import ENCODER, person_vectors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 from pipeline_helpers import faces_at
 
 from facepipe import cli
@@ -172,8 +173,13 @@ def test_what_gallery_commands_print_is_harmless(tmp_path_factory: pytest.TempPa
     for command in (["show", "Ada"], ["show", "Ada", "--json"], ["list"], ["audit"], ["show", file]):
         said = facepipe("gallery", *command, "--gallery", folder / "g")
         assert is_harmless(said.out + said.err)
-    for command in (["audit", "--html", folder / "g" / "page" / file], ["list"], ["import", folder / file]):
-        said = facepipe("gallery", *command, "--gallery", folder / "g" / file)
+    refused: list[list[object]] = [
+        ["audit", "--html", folder / "g" / "page" / file],
+        ["list"],
+        ["import", folder / file],
+    ]
+    for words in refused:
+        said = facepipe("gallery", *words, "--gallery", folder / "g" / file)
         assert said.code != 0
         assert is_harmless(said.out + said.err)
 

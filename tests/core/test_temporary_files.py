@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from batch_helpers import do, files
-from cli_helpers import ROOT
 from gallery_helpers import ENCODER, ENCODER_8D, person_vectors, template
+from paths import ROOT
 
 from facepipe.batch.job import Job
 from facepipe.gallery import Gallery
@@ -45,7 +45,7 @@ def unsafe(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     connect = sqlite3.connect
 
-    def watched(database: str | Path, **options: Any) -> sqlite3.Connection:
+    def watched(database: str | Path, **options: Any) -> Any:
         if database == ":memory:":
             return connect(database, **options)
         connection = connect(database, factory=Watched, **options)
@@ -118,7 +118,7 @@ def test_the_system_sees_no_file_written_outside_of_the_folder(tmp_path: Path, c
     subprocess.run(
         [
             *("strace", "-f", "-qq", "-e", "trace=open,openat,creat", "-o", trace),
-            *(sys.executable, "-m", "cli", "gallery", *command, "--gallery", tmp_path / "one"),
+            *(sys.executable, "-m", "facepipe.cli", "gallery", *command, "--gallery", str(tmp_path / "one")),
         ],
         cwd=ROOT,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(tmp_path / "temporary")},

@@ -125,7 +125,12 @@ def test_a_card_can_hold_it(model: ImpostorModel) -> None:
     ],
 )
 def test_a_damaged_description_is_refused(change: dict[str, object], message: str) -> None:
-    good = {"far": [0.1, 0.01], "distances_l2": [1.2, 1.1], "low_l2": [1.1, 1.0], "high_l2": [1.3, 1.2]}
+    good: dict[str, object] = {
+        "far": [0.1, 0.01],
+        "distances_l2": [1.2, 1.1],
+        "low_l2": [1.1, 1.0],
+        "high_l2": [1.3, 1.2],
+    }
     good |= {"people": 10, "couples": 45, "max_threshold_l2": 1.2, "source": ""}
     assert ImpostorModel.from_dict(good).threshold_l2(0.1, 1) == pytest.approx(1.2)
     with pytest.raises(DataError, match=f"impostors: .*{message}"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def contents(gallery: Gallery) -> list[object]:
 
 
 @pytest.fixture
-def plain(tmp_path: Path) -> Iterator[Path]:
+def plain(tmp_path: Path) -> Path:
     """A gallery that is not encrypted."""
     with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
         fill(gallery)

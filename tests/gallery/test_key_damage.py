@@ -14,7 +14,7 @@ from gallery_helpers import ENCODER, bytes_in, person_vectors, statements_of_sch
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
 from facepipe.gallery.repair import repair, verify
-from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE, new_codec
+from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE, SealingCodec, new_codec
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 pytest.importorskip("cryptography", reason="needs the [encryption] extra")
@@ -255,6 +255,7 @@ def second_schema(folder: Path, secret: bytes) -> None:
     """Make an encrypted gallery of schema 2, with Ada in it, as earlier versions left it."""
     folder.mkdir()
     codec = new_codec(secret)
+    assert isinstance(codec, SealingCodec)
     with closing(sqlite3.connect(folder / DATABASE)) as connection:
         connection.create_function("row_checksum", -1, row_checksum)
         connection.execute("PRAGMA journal_mode = WAL")

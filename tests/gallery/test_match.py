@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -278,7 +279,7 @@ def test_one_face_a_person_is_the_best_assignment(seed: int) -> None:
 # Whose threshold
 
 
-def thresholds(gallery: Gallery, **asked: float) -> list[float]:
+def thresholds(gallery: Gallery, **asked: Any) -> list[float]:
     """Those at which a face near Ada and one near Bob are judged."""
     return [match.threshold_l2 for match in gallery.match(np.stack([on_circle(0), on_circle(1)]), **asked)]
 
@@ -338,10 +339,10 @@ def test_the_encoders_threshold_falls_as_the_gallery_grows(tmp_path: Path) -> No
 
 
 def slow_distance(query: FloatArray, vectors: FloatArray, measure: PersonDistance) -> float:
-    exact = [np.linalg.norm(query.astype(np.float64) - vector.astype(np.float64)) for vector in vectors]
+    exact = [float(np.linalg.norm(query.astype(float) - vector.astype(float))) for vector in vectors]
     match measure:
         case PersonDistance.NEAREST:
-            return float(min(exact))
+            return min(exact)
         case PersonDistance.NEAREST_OR_MEAN:
             total = vectors.astype(np.float64).sum(axis=0)
             to_mean = float(np.linalg.norm(query - total / np.sqrt((total**2).sum())))

@@ -17,7 +17,7 @@ from image_helpers import encoded
 from facepipe import FacePipeline
 from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
-from facepipe.batch.job import Outcome, Task
+from facepipe.batch.models import Outcome, Task
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory, allowed_bytes, taken_bytes

@@ -21,7 +21,7 @@ BOX = (180.0, 60.0, 270.0, 176.0)
 def stored(path: Path | None, *, sha256: str | None = None, box: bool = True) -> Template:
     digest = sha256 if sha256 or path is None else photo_sha256(path)
     time = "2025-01-01T00:00:00+00:00"
-    return Template(1, "Ada", path and str(path), BOX if box else None, None, digest, time)
+    return Template(1, "Ada", None if path is None else str(path), BOX if box else None, None, digest, time)
 
 
 def test_a_kept_crop_loses_nothing(astronaut: UInt8Array) -> None:

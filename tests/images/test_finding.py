@@ -379,7 +379,7 @@ def test_every_command_on_photos_has_the_same_exclude() -> None:
         for name, command in cli.main.commands.items()
     }
     assert {name for name, found in options.items() if found} == set(walking)
-    assert len({options[name][0].help for name in walking}) == 1  # type: ignore[attr-defined]
+    assert len({options[name][0].help for name in walking}) == 1
 
 
 @pytest.mark.parametrize(

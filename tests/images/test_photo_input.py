@@ -90,6 +90,7 @@ def test_every_step_takes_every_form(pipeline: FacePipeline, astronaut: UInt8Arr
         assert np.array_equal(pipeline.detect(form).boxes_xyxy, faces.boxes_xyxy)
         embedded = pipeline.embed(form).embeddings
         assert embedded is not None
+        assert faces.embeddings is not None
         np.testing.assert_allclose(embedded, faces.embeddings, atol=1e-6)
         assert pipeline.encoder.align(form, faces).shape == (1, 112, 112, 3)
         assert align_faces(form, faces.landmarks).shape == (1, 112, 112, 3)

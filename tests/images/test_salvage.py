@@ -7,6 +7,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ TRAILERS = {
         samsung_block(b"MotionPhoto_Data", bytes(range(255, -1, -1)) * 500 + b"\xff\xd8\xff\xc4\xff\xda"),
     ),
 }
-MAKINGS = {
+MAKINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "progressive": {"progressive": True},
     "with restarts": {"restart_marker_blocks": 5},

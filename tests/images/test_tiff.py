@@ -60,8 +60,9 @@ def tiff(samples: npt.NDArray[np.generic], photometric: str, planar: str, **opti
     if planar == "separate":
         samples = np.ascontiguousarray(np.moveaxis(samples, -1, 0))
     stream = BytesIO()
-    planes = {"planarconfig": planar} if planar else {}
-    tifffile.imwrite(stream, samples, photometric=photometric, **planes, **options)
+    if planar:
+        options["planarconfig"] = planar
+    tifffile.imwrite(stream, samples, photometric=photometric, **options)
     return stream.getvalue()
 
 
@@ -157,7 +158,7 @@ def packed_12_bit() -> bytes:
     stream = BytesIO()
     tifffile.imwrite(stream, np.full((HEIGHT, WIDTH * 3 // 2), 0x5A, np.uint8), photometric="minisblack")
     stream.seek(0)
-    with tifffile.TiffFile(stream, mode="r+b") as file:
+    with tifffile.TiffFile(stream, mode="r+") as file:
         tags = file.pages.first.tags
         tags["ImageWidth"].overwrite(WIDTH)
         tags["BitsPerSample"].overwrite(12)
@@ -174,7 +175,7 @@ def raw_file_of_a_camera() -> bytes:
 
 def with_tag(file: bytes, name: str, value: int) -> bytes:
     stream = BytesIO(file)
-    with tifffile.TiffFile(stream, mode="r+b") as opened:
+    with tifffile.TiffFile(stream, mode="r+") as opened:
         opened.pages.first.tags[name].overwrite(value)
     return stream.getvalue()
 

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,8 +82,8 @@ def test_many_more_photos_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("growth", [None, {"median": 0.01, "largest": 0.02}])
 def test_memory_is_in_the_table_where_it_was_measured(growth: dict[str, float] | None) -> None:
-    row = {"photos": 6, "seconds": 2.0, "faces": 9, "peak_bytes": 1_000_000}
-    figures = {
+    row: dict[str, Any] = {"photos": 6, "seconds": 2.0, "faces": 9, "peak_bytes": 1_000_000}
+    figures: dict[str, dict[str, Any]] = {
         "batch": {**row, "stages": {"read": 1.0}, "busy": 0.9, "growth": growth},
         "loop": {**row, "seconds": 4.0},
     }

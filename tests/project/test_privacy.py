@@ -9,7 +9,8 @@ from pathlib import Path
 
 import cv2
 import pytest
-from privacy_helpers import ROOT, Seen, watched
+from paths import ROOT
+from privacy_helpers import Seen, watched
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image

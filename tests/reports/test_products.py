@@ -184,7 +184,11 @@ def test_a_batch_replaces_its_own_files(place: Path) -> None:
             write_records(job, "results.jsonl")
             write_records(job, "faces.csv")
             write_report(job, 1.0)
-    for write in (lambda job: write_records(job, "faces.csv"), lambda job: write_report(job, 1.0)):
+    writers: list[Callable[[Job], object]] = [
+        lambda job: write_records(job, "faces.csv"),
+        lambda job: write_report(job, 1.0),
+    ]
+    for write in writers:
         for name in ("faces.csv", "report.html"):
             (job_folder / name).write_bytes(PRECIOUS)
         with Job(job_folder) as job, pytest.raises(OutputError, match="exists, and is not"):
@@ -199,7 +203,11 @@ def test_pictures_replace_pictures_of_facepipe_only(
     photo = tmp_path / "in" / f"1{suffix}"
     pictures = PictureFolder(tmp_path / "out", [photo])
     result = PhotoResult(photo, astronaut, faces_at((50, 50, 200, 200)))
-    for write in (lambda: [pictures.write_annotated(result)], lambda: pictures.write_crops(result)):
+    writers: list[Callable[[], list[Path]]] = [
+        lambda: [pictures.write_annotated(result)],
+        lambda: pictures.write_crops(result),
+    ]
+    for write in writers:
         for _ in range(2):
             (written,) = write()
         assert read_image(written).ndim == 3

@@ -159,10 +159,10 @@ def test_the_whole_way_agrees(astronaut: UInt8Array, other: Engine) -> None:
         faces = FaceDetector.load(runtime=choice).detect(astronaut)
         crops = align_faces(astronaut, faces.landmarks, "arcface_112")
         results.append((faces, FaceEncoder.load(runtime=choice).encode(crops)))
-    (one, its_vectors), (other, other_vectors) = results
-    np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, atol=0.05)
-    np.testing.assert_allclose(one.landmarks, other.landmarks, atol=0.05)
-    np.testing.assert_allclose(its_vectors, other_vectors, atol=1e-3)
+    (faces, embeddings), (other_faces, other_embeddings) = results
+    np.testing.assert_allclose(faces.boxes_xyxy, other_faces.boxes_xyxy, atol=0.05)
+    np.testing.assert_allclose(faces.landmarks, other_faces.landmarks, atol=0.05)
+    np.testing.assert_allclose(embeddings, other_embeddings, atol=1e-3)
 
 
 # Files that can't be run

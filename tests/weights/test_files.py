@@ -41,6 +41,16 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+def file_of_parameters(weight: Weight) -> Path:
+    assert weight.parameters_path is not None
+    return weight.parameters_path
+
+
+def hash_of_parameters(card: WeightCard) -> str | None:
+    assert card.parameters is not None
+    return card.parameters.sha256
+
+
 def make(folder: Path, name: str = "mine", onnx: bytes | None = ONNX) -> Weight:
     card = WeightCard(
         name=name,
@@ -203,7 +213,7 @@ def test_damaged_files_are_never_used(home: Path, suffix: str, damage: str) -> N
 def test_a_damaged_shipped_file_asks_for_a_reinstall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = make(tmp_path / "shipped", "default")
     monkeypatch.setattr("facepipe.weights.files.shipped_folder", lambda: tmp_path / "shipped")
-    weight.parameters_path.write_bytes(b"damaged")
+    file_of_parameters(weight).write_bytes(b"damaged")
     with pytest.raises(WeightsError, match=r"Restore the files in|Reinstall facepipe"):
         verify(weight)
 
@@ -211,7 +221,7 @@ def test_a_damaged_shipped_file_asks_for_a_reinstall(tmp_path: Path, monkeypatch
 def test_a_card_without_a_hash_is_not_enough(home: Path) -> None:
     weight = make(home / "weights")
     unknown = replace(weight.card, parameters=WeightFile("mine.safetensors", None))
-    with pytest.raises(WeightsError, match=f"write {weight.card.parameters.sha256} into the card"):
+    with pytest.raises(WeightsError, match=f"write {hash_of_parameters(weight.card)} into the card"):
         read_parameters(Weight(unknown, weight.folder))
 
 
@@ -321,7 +331,7 @@ def test_replacing_that_is_killed_leaves_a_usable_weight(
         killed = _dies_at(number, lambda: write_weight(folder, old, parameters, onnx, replace_existing=True))  # noqa: B023
         weight = read_card(folder / "mine.json")
         verify(weight)
-        seen.add(weight.card.parameters.sha256 == old.parameters.sha256 and weight.card.onnx == old.onnx)
+        seen.add(hash_of_parameters(weight.card) == hash_of_parameters(old) and weight.card.onnx == old.onnx)
         again = write_weight(folder, old, parameters, onnx, replace_existing=True)
         verify(again)
         left = [path.name for path in folder.iterdir() if not path.name.endswith(".part")]

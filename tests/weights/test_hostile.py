@@ -155,7 +155,7 @@ def test_the_command_tells_it_in_one_line(tmp_path: Path, astronaut: UInt8Array,
 
 
 CARDS = [json.loads(load_card(name).card.to_json()) for name in (DEFAULT_ENCODER, DEFAULT_DETECTOR)]
-SPECIAL = st.sampled_from(
+SPECIAL: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 1e308, 10**400, float("nan"), float("-inf"), "", "\ud800", "\n", [], {}, [[]] * 3]
 )
 ANY_JSON = st.recursive(
@@ -258,8 +258,9 @@ def test_parameters_of_no_such_network_are_one_line(
     pytest.importorskip("torch", reason="needs the [train] extra")
     path = Path(installed(tmp_path, ONNX, DEFAULT_ENCODER, architecture=architecture))
     weight = read_card(path)
+    assert weight.parameters_path is not None
     weight.parameters_path.write_bytes(content)
-    changed = WeightFile(weight.card.parameters.name, hashlib.sha256(content).hexdigest())
+    changed = WeightFile(weight.parameters_path.name, hashlib.sha256(content).hexdigest())
     path.write_text(replace(weight.card, parameters=changed).to_json())
     with pytest.raises(WeightsError, match="safetensors") as caught:
         FaceEncoder.load(str(path), RuntimeChoice("torch", "cpu", 1))

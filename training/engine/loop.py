@@ -237,7 +237,7 @@ class TrainingLoop(Generic[Batch]):
         if not all(math.isfinite(value) for value in values.values()):
             shown = ", ".join(f"{key} {value:.3g}" for key, value in values.items())
             raise NonFiniteLossError(f"step {self.step}: {shown}; files: {self.task.describe(batch)}")
-        self._scaler.scale(total / self.accumulate).backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(total / self.accumulate).backward()
         return values
 
     def _move_weights(self, batch: Batch) -> None:
