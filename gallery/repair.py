@@ -40,6 +40,7 @@ from facepipe.gallery.storage.log_check import alone, logs_of
 from facepipe.gallery.storage.log_file import dropped_changes, mend_log
 from facepipe.gallery.storage.schema import (
     CHECKED_COLUMNS,
+    OLDEST_READABLE_VERSION,
     SCHEMA_VERSION,
     SEALED_COLUMNS,
     columns_of,
@@ -220,12 +221,12 @@ def _columns(file: Path, sql: sqlite3.Connection) -> dict[str, list[str]]:
         found: list[tuple[Any, ...]] = []
         _read(sql, f"SELECT cid FROM pragma_table_info('{name}')", found)
         counts[name] = len(found)
-    for version in range(1, SCHEMA_VERSION + 1):
+    for version in range(OLDEST_READABLE_VERSION, SCHEMA_VERSION + 1):
         known = columns_of(version)
         known.update({name: [] for name in _DISPENSABLE if not counts[name]})
         if counts == {name: len(columns) for name, columns in known.items()}:
             return known
-    raise GalleryError(f"{file}: SQLite's own table of contents is damaged: restore a backup")
+    raise GalleryError(f"{file}: SQLite's own table of contents is damaged, or of schema 1: restore a backup")
 
 
 def _readable(sql: sqlite3.Connection, name: str, columns: list[str]) -> _Table:
@@ -274,15 +275,14 @@ def _refuse(
 ) -> Codec:
     """Take out what is not to be trusted; answers the codec of the rows that are left."""
     meta, people, templates = (tables[name] for name in ("meta", "people", "templates"))
-    has_checksums = "checksum" in meta.columns
     records = _key_records(tables)
     for name in ("meta", "settings", "key_copy"):
-        tables[name].refuse_faulty(RowCheck(0, PlainCodec(), has_checksums))
+        tables[name].refuse_faulty(RowCheck(0, PlainCodec()))
     if not meta.rows:
         meta.rows[1] = _meta_row(file, meta, encoder)
     dimensions = meta.value(1, "dimensions")
-    codec = _codec(file, tables, records, has_checksums, secret)
-    check = RowCheck(dimensions, codec, has_checksums)
+    codec = _codec(file, tables, records, secret)
+    check = RowCheck(dimensions, codec)
     _mend_people(people, check)
     for name in _OWN_IDS:
         tables[name].refuse_faulty(check)
@@ -307,27 +307,25 @@ def _key_records(tables: dict[str, _Table]) -> list[KeyRecord]:
     )
 
 
-def _samples(tables: dict[str, _Table], has_checksums: bool) -> list[tuple[str, Any]]:
+def _samples(tables: dict[str, _Table]) -> list[tuple[str, Any]]:
     """The stored values of one row of each table that agrees with its checksum, with their columns."""
     found: list[tuple[str, Any]] = []
     for name, columns in SEALED_COLUMNS.items():
         checked = CHECKED_COLUMNS[name].split(", ")
         for row in map(tables[name].row, tables[name].rows):
-            if not has_checksums or row["checksum"] == row_checksum(*(row[column] for column in checked)):
+            if row["checksum"] == row_checksum(*(row[column] for column in checked)):
                 found += [(column, row.get(column)) for column in columns]
                 break
     return found
 
 
-def _codec(
-    file: Path, tables: dict[str, _Table], records: list[KeyRecord], has_checksums: bool, secret: bytes | None
-) -> Codec:
+def _codec(file: Path, tables: dict[str, _Table], records: list[KeyRecord], secret: bytes | None) -> Codec:
     """The codec of a gallery's rows; a new one where a key is given and no row is left.
 
     Raises:
         GalleryError: `secret` is not their key, or they are plain although a key is given.
     """
-    samples = _samples(tables, has_checksums)
+    samples = _samples(tables)
     try:
         codec = codec_of_gallery(file, tables["meta"].value(1, "dimensions"), records, samples, secret)
     except DamagedDatabaseError:
@@ -348,7 +346,7 @@ def _mend_names(sql: sqlite3.Connection, people: _Table) -> None:
     for rowid, name in found:
         row = people.row(rowid) if rowid in people.rows else {}
         fits = row.get("checksum") == row_checksum(name, row.get("threshold_l2"))
-        if "checksum" in row and fits and row["name"] != name:
+        if row and fits and row["name"] != name:
             people.mend(rowid, {**row, "name": name}, "its name is not that of the index")
 
 

@@ -17,7 +17,7 @@ from paths import ROOT, TESTS
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import EncoderIdentity, NewTemplate
-from facepipe.gallery.storage.schema import _V3, creating_statements
+from facepipe.gallery.storage.schema import _V3, creating_statements, row_checksum
 
 ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
 OTHER_ENCODER = EncoderIdentity(
@@ -69,6 +69,24 @@ def statements_of_schema_2(encoder: EncoderIdentity) -> list[tuple[str, tuple[ob
         if statement not in _V3 and not statement.startswith(("PRAGMA user_version", "UPDATE meta SET state"))
     ]
     return [*kept, ("PRAGMA user_version = 2", ())]
+
+
+def make_gallery_of_schema_2(folder: Path) -> None:
+    """Ada with a threshold of 0.5 and the templates `person_vectors(1, 3)`, as earlier versions left her."""
+    folder.mkdir()
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as connection:
+        connection.create_function("row_checksum", -1, row_checksum)
+        connection.execute("PRAGMA journal_mode = WAL")
+        for statement, values in statements_of_schema_2(ENCODER):
+            connection.execute(statement, values)
+        connection.execute("INSERT INTO people VALUES (1, 'Ada', 0.5, ?)", (row_checksum("Ada", 0.5),))
+        for vector in person_vectors(1, 3):
+            face = (1, vector.tobytes(), *[None] * 7, "2026-01-01T00:00:00", None)
+            connection.execute(
+                f"INSERT INTO templates VALUES (NULL, {'?, ' * 10}?, ?)",
+                (*face[:-1], row_checksum(*face), None),
+            )
+        connection.commit()
 
 
 def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:

@@ -29,18 +29,16 @@ class RowCheck:
     Attributes:
         dimensions: Length of a vector.
         codec: Between row and meaning.
-        checksums: False where the schema had none yet.
     """
 
     dimensions: int
     codec: Codec
-    checksums: bool = True
 
     def fault(self, table: str, row: Row) -> tuple[str, str] | None:
         """Code and reason why a row is not to be trusted; None: it is."""
         checked = CHECKED_COLUMNS[table].split(", ")
         # A column is missing where its name in the schema is damaged.
-        if self.checksums and row.get("checksum") != row_checksum(*(row.get(column) for column in checked)):
+        if row.get("checksum") != row_checksum(*(row.get(column) for column in checked)):
             return "checksum", "its checksum is not that of its bytes"
         try:
             if table == "people":

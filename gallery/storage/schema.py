@@ -111,6 +111,8 @@ _V3 = (
 _VERSIONS = (_V1, _V2, _V3)
 
 SCHEMA_VERSION = len(_VERSIONS)
+OLDEST_READABLE_VERSION = 2
+"""Of a gallery that may not be written: version 1 has no checksums, and is only read after its migration."""
 
 _EMPTY_KEY_COPY = "CREATE TEMP TABLE key_copy (id, salt, key_check, checksum)"
 _STATE_OF_VECTORS = "(SELECT token FROM vector_states ORDER BY generation DESC LIMIT 1) AS state"
@@ -118,16 +120,6 @@ _V2_SEEN_AS_NEW = (
     _EMPTY_KEY_COPY,
     f"CREATE TEMP VIEW meta AS SELECT *, {_STATE_OF_VECTORS} FROM main.meta",
 )
-_V1_SEEN_AS_NEW = (
-    _EMPTY_KEY_COPY,
-    "CREATE TEMP TABLE settings (key, value, checksum)",
-    f"CREATE TEMP VIEW meta AS SELECT *, NULL AS checksum, {_STATE_OF_VECTORS} FROM main.meta",
-    "CREATE TEMP VIEW people AS SELECT *, NULL AS threshold_l2, NULL AS checksum FROM main.people",
-    "CREATE TEMP VIEW templates AS SELECT *, NULL AS checksum, NULL AS crop FROM main.templates",
-    f"CREATE TEMP TABLE unknown_faces (id, vector, {FACE_COLUMNS}, checksum, crop)",
-    "CREATE TEMP TABLE removed_templates (generation, template_id)",
-)
-_SEEN_AS_NEW = {1: _V1_SEEN_AS_NEW, 2: _V2_SEEN_AS_NEW}
 
 
 def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[object, ...]]]:
@@ -161,7 +153,7 @@ def shadowing_statements(version: int) -> tuple[str, ...]:
 
     Temporary tables and views go before those of the file; they last until the transaction is rolled back.
     """
-    return _SEEN_AS_NEW.get(version, ())
+    return () if version == SCHEMA_VERSION else _V2_SEEN_AS_NEW
 
 
 def columns_of(version: int) -> dict[str, list[str]]:

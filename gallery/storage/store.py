@@ -55,6 +55,7 @@ from facepipe.gallery.storage.schema import (
     APPLICATION_ID,
     CHECKED_COLUMNS,
     FACE_COLUMNS,
+    OLDEST_READABLE_VERSION,
     SCHEMA_VERSION,
     SEALED_COLUMNS,
     THRESHOLD_SETTING,
@@ -73,6 +74,10 @@ FaceTable = Literal["templates", "unknown_faces"]
 
 _READ_ROWS = 4096
 _KEY_PLACES = 2
+_IS_TOO_OLD = (
+    "of schema 1, which is only read after it was brought up to date: open it once where it may be written "
+    "(`facepipe gallery list --gallery DIR`)"
+)
 _IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
 _VECTOR_DTYPE = np.dtype("<f4")
 
@@ -108,7 +113,10 @@ class Store:
             with self._database.reading() as self._sql:
                 self._version = self._known_version()
             self.was_older = self._version < SCHEMA_VERSION and not self.read_only
-            self._unlock(secret)
+            if self._version >= OLDEST_READABLE_VERSION:
+                self._unlock(secret)
+            elif not self.was_older:
+                raise GalleryError(f"{file}: {_IS_TOO_OLD}")
             if self.was_older:
                 self._migrate()
                 self._unlock(secret)
@@ -522,9 +530,7 @@ class Store:
 
     def findings(self) -> Iterator[Finding]:
         """What is wrong with the database."""
-        yield from database_findings(
-            self._sql, RowCheck(self.encoder.dimensions, self._codec, self._version > 1)
-        )
+        yield from database_findings(self._sql, RowCheck(self.encoder.dimensions, self._codec))
         if self.is_encrypted and self._version == SCHEMA_VERSION and not _are_whole(self._key_records()):
             yield Finding("key", "its salt and check are damaged in one of two places")
 
@@ -753,8 +759,6 @@ class Store:
         Raises:
             GalleryError: One is damaged.
         """
-        if self._version == 1:
-            return
         query = f"SELECT id FROM {table} WHERE checksum IS NOT row_checksum({CHECKED_COLUMNS[table]})"
         found = self._sql.execute(query) if ids is None else self._of_ids(f"{query} AND id IN", ids)
         for (id,) in list(found)[:1]:

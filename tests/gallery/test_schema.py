@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER_8D, V1, photo_hash, unit
+from gallery_helpers import (
+    ENCODER,
+    ENCODER_8D,
+    V1,
+    make_gallery_of_schema_2,
+    person_vectors,
+    photo_hash,
+    unit,
+)
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.schema import SCHEMA_VERSION, migrating_statements
 
 
@@ -92,24 +101,57 @@ def test_a_migration_that_fails_leaves_the_gallery_as_it_was(
         require_v1_contents(gallery)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_an_older_gallery_that_may_not_be_written_is_read_as_it_is(
-    v1_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write anything, so the answer of the system is replaced where the tests run as root."""
-    before = (v1_folder / "gallery.sqlite3").read_bytes()
-    (v1_folder / "gallery.sqlite3").chmod(stat.S_IRUSR)
     monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)
-    with Gallery.open(v1_folder, ENCODER_8D) as gallery:
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+@pytest.mark.usefixtures("unwritable")
+def test_an_older_gallery_that_may_not_be_written_is_read_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "g"
+    make_gallery_of_schema_2(folder)
+    before = (folder / "gallery.sqlite3").read_bytes()
+    (folder / "gallery.sqlite3").chmod(stat.S_IRUSR)
+    with Gallery.open(folder, ENCODER) as gallery:
         assert gallery.read_only
-        require_v1_contents(gallery)
+        require_schema_2_contents(gallery)
         with gallery.one_state():
-            require_v1_contents(gallery)
+            require_schema_2_contents(gallery)
         for change in (lambda: gallery.set_threshold(0.5), lambda: gallery.remove("Ada")):
             with pytest.raises(GalleryError, match="read-only"):
                 change()
+    assert (folder / "gallery.sqlite3").read_bytes() == before
+    assert version_of(folder) == 2
+
+
+def require_schema_2_contents(gallery: Gallery) -> None:
+    assert [(p.name, p.template_count, p.threshold_l2) for p in gallery.people()] == [("Ada", 3, 0.5)]
+    np.testing.assert_array_equal(gallery.vectors("Ada"), person_vectors(1, 3))
+    assert gallery.match(person_vectors(1, 1))[0].name == "Ada"
+    assert (gallery.threshold_l2, gallery.unknown_faces(), gallery.crop(1)) == (None, [], None)
+    assert gallery.state
+
+
+@pytest.mark.usefixtures("unwritable")
+def test_one_of_the_first_schema_is_refused_where_it_may_not_be_written(v1_folder: Path) -> None:
+    before = (v1_folder / "gallery.sqlite3").read_bytes()
+    for use in (Gallery.open, verify):
+        with pytest.raises(GalleryError, match="open it once where it may be written"):
+            use(v1_folder)
     assert (v1_folder / "gallery.sqlite3").read_bytes() == before
-    assert version_of(v1_folder) == 1
+
+
+def test_nor_can_it_be_merged_from(v1_folder: Path, tmp_path: Path) -> None:
+    """Nothing of the other gallery is changed, not even its schema."""
+    with Gallery.open(tmp_path / "own", ENCODER_8D, create=True) as gallery:
+        with pytest.raises(GalleryError, match="open it once"):
+            gallery.merge_from(v1_folder)
+        assert version_of(v1_folder) == 1
+        Gallery.open(v1_folder).close()
+        assert gallery.merge_from(v1_folder) == 5
+        require_v1_contents(gallery)
 
 
 def test_an_older_archive_is_imported(tmp_path: Path) -> None:
