@@ -97,7 +97,7 @@ def _not_stored_otherwise(store: Store, ids: IdArray, vectors: FloatArray) -> Id
     for _, stored in store.vectors_after(0):
         for vector in stored:
             id_of.pop(vector.tobytes(), None)
-    for face in store.unknown_faces():
+    for face in store.unknown.all():
         id_of.pop(face.embedding.tobytes(), None)
     return np.array(sorted(id_of.values()), np.int64)
 

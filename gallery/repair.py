@@ -17,11 +17,12 @@ from typing import Any
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import atomic_write_bytes
 from facepipe.gallery.files import copy_private, make_folder_aside
-from facepipe.gallery.gallery import STORE_FILE, Gallery
+from facepipe.gallery.gallery import Gallery
 from facepipe.gallery.index_check import index_findings
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.lost_faces import lost_faces
 from facepipe.gallery.models import EncoderIdentity, Finding
+from facepipe.gallery.opening import STORE_FILE
 from facepipe.gallery.storage.database import create_database, open_alone, replace_database
 from facepipe.gallery.storage.encryption import (
     Codec,

@@ -13,10 +13,11 @@ from pathlib import Path
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import PRIVATE_FOLDER_MODE, sync_folder
 from facepipe.gallery.files import make_folder_aside
-from facepipe.gallery.gallery import STORE_FILE, Gallery, import_archive
+from facepipe.gallery.gallery import Gallery, import_archive
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.lost_faces import lost_files
 from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.opening import STORE_FILE
 from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.database import Database
 from facepipe.gallery.storage.errors import errors_of

@@ -86,8 +86,8 @@ def test_every_connection_of_a_gallery_keeps_temporary_data_in_memory(
         gallery.export_archive(tmp_path / "archive.zip")
         gallery.import_archive(tmp_path / "archive.zip")
         gallery.remove("Ada")
-        gallery._store._sql.execute("UPDATE templates SET quality = 0.5")
-        gallery._store._sql.commit()
+        gallery._store._rows.sql.execute("UPDATE templates SET quality = 0.5")
+        gallery._store._rows.sql.commit()
     assert verify(tmp_path / "one")
     assert repair(tmp_path / "one").aside is not None
     monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)

@@ -114,7 +114,7 @@ def test_that_an_encrypted_gallery_has_no_index_is_not_told(
 def test_names_and_thresholds_of_earlier_versions_are_mended(plain: Path) -> None:
     encrypt(plain, KEY)
     with Gallery.open(plain, ENCODER, secret=KEY) as gallery:
-        codec = gallery._store._codec
+        codec = gallery._store._rows.codec
     with closing(sqlite3.connect(plain / "gallery.sqlite3")) as connection:
         name = codec.seal("name", "Mata\u200b Hari")
         connection.execute(
@@ -203,7 +203,7 @@ def test_converting_that_fails_half_way_changes_nothing(plain: Path, monkeypatch
     with Gallery.open(plain, ENCODER) as gallery:
         before = contents(gallery)
         with monkeypatch.context() as patch:
-            patch.setattr(gallery._store, "_note_wipe_due", lambda: 1 / 0)
+            patch.setattr(gallery._store._rows, "note_wipe_due", lambda: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 gallery.encrypt(KEY)
         assert contents(gallery) == before

@@ -23,7 +23,7 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.index.file import saved_extent
 from facepipe.gallery.index.vectors import IdArray, VectorIndex
 from facepipe.gallery.index_sync import DerivedIndex
-from facepipe.gallery.storage.store import Store
+from facepipe.gallery.storage.face_table import FaceTable
 
 
 @pytest.fixture
@@ -315,16 +315,16 @@ def test_a_copy_restored_by_hand_does_not_fool_the_index(
 
 def test_catching_up_reads_only_what_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
-    as_vectors = Store._as_vectors
+    as_vectors = FaceTable.as_vectors
 
-    def counting(self: Store, blobs: list[bytes], what: str) -> FloatArray:
+    def counting(self: FaceTable, blobs: list[bytes], what: str) -> FloatArray:
         read.append(len(blobs))
         return as_vectors(self, blobs, what)
 
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.add("Crowd", templates(crowd(600)))
     with Gallery.open(folder, ENCODER) as gallery:
-        monkeypatch.setattr(Store, "_as_vectors", counting)
+        monkeypatch.setattr(FaceTable, "as_vectors", counting)
         gallery.match(person_vectors(1, 1))
         assert sum(read) == 0  # The file holds all of them.
         with Gallery.open(folder, ENCODER) as other:

@@ -421,7 +421,7 @@ def test_a_backup_is_a_gallery_of_its_own(folder: Path, tmp_path: Path) -> None:
 def test_a_backup_while_another_writes_is_one_state(folder: Path, tmp_path: Path) -> None:
     with Gallery.open(folder, ENCODER) as gallery, Gallery.open(folder, ENCODER) as other:
         with other._store.changing():
-            other._store.remove("Ada", 0.0)
+            other._store.delete_person(other._store.people.id_of("Ada"))
             gallery.backup(tmp_path / "during")
         gallery.backup(tmp_path / "after")
     names = {}

@@ -22,7 +22,6 @@ from gallery_helpers import ENCODER, person_vectors, start, templates
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.repair import verify
-from facepipe.gallery.storage.store import FaceTable
 
 NOBODY_ID = 65534
 
@@ -118,14 +117,14 @@ def test_a_change_that_fails_half_way_changes_nothing(
 ) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Ada", templates(person_vectors(1, 2)))
-        insert = gallery._store._insert
+        insert = gallery._store.templates._insert
 
-        def failing_insert(table: FaceTable, owner: dict[str, int], new: NewTemplate) -> int:
+        def failing_insert(new: NewTemplate, owner: dict[str, int]) -> int:
             if np.array_equal(new.embedding, person_vectors(2, 5)[3]):
                 raise KeyboardInterrupt
-            return insert(table, owner, new)
+            return insert(new, owner)
 
-        monkeypatch.setattr(gallery._store, "_insert", failing_insert)
+        monkeypatch.setattr(gallery._store.templates, "_insert", failing_insert)
         with pytest.raises(KeyboardInterrupt):
             gallery.add("Bob", templates(person_vectors(2, 5)))
         monkeypatch.undo()

@@ -93,7 +93,7 @@ def test_new_galleries_and_repaired_ones_have_states_of_their_own(whole: Path, t
             states.append(gallery.state)
         shutil.copytree(whole, tmp_path / f"{name} damaged")
         with Gallery.open(tmp_path / f"{name} damaged") as gallery, gallery._store.changing():
-            gallery._store._sql.execute("UPDATE templates SET source = 'elsewhere' WHERE id = 1")
+            gallery._store._rows.sql.execute("UPDATE templates SET source = 'elsewhere' WHERE id = 1")
         repair(tmp_path / f"{name} damaged")
         with Gallery.open(tmp_path / f"{name} damaged") as gallery:
             states.append(gallery.state)

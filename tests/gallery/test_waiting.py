@@ -148,7 +148,7 @@ def test_whoever_only_reads_waits_for_nobody(
 def test_what_a_killed_remover_left_waits_until_nobody_writes(folder: Path) -> None:
     """Rows to erase in the index, and the file to wipe."""
     with Gallery.open(folder) as gallery, gallery._store.changing():
-        gallery._store.remove("Mata Hari", 0.0)
+        gallery._store.delete_person(gallery._store.people.id_of("Mata Hari"))
     with holding(folder, WRITING):
         assert seconds_of(lambda: Gallery.open(folder).close()) < OTHERS_WAIT_S_MAX
     assert wipe_due(folder)

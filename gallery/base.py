@@ -1,0 +1,97 @@
+"""What every part of `Gallery` stands on: its store, its index, and the transactions on both."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.index_sync import DerivedIndex
+from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.names import clean_name, lookalike_sentence, lookalikes
+from facepipe.gallery.storage.store import Store
+
+logger = logging.getLogger("facepipe")
+
+
+class GalleryBase:
+    """An open gallery, without what can be done with it.
+
+    Args:
+        path: The folder.
+        store: Its truth.
+        encoder: Whose vectors will be added or matched; None: people are managed only.
+    """
+
+    def __init__(self, path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
+        self.path = path
+        self.encoder = encoder or store.encoder
+        self.read_only = store.read_only
+        self._store = store
+        self._takes_vectors = encoder is not None
+        self._index = DerivedIndex(path, store)
+
+    @contextmanager
+    def one_state(self) -> Iterator[None]:
+        """All that is read inside is of one state, whoever writes meanwhile.
+
+        Threads that share the gallery wait. Nothing can be changed inside.
+        """
+        with self._store.reading():
+            yield
+
+    @property
+    def state(self) -> str:
+        """Names what the gallery holds now: another after every change, also of a copy of the gallery."""
+        with self._store.reading():
+            return self._store.state()
+
+    @contextmanager
+    def _changing(self, *, vectors: bool = False, erases: bool = False) -> Iterator[None]:
+        """One transaction.
+
+        Args:
+            vectors: It changes the set of vectors, which the index follows.
+            erases: What it removes leaves every file of the gallery.
+        """
+        with self._store.changing():
+            self._index.is_due |= vectors
+            yield
+        if vectors and erases:
+            self._index.erase_removed()
+        if erases:
+            self._store.wipe_deleted()
+
+    @contextmanager
+    def _warning_of_lookalikes(self) -> Iterator[None]:
+        """Warn of names that came into the gallery inside and can't be told from others."""
+        with self._store.reading():
+            before = set(self._store.people.names())
+        yield
+        with self._store.reading():
+            after = set(self._store.people.names())
+        for names in lookalikes(after) if after - before else []:
+            if not before.issuperset(names):
+                logger.warning("%s: similar_name: %s", self.path, lookalike_sentence(names))
+
+    def _stored_name(self, name: str) -> str:
+        """A name as its person has it: earlier versions stored names with invisible characters.
+
+        Inside a transaction.
+        """
+        cleaned = clean_name(name)
+        return name if name != cleaned and self._store.people.has(name) else cleaned
+
+    def _person_id(self, name: str) -> int:
+        """The id of a person. Inside a transaction.
+
+        Raises:
+            GalleryError: Nobody has this name.
+        """
+        return self._store.people.id_of(self._stored_name(name))
+
+    def _require_encoder(self) -> None:
+        if not self._takes_vectors:
+            raise GalleryError(f"{self.path}: open the gallery with an encoder to add or match faces")

@@ -1,0 +1,170 @@
+"""The people of a gallery and their templates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from facepipe.core.errors import GalleryError
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.matching import PersonDistance, distances_to_people
+from facepipe.gallery.models import NewTemplate, Person, Template, require_vectors
+from facepipe.gallery.names import clean_name, lookalike_key
+from facepipe.gallery.thresholds import ThresholdsMixin
+
+
+class PeopleMixin(ThresholdsMixin):
+    """The people of a gallery and their templates."""
+
+    def add(self, name: str, templates: Sequence[NewTemplate]) -> list[int]:
+        """Remember faces of a person, who need not be known yet.
+
+        The same face of the same photo (`photo_sha256`) is stored once a person; without a photo's hash, the
+        very same vector is. So enrolling again changes nothing. Whether a new name looks like another's is
+        answered by `people_like`, before.
+
+        Returns:
+            Ids of the newly stored templates, in order; fewer than `templates` where some were stored before.
+
+        Raises:
+            GalleryError: The name is empty, a vector is not float32 of unit length and the gallery's
+                dimensions, or the gallery may not be written.
+        """
+        self._require_encoder()
+        name = clean_name(name)
+        if not templates:
+            raise GalleryError(f"no faces given to remember of {name!r}")
+        for template in templates:
+            require_vectors(template.embedding[None], self.encoder.dimensions, f"embedding of {name!r}")
+        with self._changing(vectors=True):
+            return self._store.add(name, templates)
+
+    def people(self) -> list[Person]:
+        """Everybody, by name."""
+        with self._store.reading():
+            people = self._store.people.all()
+        return sorted(people, key=lambda person: (person.name.casefold(), person.name))
+
+    def knows(self, name: str) -> bool:
+        """Whether somebody has this name."""
+        with self._store.reading():
+            return self._store.people.has(self._stored_name(name))
+
+    def people_like(self, name: str) -> list[str]:
+        """Others whose names people can't tell from this one, sorted: see `lookalike_key`."""
+        name = clean_name(name)
+        key = lookalike_key(name)
+        with self._store.reading():
+            names = self._store.people.names()
+        return sorted(other for other in names if other != name and lookalike_key(other) == key)
+
+    def templates(self, name: str) -> list[Template]:
+        """A person's templates, oldest first.
+
+        Raises:
+            GalleryError: Nobody has this name.
+        """
+        with self._store.reading():
+            return self._faces_of(name)[0]
+
+    def vectors(self, name: str) -> FloatArray:
+        """The vectors of a person's templates, float32 (n, d) in the order of `templates`."""
+        with self._store.reading():
+            return self._faces_of(name)[1]
+
+    def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
+        """Whether a face of this photo is stored already, of anybody or of the person `name`."""
+        with self._store.reading():
+            stored = None if name is None else self._stored_name(name)
+            return self._store.templates.has_photo(photo_sha256, stored)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a person another name.
+
+        Raises:
+            GalleryError: Nobody is named `old`, or somebody is named `new`.
+        """
+        new = clean_name(new)
+        with self._warning_of_lookalikes(), self._changing(erases=True):
+            self._store.require_no_unused_key()
+            self._store.people.rename(self._stored_name(old), new)
+
+    def merge(self, source: str, into: str) -> int:
+        """Make one person of two: `into` gets the templates of `source`, who is forgotten; answers how many.
+
+        Raises:
+            GalleryError: One of them is not known, or both are the same.
+        """
+        with self._changing(vectors=True, erases=True):
+            source, into = self._stored_name(source), self._stored_name(into)
+            if source == into:
+                raise GalleryError(f"{source!r} can't be merged into the same person")
+            into_id, source_id = self._store.people.id_of(into), self._store.people.id_of(source)
+            count = self._store.templates.hand_over(*self._faces_of(source), into_id)
+            self._store.delete_person(source_id)
+            return count
+
+    def remove(self, name: str) -> int:
+        """Forget a person: name, vectors, crops and paths leave every file of the gallery.
+
+        So do the unknown faces that would now get this name by their distance alone.
+
+        Returns:
+            How many templates were erased.
+
+        Raises:
+            GalleryError: Nobody has this name.
+        """
+        self._index.require_nothing_lost()
+        with self._changing(vectors=True, erases=True):
+            person_id = self._person_id(name)
+            self._store.unknown.delete(self._unknown_faces_like(name))
+            return self._store.delete_person(person_id)
+
+    def forget_photo(self, photo: str | Path, photo_sha256: str | None = None) -> int:
+        """Forget every face of a photo, named or unknown: vectors, crops and paths leave every file.
+
+        People of whom no other photo is known are forgotten with it.
+
+        Args:
+            photo: Its path, as enrolled or as found from here; the file need not exist any more.
+            photo_sha256: Its content hash, where it is known: finds copies under other paths too.
+
+        Returns:
+            How many templates and unknown faces were erased.
+        """
+        sources = list(dict.fromkeys([str(photo), str(Path(photo).resolve())]))
+        self._index.require_nothing_lost()
+        with self._changing(vectors=True, erases=True):
+            return self._store.delete_photo(sources, photo_sha256)
+
+    def crop(self, template_id: int) -> bytes | None:
+        """The encoded picture of a template's face; None: it was not kept.
+
+        Raises:
+            GalleryError: There is no such template.
+        """
+        with self._store.reading():
+            return self._store.templates.crop(template_id)
+
+    def _faces_of(self, name: str) -> tuple[list[Template], FloatArray]:
+        """A person's templates, oldest first, and their vectors float32 (n, d). Inside a transaction."""
+        name = self._stored_name(name)
+        return self._store.templates.of_person(self._store.people.id_of(name), name)
+
+    def _unknown_faces_like(self, name: str) -> list[int]:
+        """Ids of the unknown faces that would get this name by their distance alone. Inside a transaction."""
+        unknown = self._store.unknown.all()
+        if not unknown:
+            return []
+        person_id, vectors = self._person_id(name), self._faces_of(name)[1]
+        standard_l2 = self._default_threshold(self._store.templates.count()) or 0.0
+        threshold_l2 = self._store.people.thresholds_of([person_id]).get(person_id, standard_l2)
+        one_person, measure = np.zeros(1, np.int64), PersonDistance.NEAREST_OR_MEAN
+        return [
+            face.id
+            for face in unknown
+            if distances_to_people(face.embedding, vectors, one_person, measure)[0] <= threshold_l2
+        ]

@@ -1,0 +1,55 @@
+"""Everything that one gallery gives to another, without ids."""
+
+from __future__ import annotations
+
+from facepipe.gallery.models import Contents, Person, PersonContents
+from facepipe.gallery.names import mended_name
+from facepipe.gallery.storage.schema import SEALED_COLUMNS
+from facepipe.gallery.storage.store import Store
+
+
+def read_contents(store: Store) -> Contents:
+    """Read everything, with names and thresholds as they may be stored. Inside a transaction.
+
+    Raises:
+        GalleryError: A row is damaged; elsewhere it would get a new checksum, and nobody would know.
+    """
+    for table in SEALED_COLUMNS:
+        store.require_whole(table)
+    people: dict[str, PersonContents] = {}
+    taken = set(store.people.names())
+    for person in sorted(store.people.all(), key=lambda person: person.name):
+        name = mended_name(person.name, taken)
+        taken.add(name)
+        people[name] = _read_person(store, person)
+    unknown = [face.as_new_template(store.unknown.crop(face.id)) for face in store.unknown.all()]
+    return Contents(people, unknown, store.settings.threshold())
+
+
+def _read_person(store: Store, person: Person) -> PersonContents:
+    templates, vectors = store.templates.of_person(store.people.id_of(person.name), person.name)
+    return PersonContents(
+        [
+            template.as_new_template(vector, store.templates.crop(template.id))
+            for template, vector in zip(templates, vectors, strict=True)
+        ],
+        person.threshold_l2,
+    )
+
+
+def add_contents(store: Store, contents: Contents) -> int:
+    """Store what is not stored yet, and the thresholds of new people; returns how many templates.
+
+    Inside a changing transaction. The gallery's threshold is taken over where it was empty.
+    """
+    was_empty = not any(store.counts())
+    known = set(store.people.names())
+    count = 0
+    for name, person in contents.people.items():
+        count += len(store.add(name, person.templates))
+        if name not in known and person.threshold_l2 is not None:
+            store.people.set_threshold(name, person.threshold_l2)
+    store.add_unknown(contents.unknown)
+    if was_empty and contents.threshold_l2 is not None:
+        store.settings.set_threshold(contents.threshold_l2)
+    return count

@@ -1,0 +1,115 @@
+"""The table of people: their names and their own thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.models import Person, is_threshold
+from facepipe.gallery.storage.rows import Rows, require_kind
+from facepipe.gallery.storage.schema import row_checksum
+
+
+class PeopleTable:
+    """All people. Methods are called inside a transaction.
+
+    Args:
+        rows: Of the gallery.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def count(self) -> int:
+        """Number of people."""
+        return self._rows.count("people")
+
+    def all(self) -> list[Person]:
+        """Everybody, in no order."""
+        self._rows.require_whole("people")
+        rows = self._rows.sql.execute(
+            "SELECT name, COUNT(*), MIN(added_at), MAX(added_at), threshold_l2 FROM people"
+            " JOIN templates ON person_id = people.id GROUP BY people.id"
+        )
+        people = [Person(self._rows.codec.open("name", name), *rest) for name, *rest in rows]
+        for person in people:
+            require_kind(str, person.name, person.first_added_at, person.last_added_at)
+            require_kind(float | None, person.threshold_l2)
+        return [
+            person if is_threshold(person.threshold_l2) else replace(person, threshold_l2=None)
+            for person in people
+        ]
+
+    def names(self) -> list[str]:
+        """The names of all people, in no order."""
+        self._rows.require_whole("people")
+        names = self._rows.sql.execute("SELECT name FROM people")
+        return [self._rows.codec.open("name", name) for (name,) in names]
+
+    def has(self, name: str) -> bool:
+        """Whether somebody has this name."""
+        return self._rows.exists("SELECT 1 FROM people WHERE name = ?", self._rows.codec.seal("name", name))
+
+    def id_of(self, name: str) -> int:
+        """The id of a person.
+
+        Raises:
+            GalleryError: Nobody has this name.
+        """
+        sealed = self._rows.codec.seal("name", name)
+        row = self._rows.sql.execute("SELECT id FROM people WHERE name = ?", (sealed,)).fetchone()
+        if row is None:
+            raise GalleryError(f"nobody is named {name!r}: see `facepipe gallery list`")
+        return int(row[0])
+
+    def names_of(self, ids: Iterable[int]) -> dict[int, str]:
+        """Person id to name; checked, so that nobody is given a damaged one."""
+        ids = list(ids)
+        self._rows.require_whole("people", ids)
+        rows = self._rows.of_ids("SELECT id, name FROM people WHERE id IN", ids)
+        return {id: self._rows.codec.open("name", name) for id, name in rows}
+
+    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
+        """Person id to threshold, of those people who have one of their own that can be used."""
+        rows = self._rows.of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", ids)
+        thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+        require_kind(float | None, *thresholds.values())
+        return {id: threshold_l2 for id, threshold_l2 in thresholds.items() if is_threshold(threshold_l2)}
+
+    def add(self, name: str) -> int:
+        """Make a person if need be; returns the id."""
+        sealed = self._rows.codec.seal("name", name)
+        self._rows.sql.execute(
+            "INSERT OR IGNORE INTO people (name, checksum) VALUES (?, ?)",
+            (sealed, row_checksum(sealed, None)),
+        )
+        return self.id_of(name)
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a person another name that nobody has. `Store.wipe_deleted` is due afterwards.
+
+        Raises:
+            GalleryError: Nobody is named `old`, or somebody else is named `new`.
+        """
+        id = self.id_of(old)
+        if old != new and self.has(new):
+            raise GalleryError(
+                f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
+            )
+        self._rows.update("people", id, name=self._rows.codec.seal("name", new))
+        self._rows.note_wipe_due()
+
+    def set_threshold(self, name: str, threshold_l2: float | None) -> None:
+        """Give a person their own threshold; None: take it away."""
+        threshold_l2 = None if threshold_l2 is None else float(threshold_l2)
+        self._rows.update("people", self.id_of(name), threshold_l2=threshold_l2)
+
+    def delete(self, id: int) -> None:
+        """Delete a person whose templates are deleted. `Store.wipe_deleted` is due afterwards."""
+        self._rows.sql.execute("DELETE FROM people WHERE id = ?", (id,))
+        self._rows.note_wipe_due()
+
+    def delete_those_without_templates(self) -> None:
+        """Delete people of whom nothing is left."""
+        self._rows.sql.execute("DELETE FROM people WHERE id NOT IN (SELECT person_id FROM templates)")

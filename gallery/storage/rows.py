@@ -1,0 +1,115 @@
+"""Rows of a gallery's tables: queries inside a transaction, checksums, and values as they are stored."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.storage.encryption import Codec, PlainCodec, SealingCodec
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
+
+_IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
+_KINDS: dict[type | UnionType, str] = {float | None: "number", int: "id", str: "text"}
+
+
+class Rows:
+    """What all tables of one gallery share.
+
+    Attributes:
+        file: The SQLite file.
+        encoder: Whose embeddings are stored.
+        codec: Between stored values and what they stand for.
+        sql: The connection; inside a transaction only.
+    """
+
+    encoder: EncoderIdentity
+    sql: sqlite3.Connection
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.codec: Codec = PlainCodec()
+
+    @property
+    def folder(self) -> Path:
+        """The gallery's."""
+        return self.file.parent
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether names, paths, vectors and pictures stand in the file as ciphertext."""
+        return isinstance(self.codec, SealingCodec)
+
+    def value(self, query: str, *values: object) -> Any:
+        """The first value of the first row."""
+        return self.sql.execute(query, values).fetchone()[0]
+
+    def exists(self, query: str, *values: object) -> bool:
+        """Whether a query has any row."""
+        return self.sql.execute(query, values).fetchone() is not None
+
+    def count(self, table: str) -> int:
+        """Number of rows."""
+        return int(self.value(f"SELECT COUNT(*) FROM {table}"))
+
+    def of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
+        """The rows of a query that ends with IN, for any number of ids."""
+        every = list(ids)
+        for at in range(0, len(every), _IDS_AT_ONCE):
+            some = every[at : at + _IDS_AT_ONCE]
+            yield from self.sql.execute(f"{query} ({', '.join('?' * len(some))})", some).fetchall()
+
+    def require_whole(self, table: str, ids: Iterable[int] | None = None) -> None:
+        """Check rows, all or those of some ids, against their checksums.
+
+        Raises:
+            GalleryError: One is damaged.
+        """
+        query = f"SELECT id FROM {table} WHERE checksum IS NOT row_checksum({CHECKED_COLUMNS[table]})"
+        found = self.sql.execute(query) if ids is None else self.of_ids(f"{query} AND id IN", ids)
+        for (id,) in list(found)[:1]:
+            raise GalleryError(
+                f"{self.folder}: {table} {id} is damaged (its checksum is not that of its bytes): run "
+                "`facepipe gallery repair`"
+            )
+
+    def insert(self, table: str, *values: Any) -> int:
+        """Store a row with its checksum, whose other columns are all `CHECKED_COLUMNS`; returns its id."""
+        cursor = self.sql.execute(
+            f"INSERT INTO {table} ({CHECKED_COLUMNS[table]}, checksum) VALUES ({'?, ' * len(values)}?)",
+            (*values, row_checksum(*values)),
+        )
+        return int(cursor.lastrowid or 0)
+
+    def update(self, table: str, id: int, **value_by_column: Any) -> None:
+        """Change some columns of a row, and its checksum accordingly: damage must not get a fitting one."""
+        self.require_whole(table, [id])
+        assignments = ", ".join(f"{column} = ?" for column in value_by_column)
+        self.sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*value_by_column.values(), id))
+        self.sql.execute(
+            f"UPDATE {table} SET checksum = row_checksum({CHECKED_COLUMNS[table]}) WHERE id = ?", (id,)
+        )
+
+    def note_vectors_changed(self) -> None:
+        """Give the set of vectors a new state, once in each change: the generation is raised at its end."""
+        token = secrets.token_bytes(16)
+        self.sql.execute("INSERT OR IGNORE INTO vector_states SELECT generation + 1, ? FROM meta", (token,))
+
+    def note_wipe_due(self) -> None:
+        """Note that remains of removed rows are to be wiped from the file."""
+        self.sql.execute("UPDATE meta SET wipe_due = generation + 1")
+
+
+def require_kind(kind: type | UnionType, *values: object) -> None:
+    """Check that stored values are of a kind, as reading does, which does not compare all checksums.
+
+    Raises:
+        GalleryError: One is of another kind, as a flipped bit makes it.
+    """
+    if not all(isinstance(value, kind) for value in values):
+        raise GalleryError(f"a stored {_KINDS[kind]} is damaged: run `facepipe gallery repair`")

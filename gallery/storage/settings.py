@@ -1,0 +1,51 @@
+"""The table of settings: the gallery's own threshold, and what belongs to its key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.models import is_threshold
+from facepipe.gallery.storage.encryption import KEY_SETTINGS
+from facepipe.gallery.storage.rows import Rows
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
+
+
+class Settings:
+    """All settings. Methods are called inside a transaction.
+
+    Args:
+        rows: Of the gallery.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def all(self) -> list[tuple[Any, Any, Any]]:
+        """All rows: key, value and checksum. Not by the key's index, so that damaged keys are seen too."""
+        return self._rows.sql.execute(
+            f"SELECT {CHECKED_COLUMNS['settings']}, checksum FROM settings NOT INDEXED"
+        ).fetchall()
+
+    def threshold(self) -> float | None:
+        """The gallery's own threshold; None: it has none that can be used.
+
+        Raises:
+            GalleryError: A setting is damaged that may have been the threshold.
+        """
+        threshold = None
+        for key, value, checksum in self.all():
+            if row_checksum(key, value) != checksum and key not in KEY_SETTINGS:
+                raise GalleryError(
+                    f"{self._rows.folder}: a setting, perhaps the threshold, is damaged: run "
+                    "`facepipe gallery repair`"
+                )
+            if key == THRESHOLD_SETTING:
+                threshold = value
+        return threshold if is_threshold(threshold) else None
+
+    def set_threshold(self, threshold_l2: float | None) -> None:
+        """Give the gallery its own threshold; None: take it away."""
+        self._rows.sql.execute("DELETE FROM settings WHERE key = ?", (THRESHOLD_SETTING,))
+        if threshold_l2 is not None:
+            self._rows.insert("settings", THRESHOLD_SETTING, float(threshold_l2))

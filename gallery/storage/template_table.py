@@ -1,0 +1,98 @@
+"""The table of templates: the enrolled faces of people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.index.file import IdArray
+from facepipe.gallery.models import NewTemplate, Template
+from facepipe.gallery.storage.face_table import FaceTable
+from facepipe.gallery.storage.rows import require_kind
+from facepipe.gallery.storage.schema import FACE_COLUMNS
+
+_READ_ROWS = 4096
+
+
+class TemplateTable(FaceTable):
+    """The templates of all people, by the ids of their people."""
+
+    name = "templates"
+
+    def of_person(self, person_id: int, name: str) -> tuple[list[Template], FloatArray]:
+        """The templates of the person `name`, oldest first, and their vectors float32 (n, d)."""
+        rows = self._rows.sql.execute(
+            f"SELECT vector, id, {FACE_COLUMNS} FROM templates WHERE person_id = ? ORDER BY id", (person_id,)
+        ).fetchall()
+        templates = [Template(row[1], name, *self._fields(row[2:])) for row in rows]
+        return templates, self.as_vectors([row[0] for row in rows], f"templates of {name}")
+
+    def has_photo(self, photo_sha256: str, person: str | None) -> bool:
+        """Whether a template of this photo is stored, of anybody or of one person."""
+        return self._rows.exists(
+            "SELECT 1 FROM templates JOIN people ON people.id = person_id"
+            " WHERE photo_sha256 = ?1 AND (?2 IS NULL OR name = ?2)",
+            self._rows.codec.seal("photo_sha256", photo_sha256),
+            self._rows.codec.seal("name", person),
+        )
+
+    def people_of(self, template_ids: IdArray) -> IdArray:
+        """The person ids of templates, in the same shape; -1 where there is no such template."""
+        wanted, places = np.unique(template_ids, return_inverse=True)
+        people = dict(self._rows.of_ids("SELECT id, person_id FROM templates WHERE id IN", wanted.tolist()))
+        require_kind(int, *people.values())
+        found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
+        return found[places].reshape(template_ids.shape)
+
+    def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
+        """The templates of people: person ids (n,), rising, and template ids (n,)."""
+        rows = sorted(self._rows.of_ids("SELECT person_id, id FROM templates WHERE person_id IN", person_ids))
+        owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
+        return owners, ids
+
+    def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
+        """The vectors of all templates with larger ids, rising, in batches of ids and float32 (n, d)."""
+        while True:
+            rows = self._rows.sql.execute(
+                "SELECT id, vector FROM templates WHERE id > ? ORDER BY id LIMIT ?", (template_id, _READ_ROWS)
+            ).fetchall()
+            if not rows:
+                return
+            ids = np.array([row[0] for row in rows], np.int64)
+            yield ids, self.as_vectors([row[1] for row in rows], "the gallery")
+            template_id = int(ids[-1])
+
+    def add(self, person_id: int, templates: Iterable[NewTemplate]) -> list[int]:
+        """Store templates of a person; returns the ids of those not stored before."""
+        ids = self.insert_new(templates, person_id=person_id)
+        if ids:
+            self._rows.note_vectors_changed()
+        return ids
+
+    def hand_over(self, templates: Sequence[Template], vectors: FloatArray, person_id: int) -> int:
+        """Give a person those of another's templates that they do not hold yet; returns how many."""
+        moved = [
+            template.id
+            for template, vector in zip(templates, vectors, strict=True)
+            if not self.holds(vector, template.photo_sha256, person_id=person_id)
+        ]
+        for template_id in moved:
+            self._rows.update("templates", template_id, person_id=person_id)
+        return len(moved)
+
+    def delete_of_person(self, person_id: int) -> int:
+        """Delete all templates of a person; returns how many."""
+        return self._after_deleting(
+            self._rows.sql.execute("DELETE FROM templates WHERE person_id = ?", (person_id,)).rowcount
+        )
+
+    def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
+        """Delete all templates of a photo, by its paths or content; returns how many."""
+        return self._after_deleting(super().delete_photo(sources, photo_sha256))
+
+    def _after_deleting(self, count: int) -> int:
+        if count:
+            self._rows.note_vectors_changed()
+        return count

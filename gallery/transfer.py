@@ -1,0 +1,87 @@
+"""What one gallery gives to others: archives, backups, and all that another one holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.archive import read_archive, write_archive
+from facepipe.gallery.base import GalleryBase
+from facepipe.gallery.models import Contents
+from facepipe.gallery.opening import STORE_FILE, make_folder, require_gallery, require_same_encoder
+from facepipe.gallery.storage.contents import add_contents, read_contents
+from facepipe.gallery.storage.encryption import secret_of_environment
+from facepipe.gallery.storage.store import Store
+
+
+class TransferMixin(GalleryBase):
+    """Archives and backups of a gallery, and adding what others hold."""
+
+    def export_archive(self, file: str | Path) -> None:
+        """Write everybody to one zip of JSON and safetensors (see `facepipe.gallery.archive`), atomically.
+
+        Raises:
+            GalleryError: The file can't be written, or lies inside the gallery's folder.
+        """
+        file = Path(file)
+        self._require_outside(file)
+        with self._store.reading():
+            contents = read_contents(self._store)
+        write_archive(file, self.encoder, contents)
+
+    def import_archive(self, file: str | Path) -> int:
+        """Add everybody in an archive, in one transaction; answers how many templates were new.
+
+        People of the same name are taken as the same person. Thresholds are taken over for new people, and
+        for the gallery where it was empty.
+
+        Raises:
+            GalleryError: The archive is not to be trusted, or of another encoder; nothing is changed.
+        """
+        return self.add_contents(read_archive(Path(file), self.encoder))
+
+    def add_contents(self, contents: Contents) -> int:
+        """Add what an archive or another gallery holds, in one transaction; answers how many were new."""
+        with self._warning_of_lookalikes(), self._changing(vectors=True):
+            return add_contents(self._store, contents)
+
+    def merge_from(self, other: str | Path, secret: bytes | None = None) -> int:
+        """Add everybody of another gallery, as `import_archive` does; answers how many templates were new.
+
+        Args:
+            other: Its folder; no byte in it is changed, not even where it is of an older schema.
+            secret: Its key, where it is encrypted; None: that of the environment.
+
+        Raises:
+            GalleryError: It can't be read or holds vectors of another encoder; nothing is changed.
+        """
+        other = Path(other)
+        require_gallery(other)
+        source = Store(other / STORE_FILE, secret or secret_of_environment(), scratch=self.path)
+        try:
+            require_same_encoder(other, source, self.encoder)
+            with source.reading():
+                contents = read_contents(source)
+        finally:
+            source.close()
+        return self.add_contents(contents)
+
+    def backup(self, folder: str | Path) -> None:
+        """Copy the present state to a gallery of its own, while other processes read and write.
+
+        Args:
+            folder: Where there is no gallery yet; made private where it does not exist.
+
+        Raises:
+            GalleryError: It can't be written, holds a gallery, or lies inside this one.
+        """
+        folder = Path(folder)
+        self._require_outside(folder)
+        if (folder / STORE_FILE).exists():
+            raise GalleryError(f"{folder}: holds a gallery already: give the backup a folder of its own")
+        make_folder(folder)
+        self._store.backup(folder / STORE_FILE)
+
+    def _require_outside(self, target: Path) -> None:
+        if target.resolve().is_relative_to(self.path.resolve()):
+            raise GalleryError(f"{target}: archives and backups can't be kept in the gallery's own folder")
