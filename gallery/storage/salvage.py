@@ -1,0 +1,131 @@
+"""What can still be read of a damaged database, row by row."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from facepipe.core.errors import GalleryError
+from facepipe.gallery.storage.integrity import Row, RowCheck
+from facepipe.gallery.storage.schema import (
+    CHECKED_COLUMNS,
+    OLDEST_READABLE_VERSION,
+    SCHEMA_VERSION,
+    columns_of,
+)
+
+_PROBED_IDS_MAX = 10_000_000
+_DISPENSABLE = ("settings", "key_copy", "unknown_faces")
+"""Tables that a gallery can be repaired without."""
+
+
+@dataclass(frozen=True, slots=True)
+class SalvagedTable:
+    """The rows that could be read of a table.
+
+    Attributes:
+        name: Of the table.
+        columns: Names, as the schema has them.
+        rows: Values by rowid.
+        refused: Rows that are not to be trusted, with the reason.
+    """
+
+    name: str
+    columns: list[str]
+    rows: dict[int, tuple[Any, ...]]
+    refused: list[tuple[Row, str]] = field(default_factory=list)
+
+    def row(self, rowid: int) -> Row:
+        """A row by column."""
+        return dict(zip(self.columns, self.rows[rowid], strict=True))
+
+    def value(self, rowid: int, column: str) -> Any:
+        """One value of a row."""
+        return self.rows[rowid][self.columns.index(column)]
+
+    def refuse(self, rowid: int, reason: str) -> None:
+        """Take a row out."""
+        self.refused.append((self.row(rowid), reason))
+        del self.rows[rowid]
+
+    def mend(self, rowid: int, mended: Row, reason: str) -> None:
+        """Put a row in the place of one that is kept aside."""
+        self.refused.append((self.row(rowid), reason))
+        self.rows[rowid] = tuple(mended[column] for column in self.columns)
+
+    def refuse_faulty(self, check: RowCheck) -> None:
+        """Take out the rows that do not pass a check."""
+        for rowid in list(self.rows):
+            fault = check.fault(self.name, self.row(rowid))
+            if fault:
+                self.refuse(rowid, fault[1])
+
+
+def read_tables(file: Path, sql: sqlite3.Connection) -> dict[str, SalvagedTable]:
+    """All tables with checksums, by name, and what can be read of them.
+
+    Raises:
+        GalleryError: Not even their columns can be told.
+    """
+    return {name: _read_table(sql, name, columns) for name, columns in _columns(file, sql).items()}
+
+
+def _columns(file: Path, sql: sqlite3.Connection) -> dict[str, list[str]]:
+    """By table, its columns: only their number is read from the file, since their names may be damaged."""
+    counts = {
+        name: len(readable_rows(sql, f"SELECT cid FROM pragma_table_info('{name}')"))
+        for name in CHECKED_COLUMNS
+    }
+    for version in range(OLDEST_READABLE_VERSION, SCHEMA_VERSION + 1):
+        known = columns_of(version)
+        known.update({name: [] for name in _DISPENSABLE if not counts[name]})
+        if counts == {name: len(columns) for name, columns in known.items()}:
+            return known
+    raise GalleryError(f"{file}: SQLite's own table of contents is damaged, or of schema 1: restore a backup")
+
+
+def _read_table(sql: sqlite3.Connection, name: str, columns: list[str]) -> SalvagedTable:
+    """All rows up to the damage, from the end down to it, and those between that can be read singly."""
+    table = SalvagedTable(name, columns, {})
+    # By names of our own: Python can't read rows of columns whose names are no text.
+    named = f"WITH found (row, {', '.join(columns)}) AS (SELECT rowid, * FROM {name} NOT INDEXED)"
+    query = f"{named} SELECT * FROM found"
+    found: list[tuple[Any, ...]] = []
+    if columns and not _read(sql, f"{query} ORDER BY row", found):
+        gap = max((rowid for rowid, *_ in found), default=0) + 1
+        _read(sql, f"{query} ORDER BY row DESC", found)
+        last = min((rowid for rowid, *_ in found if rowid >= gap), default=last_id(sql, name))
+        for rowid in range(gap, min(last + 1, gap + _PROBED_IDS_MAX)):
+            _read(sql, f"{query} WHERE row = {rowid}", found)
+    table.rows.update((rowid, tuple(values)) for rowid, *values in found)
+    return table
+
+
+def readable_rows(sql: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
+    """The rows of a query up to the first that can't be read."""
+    found: list[tuple[Any, ...]] = []
+    _read(sql, query, found)
+    return found
+
+
+def _read(sql: sqlite3.Connection, query: str, into: list[tuple[Any, ...]]) -> bool:
+    """Append the rows that can be read; returns whether there was no error."""
+    try:
+        for row in sql.execute(query):
+            into.append(row)
+    except (sqlite3.DatabaseError, UnicodeError):
+        return False
+    return True
+
+
+def last_id(sql: sqlite3.Connection, name: str) -> int:
+    """The last id that a table gave; 0: it can't be read, or none was."""
+    return largest(sql, "seq", f"sqlite_sequence WHERE name = '{name}'")
+
+
+def largest(sql: sqlite3.Connection, column: str, source: str) -> int:
+    """The largest whole number in a column; 0: none can be read."""
+    found = readable_rows(sql, f"SELECT {column} FROM {source}")
+    return max((value for (value,) in found if isinstance(value, int)), default=0)
