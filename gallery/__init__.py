@@ -1,4 +1,4 @@
-"""The gallery: names for vectors. It knows people and numbers, never photos or networks."""
+"""The gallery: names for embeddings. Nothing here depends on photos or networks."""
 
 from facepipe.gallery.gallery import Gallery
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, NewTemplate, Person, Template, UnknownFace

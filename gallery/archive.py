@@ -10,7 +10,7 @@
 `vectors.safetensors`: one tensor "embeddings", float32 (n, dimensions); "row" counts from 0.
 `crops/ROW`: the encoded picture of a face (PNG, WebP or JPEG, as it was given) whose "crop" is true.
 
-Version 1 knew no thresholds but the encoder's, no unknown faces and no crops; it is still read.
+Version 1 has no thresholds but the encoder's, no unknown faces and no crops; it is still read.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ _VECTORS = "vectors.safetensors"
 _TENSOR = "embeddings"
 _SAFETENSORS_HEADER_BYTES_MAX = 1 << 16
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""How members may be packed: as they are written. Other methods unpack into more memory than is asked for."""
+"""How members may be packed: as they are written. zipfile unpacks other methods without a limit of memory."""
 # What zipfile, json and their decoders raise on damaged data.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -131,7 +131,7 @@ def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> N
 
 
 def _faces_to_json(faces: Sequence[NewTemplate], written: list[NewTemplate]) -> list[dict[str, Any]]:
-    """The faces' entries; the faces are appended to `written`, whose order is that of the rows."""
+    """Entries of the faces, which are appended to `written`, in the order of the rows."""
     first = len(written)
     written.extend(faces)
     return [
@@ -171,7 +171,7 @@ def _read_contents(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> Conten
     rows = [_typed(int, _field(raw, "row"), "row") for raw in raw_faces]
     _require(sorted(rows) == list(range(len(rows))), "rows of vectors are missing or there twice")
     cropped = {_crop_member(raw["row"]) for raw in raw_faces if _typed(bool, raw.get("crop", False), "crop")}
-    _require(cropped == crop_members, "the crops are not those that the faces tell of")
+    _require(cropped == crop_members, "the crops are not those of the faces")
 
     def parsed(raw_faces: Iterable[Mapping[str, Any]]) -> list[NewTemplate]:
         return [_parse_face(archive, raw, vectors) for raw in raw_faces]
@@ -184,7 +184,7 @@ def _read_contents(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> Conten
 
 
 def _require_members(archive: zipfile.ZipFile) -> set[str]:
-    """Nothing is ever unpacked to disk; strange names still tell of an archive made to harm.
+    """Check the names, the packing and the sizes of an archive's members, though none is unpacked to disk.
 
     Returns:
         The names of the crops.
@@ -211,7 +211,7 @@ def _crop_member(row: int) -> str:
 
 
 def _read_document(archive: zipfile.ZipFile, dimensions: int) -> Any:
-    """`people.json`, no larger than the vectors give reason for: what it takes follows the archive's size."""
+    """`people.json`, of a size that fits the number of vectors, so that the memory it takes is bounded."""
     faces = archive.getinfo(_VECTORS).compress_size // (4 * dimensions)
     text = _read_member(
         archive, _PEOPLE, min(PEOPLE_BYTES_MAX, FEW_PEOPLE_BYTES_MAX + faces * FACE_BYTES_MAX)
@@ -246,7 +246,7 @@ def _require_ours(document: Any, encoder: EncoderIdentity) -> None:
 
 
 def _parse_people(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each name's raw entry, whose "templates" are dicts."""
+    """Name to raw entry, whose "templates" are dicts."""
     people: dict[str, dict[str, Any]] = {}
     entries = _list_of(dict, _field(document, "people"), "people")
     taken = {_typed(str, _field(person, "name"), "name") for person in entries}
@@ -320,7 +320,7 @@ def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: Float
 
 
 def _shown(text: str) -> str:
-    """What a message quotes of an archive: one line, not too long."""
+    """Text from an archive as a message quotes it: one line, shortened."""
     escaped = visible_line(text)
     return escaped if len(escaped) <= _SHOWN_LENGTH_MAX else f"{escaped[:_SHOWN_LENGTH_MAX]}..."
 

@@ -1,4 +1,4 @@
-"""Is the gallery right? Faces under wrong names, people under two names, people of few photos."""
+"""Likely mistakes in a gallery: faces under wrong names, people under two names, people of few photos."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Suspect:
         template: The face.
         own_l2: Distance to the person's nearest other face; None where there is none.
         other: The nearest other person; None in a gallery of one.
-        remarks: What is odd, at least one thing.
+        remarks: What is odd; one at least.
     """
 
     template: Template
@@ -117,8 +117,8 @@ class Audit:
 
     Attributes:
         threshold_l2: Below which faces count as of one person.
-        people: How many were looked at.
-        templates: Their faces.
+        people: Number of people compared.
+        templates: Number of their faces.
         mislabelled: Faces that may be under a wrong name, the most suspicious first.
         same_people: Names that may be one person's, the nearest first.
         few_photos: People of fewer than `FEW_TEMPLATES` faces, by name.
@@ -139,7 +139,7 @@ class Audit:
 
 
 def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
-    """Look at every face of a gallery as if it were new under its name.
+    """Compare every face of a gallery with all others, as if it were new under its name.
 
     Args:
         gallery: Whose people are compared with each other.
@@ -160,19 +160,19 @@ def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
 def _audited(gallery: Gallery, threshold_l2: float) -> Audit:
     people = gallery.people()
     suspects: list[Suspect] = []
-    couples: set[tuple[str, str]] = set()
+    pairs: set[tuple[str, str]] = set()
     for person in people:
         templates, vectors = gallery.templates(person.name), gallery.vectors(person.name)
         own, others = nearest_own(vectors), gallery.nearest_others(person.name, vectors)
         suspects += _suspects(templates, own, others, threshold_l2)
         near = (other for other in others if other is not None and other.distance_l2 <= threshold_l2)
-        couples |= {(min(person.name, other.name), max(person.name, other.name)) for other in near}
+        pairs |= {(min(person.name, other.name), max(person.name, other.name)) for other in near}
     return Audit(
         threshold_l2=threshold_l2,
         people=len(people),
         templates=sum(person.template_count for person in people),
         mislabelled=_still_suspect(gallery, sorted(suspects, key=_suspicion_key), threshold_l2),
-        same_people=_same_people(gallery, couples, threshold_l2),
+        same_people=_same_people(gallery, pairs, threshold_l2),
         few_photos=tuple(person for person in people if person.template_count < FEW_TEMPLATES),
         similar_names=tuple(lookalikes(person.name for person in people)),
     )
@@ -224,7 +224,7 @@ def _suspects(
     others: Sequence[PersonAt | None],
     threshold_l2: float,
 ) -> list[Suspect]:
-    """Twice the same photo is no wrong name."""
+    """The faces that may be under a wrong name; near duplicates are not."""
     found = []
     for template, own_l2, other in zip(templates, own, others, strict=True):
         odd = [
@@ -232,26 +232,26 @@ def _suspects(
             for remark in remarks(own_l2, other, threshold_l2)
             if remark.remark is not Remark.NEAR_DUPLICATE
         ]
-        # Of a person with one photo, resembling another is told by `same_people`.
+        # A person with one photo who resembles another is among `same_people`.
         if odd and own_l2 is not None:
             found.append(Suspect(template, own_l2, other, tuple(odd)))
     return found
 
 
 def _still_suspect(gallery: Gallery, suspects: Sequence[Suspect], threshold_l2: float) -> tuple[Suspect, ...]:
-    """Those that are suspect beside innocent faces: a face under a wrong name accuses all faces like it.
+    """Those that are suspect without the worse ones: a face under a wrong name makes those like it suspect.
 
-    The most suspicious come first. Each is looked at again without the faces that were found before it.
+    `suspects` begin with the worst. Each is compared again without the faces that were found before it.
     """
     found: list[Suspect] = []
     for suspect in suspects:
         without = {known.template.id for known in found}
-        odd = _suspects([suspect.template], *_looked_at_again(gallery, suspect, without), threshold_l2)
+        odd = _suspects([suspect.template], *_compared_without(gallery, suspect, without), threshold_l2)
         found += odd
     return tuple(found)
 
 
-def _looked_at_again(
+def _compared_without(
     gallery: Gallery, suspect: Suspect, without: set[int]
 ) -> tuple[list[float | None], list[PersonAt | None]]:
     """The distances to the person's own faces and to the other person, without some faces."""
@@ -273,28 +273,28 @@ def _nearest_of(gallery: Gallery, name: str, vector: FloatArray, without: set[in
 
 
 def _suspicion_key(suspect: Suspect) -> tuple[bool, float]:
-    """Sorts those first that look like another, and the more the farther they are from their own."""
+    """Sort key: first those that look like another, from the farthest to the nearest to their own."""
     like_other = any(remark.remark is Remark.LOOKS_LIKE_OTHER for remark in suspect.remarks)
     other_l2 = np.inf if suspect.other is None else suspect.other.distance_l2
     return not like_other, other_l2 - (suspect.own_l2 or 0.0)
 
 
 def _same_people(
-    gallery: Gallery, couples: set[tuple[str, str]], threshold_l2: float
+    gallery: Gallery, pairs: set[tuple[str, str]], threshold_l2: float
 ) -> tuple[SamePerson, ...]:
     found = [
         SamePerson(first, second, mutual_distance(gallery.vectors(first), gallery.vectors(second)))
-        for first, second in sorted(couples)
+        for first, second in sorted(pairs)
     ]
-    near = (couple for couple in found if couple.distance_l2 <= threshold_l2)
-    return tuple(sorted(near, key=lambda couple: couple.distance_l2))
+    near = (pair for pair in found if pair.distance_l2 <= threshold_l2)
+    return tuple(sorted(near, key=lambda pair: pair.distance_l2))
 
 
 def mutual_distance(first: FloatArray, second: FloatArray) -> float:
     """Between two people with faces float32 (n, d) and (m, d): mean distance of a face to the nearest of the
     other's, half from either side. One look-alike photo, or one under the wrong name, moves it little.
 
-    At the naming threshold it takes none of 4,350 couples of strangers for one person, and finds 76% of
+    At the naming threshold it takes none of 4,350 pairs of strangers for one person, and finds 76% of
     people whose eight photos were divided between two names (63% of four photos).
     """
     distances = _distances(first, second)

@@ -44,7 +44,7 @@ class GalleryBase:
 
     @property
     def state(self) -> str:
-        """Names what the gallery holds now: another after every change, also of a copy of the gallery."""
+        """Name of what the gallery holds now: another after every change, also of a copy of the gallery."""
         with self._store.reading():
             return self._store.state()
 

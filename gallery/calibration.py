@@ -14,7 +14,7 @@ from facepipe.gallery.impostors import (
     MIN_PEOPLE,
     ImpostorModel,
     IntArray,
-    couples,
+    all_pairs,
     rate_of_one_comparison,
     some_faces,
 )
@@ -39,13 +39,13 @@ class Calibration:
         wanted_far: The rate of one comparison that this takes.
         people: Whose faces were measured.
         templates: How many faces were measured; of large galleries a random part.
-        impostors: Couples of faces of different people.
+        impostors: Pairs of faces of different people.
         false_accepts: How many of them lie within the threshold.
-        far_high: The rate of one comparison that can't be ruled out (95%). Counted over couples of people,
+        far_high: The rate of one comparison that can't be ruled out (95%). Counted over pairs of people,
             for photos of the same two people repeat each other; none seen: the rule of three.
         shown: Whether so many people could show the wanted rate by counting. Where False, the threshold is
             continued from larger rates, by the shape of the distribution's tail.
-        genuines: Couples of faces of one person.
+        genuines: Pairs of faces of one person.
         true_accept_rate: Share of them within the threshold; None: nobody has two faces.
         nearest_l2: Smallest distance of faces of different people,
         nearest_people: and their names: perhaps one person under two.
@@ -70,15 +70,15 @@ class Calibration:
 
 
 def calibrate(gallery: Gallery, rate: float, chances: int | None = None) -> Calibration:
-    """Measures a gallery's people against each other, as each other's strangers.
+    """Measure a gallery's people against each other, as each other's strangers.
 
     Args:
-        gallery: Its templates are all that is looked at.
+        gallery: Whose templates are compared.
         rate: Wanted share of strangers that get a name, 0..1.
         chances: From how many templates; None: as many as the gallery has; 1: of one comparison.
 
     Raises:
-        GalleryError: Too few people to say anything.
+        GalleryError: There are too few people.
         UsageError: The rate is not within 0..1.
     """
     names, people, vectors = _faces(gallery)
@@ -90,13 +90,13 @@ def calibrate(gallery: Gallery, rate: float, chances: int | None = None) -> Cali
             f"enroll at least {MIN_PEOPLE}, or stay with the encoder's own threshold"
         )
     kept = some_faces(len(vectors))
-    measured = couples(vectors[kept], people[kept])
+    measured = all_pairs(vectors[kept], people[kept])
     model = ImpostorModel.measured(measured.impostor_l2, measured.impostor_people)
     threshold = model.threshold_l2(rate, chances)
     low, high = model.interval_l2(rate, chances)
     accepted = int(np.count_nonzero(measured.impostor_l2 <= threshold))
     genuine, nearest = measured.genuine_l2, int(np.argmin(measured.impostor_l2))
-    couples_of_people = model.people * (model.people - 1) // 2
+    pairs_of_people = model.people * (model.people - 1) // 2
     first, second = (names[person] for person in measured.impostor_people[nearest])
     return Calibration(
         threshold_l2=threshold,
@@ -109,8 +109,8 @@ def calibrate(gallery: Gallery, rate: float, chances: int | None = None) -> Cali
         templates=len(kept),
         impostors=model.couples,
         false_accepts=accepted,
-        far_high=highest_rate(accepted / model.couples, couples_of_people),
-        shown=wanted_far * couples_of_people >= _RULE_OF_THREE,
+        far_high=highest_rate(accepted / model.couples, pairs_of_people),
+        shown=wanted_far * pairs_of_people >= _RULE_OF_THREE,
         genuines=len(genuine),
         true_accept_rate=float(np.mean(genuine <= threshold)) if len(genuine) else None,
         nearest_l2=float(measured.impostor_l2[nearest]),

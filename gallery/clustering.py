@@ -1,4 +1,4 @@
-"""Groups of faces that are likely one person's, found without any name."""
+"""Groups of faces that are likely one person's, without any name: average-linkage clustering."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _linked(vectors: FloatArray, photos: Sequence[str | None], max_distance_l2: 
     if len(vectors) < 2:
         return np.zeros(len(vectors), np.int64)
     distances: Float64Array = pdist(vectors.astype(np.float64))
-    distances[_couples_in_one_photo(photos)] = _FARTHEST_L2
+    distances[_pairs_in_one_photo(photos)] = _FARTHEST_L2
     groups = np.asarray(fcluster(linkage(distances, "average"), max_distance_l2, "distance"), np.int64)
     surplus = np.flatnonzero(_surplus_faces(vectors, groups, photos))
     if len(surplus):
@@ -122,14 +122,14 @@ def _surplus_faces(
     return surplus
 
 
-def _couples_in_one_photo(photos: Sequence[str | None]) -> IntArray:
-    """Where `pdist` puts the couples of faces that share a photo."""
+def _pairs_in_one_photo(photos: Sequence[str | None]) -> IntArray:
+    """Indices in the result of `pdist` of the pairs of faces that share a photo."""
     rows_of: dict[str, list[int]] = {}
     for row, photo in enumerate(photos):
         if photo is not None:
             rows_of.setdefault(photo, []).append(row)
-    couples = [np.zeros((0, 2), np.int64)]
+    pairs = [np.zeros((0, 2), np.int64)]
     for rows in rows_of.values():
-        couples.append(np.array(rows, np.int64)[np.stack(np.triu_indices(len(rows), 1), axis=1)])
-    first, second = np.concatenate(couples).T
+        pairs.append(np.array(rows, np.int64)[np.stack(np.triu_indices(len(rows), 1), axis=1)])
+    first, second = np.concatenate(pairs).T
     return np.asarray(len(photos) * first + second - (first + 2) * (first + 1) // 2)

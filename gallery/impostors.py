@@ -1,4 +1,4 @@
-"""How near strangers come: false-accept rates of distances, and what they make of a gallery's many chances.
+"""How near strangers come: false-accept rates of distances, for one comparison and for a whole gallery.
 
 Distances are Euclidean between unit vectors, 0 (the same) to 2 (opposite). A face is compared with every
 template, and one template within the threshold is enough for a wrong name. So the rate of strangers that get
@@ -22,7 +22,7 @@ IntArray = npt.NDArray[np.int64]
 PersonArray = npt.NDArray[np.int32]
 
 DEFAULT_FPIR = 0.01
-"""Share of strangers that may get a name where nothing else is asked for."""
+"""Share of strangers that may get a name where no other rate is given."""
 
 FARTHEST_L2 = 2.0
 """Largest distance of two unit vectors."""
@@ -31,13 +31,13 @@ FAR_LEVELS = (0.5, 0.3, 0.1, *(step * 10.0**-decade for decade in range(2, 10) f
 """False-accept rates of one comparison at which distances are kept: 1e-9 is 1% in ten million templates."""
 
 MIN_PEOPLE = 10
-"""Fewer show nothing of strangers: ten people are 45 couples."""
+"""Fewer are no sample of strangers: ten people are 45 pairs."""
 
 _TAIL_SHARE = (3e-3, 0.1)
-"""Smallest and largest share of the nearest couples that the tail is fitted to."""
-_TAIL_COUPLES = 200
+"""Smallest and largest share of the nearest pairs that the tail is fitted to."""
+_TAIL_PAIRS = 200
 _MAX_FACES = 3000
-"""That are measured with each other: four and a half million couples, some seconds."""
+"""Number of faces that are compared with each other: four and a half million pairs, some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +45,22 @@ class ImpostorModel:
     """How near strangers come to one template, with 95% error bars, as plain numbers on an encoder's card.
 
     A stranger is named if any of N templates is within the threshold: FPIR = 1 - (1 - FAR)^N, where FAR is
-    the share of couples of strangers within it. That takes the templates for independent. Templates of one
+    the share of pairs of strangers within it. That takes the templates for independent. Templates of one
     person are not, so the true rate is smaller: N is the worst case, and the bound N * FAR holds whatever the
-    dependence. Measured on strangers in LFW who had no part in the model, the rate that was said came true
-    within a fifth for galleries of 1 to 1,000 templates (docs/research/experiments.md). Strangers who
+    dependence. Measured on strangers in LFW who had no part in the model, rates were as predicted within
+    a fifth for galleries of 1 to 1,000 templates (docs/research/experiments.md). Strangers who
     resemble the gallery's people more than those of the measured photos resemble each other (a family, a
     team of one age and origin) are named more often.
 
     Attributes:
         far: Falling false-accept rates of one comparison.
-        distances_l2: The distance that the share `far` of couples of strangers is within.
+        distances_l2: The distance that the share `far` of pairs of strangers is within.
         low_l2: Lower ends of their 95% intervals.
         high_l2: Upper ends.
         people: How many were measured.
-        couples: Of photos of different people.
-        max_threshold_l2: No threshold is larger, however few the templates: beyond the one that tells
-            couples of photos apart best, more strangers are let in than known faces.
+        couples: Number of pairs of photos of different people (the name is the card's).
+        max_threshold_l2: No threshold is larger, however few the templates: beyond the one that
+            separates pairs of photos best, more strangers are accepted than known faces.
         source: Which photos, found and encoded by what.
 
     Raises:
@@ -103,18 +103,18 @@ class ImpostorModel:
         """The model of measured distances.
 
         Common distances are kept as they are. The rare small ones are smoothed, and continued to rates that
-        so many couples can't show, by a generalised Pareto distribution in the cosine, fitted by
-        probability-weighted moments (Hosking and Wallis 1987) to the nearest 0.3% of couples, or the nearest
-        200 where those are more. Couples that share a person are not independent: a few look-alikes make
-        many of the small distances. So the error bars come from resampling people, a couple's weight being
+        so many pairs can't show, by a generalised Pareto distribution in the cosine, fitted by
+        probability-weighted moments (Hosking and Wallis 1987) to the nearest 0.3% of pairs, or the nearest
+        200 where those are more. Pairs that share a person are not independent: a few look-alikes make
+        many of the small distances. So the error bars come from resampling people, a pair's weight being
         the product of its two people's (Owen's pigeonhole bootstrap).
 
         Args:
-            distances_l2: (n,), of couples of photos of different people.
-            people: int (n, 2), numbers of the two people of each couple.
+            distances_l2: (n,), of pairs of photos of different people.
+            people: int (n, 2), numbers of the two people of each pair.
             max_threshold_l2: See the attribute.
             source: See the attribute.
-            resamples: For the error bars; a million couples take some seconds.
+            resamples: For the error bars; a million pairs take some seconds.
 
         Raises:
             DataError: The arrays do not agree, or there are fewer than `MIN_PEOPLE` people.
@@ -223,8 +223,8 @@ def rate_of_one_comparison(fpir: float, templates: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Couples:
-    """All couples of faces.
+class FacePairs:
+    """Distances of all pairs of some faces.
 
     Attributes:
         genuine_l2: float64 (m,), distances of faces of one person.
@@ -239,19 +239,19 @@ class Couples:
     impostor_people: IntArray
 
 
-def couples(vectors: npt.NDArray[np.floating], people: npt.NDArray[np.integer]) -> Couples:
-    """Measures every face with every other.
+def all_pairs(vectors: npt.NDArray[np.floating], people: npt.NDArray[np.integer]) -> FacePairs:
+    """Compare every face with every other.
 
     Args:
         vectors: (k, d), unit length; k * k numbers are kept in memory.
-        people: int (k,), who each one is.
+        people: int (k,), number of each one's person.
     """
     first, second = np.triu_indices(len(vectors), 1)
     matrix = vectors.astype(np.float64)
     distances = np.sqrt(np.clip(2 - 2 * (matrix @ matrix.T)[first, second], 0, None))
     same = people[first] == people[second]
     strangers = np.stack([people[first[~same]], people[second[~same]]], axis=1)
-    return Couples(distances[same], people[first[same]], distances[~same], strangers)
+    return FacePairs(distances[same], people[first[same]], distances[~same], strangers)
 
 
 def some_faces(count: int) -> IntArray:
@@ -286,7 +286,7 @@ def _quantiles(cosines: Float64Array, weights: Float64Array) -> Float64Array:
     heap = np.cumsum(weights)
     far, last = np.asarray(FAR_LEVELS), len(cosines) - 1
     counted = cosines[np.minimum(np.searchsorted(heap, far * heap[-1]), last)]
-    start = float(np.clip(_TAIL_COUPLES / len(cosines), *_TAIL_SHARE))
+    start = float(np.clip(_TAIL_PAIRS / len(cosines), *_TAIL_SHARE))
     edge = min(int(np.searchsorted(heap, start * heap[-1])), last)
     tail = cosines[edge] + _tail(cosines[: edge + 1] - cosines[edge], weights[: edge + 1], far / start)
     quantiles: Float64Array = np.where(far < start, tail, counted)

@@ -1,4 +1,4 @@
-"""Who a face is: the nearest person and the next nearest other one, and whether that is clear enough."""
+"""Naming a face: the nearest person, the next nearest other one, and whether that is clear enough."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Doubt(Enum):
 
 
 class Directory(Protocol):
-    """Whose templates are whose. It is asked about the neighbours of a face only, however many there are."""
+    """Which person each template is of; only the neighbours of a face are looked up."""
 
     def people_of(self, template_ids: IdArray) -> IdArray:
         """The person ids of templates, in the same shape."""
@@ -78,7 +78,7 @@ def rank_people(
 ) -> NearestPeople:
     """The two nearest people of each query float32 (n, d).
 
-    By `NEAREST` they are exact. `NEAREST_OR_MEAN` is taken of the people who own the 32 nearest templates.
+    `NEAREST` is exact. `NEAREST_OR_MEAN` is computed for the people who own the 32 nearest templates.
 
     Args:
         index: Of the templates.
@@ -104,7 +104,7 @@ def rank_people(
             np.argsort(distances_l2, kind="stable"),
             (found.first, found.second),
             (found.first_l2, found.second_l2),
-            strict=False,  # Who is alone has no runner-up.
+            strict=False,  # A single person has no runner-up.
         ):
             ids[row], l2[row] = people[at], distances_l2[at]
     return found
@@ -153,7 +153,10 @@ def _two_nearest(
     distances: npt.NDArray[np.float64],
     owners: IdArray,
 ) -> NearestPeople:
-    """From a query's neighbours; those to whom they all belong are left out of a second search."""
+    """The two nearest people, given a query's neighbours.
+
+    Where all neighbours are of one person, a second search leaves that person out.
+    """
     n = len(queries)
     found = NearestPeople(np.full(n, -1), np.full(n, np.inf), np.full(n, -1), np.full(n, np.inf))
     if not distances.size:
@@ -218,24 +221,29 @@ def doubts(
     With that rule the best assignment over all faces and people is the best face of each person, so no solver
     is needed; docs/research/experiments.md has the figures of the rules that need one.
     """
-    # Without anybody there both distances are infinite; their difference is not asked for.
+    # Where there is nobody both distances are infinite, and their difference would be no number.
     margins = np.subtract(
         nearest.second_l2, nearest.first_l2, out=np.zeros(len(nearest.first)), where=nearest.first >= 0
     )
     near = nearest.first_l2 <= thresholds_l2
     clear = near & (margins >= min_margin_l2)
     best = _best_faces(nearest, clear) if one_person_per_photo else clear
-    return [
-        None if given else Doubt.TAKEN if wanted else Doubt.BETWEEN_PEOPLE if close else Doubt.NOBODY_NEAR
-        for given, wanted, close in zip(best, clear, near, strict=True)
-    ]
+    return [_doubt(*face) for face in zip(best, clear, near, strict=True)]
 
 
-def _best_faces(nearest: NearestPeople, wanting: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """bool (n,): of the faces that want the same person, the nearest."""
-    rising = np.flatnonzero(wanting)[np.argsort(nearest.first_l2[wanting], kind="stable")]
+def _doubt(is_best: bool, is_clear: bool, is_near: bool) -> Doubt | None:
+    if is_best:
+        return None
+    if is_clear:
+        return Doubt.TAKEN
+    return Doubt.BETWEEN_PEOPLE if is_near else Doubt.NOBODY_NEAR
+
+
+def _best_faces(nearest: NearestPeople, candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """bool (n,): of the candidates bool (n,) with the same nearest person, the nearest."""
+    rising = np.flatnonzero(candidates)[np.argsort(nearest.first_l2[candidates], kind="stable")]
     _, first_seen = np.unique(nearest.first[rising], return_index=True)
-    best = np.zeros(len(wanting), np.bool_)
+    best = np.zeros(len(candidates), np.bool_)
     best[rising[first_seen]] = True
     return best
 
@@ -246,7 +254,7 @@ def as_matches(
     thresholds_l2: npt.NDArray[np.float64],
     names: dict[int, str],
 ) -> tuple[Match, ...]:
-    """One answer a face."""
+    """The matches of n faces, one each."""
     people = [names.get(int(person)) for person in nearest.first]
     return tuple(
         Match(

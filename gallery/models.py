@@ -1,4 +1,4 @@
-"""The words of the gallery: encoders, people, templates, and the checks that keep bad ones out."""
+"""Encoders, people and templates as the gallery has them, and the checks of their values."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class EncoderIdentity:
-    """The encoder that a gallery's vectors come from; vectors of another mean nothing beside them.
+    """The encoder that a gallery's embeddings come from; those of another can't be compared with them.
 
     Attributes:
         name: Of the weight, for people to read.
-        fingerprint: Changes whenever the vectors would.
-        dimensions: Length of a vector.
+        fingerprint: Another one whenever the embeddings would be others.
+        dimensions: Length of an embedding.
         threshold_l2: Default largest Euclidean distance at which a face is named; 0: not measured.
         impostors: How near strangers come, so that the default can depend on the gallery's size; None: not
-            measured. Galleries don't store it: what the encoder's card says today goes.
+            measured. Not stored in galleries: the encoder's present card decides.
         earlier_fingerprint: Of the same encoder, in galleries that are older than its `fingerprint`; None:
             there is no other.
     """
@@ -56,7 +56,7 @@ class EncoderIdentity:
         require_threshold(self.threshold_l2)
 
     def makes_same_vectors_as(self, other: EncoderIdentity) -> bool:
-        """Whether vectors of both may be compared."""
+        """Whether embeddings of both may be compared."""
         return self.dimensions == other.dimensions and (
             self.fingerprint in (other.fingerprint, other.earlier_fingerprint)
             or self.earlier_fingerprint == other.fingerprint
@@ -65,9 +65,9 @@ class EncoderIdentity:
     def default_threshold_l2(self, templates: int, people: int) -> float:
         """Largest distance at which a face is named in a gallery of this size; 0: none was measured.
 
-        A face is compared with each template, and with the mean of people who have several: at most so often,
-        how many have several is not asked for. That chances of one person count as independent was measured:
-        docs/research/experiments.md.
+        A face is compared with each template, and with the mean of each person who has several. The number of
+        comparisons is bounded by the two counts, and they are taken for independent, also those with one
+        person: docs/research/experiments.md has the measurements.
         """
         if self.impostors is None:
             return self.threshold_l2
@@ -80,7 +80,7 @@ class EncoderIdentity:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NewTemplate:
-    """One face to remember of a person.
+    """A face to be enrolled.
 
     Attributes:
         embedding: float32 (d,), unit length.
@@ -125,7 +125,7 @@ class NewTemplate:
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A remembered face, without its vector.
+    """An enrolled face, without its embedding.
 
     Attributes:
         id: Explicit, never used again after removal.
@@ -146,7 +146,7 @@ class Template:
     added_at: str
 
     def as_new_template(self, embedding: FloatArray, crop: bytes | None) -> NewTemplate:
-        """The same face with its vector and picture, to be remembered elsewhere."""
+        """The same face with its embedding and picture, to be stored elsewhere."""
         return NewTemplate(
             embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
         )
@@ -175,7 +175,7 @@ class UnknownFace:
     added_at: str
 
     def as_new_template(self, crop: bytes | None) -> NewTemplate:
-        """The same face, to be remembered of somebody."""
+        """The same face, to be enrolled."""
         return NewTemplate(
             self.embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
         )
@@ -183,7 +183,7 @@ class UnknownFace:
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Somebody the gallery knows.
+    """An enrolled person.
 
     Attributes:
         name: Unique in the gallery.
@@ -202,7 +202,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PersonContents:
-    """What is known of one person, without ids."""
+    """The templates and the threshold of one person, without ids."""
 
     templates: Sequence[NewTemplate]
     threshold_l2: float | None = None
@@ -243,7 +243,7 @@ class GalleryInfo:
 
     Attributes:
         path: The folder.
-        encoder: Whose vectors are stored, with the threshold in use.
+        encoder: Whose embeddings are stored, with the threshold in use.
         schema_version: Of the SQLite file.
         generation: Number of changes so far.
         people: How many.

@@ -92,7 +92,7 @@ class PeopleMixin(ThresholdsMixin):
             self._store.people.rename(self._stored_name(old), new)
 
     def merge(self, source: str, into: str) -> int:
-        """Make one person of two: `into` gets the templates of `source`, who is forgotten; answers how many.
+        """Make one person of two: `into` gets the templates of `source`, who is forgotten; returns how many.
 
         Raises:
             GalleryError: One of them is not known, or both are the same.

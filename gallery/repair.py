@@ -21,7 +21,7 @@ from facepipe.gallery.storage.log_file import dropped_changes, mend_log
 from facepipe.gallery.storage.rebuild import rebuild_database
 
 FINDINGS_MAX = 10
-"""Of each kind that are told; further ones are counted."""
+"""Findings of each kind that are listed; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ def verify(
 def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None) -> Repair:
     """Make a gallery whole. No other process may have it open.
 
-    A bad index is made again. Lost faces of which the index knew come back as unknown faces. Where the
+    A bad index is made again. Lost faces that the index still holds come back as unknown faces. Where the
     database is damaged, it is built anew from all rows that can be read and that agree with their checksums;
     a damaged log is read beyond the damage. The damaged files and the rows that are not to be trusted are put
     into a folder beside the gallery first.
 
     Args:
         path: The gallery's folder.
-        encoder: Whose vectors it holds; needed only where the gallery can't say so itself any more.
+        encoder: Whose embeddings it holds; needed only where that can't be read from the gallery.
         secret: The key of an encrypted gallery; None: that of the environment.
 
     Raises:
@@ -98,7 +98,7 @@ def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: byt
 
 
 def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> tuple[Path, int]:
-    """Answers the folder with what was put aside, and the number of rows in quarantine."""
+    """Rebuild the database; returns the folder of what was put aside, and how many rows are in quarantine."""
     file = path / STORE_FILE
     aside, is_log_mended = _copied_aside(path, file)
     try:
@@ -110,7 +110,7 @@ def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) 
 
 
 def _copied_aside(path: Path, file: Path) -> tuple[Path, bool]:
-    """Copy the files as they are, then mend the log; answers the copies' folder, and if it was mended."""
+    """Copy the files as they are, then mend the log; returns the copies' folder, and whether it did."""
     log = logs_of(file)[0]
     with errors_of(file), alone(file):
         aside = make_folder_aside(path, "damaged")

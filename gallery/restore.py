@@ -51,7 +51,7 @@ def restore(
     Args:
         path: The gallery's folder.
         backup: A gallery's folder, its SQLite file, or an archive as `Gallery.export_archive` writes it.
-        encoder: Whose vectors an archive holds; a backup knows its own.
+        encoder: Whose embeddings an archive holds; a backup names its own.
         secret: The key of an encrypted backup; None: that of the environment.
 
     Raises:
@@ -127,7 +127,7 @@ def _put_in_place(path: Path, new: Path, aside: Path) -> None:
             log, shared = logs_of(file)
             derived = [path / INDEX_FILE, *lost_files(path)]
             _link_aside([log, *derived, file], aside)
-            os.replace(new, file)  # Whoever is killed here leaves a log that is known not to be of this file.
+            os.replace(new, file)  # Killed here, it leaves a log that is recognised as another file's.
             for left in (log, shared, *derived):
                 left.unlink(missing_ok=True)
     sync_folder(path)

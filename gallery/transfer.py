@@ -30,7 +30,7 @@ class TransferMixin(GalleryBase):
         write_archive(file, self.encoder, contents)
 
     def import_archive(self, file: str | Path) -> int:
-        """Add everybody in an archive, in one transaction; answers how many templates were new.
+        """Add everybody in an archive, in one transaction; returns how many templates were new.
 
         People of the same name are taken as the same person. Thresholds are taken over for new people, and
         for the gallery where it was empty.
@@ -41,12 +41,12 @@ class TransferMixin(GalleryBase):
         return self.add_contents(read_archive(Path(file), self.encoder))
 
     def add_contents(self, contents: Contents) -> int:
-        """Add what an archive or another gallery holds, in one transaction; answers how many were new."""
+        """Add what an archive or another gallery holds, in one transaction; returns how many were new."""
         with self._warning_of_lookalikes(), self._changing(vectors=True):
             return add_contents(self._store, contents)
 
     def merge_from(self, other: str | Path, secret: bytes | None = None) -> int:
-        """Add everybody of another gallery, as `import_archive` does; answers how many templates were new.
+        """Add everybody of another gallery, as `import_archive` does; returns how many templates were new.
 
         Args:
             other: Its folder; no byte in it is changed, not even where it is of an older schema.

@@ -71,7 +71,7 @@ class UnknownFacesMixin(GalleryBase):
             return self._store.add(name, self._store.unknown.take(ids))
 
     def bring_back(self, lost: Sequence[LostFaces]) -> int:
-        """Remember lost faces as unknown ones; answers how many were not there already."""
+        """Remember lost faces as unknown ones; returns how many were not there already."""
         faces = as_unknown(lost)
         with self._changing():
             return len(self._store.add_unknown(faces))

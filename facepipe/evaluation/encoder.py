@@ -31,7 +31,7 @@ from facepipe.evaluation.metrics.verification import (
 )
 from facepipe.evaluation.metrics.verification import find_photos as find_pair_photos
 from facepipe.evaluation.robustness import RobustnessRow, robustness
-from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, Couples, ImpostorModel
+from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, FacePairs, ImpostorModel
 from facepipe.images.finding import find_photos
 from facepipe.pipeline import FacePipeline
 from facepipe.weights.registry import Weight
@@ -259,7 +259,7 @@ def _faces(pipeline: FacePipeline, photos: Mapping[str, Path], crops: bool, watc
     return find_main_faces(pipeline, photos, watch)
 
 
-def _impostors(measured: Couples, best_threshold_l2: float, source: str) -> ImpostorModel | None:
+def _impostors(measured: FacePairs, best_threshold_l2: float, source: str) -> ImpostorModel | None:
     if len(np.unique(measured.impostor_people)) < MIN_PEOPLE:
         return None
     return ImpostorModel.measured(
@@ -270,7 +270,7 @@ def _impostors(measured: Couples, best_threshold_l2: float, source: str) -> Impo
     )
 
 
-def _couple_figures(measured: Couples) -> CoupleFigures | None:
+def _couple_figures(measured: FacePairs) -> CoupleFigures | None:
     genuine, impostors = measured.genuine_l2, measured.impostor_l2
     if not len(genuine) or not len(impostors):
         return None

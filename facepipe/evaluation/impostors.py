@@ -10,7 +10,14 @@ import numpy as np
 from facepipe.core.errors import DataError
 from facepipe.core.faces import FloatArray
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray
-from facepipe.gallery.impostors import DEFAULT_FPIR, MIN_PEOPLE, Couples, ImpostorModel, couples, some_faces
+from facepipe.gallery.impostors import (
+    DEFAULT_FPIR,
+    MIN_PEOPLE,
+    FacePairs,
+    ImpostorModel,
+    all_pairs,
+    some_faces,
+)
 
 GALLERY_SIZES = (1, 20, 100, 1000)
 """Templates of the galleries on which a model is tried."""
@@ -57,9 +64,9 @@ class LabelledVectors:
         """Some of the faces."""
         return LabelledVectors(self.vectors[rows], self.people[rows])
 
-    def couples(self) -> Couples:
+    def couples(self) -> FacePairs:
         """All couples of them."""
-        return couples(self.vectors, self.people)
+        return all_pairs(self.vectors, self.people)
 
 
 def check_galleries(faces: LabelledVectors, fpir: float = DEFAULT_FPIR) -> tuple[GalleryCheck, ...]:

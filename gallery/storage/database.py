@@ -144,7 +144,7 @@ class Database:
             if self._connection.in_transaction:
                 yield self._connection
                 return
-            if self.read_only:  # What SQLite remembers of a file it can't lock may be out of date.
+            if self.read_only:  # What SQLite has cached of a file it can't lock may be out of date.
                 self._refresh()
             self._connection.execute("BEGIN")
             try:
@@ -228,7 +228,7 @@ class Database:
     def wipe_deleted(self, wait: bool) -> bool:
         """Rewrite the file without the remains of deleted rows, and empty the write-ahead log.
 
-        What a killed process left of a copy of the file is deleted. Other threads and processes read and
+        Copies of the file that a killed process left are deleted. Other threads and processes read and
         write between two attempts; while another process reads, the file is not rewritten.
 
         Args:
@@ -251,7 +251,7 @@ class Database:
         return True
 
     def _wipe_once(self, wait_s: float) -> str | None:
-        """Answers what is in the way; None: it is done."""
+        """Wipe once; returns what prevented it, None where it is done."""
         with self._lock, errors_of(self.file):
             remove_dead_temporaries(self.file.parent)
             with self._waiting(wait_s):
@@ -269,7 +269,7 @@ class Database:
                     )
 
     def _empty_log(self) -> bool:
-        """Answers whether it is empty; not while another process reads what stands in it."""
+        """Empty the log; returns whether it is: not while another process reads from it."""
         busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not busy
 
@@ -345,7 +345,7 @@ def _new_file(file: Path) -> Iterator[Path]:
 
 
 def _stamp(connection: sqlite3.Connection) -> None:
-    """Name the state of a gallery anew, so that its log can be told from those of other files and times."""
+    """Write a new name of the file's state, by which its log differs from those of other files and times."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'settings'").fetchone():
         return  # Of an older schema.
     found = connection.execute("SELECT value FROM settings WHERE key = ?", (_HISTORY_SETTING,)).fetchone()

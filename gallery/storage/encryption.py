@@ -1,8 +1,8 @@
-"""What stands in the rows of a gallery for names, paths, vectors and pictures: themselves, or ciphertext.
+"""Encryption of what a gallery's rows hold: names, paths, embeddings and pictures.
 
 Encryption is AES-256 in SIV mode (RFC 5297) of each value by itself, by the library `cryptography`. SIV is
 authenticated, so altered or foreign values are refused; and deterministic, so that a name or a photo is found
-by an equal ciphertext in an ordinary SQL query. What that shows to whoever has the file but no key: how many
+by an equal ciphertext in an ordinary SQL query. What the file shows without the key: how many
 people, faces and photos there are, which faces are of one person or of one photo, and when they were added.
 
 The key comes from a secret (a password, or better a file of random bytes) by scrypt with the gallery's salt.
@@ -34,23 +34,23 @@ _CHECK = b"facepipe gallery"
 _READ_ONCE: dict[tuple[str, int, int], bytes] = {}
 """Secrets from pipes, by path, device and inode."""
 _SIV_BYTES = 16
-"""By which ciphertext is longer than what it stands for."""
+"""By which ciphertext is longer than the plain text."""
 KEY_SETTINGS = "key_salt", "key_check"
 """Keys of the settings that belong to the encryption."""
 
 
 class Codec(Protocol):
-    """Between what is known of a face and what stands in its row. None stands for None everywhere."""
+    """Converts values to what is stored in rows, and back. None is stored as None."""
 
     def seal(self, column: str, value: Any) -> Any:
-        """What stands for `value` in `column`; equal for equal values."""
+        """What is stored for `value` in `column`; equal for equal values."""
 
     def open(self, column: str, stored: Any) -> Any:
-        """The value that `stored` stands for."""
+        """The value of what is stored."""
 
 
 class PlainCodec:
-    """Everything stands for itself."""
+    """Stores values as they are."""
 
     def seal(self, column: str, value: Any) -> Any:
         """The value."""
@@ -68,7 +68,7 @@ class PlainCodec:
 
 
 class SealingCodec:
-    """Everything stands there encrypted, bound to its column.
+    """Stores values encrypted, bound to their column.
 
     Attributes:
         salt: Of the gallery; random bytes, not secret.
@@ -193,7 +193,7 @@ def codec_of_gallery(
 
     Raises:
         GalleryError: It is encrypted, and `secret` is not its key.
-        DamagedDatabaseError: Its salt is lost, or too little is left to tell a wrong key by.
+        DamagedDatabaseError: Its salt is lost, or too little is left to recognise a wrong key.
     """
     is_encrypted = any(record.salt is not None or record.check is not None for record in records)
     if not is_encrypted and not _is_ciphertext(samples, dimensions):

@@ -71,7 +71,7 @@ def explanation_of(error: sqlite3.Error, file: Path) -> str:
 def is_for_want_of_room(error: sqlite3.Error, file: Path) -> bool:
     """Whether SQLite failed because nothing more can be written beside the file.
 
-    SQLite tells a full disk from other trouble only where it writes the file itself.
+    SQLite reports a full disk as such only where it writes the file itself.
     """
     name = sqlite_name_of(error)
     if name.startswith("SQLITE_FULL"):
@@ -80,7 +80,7 @@ def is_for_want_of_room(error: sqlite3.Error, file: Path) -> bool:
 
 
 def _has_room(folder: Path) -> bool:
-    """Asks by writing: what a quota leaves, or a disk keeps for root, can't be seen otherwise."""
+    """Try by writing: what a quota leaves, or a disk keeps for root, can't be measured otherwise."""
     try:
         with tempfile.TemporaryFile(dir=folder) as out:
             out.write(bytes(_ROOM_BYTES))

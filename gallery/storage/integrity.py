@@ -1,4 +1,4 @@
-"""Is a gallery whole? Every row against its checksum, every vector, every reference."""
+"""Integrity of a gallery: every row against its checksum, every vector, every reference."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowCheck:
-    """Judges rows by themselves.
+    """Checks single rows.
 
     Attributes:
         dimensions: Length of a vector.
-        codec: Between row and meaning.
+        codec: Between stored values and what they stand for.
     """
 
     dimensions: int

@@ -1,6 +1,6 @@
-"""What stands beside a gallery's file when a process opens it: a log that was left, checked before SQLite.
+"""The check of a write-ahead log that is found beside a gallery's file, before SQLite opens it.
 
-SQLite replays a log as soon as it reads the file, so it has to be looked at before, while nobody else has the
+SQLite replays a log as soon as it reads the file, so the check comes first, while no other process has the
 file open.
 """
 
@@ -35,7 +35,7 @@ logger = logging.getLogger("facepipe")
 
 _LOCK = threading.RLock()
 _OPEN_HERE: WeakKeyDictionary[object, os.stat_result] = WeakKeyDictionary()
-"""The files that this process has open through SQLite, by whoever opened them.
+"""The files that this process has open through SQLite, by the object that opened them.
 
 Closing any other descriptor of such a file would take SQLite's locks away (POSIX).
 """
@@ -104,10 +104,10 @@ def _locks(descriptor: BinaryIO) -> bool:
 
 
 def check_log(owner: object, file: Path, read_only: bool) -> None:
-    """Look at the log beside a file that `owner` is about to open, and note it as open.
+    """Check the log beside a file that `owner` is about to open, and note the file as open.
 
     A log of another history is put into a private folder beside the gallery's, as is a copy of one whose last
-    change is cut short. Whoever has the file open has done that before.
+    change is cut short. Where a process has the file open, it has done that before.
 
     Raises:
         DamagedDatabaseError: Changes stand in the log behind a damaged place.

@@ -64,7 +64,7 @@ def belongs_to(file: Path, log: Path) -> bool:
     """
     page_bytes = _page_bytes(file)
     if not page_bytes:
-        return True  # No SQLite file; SQLite says so.
+        return True  # No SQLite file; SQLite reports that.
     stamps = list(_stamps_of_log(log, page_bytes))
     if not stamps:
         return True  # Written before there were stamps, or no change is in it.
@@ -94,7 +94,7 @@ def dropped_changes(file: Path, log: Path) -> int:
 def mend_log(file: Path, log: Path) -> None:
     """Rewrite a damaged log so that SQLite reads all changes in it, with the pages as they are.
 
-    Pages may hold damaged bytes then; the checksums of rows tell. No process may have the file open.
+    Pages may hold damaged bytes then, which the checksums of rows show. No process may have the file open.
     """
     page_bytes = _page_bytes(file)
     _, _, is_own, commits = _frames_of_log(log, page_bytes)
@@ -181,7 +181,7 @@ def _is_header_whole(header: Any) -> bool:
 def _salts(header: Any, source: BinaryIO, page_bytes: int) -> npt.NDArray[Any]:
     """What marks the frames of this log; frames of an earlier use of the file have others.
 
-    Where the header is damaged, the first frame tells. Frames come next again.
+    Where the header is damaged, they are those of the first frame. Frames come next again.
     """
     salts: npt.NDArray[Any] = np.zeros(2, ">u4") if header is None else header["salts"]
     if header is not None and not _is_header_whole(header):

@@ -48,7 +48,7 @@ def rebuild_database(file: Path, aside: Path, encoder: EncoderIdentity | None, s
     Args:
         file: The damaged database.
         aside: Where rows that can't be trusted are written to (`QUARANTINE_FILE`).
-        encoder: Whose embeddings are stored; needed only where the file can't tell.
+        encoder: Whose embeddings are stored; needed only where that can't be read from the file.
         secret: The key of an encrypted gallery.
 
     Returns:

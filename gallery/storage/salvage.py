@@ -67,7 +67,7 @@ def read_tables(file: Path, sql: sqlite3.Connection) -> dict[str, SalvagedTable]
     """All tables with checksums, by name, and what can be read of them.
 
     Raises:
-        GalleryError: Not even their columns can be told.
+        GalleryError: Not even their columns can be read.
     """
     return {name: _read_table(sql, name, columns) for name, columns in _columns(file, sql).items()}
 

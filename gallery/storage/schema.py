@@ -1,4 +1,4 @@
-"""The tables of the gallery's SQLite file, in every version there was, and the ways forward from each."""
+"""The tables of the gallery's SQLite file in each schema version, and the migrations between them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ APPLICATION_ID = 0x46504731
 """In the SQLite header, so that any other program's file is recognised ("FPG1")."""
 
 FACE_COLUMNS = "source, box_left, box_top, box_right, box_bottom, quality, photo_sha256, added_at"
-"""What is known of a face beside its vector and its picture."""
+"""Columns of a face beside its vector and its picture."""
 
 CHECKED_COLUMNS = {
     "meta": "encoder_name, encoder_fingerprint, dimensions, threshold_l2",
@@ -63,7 +63,7 @@ _V1 = (
         added_at TEXT NOT NULL)""",
     "CREATE INDEX templates_by_person ON templates (person_id)",
     "CREATE INDEX templates_by_photo ON templates (photo_sha256)",
-    # Every state that the vectors went through: tells an index that is merely behind from a foreign one.
+    # Every state that the vectors went through: that of an index that is merely behind is among them.
     """CREATE TABLE vector_states (
         generation INTEGER PRIMARY KEY,
         token BLOB NOT NULL)""",
@@ -87,7 +87,7 @@ _V2 = (
     "ALTER TABLE templates ADD COLUMN checksum INTEGER",
     # The last column, so that reading a row without its crop does not read the crop's pages.
     "ALTER TABLE templates ADD COLUMN crop BLOB",
-    # So that an index that is behind learns what has gone without looking at all that is there.
+    # So that an index that is behind need not read all templates to find those that were removed.
     "CREATE TABLE removed_templates (generation INTEGER NOT NULL, template_id INTEGER NOT NULL)",
     "CREATE INDEX removed_templates_by_generation ON removed_templates (generation)",
     """CREATE TRIGGER template_is_removed AFTER DELETE ON templates BEGIN
@@ -123,7 +123,7 @@ _V2_SEEN_AS_NEW = (
 
 
 def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """What makes an empty gallery for the vectors of `encoder`: statements and their values."""
+    """Statements, with their values, that make an empty gallery for the embeddings of `encoder`."""
     yield f"PRAGMA application_id = {APPLICATION_ID}", ()
     for statement in _V1:
         yield statement, ()
@@ -137,19 +137,19 @@ def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[o
 
 
 def state_statement() -> tuple[str, tuple[object, ...]]:
-    """Return what gives the gallery a state that it was never in, nor any copy of it."""
+    """The statement that gives the gallery a state that neither it nor a copy of it was ever in."""
     return "UPDATE meta SET state = ?", (secrets.token_bytes(16),)
 
 
 def migrating_statements(version: int) -> Iterator[str]:
-    """What brings a gallery of an older schema `version` up to date, within one transaction."""
+    """Statements that bring a gallery of an older schema `version` up to date, within one transaction."""
     for statements in _VERSIONS[version:]:
         yield from statements
     yield f"PRAGMA user_version = {SCHEMA_VERSION}"
 
 
 def shadowing_statements(version: int) -> tuple[str, ...]:
-    """What makes a gallery of an older `version` that may not be written look up to date to its reader.
+    """Statements by which a gallery of an older `version` that may not be written is read as if up to date.
 
     Temporary tables and views go before those of the file; they last until the transaction is rolled back.
     """

@@ -16,7 +16,7 @@ from facepipe.core.errors import DataError, GalleryError, UsageError, WeightsErr
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
 from facepipe.gallery.calibration import calibrate, highest_rate
-from facepipe.gallery.impostors import ImpostorModel, couples, rate_of_one_comparison, some_faces
+from facepipe.gallery.impostors import ImpostorModel, all_pairs, rate_of_one_comparison, some_faces
 from facepipe.pipeline import card_identity
 from facepipe.weights.cards import WeightCard
 from facepipe.weights.registry import DEFAULT_ENCODER, load_card
@@ -33,7 +33,7 @@ def _population(seed: int, people: int, photos: int) -> tuple[FloatArray, np.nda
 
 @pytest.fixture(scope="module")
 def model() -> ImpostorModel:
-    measured = couples(*_population(0, 300, 2))
+    measured = all_pairs(*_population(0, 300, 2))
     return ImpostorModel.measured(measured.impostor_l2, measured.impostor_people, source="simulated")
 
 
@@ -54,10 +54,10 @@ def test_the_rate_that_is_promised_comes_true_for_other_people(model: ImpostorMo
 
 
 def test_error_bars_hold_the_truth(model: ImpostorModel) -> None:
-    """The quantiles of a hundred times as many couples lie within the bars, also where the tail is fitted."""
-    measured = couples(*_population(3, 1500, 1))
+    """The quantiles of a hundred times as many pairs lie within the bars, also where the tail is fitted."""
+    measured = all_pairs(*_population(3, 1500, 1))
     for far, low, high in zip(model.far, model.low_l2, model.high_l2, strict=True):
-        if far >= 1e-5:  # 11 couples
+        if far >= 1e-5:  # 11 pairs
             truth = np.quantile(measured.impostor_l2, far)
             assert low - 0.03 <= truth <= high + 0.03, far
     assert all(a <= b <= c for a, b, c in zip(model.low_l2, model.distances_l2, model.high_l2, strict=True))
@@ -137,9 +137,9 @@ def test_a_damaged_description_is_refused(change: dict[str, object], message: st
         ImpostorModel.from_dict(good | change)
 
 
-def test_couples_by_hand() -> None:
+def test_pairs_by_hand() -> None:
     corners = np.eye(3, dtype=np.float32)[[0, 0, 1]]
-    found = couples(corners, np.array([4, 4, 9]))
+    found = all_pairs(corners, np.array([4, 4, 9]))
     assert found.genuine_l2.tolist() == [0]
     assert found.genuine_people.tolist() == [4]
     assert found.impostor_l2 == pytest.approx([np.sqrt(2)] * 2)
@@ -220,7 +220,7 @@ def test_a_gallery_of_ones_own(tmp_path: Path) -> None:
 
 def test_the_true_rate_is_within_what_can_not_be_ruled_out(tmp_path: Path) -> None:
     """Of the people that a small gallery was drawn from."""
-    everybody = couples(*_population(6, 1500, 1)).impostor_l2
+    everybody = all_pairs(*_population(6, 1500, 1)).impostor_l2
     with Gallery.open(_gallery(tmp_path / "g", 40, 3)) as gallery:
         for rate in (0.001, 0.01, 0.1):
             found = calibrate(gallery, rate, 1)
