@@ -58,7 +58,8 @@ def require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | No
         GalleryError: It does not.
     """
     if encoder is not None and not encoder.makes_same_vectors_as(store.encoder):
-        store.require_whole_encoder()
+        with store.reading():
+            store.require_whole("meta")
         go_on = f"go on with --encoder-weights {store.encoder.name}"
         if store.encoder.name == encoder.name:  # which were trained further since
             go_on = "go on with the version of facepipe that made it"

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from facepipe.gallery.base import GalleryBase
-from facepipe.gallery.models import EncoderIdentity, require_threshold
-from facepipe.gallery.storage.store import Store
+from facepipe.gallery.models import require_threshold
 
 
 class ThresholdsMixin(GalleryBase):
     """The thresholds of a gallery."""
 
-    def __init__(self, path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
-        super().__init__(path, store, encoder)
-        self._people_counted = (-1, 0)  # At which generation, and how many.
+    _people_counted = (-1, 0)  # At which generation, and how many.
 
     @property
     def threshold_l2(self) -> float | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.gallery.storage.errors import DamagedDatabaseError
-from facepipe.gallery.storage.schema import CHECKED_COLUMNS, TEXT_COLUMNS, row_checksum
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS, TEXT_COLUMNS, row_checksum
 
 KEY_VARIABLE = "FACEPIPE_GALLERY_KEY"
 """The environment's variable for the secret itself."""
@@ -219,6 +219,15 @@ def codec_of_gallery(
         f"{file}: the salt of the gallery's key is damaged in both places, or this is not its key: nothing "
         "can be decrypted: give the key it was encrypted with, or restore a backup"
     )
+
+
+def sealed_sample(table: str, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any]]:
+    """The sealed columns, with their stored values, of the first row that agrees with its checksum."""
+    checked = CHECKED_COLUMNS[table].split(", ")
+    for row in rows:
+        if row["checksum"] == row_checksum(*(row[column] for column in checked)):
+            return [(column, row[column]) for column in SEALED_COLUMNS[table]]
+    return []
 
 
 def _is_ciphertext(samples: Iterable[tuple[str, Any]], dimensions: int) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.models import NewTemplate, require_vectors
-from facepipe.gallery.storage.rows import Rows, require_kind
+from facepipe.gallery.storage.rows import Table, require_kind
 
 SAME_VECTOR_L2 = 0.02
 """Vectors of one face in one photo are this near each other whatever runtime or batch size made them."""
@@ -19,20 +19,14 @@ SAME_VECTOR_L2 = 0.02
 _VECTOR_DTYPE = np.dtype("<f4")
 
 
-class FaceTable:
-    """One table of faces. Methods are called inside a transaction.
-
-    Args:
-        rows: Of the gallery.
+class FaceTable(Table):
+    """A table of faces.
 
     Attributes:
         name: Of the table.
     """
 
     name: str
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
 
     def count(self) -> int:
         """Number of faces."""

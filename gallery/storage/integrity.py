@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +28,7 @@ class RowCheck:
 
     Attributes:
         dimensions: Length of a vector.
-        codec: Between stored values and what they stand for.
+        codec: Converts values to what is stored, and back.
     """
 
     dimensions: int
@@ -100,17 +100,17 @@ def _fault_of_threshold(stored: Any) -> tuple[str, str] | None:
 
 def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Finding]:
     """What is wrong with the database, inside a transaction on it."""
-    for row in _rows(sql, "PRAGMA integrity_check"):
+    for row in rows_of(sql, "PRAGMA integrity_check"):
         if row["integrity_check"] != "ok":
             yield Finding("database", row["integrity_check"])
     for table in CHECKED_COLUMNS:
-        for row in _rows(sql, f"SELECT * FROM {table}"):
+        for row in rows_of(sql, f"SELECT * FROM {table}"):
             fault = check.fault(table, row)
             if fault:
                 id = row["key" if table == "settings" else "id"]
                 yield Finding(fault[0], f"{table} {id}: {fault[1]}")
     for query, code, message in _REFERENCES:
-        for row in _rows(sql, query):
+        for row in rows_of(sql, query):
             yield Finding(code, message.format(id=row["id"]))
 
 
@@ -134,7 +134,8 @@ _REFERENCES = (
 )
 
 
-def _rows(sql: sqlite3.Connection, query: str) -> Iterator[Row]:
+def rows_of(sql: sqlite3.Connection, query: str) -> Generator[Row, None, None]:
+    """The rows of a query, by column."""
     # Closed where the file is damaged too: an open cursor would keep the file open.
     with closing(sql.execute(query)) as cursor:
         columns = [column[0] for column in cursor.description]

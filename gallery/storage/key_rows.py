@@ -1,27 +1,29 @@
-"""The key of an encrypted gallery: its salt and check in two places of the file, and changing it."""
+"""The key of an encrypted gallery: its salt and check, in two places of the file, and another key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
-from facepipe.gallery.storage.encryption import KEY_SETTINGS, Codec, KeyRecord, key_records, key_statements
-from facepipe.gallery.storage.rows import Rows
-from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS, row_checksum
+from facepipe.gallery.storage.encryption import (
+    KEY_SETTINGS,
+    Codec,
+    KeyRecord,
+    key_records,
+    key_statements,
+    sealed_sample,
+)
+from facepipe.gallery.storage.integrity import rows_of
+from facepipe.gallery.storage.rows import Table
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS
 from facepipe.gallery.storage.settings import Settings
 
 _PLACES = 2
 
 
-class KeyRows:
-    """What a gallery's file holds of its key. Methods are called inside a transaction.
-
-    Args:
-        rows: Of the gallery.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+class KeyRows(Table):
+    """The salt and the check of a gallery's key."""
 
     def records(self) -> list[KeyRecord]:
         """The salt and the check, as they are in each place."""
@@ -44,14 +46,11 @@ class KeyRows:
 
     def samples(self) -> Iterator[tuple[str, Any]]:
         """Some stored values of rows that agree with their checksums, with their columns."""
-        for table, columns in SEALED_COLUMNS.items():
-            checked = CHECKED_COLUMNS[table].split(", ")
-            for *values, checksum in self._rows.sql.execute(
-                f"SELECT {', '.join(checked)}, checksum FROM {table} NOT INDEXED"
-            ):
-                if row_checksum(*values) == checksum:
-                    yield from ((column, values[checked.index(column)]) for column in columns)
-                    break
+        for table in SEALED_COLUMNS:
+            columns = f"{CHECKED_COLUMNS[table]}, checksum"
+            with closing(rows_of(self._rows.sql, f"SELECT {columns} FROM {table} NOT INDEXED")) as rows:
+                sample = sealed_sample(table, rows)
+            yield from sample
 
     def write(self) -> None:
         """Store the salt and the check of the codec in both places."""

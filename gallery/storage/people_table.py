@@ -7,19 +7,12 @@ from dataclasses import replace
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import Person, is_threshold
-from facepipe.gallery.storage.rows import Rows, require_kind
+from facepipe.gallery.storage.rows import Table, require_kind
 from facepipe.gallery.storage.schema import row_checksum
 
 
-class PeopleTable:
-    """All people. Methods are called inside a transaction.
-
-    Args:
-        rows: Of the gallery.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+class PeopleTable(Table):
+    """All people."""
 
     def count(self) -> int:
         """Number of people."""

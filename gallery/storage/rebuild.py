@@ -25,6 +25,7 @@ from facepipe.gallery.storage.encryption import (
     key_records,
     key_statements,
     new_codec,
+    sealed_sample,
 )
 from facepipe.gallery.storage.errors import DamagedDatabaseError
 from facepipe.gallery.storage.integrity import Row, RowCheck
@@ -107,18 +108,6 @@ def _key_records(tables: dict[str, SalvagedTable]) -> list[KeyRecord]:
     )
 
 
-def _samples(tables: dict[str, SalvagedTable]) -> list[tuple[str, Any]]:
-    """The stored values of one row of each table that agrees with its checksum, with their columns."""
-    found: list[tuple[str, Any]] = []
-    for name, columns in SEALED_COLUMNS.items():
-        checked = CHECKED_COLUMNS[name].split(", ")
-        for row in map(tables[name].row, tables[name].rows):
-            if row["checksum"] == row_checksum(*(row[column] for column in checked)):
-                found += [(column, row.get(column)) for column in columns]
-                break
-    return found
-
-
 def _codec(
     file: Path, tables: dict[str, SalvagedTable], records: list[KeyRecord], secret: bytes | None
 ) -> Codec:
@@ -127,7 +116,11 @@ def _codec(
     Raises:
         GalleryError: `secret` is not their key, or they are plain although a key is given.
     """
-    samples = _samples(tables)
+    samples = [
+        sample
+        for name in SEALED_COLUMNS
+        for sample in sealed_sample(name, map(tables[name].row, tables[name].rows))
+    ]
     try:
         codec = codec_of_gallery(file, tables["meta"].value(1, "dimensions"), records, samples, secret)
     except DamagedDatabaseError:

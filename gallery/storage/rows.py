@@ -105,6 +105,17 @@ class Rows:
         self.sql.execute("UPDATE meta SET wipe_due = generation + 1")
 
 
+class Table:
+    """A table of a gallery. Methods are called inside a transaction.
+
+    Args:
+        rows: Of the gallery.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+
 def require_kind(kind: type | UnionType, *values: object) -> None:
     """Check that stored values are of a kind, as reading does, which does not compare all checksums.
 

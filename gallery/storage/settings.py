@@ -7,19 +7,12 @@ from typing import Any
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import is_threshold
 from facepipe.gallery.storage.encryption import KEY_SETTINGS
-from facepipe.gallery.storage.rows import Rows
+from facepipe.gallery.storage.rows import Table
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
 
 
-class Settings:
-    """All settings. Methods are called inside a transaction.
-
-    Args:
-        rows: Of the gallery.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+class Settings(Table):
+    """All settings."""
 
     def all(self) -> list[tuple[Any, Any, Any]]:
         """All rows: key, value and checksum. Not by the key's index, so that damaged keys are seen too."""

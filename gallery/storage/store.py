@@ -252,11 +252,6 @@ class Store:
             sql.execute(f"UPDATE meta SET checksum = row_checksum({CHECKED_COLUMNS['meta']})")
         self._rows.encoder = replace(self.encoder, fingerprint=encoder.fingerprint)
 
-    def require_whole_encoder(self) -> None:
-        """Check what is stored of the encoder; raises as `require_whole`. Outside of any transaction."""
-        with self.reading():
-            self.require_whole("meta")
-
     # Encryption
 
     @property
