@@ -1,4 +1,4 @@
-"""What every part of `Gallery` stands on: its store, its index, and the transactions on both."""
+"""The base of all parts of `Gallery`: its store, its index, and the transactions on both."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger("facepipe")
 
 
 class GalleryBase:
-    """An open gallery, without what can be done with it.
+    """An open gallery, without the methods for its people and faces.
 
     Args:
         path: The folder.
@@ -50,11 +50,11 @@ class GalleryBase:
 
     @contextmanager
     def _changing(self, *, vectors: bool = False, erases: bool = False) -> Iterator[None]:
-        """One transaction.
+        """Run the block as one transaction; the index and the wiping of files follow it.
 
         Args:
-            vectors: It changes the set of vectors, which the index follows.
-            erases: What it removes leaves every file of the gallery.
+            vectors: The set of vectors changes, so the index has to be saved.
+            erases: Remains of what is removed are wiped from all files afterwards.
         """
         with self._store.changing():
             self._index.is_due |= vectors

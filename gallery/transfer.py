@@ -1,4 +1,4 @@
-"""What one gallery gives to others: archives, backups, and all that another one holds."""
+"""Archives, backups, and merging whole galleries."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def prepare(connection: sqlite3.Connection) -> None:
 
 
 def connect_read_only(file: Path) -> sqlite3.Connection:
-    """Read what may not be written: with locks where possible, else as a file that nobody changes."""
+    """Read what may not be written: with locks where possible, else as a file that no process changes."""
     connection = connect(file, "mode=ro")
     try:
         connection.execute("SELECT 1 FROM sqlite_master").fetchone()
@@ -80,7 +80,7 @@ def connect_alone(file: Path) -> sqlite3.Connection:
 
 
 def _connect_unchanging(file: Path) -> sqlite3.Connection:
-    """As a file that nobody changes, which SQLite reads without its log: so there must be none."""
+    """Read a file that no process changes. SQLite then ignores its log, so there must be none."""
     log = file.with_name(f"{file.name}-wal")
     if log.exists() and log.stat().st_size:
         raise GalleryError(

@@ -1,4 +1,4 @@
-"""What SQLite and the system complain about, as errors that name the file and the cure."""
+"""Errors of SQLite and the system, as errors that name the file and the cure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class BusyDatabaseError(GalleryError):
 
 @contextmanager
 def errors_of(file: Path) -> Iterator[None]:
-    """What SQLite and the system complain about, as one error that names the file."""
+    """Raise errors of SQLite and the system as one kind of error, which names the file."""
     try:
         yield
     except sqlite3.Error as error:

@@ -182,7 +182,7 @@ def _refuse_twins(table: SalvagedTable, columns: tuple[str, ...]) -> None:
 
 
 def _removals(sql: sqlite3.Connection) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """What stores the ids of removed templates, which an index must not bring back."""
+    """Statements that store the ids of removed templates, which an index must not bring back."""
     for generation, template_id in readable_rows(
         sql, "SELECT generation, template_id FROM removed_templates"
     ):
@@ -209,7 +209,7 @@ def _as_json(row: Row) -> dict[str, Any]:
 def _statements(
     tables: dict[str, SalvagedTable], last_ids: dict[str, int], generation: int, codec: Codec
 ) -> Iterator[tuple[str, tuple[object, ...]]]:
-    """What makes the gallery anew; ids stay as they are, and none is ever given again."""
+    """Statements that make the gallery anew; ids stay as they are, and none is ever given again."""
     meta = tables["meta"].row(1)
     encoder = EncoderIdentity(
         meta["encoder_name"], meta["encoder_fingerprint"], meta["dimensions"], meta["threshold_l2"]

@@ -19,12 +19,12 @@ _KINDS: dict[type | UnionType, str] = {float | None: "number", int: "id", str: "
 
 
 class Rows:
-    """What all tables of one gallery share.
+    """Queries on one gallery's tables.
 
     Attributes:
         file: The SQLite file.
         encoder: Whose embeddings are stored.
-        codec: Between stored values and what they stand for.
+        codec: Converts values to what is stored, and back.
         sql: The connection; inside a transaction only.
     """
 

@@ -58,7 +58,7 @@ def _snapshot(file: Path, scratch: Path) -> sqlite3.Connection:
 
 
 def _extents(file: Path) -> list[tuple[int, int, int]]:
-    """What changes whenever the file or its log is written."""
+    """Inode, size and time of the file and its log: others whenever one of them was written."""
     stats = [part.stat() for part in (file, logs_of(file)[0]) if part.exists()]
     return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
 

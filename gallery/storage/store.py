@@ -265,7 +265,7 @@ class Store:
         return self._is_key_given and not self.is_encrypted
 
     def require_no_unused_key(self) -> None:
-        """Refuse to add where a key is given: whoever gives one expects that no name is stored in the clear.
+        """Refuse to add plain rows where a key is given: with a key, no name should be stored in the clear.
 
         Raises:
             GalleryError: A key was given, but the gallery is not encrypted.
