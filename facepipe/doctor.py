@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NEEDED = {
     "click": "click",
     "faiss-cpu": "faiss",
+    "msgspec": "msgspec",
     "numpy": "numpy",
     "onnxruntime": "onnxruntime",
     "opencv-python-headless": "cv2",

@@ -10,11 +10,12 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from facepipe.core.errors import WeightsError, one_line
+from facepipe.core.validation import convert
 
 Kind = Literal["detector", "encoder"]
 Channels = Literal["rgb", "bgr"]
@@ -223,160 +224,49 @@ class WeightCard:
 
     def to_json(self) -> str:
         """The card as written to disk; `from_json` reads it back equal."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        raw = asdict(self)
+        return json.dumps(raw | {"sha256": _sha256_of(raw)}, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, source: str | Path = "card") -> Self:
-        """Read a card.
+        """Read a card. Its own `sha256` may be missing, as on cards of earlier versions.
 
         Raises:
-            WeightsError: Not JSON, or a field is missing, unknown or of the wrong form; names `source`.
+            WeightsError: Not JSON, a field is missing, unknown or of the wrong form, or the contents are not
+                those of its `sha256`; names `source`.
         """
         try:
             raw = json.loads(text)
-            _require_plain(raw)
-            return cls(**_card_fields(raw))
+            _require_shallow(raw)
+            sha256 = raw.pop("sha256", None) if isinstance(raw, dict) else None
+            card = convert(raw, cls)
+            if card.anchors is not None:
+                _require_all_anchors(raw["anchors"])
+            actual = _sha256_of(raw)
         except (ValueError, TypeError, OverflowError, RecursionError, WeightsError) as error:
             raise WeightsError(f"{source}: not a facepipe weight card: {one_line(error)}") from error
+        if sha256 not in (None, actual):
+            raise WeightsError(
+                f"{source}: its contents are not those of its sha256: it is damaged, so copy or import the "
+                "weight again; or if you changed it yourself, take 'sha256' out"
+            )
+        return card
 
 
-def _require_plain(raw: Any) -> None:
-    """Refuse what can't be written again: text that is no Unicode, and nesting beyond Python's own depth."""
-    level, depth = [raw], 0
-    while level:
-        if depth > _DEPTH_MAX:
-            raise ValueError(f"it is nested more than {_DEPTH_MAX} deep")
-        below: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                below += [*value, *value.values()]
-            elif isinstance(value, list):
-                below += value
-            elif isinstance(value, str):
-                value.encode()
-        level, depth = below, depth + 1
+def _require_shallow(value: Any, levels: int = _DEPTH_MAX) -> None:
+    """Refuse nesting that Python could not write again."""
+    if levels < 0:
+        raise ValueError(f"it is nested more than {_DEPTH_MAX} deep")
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _require_shallow(inner, levels - 1)
 
 
-def _card_fields(raw: Any) -> dict[str, Any]:
-    optional = ("onnx", "anchors", "embedding", "licence", "training", "measured", "limits")
-    _check_fields(raw, "the card", ("name", "kind", "architecture", "input", "parameters"), optional)
-    return {
-        "name": _text(raw["name"], "name"),
-        "kind": _one_of(raw["kind"], "kind", ("detector", "encoder")),
-        "architecture": _text(raw["architecture"], "architecture"),
-        "input": _input_spec(raw["input"]),
-        "parameters": None if raw["parameters"] is None else _weight_file(raw["parameters"], "parameters"),
-        "onnx": None if raw.get("onnx") is None else _weight_file(raw["onnx"], "onnx"),
-        "anchors": None if raw.get("anchors") is None else _anchor_spec(raw["anchors"]),
-        "embedding": None if raw.get("embedding") is None else _embedding_spec(raw["embedding"]),
-        "licence": _text(raw.get("licence", ""), "licence"),
-        "training": _object(raw.get("training", {}), "training"),
-        "measured": _object(raw.get("measured", {}), "measured"),
-        "limits": _text(raw.get("limits", ""), "limits"),
-    }
+def _require_all_anchors(raw: Mapping[str, Any]) -> None:
+    """Refuse defaults: recipes may leave out what a card has to hold."""
+    if missing := [item.name for item in fields(AnchorSpec) if item.name not in raw]:
+        raise ValueError(f"anchors lacks {', '.join(missing)}")
 
 
-def _input_spec(raw: Any) -> InputSpec:
-    _check_fields(raw, "input", ("channels", "mean", "std"), ("size_px",))
-    mean, std = _numbers(raw["mean"], "input.mean", 3), _numbers(raw["std"], "input.std", 3)
-    return InputSpec(
-        channels=_one_of(raw["channels"], "input.channels", ("rgb", "bgr")),
-        mean=(mean[0], mean[1], mean[2]),
-        std=(std[0], std[1], std[2]),
-        size_px=None if raw.get("size_px") is None else _integer(raw["size_px"], "input.size_px"),
-    )
-
-
-def _weight_file(raw: Any, where: str) -> WeightFile:
-    _check_fields(raw, where, ("name", "sha256"))
-    sha256 = None if raw["sha256"] is None else _text(raw["sha256"], f"{where}.sha256")
-    return WeightFile(_text(raw["name"], f"{where}.name"), sha256)
-
-
-def _anchor_spec(raw: Any) -> AnchorSpec:
-    _check_fields(raw, "anchors", ("sizes_px", "strides_px", "variances"))
-    low, high = _numbers(raw["variances"], "anchors.variances", 2)
-    levels = _list(raw["sizes_px"], "anchors.sizes_px")
-    return AnchorSpec(
-        sizes_px=tuple(
-            tuple(_integer(side, "anchors.sizes_px") for side in _list(level, "anchors.sizes_px"))
-            for level in levels
-        ),
-        strides_px=tuple(
-            _integer(stride, "anchors.strides_px")
-            for stride in _list(raw["strides_px"], "anchors.strides_px")
-        ),
-        variances=(low, high),
-    )
-
-
-def _embedding_spec(raw: Any) -> EmbeddingSpec:
-    optional = ("flip_average", "threshold_l2", "threshold_source", "impostors")
-    _check_fields(raw, "embedding", ("dimensions", "alignment"), optional)
-    threshold, source, impostors = (raw.get(name) for name in optional[1:])
-    return EmbeddingSpec(
-        dimensions=_integer(raw["dimensions"], "embedding.dimensions"),
-        alignment=_text(raw["alignment"], "embedding.alignment"),
-        flip_average=_boolean(raw.get("flip_average", False), "embedding.flip_average"),
-        threshold_l2=None if threshold is None else _number(threshold, "embedding.threshold_l2"),
-        threshold_source=None if source is None else _text(source, "embedding.threshold_source"),
-        impostors=None if impostors is None else _object(impostors, "embedding.impostors"),
-    )
-
-
-def _check_fields(raw: Any, where: str, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
-    """A field that is missing or misspelt must not fall back to a default unnoticed."""
-    _object(raw, where)
-    if missing := [name for name in required if name not in raw]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    if unknown := [name for name in raw if name not in required + optional]:
-        raise ValueError(f"{where} has unknown {', '.join(map(repr, unknown))}")
-
-
-def _object(value: Any, where: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{where}: expected an object, got {value!r:.80}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise ValueError(f"{where}: expected a list, got {value!r:.80}")
-    return value
-
-
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: expected text, got {value!r:.80}")
-    return value
-
-
-def _integer(value: Any, where: str) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{where}: expected a whole number, got {value!r:.80}")
-    return value
-
-
-def _number(value: Any, where: str) -> float:
-    if type(value) not in (int, float):
-        raise ValueError(f"{where}: expected a number, got {value!r:.80}")
-    return float(value)
-
-
-def _numbers(values: Any, where: str, count: int) -> tuple[float, ...]:
-    numbers = tuple(_number(value, where) for value in _list(values, where))
-    if len(numbers) != count:
-        raise ValueError(f"{where}: expected {count} numbers, got {len(numbers)}")
-    return numbers
-
-
-def _boolean(value: Any, where: str) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError(f"{where}: expected true or false, got {value!r:.80}")
-    return value
-
-
-def _one_of(value: Any, where: str, allowed: tuple[str, ...]) -> Any:
-    if value not in allowed:
-        raise ValueError(f"{where}: expected one of {', '.join(allowed)}, got {value!r:.80}")
-    return value
+def _sha256_of(raw: Mapping[str, Any]) -> str:
+    """Hash of a card's contents, whatever the order of its keys and its white space."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, ensure_ascii=False).encode()).hexdigest()

@@ -155,6 +155,8 @@ def test_the_command_tells_it_in_one_line(tmp_path: Path, astronaut: UInt8Array,
 
 
 CARDS = [json.loads(load_card(name).card.to_json()) for name in (DEFAULT_ENCODER, DEFAULT_DETECTOR)]
+for _card in CARDS:
+    del _card["sha256"]  # Any change would be refused for it alone.
 SPECIAL: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, 0, -1, 1e308, 10**400, float("nan"), float("-inf"), "", "\ud800", "\n", [], {}, [[]] * 3]
 )

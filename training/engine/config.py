@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import json
 import tomllib
-import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 from facepipe.core.errors import FacepipeError, UsageError, one_line
 from facepipe.core.home import expand_home
+from facepipe.core.validation import convert
 
 Config = TypeVar("Config")
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the recipes that come with facepipe."""
-
-_LARGEST = 2**53
-"""Of numbers, to which whole ones are exact as float64."""
-
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
 def recipe_names() -> list[str]:
@@ -64,18 +57,8 @@ def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -
     Raises:
         UsageError: See `read_configuration`.
     """
-    hints = typing.get_type_hints(kind)
-    known = {f.name: f for f in fields(kind)}  # type: ignore[arg-type]
-    for key in values:
-        if not isinstance(key, str) or key not in known:
-            shown = one_line(_joined(where, key), 80)
-            raise UsageError(f"unknown setting {shown}{_suggestion(key, where, known)}")
-    for key, item in known.items():
-        if key not in values and item.default is MISSING and item.default_factory is MISSING:
-            raise UsageError(f"missing setting {_joined(where, key)}")
-    given = {key: _converted(hints[key], value, _joined(where, key)) for key, value in values.items()}
     try:
-        return kind(**given)
+        return convert(values, kind, _path)
     except UsageError:
         raise
     except (FacepipeError, ValueError, TypeError, ArithmeticError) as error:
@@ -145,55 +128,19 @@ def _descended(target: Any, key: str, new: Any, override: str) -> Any:
 
 
 def _parsed(text: str) -> Any:
+    if text.strip() == "none":
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text.strip()
 
 
-def _converted(hint: Any, value: Any, where: str) -> Any:
-    """The value in the type of a field."""
-    if get_origin(hint) in (Union, types.UnionType):
-        inner = [kind for kind in get_args(hint) if kind is not type(None)]
-        return None if value is None or value == "none" else _converted(inner[0], value, where)
-    if get_origin(hint) is Literal:
-        if value not in get_args(hint):
-            raise UsageError(f"{where}: expected one of {', '.join(get_args(hint))}, got {_shown(value)}")
-        return value
-    if get_origin(hint) is tuple:
-        return _converted_tuple(get_args(hint), value, where)
-    if is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: expected a section with settings, got {_shown(value)}")
-        return from_plain(hint, value, where)
-    return _converted_scalar(hint, value, where)
-
-
-def _converted_tuple(kinds: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise UsageError(f"{where}: expected a list, got {_shown(value)}")
-    if kinds[-1] is Ellipsis:
-        kinds = kinds[:1] * len(value)
-    if len(kinds) != len(value):
-        raise UsageError(f"{where}: expected {len(kinds)} values, got {len(value)}")
-    return tuple(
-        _converted(kind, item, f"{where}.{i}")
-        for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-    )
-
-
-def _converted_scalar(kind: Any, value: Any, where: str) -> Any:
-    # By exact type: a bool is an int in Python. A whole number will do for a float.
-    allowed = {float: (float, int), Path: (str,)}.get(kind, (kind,))
-    if type(value) not in allowed:
-        raise UsageError(f"{where}: expected {_NAMES[kind]}, got {_shown(value)}")
-    if isinstance(value, int | float) and not abs(value) <= _LARGEST:  # nor what is no number
-        raise UsageError(f"{where}: expected a number up to {_LARGEST:g}, got {_shown(value)}")
-    if kind is Path:
-        if "\0" in value:
-            raise UsageError(f"{where}: expected a path, got {_shown(value)}")
-        return expand_home(value)
-    return kind(value)
+def _path(kind: type[Any], value: Any) -> Any:
+    """Text as a path: what settings hold besides the types of JSON."""
+    if kind is not Path or not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"expected a path, got {_shown(value)}")
+    return expand_home(value)
 
 
 def _shown(value: Any) -> str:
@@ -201,14 +148,3 @@ def _shown(value: Any) -> str:
         return one_line(repr(value), 80)
     except ValueError:  # Python writes no number of more than 4,300 digits
         return "a number of thousands of digits"
-
-
-def _joined(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
-
-
-def _suggestion(key: str, where: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(str(key), known, n=1)
-    if near:
-        return f"; did you mean {_joined(where, near[0])}?"
-    return f"; known here: {', '.join(known)}"
