@@ -17,23 +17,25 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
+from msgspec import Meta
 
 from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError, GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.core.files import atomic_file, open_regular
 from facepipe.core.plain_text import visible_line
+from facepipe.core.validation import decode_json
 from facepipe.gallery.impostors import FARTHEST_L2
 from facepipe.gallery.models import (
     CROP_BYTES_MAX,
@@ -83,9 +85,51 @@ _NUMBERED_NAMES_MAX = 1000
 _SHOWN_LENGTH_MAX = 200
 _CROP_MEMBER = re.compile(r"crops/(0|[1-9][0-9]{0,9})")
 _FIELDS = ("source", "box_xyxy", "quality", "photo_sha256", "added_at")
-_ENCODER_FIELDS = ("name", "fingerprint", "dimensions", "threshold_l2")
 
 logger = logging.getLogger("facepipe")
+
+
+@dataclass(frozen=True, slots=True)
+class _Face:
+    row: int
+    source: str | None
+    box_xyxy: tuple[float, float, float, float] | None
+    quality: float | None
+    photo_sha256: str | None
+    added_at: str
+    crop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Person:
+    name: Annotated[str, Meta(max_length=_RAW_NAME_LENGTH_MAX)]
+    templates: Annotated[tuple[_Face, ...], Meta(min_length=1)]
+    threshold_l2: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoder:
+    name: str
+    fingerprint: str
+    dimensions: int
+    threshold_l2: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Heading:
+    format: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    encoder: _Encoder
+    people: tuple[_Person, ...]
+    unknown: tuple[_Face, ...] = ()
+    threshold_l2: float | None = None
+
+
+_Part = TypeVar("_Part", _Heading, _Document)
 
 
 def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> None:
@@ -100,7 +144,7 @@ def write_archive(file: Path, encoder: EncoderIdentity, contents: Contents) -> N
     document = {
         "format": FORMAT_NAME,
         "version": FORMAT_VERSION,
-        "encoder": {name: getattr(encoder, name) for name in _ENCODER_FIELDS},
+        "encoder": {field.name: getattr(encoder, field.name) for field in fields(_Encoder)},
         "threshold_l2": contents.threshold_l2,
         "people": [
             {
@@ -161,26 +205,24 @@ def read_archive(file: Path, encoder: EncoderIdentity) -> Contents:
 
 def _read_contents(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> Contents:
     crop_members = _require_members(archive)
-    document = _read_document(archive, encoder.dimensions)
-    _require_ours(document, encoder)
-    people = _parse_people(document)
-    unknown = _list_of(dict, document.get("unknown", []), "unknown")
-    raw_faces = [*(face for person in people.values() for face in person["templates"]), *unknown]
+    document = _read_document(archive, encoder)
+    people = _people_by_name(document.people)
+    raw_faces = [*(face for person in people.values() for face in person.templates), *document.unknown]
     size_max = len(raw_faces) * encoder.dimensions * 4 + _SAFETENSORS_HEADER_BYTES_MAX
     vectors = _parse_vectors(_read_member(archive, _VECTORS, size_max), len(raw_faces), encoder.dimensions)
-    rows = [_typed(int, _field(raw, "row"), "row") for raw in raw_faces]
-    _require(sorted(rows) == list(range(len(rows))), "rows of vectors are missing or there twice")
-    cropped = {_crop_member(raw["row"]) for raw in raw_faces if _typed(bool, raw.get("crop", False), "crop")}
+    rows = sorted(face.row for face in raw_faces)
+    _require(rows == list(range(len(rows))), "rows of vectors are missing or there twice")
+    cropped = {_crop_member(face.row) for face in raw_faces if face.crop}
     _require(cropped == crop_members, "the crops are not those of the faces")
 
-    def parsed(raw_faces: Iterable[Mapping[str, Any]]) -> list[NewTemplate]:
-        return [_parse_face(archive, raw, vectors) for raw in raw_faces]
+    def templates(raw_faces: Iterable[_Face]) -> list[NewTemplate]:
+        return [_template(archive, face, vectors) for face in raw_faces]
 
     contents = {
-        name: PersonContents(parsed(person["templates"]), _threshold(person))
+        name: PersonContents(templates(person.templates), _threshold(person.threshold_l2))
         for name, person in people.items()
     }
-    return Contents(contents, parsed(unknown), _threshold(document))
+    return Contents(contents, templates(document.unknown), _threshold(document.threshold_l2))
 
 
 def _require_members(archive: zipfile.ZipFile) -> set[str]:
@@ -210,9 +252,9 @@ def _crop_member(row: int) -> str:
     return f"crops/{row}"
 
 
-def _read_document(archive: zipfile.ZipFile, dimensions: int) -> Any:
+def _read_document(archive: zipfile.ZipFile, encoder: EncoderIdentity) -> _Document:
     """`people.json`, of a size that fits the number of vectors, so that the memory it takes is bounded."""
-    faces = archive.getinfo(_VECTORS).compress_size // (4 * dimensions)
+    faces = archive.getinfo(_VECTORS).compress_size // (4 * encoder.dimensions)
     text = _read_member(
         archive, _PEOPLE, min(PEOPLE_BYTES_MAX, FEW_PEOPLE_BYTES_MAX + faces * FACE_BYTES_MAX)
     )
@@ -220,7 +262,26 @@ def _read_document(archive: zipfile.ZipFile, dimensions: int) -> Any:
     _require(
         marks <= FEW_MARKS_MAX + faces * FACE_MARKS_MAX, f"{_PEOPLE} lists more than there are vectors for"
     )
-    return json.loads(text)
+    heading = _decoded(text, _Heading)
+    _require(heading.format == FORMAT_NAME, "not a facepipe gallery")
+    _require(
+        1 <= heading.version <= FORMAT_VERSION,
+        f"version {heading.version}, expected 1 to {FORMAT_VERSION}: upgrade facepipe",
+    )
+    document = _decoded(text, _Document)
+    theirs = EncoderIdentity(**asdict(document.encoder))
+    _require(
+        theirs.makes_same_vectors_as(encoder),
+        f"it holds vectors of {_shown(str(theirs))}, the gallery of {encoder}",
+    )
+    return document
+
+
+def _decoded(text: bytes, kind: type[_Part]) -> _Part:
+    try:
+        return decode_json(text, kind)
+    except ValueError as error:
+        raise GalleryError(f"{_PEOPLE}: {_shown(str(error))}") from error
 
 
 def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> bytes:
@@ -231,60 +292,29 @@ def _read_member(archive: zipfile.ZipFile, name: str, size_max_bytes: int) -> by
     return data
 
 
-def _require_ours(document: Any, encoder: EncoderIdentity) -> None:
-    _require(isinstance(document, dict) and document.get("format") == FORMAT_NAME, "not a facepipe gallery")
-    version = _typed(int, _field(document, "version"), "version")
-    _require(
-        1 <= version <= FORMAT_VERSION,
-        f"version {version}, expected 1 to {FORMAT_VERSION}: upgrade facepipe",
-    )
-    theirs = _parse_encoder(_typed(dict, _field(document, "encoder"), "encoder"))
-    _require(
-        theirs.makes_same_vectors_as(encoder),
-        f"it holds vectors of {_shown(str(theirs))}, the gallery of {encoder}",
-    )
-
-
-def _parse_people(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Name to raw entry, whose "templates" are dicts."""
-    people: dict[str, dict[str, Any]] = {}
-    entries = _list_of(dict, _field(document, "people"), "people")
-    taken = {_typed(str, _field(person, "name"), "name") for person in entries}
+def _people_by_name(entries: Sequence[_Person]) -> dict[str, _Person]:
+    people: dict[str, _Person] = {}
+    taken = {person.name for person in entries}
     numbered = 0
     for person in entries:
-        _require(len(person["name"]) <= _RAW_NAME_LENGTH_MAX, "a name is too long")
-        cleaned = clean_name(person["name"])
-        name = mended_name(person["name"], taken)  # Earlier versions wrote names with invisible characters.
+        cleaned = clean_name(person.name)
+        name = mended_name(person.name, taken)  # Earlier versions wrote names with invisible characters.
         numbered += name != cleaned
         _require(numbered <= _NUMBERED_NAMES_MAX, "too many names differ in what can't be seen only")
         taken.add(name)
         _require(name not in people, f"{name!r} is there twice")
-        _require(
-            bool(_list_of(dict, _field(person, "templates"), f"templates of {name!r}")),
-            f"{name!r} has no templates",
-        )
         people[name] = person
     return people
 
 
-def _threshold(raw: Mapping[str, Any]) -> float | None:
-    if raw.get("threshold_l2") is None:
+def _threshold(threshold_l2: float | None) -> float | None:
+    if threshold_l2 is None:
         return None
-    threshold_l2 = float(_typed((int, float), raw["threshold_l2"], "threshold_l2"))
-    if FARTHEST_L2 < threshold_l2 < math.inf:  # Earlier versions wrote such; it would name any face.
+    if threshold_l2 > FARTHEST_L2:  # Earlier versions wrote such; it would name any face.
         logger.warning("the archive's threshold %s is outside 0..2 and is left out", threshold_l2)
         return None
     require_threshold(threshold_l2)
     return threshold_l2
-
-
-def _parse_encoder(raw: Mapping[str, Any]) -> EncoderIdentity:
-    return EncoderIdentity(
-        name=_typed(str, _field(raw, "name"), "encoder name"),
-        fingerprint=_typed(str, _field(raw, "fingerprint"), "encoder fingerprint"),
-        dimensions=_typed(int, _field(raw, "dimensions"), "encoder dimensions"),
-        threshold_l2=float(_typed((int, float), _field(raw, "threshold_l2"), "encoder threshold_l2")),
-    )
 
 
 def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
@@ -303,19 +333,11 @@ def _parse_vectors(data: bytes, count: int, dimensions: int) -> FloatArray:
     return vectors
 
 
-def _parse_face(archive: zipfile.ZipFile, raw: Mapping[str, Any], vectors: FloatArray) -> NewTemplate:
-    source, box, quality, photo_sha256, added_at = (_field(raw, name) for name in _FIELDS)
-    if box is not None:
-        box = tuple(float(side) for side in _list_of((int, float), box, "box_xyxy"))
-    member = _crop_member(raw["row"])
+def _template(archive: zipfile.ZipFile, face: _Face, vectors: FloatArray) -> NewTemplate:
     return NewTemplate(
-        embedding=vectors[raw["row"]],
-        source=None if source is None else _typed(str, source, "source"),
-        box_xyxy=box,
-        quality=None if quality is None else float(_typed((int, float), quality, "quality")),
-        photo_sha256=None if photo_sha256 is None else _typed(str, photo_sha256, "photo_sha256"),
-        added_at=_typed(str, added_at, "added_at"),
-        crop=_read_member(archive, member, CROP_BYTES_MAX) if raw.get("crop") else None,
+        embedding=vectors[face.row],
+        crop=_read_member(archive, _crop_member(face.row), CROP_BYTES_MAX) if face.crop else None,
+        **{name: getattr(face, name) for name in _FIELDS},
     )
 
 
@@ -323,23 +345,6 @@ def _shown(text: str) -> str:
     """Text from an archive as a message quotes it: one line, shortened."""
     escaped = visible_line(text)
     return escaped if len(escaped) <= _SHOWN_LENGTH_MAX else f"{escaped[:_SHOWN_LENGTH_MAX]}..."
-
-
-def _field(raw: Mapping[str, Any], name: str) -> Any:
-    if name not in raw:
-        raise GalleryError(f"{_PEOPLE} lacks {name!r}")
-    return raw[name]
-
-
-def _list_of(kind: type | tuple[type, ...], value: Any, what: str) -> list[Any]:
-    return [_typed(kind, item, what) for item in _typed(list, value, what)]
-
-
-def _typed(kind: type | tuple[type, ...], value: Any, what: str) -> Any:
-    # JSON's true is no number, though Python's True is.
-    fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    _require(fits, f"{what} is of a wrong type: {value!r:.80}")
-    return value
 
 
 def _require(condition: bool, complaint: str) -> None:

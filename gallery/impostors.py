@@ -8,14 +8,15 @@ a name (FPIR, false-positive identification rate) depends on how many templates 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.core.errors import DataError, UsageError
+from facepipe.core.errors import DataError, UsageError, one_line
+from facepipe.core.validation import convert
 
 Float64Array = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -73,8 +74,8 @@ class ImpostorModel:
     high_l2: tuple[float, ...]
     people: int
     couples: int
-    max_threshold_l2: float = FARTHEST_L2
-    source: str = ""
+    max_threshold_l2: float
+    source: str
 
     def __post_init__(self) -> None:
         columns = (self.far, self.distances_l2, self.low_l2, self.high_l2)
@@ -158,22 +159,10 @@ class ImpostorModel:
         Raises:
             DataError: A field is missing, unknown or of another form.
         """
-        if raw.keys() != {field.name for field in fields(cls)}:
-            raise DataError(f"impostors: unexpected or missing fields: {', '.join(sorted(raw))}")
         try:
-            curves = {
-                name: tuple(float(x) for x in raw[name])
-                for name in ("far", "distances_l2", "low_l2", "high_l2")
-            }
-            return cls(
-                **curves,
-                people=int(raw["people"]),
-                couples=int(raw["couples"]),
-                max_threshold_l2=float(raw["max_threshold_l2"]),
-                source=str(raw["source"]),
-            )
-        except (TypeError, ValueError, OverflowError) as error:
-            raise DataError(f"impostors: expected numbers ({error})") from error
+            return convert(raw, cls)
+        except ValueError as error:
+            raise DataError(f"impostors: {one_line(error)}") from error
 
     def threshold_l2(self, fpir: float, templates: int) -> float:
         """The threshold at which the share `fpir` of strangers gets a name from so many templates.

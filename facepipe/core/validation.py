@@ -38,6 +38,18 @@ def convert(value: Any, kind: type[Data], dec_hook: Callable[[type, Any], Any] |
     return converted
 
 
+def decode_json(text: bytes, kind: type[Data]) -> Data:
+    """Read a dataclass from JSON; unknown keys are passed over.
+
+    Raises:
+        ValueError: Not JSON, a key is missing, or a value of the wrong type; names the key.
+    """
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except msgspec.DecodeError as error:
+        raise ValueError(_key_first(str(error), kind)) from error
+
+
 def _key_first(message: str, kind: Any) -> str:
     """msgspec's message in the form of facepipe's, with the choices where there are some."""
     found = _MESSAGE.fullmatch(message)

@@ -316,6 +316,8 @@ def test_the_encoders_threshold_falls_as_the_gallery_grows(tmp_path: Path) -> No
         high_l2=(1.3, 1.1, 0.9),
         people=100,
         couples=10_000,
+        max_threshold_l2=2.0,
+        source="",
     )
     encoder = replace(ENCODER, impostors=strangers)
     found = []
