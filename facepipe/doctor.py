@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _NEEDED = {
     "click": "click",
     "faiss-cpu": "faiss",
+    "lazy-loader": "lazy_loader",
     "msgspec": "msgspec",
     "numpy": "numpy",
     "onnxruntime": "onnxruntime",
