@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from facepipe.core.boxes import iou
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.json_lines import record_to_json
 from facepipe.pipeline import FacePipeline, accepted_rows
 from facepipe.quality import NamingRules
-from facepipe.retinaface.nms import iou
 
 _BEST_FACES = 5
 """A track is named by the mean vector of so many of its largest faces."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from facepipe.core.boxes import iou
 from facepipe.core.faces import BoolArray, Faces, FloatArray
 
 _SAME_FACE_IOU = 0.5
@@ -96,18 +97,3 @@ def _agree(
     overlap[own] = 0
     support = 1 - np.prod(1 - overlap * candidates.scores, axis=1)
     scores *= (1 + support) / 2
-
-
-def iou(boxes: FloatArray, others: FloatArray) -> FloatArray:
-    """Intersection over union of boxes (..., 4) with boxes (n, 4), as (..., n); 0 of boxes without area."""
-    low = np.maximum(boxes[..., :2], others[:, :2])
-    high = np.minimum(boxes[..., 2:], others[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = _areas(boxes) + _areas(others) - shared
-    overlap: FloatArray = shared / np.maximum(union, np.finfo(np.float32).tiny)
-    return overlap
-
-
-def _areas(boxes: FloatArray) -> FloatArray:
-    areas: FloatArray = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    return areas

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from facepipe.core.boxes import iou
 from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
 
@@ -70,14 +71,8 @@ def iou_with_edges(boxes_xyxy: RealArray, other_boxes_xyxy: RealArray) -> Float6
 
     A box includes the pixels at its right and lower edge: sides are x2 - x1 + 1. Source: as above.
     """
-    first = np.asarray(boxes_xyxy, np.float64)[:, None]
-    second = np.asarray(other_boxes_xyxy, np.float64)[None]
-    width = np.minimum(first[..., 2], second[..., 2]) - np.maximum(first[..., 0], second[..., 0]) + 1
-    height = np.minimum(first[..., 3], second[..., 3]) - np.maximum(first[..., 1], second[..., 1]) + 1
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
-    union = _areas(first) + _areas(second) - shared
-    overlaps: Float64Array = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return overlaps
+    edges = np.array([0.0, 0.0, 1.0, 1.0])
+    return iou((boxes_xyxy + edges)[:, None], other_boxes_xyxy + edges)
 
 
 def match_detections(true_boxes_xyxy: Sequence[RealArray], detections: Sequence[RealArray]) -> Matching:
@@ -147,13 +142,6 @@ def detection_ap(
     matching = match_detections(boxes, [detections.get(key, nothing) for key in true_boxes_xyxy])
     every_box = np.concatenate(boxes)
     return precision_recall(matching, every_box[:, 3] - every_box[:, 1] >= min_height_px).ap
-
-
-def _areas(boxes_xyxy: Float64Array) -> Float64Array:
-    areas: Float64Array = (boxes_xyxy[..., 2] - boxes_xyxy[..., 0] + 1) * (
-        boxes_xyxy[..., 3] - boxes_xyxy[..., 1] + 1
-    )
-    return areas
 
 
 def _checked(detections: RealArray) -> Float64Array:
