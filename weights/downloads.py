@@ -14,6 +14,7 @@ from typing import Literal
 from facepipe.core.errors import WeightsError
 from facepipe.core.files import SHARED_FILE_MODE, atomic_path, atomic_write_bytes
 from facepipe.core.home import facepipe_home
+from facepipe.core.validation import decode_json
 from facepipe.weights.connection import (
     OFFLINE_CURE,
     Deadline,
@@ -202,16 +203,13 @@ def _remembered_hashes() -> dict[str, str]:
     """Hashes of files first fetched when none was known: a later fetch has to get the same file."""
     path = _hashes_path()
     try:
-        hashes = json.loads(path.read_text(encoding="utf-8"))
+        return decode_json(path.read_bytes(), dict[str, str])
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(
             f"{path}: can't read the remembered hashes ({error}); mend or delete it"
         ) from error
-    if not isinstance(hashes, dict) or not all(isinstance(value, str) for value in hashes.values()):
-        raise WeightsError(f"{path}: expected names and their sha256; mend or delete it")
-    return hashes
 
 
 def _remember_hash(name: str, sha256: str) -> None:
