@@ -12,6 +12,7 @@ from typing import Any
 
 from facepipe.batch.damage import DamagedJobError
 from facepipe.core.errors import GalleryError
+from facepipe.core.plain_text import text_of
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, SALT_BYTES, SealingCodec
 
 SEALED_COLUMNS = {
@@ -50,7 +51,7 @@ class Seal:
     def seal(self, column: str, value: str | bytes | None) -> Any:
         """What stands for a value in a column; equal for equal values. Text that is no Unicode is escaped."""
         if isinstance(value, str):
-            value = value.encode("utf-8", "backslashreplace")
+            value = text_of(value).encode()
         if self._codec is not None and value:
             return self._codec.seal(f"job {column}", value)
         return value.decode() if value is not None and column in TEXT_COLUMNS else value

@@ -5,17 +5,11 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, is_dataclass
-from pathlib import Path
 from typing import Any
 
-from facepipe.core.plain_text import visible_json
+from facepipe.core.plain_text import text_of, visible_json
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def text_of(value: str | Path) -> str:
-    """Output stays valid UTF-8: bytes of file names that are no text are written as `\\udcff`."""
-    return str(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def record_to_json(record: Any) -> str:

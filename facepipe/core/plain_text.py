@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 _CONTROLS = "\x00-\x08\x0b-\x1f\x7f-\x9f"
@@ -9,6 +10,11 @@ _BIDIRECTIONAL = "\u2028-\u202e\u2066-\u2069"  # line separators, embeddings, ov
 _HARMFUL = re.compile(
     f"[{_CONTROLS}{_BIDIRECTIONAL}\ud800-\udfff]"
 )  # and bytes of file names that are no text
+
+
+def text_of(value: str | os.PathLike[str]) -> str:
+    r"""Text that UTF-8 can hold: bytes of file names that are no text become `\udcff`."""
+    return os.fspath(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def visible(text: object) -> str:

@@ -18,6 +18,7 @@ from facepipe.core.errors import FacepipeError, OutputError, PhotoError, UsageEr
 from facepipe.core.faces import UInt8Array
 from facepipe.core.files import atomic_write_bytes
 from facepipe.core.overwriting import PICTURE_SOFTWARE
+from facepipe.core.plain_text import text_of
 from facepipe.images.decoding import NeededScale, ReducedPhoto, decoded, stored_orientation
 from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.pixels import is_orientation, orientation_of, rgb_of, upright
@@ -201,7 +202,7 @@ def printable(source: PhotoSource) -> str:
     """How a message names a photo: parts of its path that are not valid Unicode are escaped."""
     if isinstance(source, bytes):
         return "photo from memory"
-    return os.fspath(source).encode("utf-8", "backslashreplace").decode("utf-8")
+    return text_of(source)
 
 
 @contextmanager

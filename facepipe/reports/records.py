@@ -15,7 +15,8 @@ from facepipe.core.csv_files import BOM, csv_line
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces, Match
 from facepipe.core.files import atomic_write_bytes
-from facepipe.core.json_lines import record_to_json, text_of
+from facepipe.core.json_lines import record_to_json
+from facepipe.core.plain_text import text_of
 
 if TYPE_CHECKING:
     from facepipe.pipeline import PhotoResult

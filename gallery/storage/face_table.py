@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from facepipe.core.errors import GalleryError
+from facepipe.core.plain_text import text_of
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.models import NewTemplate, require_vectors
 from facepipe.gallery.storage.rows import Table, require_kind
@@ -131,4 +132,4 @@ class FaceTable(Table):
 
 def _storable(text: str | None) -> str | None:
     """File names may hold bytes that are no text; SQLite takes text only."""
-    return None if text is None else text.encode("utf-8", "backslashreplace").decode()
+    return None if text is None else text_of(text)
