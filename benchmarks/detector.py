@@ -105,7 +105,7 @@ def measure(
 
 def _ours(weights: str) -> dict[str, PhotoAnalysis]:
     found: dict[str, PhotoAnalysis] = {}
-    as_they_are = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], None, as_published=True)
+    as_they_are = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], None, multi_scale=False)
     for engine in _ENGINES:
         try:
             choice = choose_runtime(engine)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -64,9 +65,10 @@ class DetectorOptions:
             photo of more than 2:1 is scaled as if photos of 2:1 stood side by side, up to the pixels of four.
         min_face_px: Least shorter side of a face, in pixels of the photo.
         top_k: At most this many faces, the most confident; None: all.
-        as_published: As published evaluations do: look at one scale only, and take the best candidate of a
-            face as it is. Otherwise large faces are looked for in a quarter of the size, and all candidates
-            of a face have their say.
+        multi_scale: Detect large faces in a quarter of the size, and merge all candidates of a face
+            (`box_voting`). False: detect at one scale and keep the best candidate of a face (NMS), as
+            published evaluations do.
+        as_published: Earlier name of `not multi_scale`; it goes with version 0.3.
     """
 
     score_threshold: float = 0.5
@@ -74,9 +76,14 @@ class DetectorOptions:
     max_side: int | None = 1280
     min_face_px: float = 0.0
     top_k: int | None = None
-    as_published: bool = False
+    multi_scale: bool = True
+    as_published: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, as_published: bool | None) -> None:
+        if as_published is not None:
+            message = "DetectorOptions: as_published=True is now multi_scale=False"
+            warnings.warn(message, DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "multi_scale", not as_published)
         if not 0 <= self.score_threshold <= 1:
             raise UsageError(f"score threshold: expected 0..1, got {self.score_threshold}")
         if not 0 < self.nms_iou <= 1:
@@ -180,7 +187,7 @@ class FaceDetector:
         scale = self.options.scale_of((width, height))
         image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
         levels = [_Level(index, image, size_wh)]
-        while not self.options.as_published and long_side * scale > _COARSEST_LONG_SIDE:
+        while self.options.multi_scale and long_side * scale > _COARSEST_LONG_SIDE:
             scale /= _COARSER_BY
             image = _resized(image, width * scale, height * scale)
             levels[-1] = replace(levels[-1], largest_face_px=_LARGEST_FACE_PX)
@@ -191,7 +198,7 @@ class FaceDetector:
     @property
     def _least_candidate(self) -> float:
         wanted = self.options.score_threshold
-        return wanted if self.options.as_published else min(wanted, _LEAST_CANDIDATE)
+        return min(wanted, _LEAST_CANDIDATE) if self.options.multi_scale else wanted
 
     def input_size_wh(self, photo: UInt8Array) -> tuple[int, int]:
         """Width and height of the largest input that the network sees of a photo (h, w, 3)."""
@@ -237,9 +244,7 @@ class FaceDetector:
             np.concatenate([level.faces.scores for level in levels]),
             np.concatenate([level.faces.landmarks for level in levels]),
         )
-        if self.options.as_published:
-            faces = nms(faces, self.options.nms_iou)
-        else:
+        if self.options.multi_scale:
             faces = box_voting(
                 faces,
                 self.options.nms_iou,
@@ -247,6 +252,8 @@ class FaceDetector:
                 eligible=np.concatenate([level.own for level in levels]),
                 scales=np.concatenate([np.full(len(level.own), level.scale, np.float32) for level in levels]),
             )
+        else:
+            faces = nms(faces, self.options.nms_iou)
         inside = np.clip(faces.boxes_xyxy, 0, np.tile(np.array(size_wh, np.float32), 2))
         faces = Faces(inside, faces.scores, faces.landmarks)
         faces = faces.select(faces.sizes_px >= max(self.options.min_face_px, 1.0))

@@ -23,7 +23,7 @@ from facepipe.weights.cards import AnchorSpec, Channels
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 PHOTOS = ("astronaut", "group", "portrait")
-AS_PUBLISHED = DetectorOptions(score_threshold=0.5, nms_iou=0.4, max_side=None, as_published=True)
+AS_PUBLISHED = DetectorOptions(score_threshold=0.5, nms_iou=0.4, max_side=None, multi_scale=False)
 SMALL_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
 
 
@@ -390,13 +390,13 @@ class _Scripted:
         return [boxes, scores, np.zeros((n, len(anchors), 10), np.float32)]
 
 
-@pytest.mark.parametrize(("as_published", "expected"), [(False, [20, 120, 480, 920]), (True, [20, 120, 230])])
-def test_each_scale_finds_the_faces_of_its_size(as_published: bool, expected: list[float]) -> None:
+@pytest.mark.parametrize(("multi_scale", "expected"), [(True, [20, 120, 480, 920]), (False, [20, 120, 230])])
+def test_each_scale_finds_the_faces_of_its_size(multi_scale: bool, expected: list[float]) -> None:
     """A 1000 px photo is looked at in full size for small faces and in quarter size for large ones."""
     card = load_card(DEFAULT_DETECTOR).card
     assert card.anchors is not None
     # Nothing supports these faces, which halves their scores as served.
-    options = DetectorOptions(0.4, max_side=None, as_published=as_published)
+    options = DetectorOptions(0.4, max_side=None, multi_scale=multi_scale)
     scripted = FaceDetector(_Scripted(card.anchors, (20, 120, 230)), card, options)
     faces = scripted.detect(np.zeros((1000, 1000, 3), np.uint8))
     np.testing.assert_allclose(sorted(faces.sizes_px), expected, rtol=1e-3)
@@ -417,3 +417,10 @@ def test_scales_agree_on_a_face_and_the_finer_one_sees_it_better() -> None:
     order = np.argsort(faces.sizes_px)
     np.testing.assert_allclose(faces.sizes_px[order], sides, rtol=1e-3)
     np.testing.assert_allclose(faces.scores[order], 0.9 * (1 + 0.9 * overlap) / 2, rtol=1e-3)
+
+
+def test_the_earlier_name_of_one_scale_still_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="as_published=True is now multi_scale=False"):
+        options = DetectorOptions(as_published=True)
+    assert options == DetectorOptions(multi_scale=False)
+    assert replace(options, top_k=1) == DetectorOptions(multi_scale=False, top_k=1)

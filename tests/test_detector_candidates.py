@@ -48,7 +48,7 @@ def _detector(network: _Everywhere, options: DetectorOptions) -> FaceDetector:
 def test_the_most_confident_candidates_are_compared() -> None:
     network = _Everywhere()
     # Nothing overlaps by more than all of it: what is compared stays.
-    detector = _detector(network, DetectorOptions(0.02, 1.0, None, as_published=True))
+    detector = _detector(network, DetectorOptions(0.02, 1.0, None, multi_scale=False))
     faces = detector.detect(np.zeros((640, 640, 3), np.uint8))
     (scores,) = network.scores
     assert len(scores) == 16_800

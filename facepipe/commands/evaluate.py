@@ -30,10 +30,16 @@ def evaluate() -> None:
     type=click.Choice(["original", "letterbox640", "short1600"]),
     default="original",
     show_default=True,
-    help="Size at which photos are looked at.",
+    help="Size at which photos are analyzed.",
 )
-@click.option("--flip", is_flag=True, help="Look at the mirrored photos too.")
-@click.option("--as-served", is_flag=True, help="As `identify` looks: at two scales, candidates together.")
+@click.option("--flip", is_flag=True, help="Detect in the mirrored photos too.")
+@click.option(
+    "--multi-scale",
+    "--as-served",
+    "multi_scale",
+    is_flag=True,
+    help="As `identify` does: large faces in a quarter of the size, candidates merged.",
+)
 @click.option("--report", type=FOLDER, help="Write detector.html and detector.json, with the curves, here.")
 @click.option("--json", "as_json", is_flag=True)
 @with_setup
@@ -71,7 +77,7 @@ def evaluate_detector_command(
 
 
 def _detector_and_protocol(
-    setup: Setup, setting: Setting, flip: bool, as_served: bool
+    setup: Setup, setting: Setting, flip: bool, multi_scale: bool
 ) -> tuple[FaceDetector, DetectorProtocol]:
     from facepipe.detector import FaceDetector
     from facepipe.evaluation.detector import SCORE_THRESHOLD, DetectorProtocol
@@ -79,11 +85,11 @@ def _detector_and_protocol(
 
     if setup.max_side or setup.original_size or setup.min_face or setup.top_k:
         raise click.UsageError(
-            "--setting says how photos are looked at; "
+            "--setting sets the size of photos; "
             "leave out --max-side, --original-size, --min-face and --top-k."
         )
     score = SCORE_THRESHOLD if setup.score_threshold is None else setup.score_threshold
-    protocol = DetectorProtocol(setting, flip, as_served, score, setup.nms_iou)
+    protocol = DetectorProtocol(setting, flip, multi_scale, score, setup.nms_iou)
     weights = setup.detector_weights or DEFAULT_DETECTOR
     return FaceDetector.load(weights, protocol.options(), setup.choose_runtime()), protocol
 

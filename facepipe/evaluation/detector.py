@@ -38,22 +38,21 @@ Watch = Callable[[Sequence[Path]], Iterable[Path]]
 
 @dataclass(frozen=True, slots=True)
 class DetectorProtocol:
-    """How closely photos are looked at, and which detections count.
+    """The size at which photos are analyzed, and which detections count.
 
     Attributes:
         setting: "original": photos as they are; "letterbox640": the longer side becomes 640 px (what a square
             would add is padding, which holds no face); "short1600": the shorter side becomes 1600 px, or the
             longer one 2150 where it would be larger.
-        flip: The mirrored photo is looked at too, and the better box of each face stays.
-        as_served: Large faces are looked for in a quarter of the size, and all candidates of a face have
-            their say, as photos are served. Otherwise as published figures are made.
-        score_threshold: Least confidence, 0..1.
+        flip: Detect in the mirrored photo too, and keep the better box of each face.
+        multi_scale: See `DetectorOptions`: True as photos are served, False as published figures are made.
+        score_threshold: Smallest confidence, 0..1.
         nms_iou: Of two boxes that overlap more, the better stays; None: see `NMS_IOU`.
     """
 
     setting: Setting = "original"
     flip: bool = False
-    as_served: bool = False
+    multi_scale: bool = False
     score_threshold: float = SCORE_THRESHOLD
     nms_iou: float | None = None
 
@@ -69,11 +68,11 @@ class DetectorProtocol:
     def options(self) -> DetectorOptions:
         """For the detector, which is given photos that are scaled already."""
         return DetectorOptions(
-            self.score_threshold, self.overlap, max_side=None, as_published=not self.as_served
+            self.score_threshold, self.overlap, max_side=None, multi_scale=self.multi_scale
         )
 
     def scale(self, width_px: int, height_px: int) -> float:
-        """The factor from the photo to what is looked at."""
+        """The factor from the photo's sides to those of the network's input."""
         short, long = sorted((width_px, height_px))
         if self.setting == "letterbox640":
             return _LETTERBOX_PX / long
@@ -155,7 +154,7 @@ def evaluate_detector(
 
 
 def find_faces(detector: FaceDetector, photo: UInt8Array, protocol: DetectorProtocol) -> Faces:
-    """The faces of one RGB photo (h, w, 3), in its pixels, looked at as the protocol says.
+    """The faces of one RGB photo (h, w, 3), in its pixels, detected by the protocol.
 
     Args:
         detector: With the protocol's options.

@@ -65,7 +65,7 @@ def protocol_in_words(evaluation: DetectorEvaluation) -> str:
     return (
         f"{evaluation.wider.photos} {sizes[protocol.setting]}, "
         f"{'with' if protocol.flip else 'without'} mirrored copies, "
-        f"{'as served' if protocol.as_served else 'one scale'}, "
+        f"{'several scales' if protocol.multi_scale else 'one scale'}, "
         f"score above {protocol.score_threshold:g}, NMS at {protocol.overlap:g}, "
         f"{evaluation.ms_per_photo:.0f} ms a photo"
     )

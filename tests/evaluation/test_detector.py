@@ -54,9 +54,9 @@ def test_sizes_are_the_published_ones(
 def test_thresholds_are_the_published_ones_unless_others_are_asked_for() -> None:
     overlaps = [DetectorProtocol(setting).options().nms_iou for setting in ("original", "letterbox640")]
     assert overlaps == [0.4, 0.45]
-    own = DetectorProtocol("letterbox640", as_served=True, score_threshold=0.5, nms_iou=0.3).options()
-    assert (own.score_threshold, own.nms_iou, own.max_side, own.as_published) == (0.5, 0.3, None, False)
-    assert DetectorProtocol().options().as_published
+    own = DetectorProtocol("letterbox640", multi_scale=True, score_threshold=0.5, nms_iou=0.3).options()
+    assert (own.score_threshold, own.nms_iou, own.max_side, own.multi_scale) == (0.5, 0.3, None, True)
+    assert not DetectorProtocol().options().multi_scale
     with pytest.raises(UsageError, match="expected one of original, letterbox640, short1600"):
         DetectorProtocol("letterbox")  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ def test_the_command_measures_and_reports(tmp_path: Path, astronaut: UInt8Array)
     assert figures["protocol"] == {
         "setting": "original",
         "flip": False,
-        "as_served": False,
+        "multi_scale": False,
         "score_threshold": 0.6,
         "nms_iou": 0.4,
     }
@@ -143,14 +143,14 @@ def test_the_command_prints_a_table_and_refuses_two_sizes(tmp_path: Path, astron
     images, truth = _benchmark(tmp_path, astronaut)
     command = ["evaluate", "detector", "--images", images, "--ground-truth", truth]
     said = facepipe(
-        *command, "--setting", "letterbox640", "--flip", "--as-served", "--score-threshold", "0.6"
+        *command, "--setting", "letterbox640", "--flip", "--multi-scale", "--score-threshold", "0.6"
     )
     assert said.code == 0, said.err
-    assert "longer side of 640 px, with mirrored copies, as served" in said.lines[0]
+    assert "longer side of 640 px, with mirrored copies, several scales" in said.lines[0]
     assert said.lines[1].split() == ["easy", "2", "faces", "AP", "50.0"]
     refused = facepipe(*command, "--max-side", "640")
     assert refused.code == 2
-    assert "--setting says how photos are looked at" in refused.err
+    assert "--setting sets the size of photos" in refused.err
 
 
 def test_a_plot_keeps_its_shape_without_points_nearer_than_a_pixel() -> None:
