@@ -59,7 +59,7 @@ class ImpostorModel:
         low_l2: Lower ends of their 95% intervals.
         high_l2: Upper ends.
         people: How many were measured.
-        couples: Number of pairs of photos of different people (the name is the card's).
+        pairs: Number of pairs of photos of different people.
         max_threshold_l2: No threshold is larger, however few the templates: beyond the one that
             separates pairs of photos best, more strangers are accepted than known faces.
         source: Which photos, found and encoded by what.
@@ -73,7 +73,7 @@ class ImpostorModel:
     low_l2: tuple[float, ...]
     high_l2: tuple[float, ...]
     people: int
-    couples: int
+    pairs: int
     max_threshold_l2: float
     source: str
 
@@ -138,7 +138,7 @@ class ImpostorModel:
             low_l2=_as_distances(high),
             high_l2=_as_distances(low),
             people=len(names),
-            couples=len(cosines),
+            pairs=len(cosines),
             max_threshold_l2=max_threshold_l2,
             source=source,
         )
@@ -159,8 +159,9 @@ class ImpostorModel:
         Raises:
             DataError: A field is missing, unknown or of another form.
         """
+        named = {"pairs" if key == "couples" else key: value for key, value in raw.items()}  # until 0.2
         try:
-            return convert(raw, cls)
+            return convert(named, cls)
         except ValueError as error:
             raise DataError(f"impostors: {one_line(error)}") from error
 

@@ -46,13 +46,13 @@ _FALLBACK_TEMPLATES = 100
 
 @dataclass(frozen=True, slots=True)
 class SizeBin:
-    """Pairs whose smaller face has low_px <= distance between the eyes < high_px.
+    """FacePairs whose smaller face has low_px <= distance between the eyes < high_px.
 
     Attributes:
         low_px: See above.
         high_px: See above.
-        genuines: Pairs of one person.
-        impostors: Pairs of two.
+        genuines: FacePairs of one person.
+        impostors: FacePairs of two.
         true_accept_rate: Share of the former within the threshold that is best on all pairs; None: no pair.
         false_accept_rate: Share of the latter likewise.
     """
@@ -66,17 +66,17 @@ class SizeBin:
 
 
 @dataclass(frozen=True, slots=True)
-class CoupleFigures:
-    """All couples of the photos of the pairs, many more than the pairs: what rare errors are measured on.
+class AllPairsFigures:
+    """All pairs of the listed photos, many more than the listed pairs, to measure rare errors on.
 
     Attributes:
-        genuines: Couples of photos of one person.
-        impostors: Couples of photos of two.
-        tar_at_far: True accepts over all couples.
+        genuines: FacePairs of photos of one person.
+        impostors: FacePairs of photos of two.
+        tar_at_far: True accepts over all pairs.
         roc_far: False-accept rates, rising.
         roc_tar: True-accept rates there.
         histogram_l2: Left edges of steps of `HISTOGRAM_STEP_L2`.
-        genuine_share: Share of the genuine couples in each step.
+        genuine_share: Share of the genuine pairs in each step.
         impostor_share: Share of the others.
     """
 
@@ -98,7 +98,7 @@ class EncoderEvaluation:
         encoder: Name of the weight.
         setting: Where the faces come from, in words.
         pairs: The protocol of the pairs.
-        couples: All couples of the same photos; None: of one person or of two there are none.
+        all_pairs: Of the same photos; None: no two are of one person, or none of two.
         by_size: The pairs by the size of the smaller face; empty for crops.
         impostors: The model that thresholds are made of; None: too few people.
         galleries: Whether its thresholds keep their promise; empty: too few people.
@@ -111,7 +111,7 @@ class EncoderEvaluation:
     encoder: str
     setting: str
     pairs: VerificationResult
-    couples: CoupleFigures | None
+    all_pairs: AllPairsFigures | None
     by_size: tuple[SizeBin, ...]
     impostors: ImpostorModel | None
     galleries: tuple[GalleryCheck, ...]
@@ -159,16 +159,16 @@ def evaluate_encoder(
     distances = pair_distances(listed, vectors)
     verified = verification(distances)
     labelled = LabelledVectors.of(vectors)
-    all_couples = labelled.couples()
+    all_pairs = labelled.all_pairs()
     setting = _setting(pipeline, crops)
     source = f"{pairs.parent.name}: {setting}, {pipeline.encoder.card.name}"
-    model = _impostors(all_couples, verified.best_threshold_l2, source)
+    model = _impostors(all_pairs, verified.best_threshold_l2, source)
     rows = robustness(pipeline, listed, faces, verified.best_threshold_l2, None if crops else photos, watch)
     return EncoderEvaluation(
         encoder=pipeline.encoder.card.name,
         setting=setting,
         pairs=verified,
-        couples=_couple_figures(all_couples),
+        all_pairs=_all_pairs_figures(all_pairs),
         by_size=() if crops else _by_size(listed, distances, faces, verified.best_threshold_l2),
         impostors=model,
         galleries=check_galleries(labelled),
@@ -227,7 +227,7 @@ def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
             "accuracy": round(pairs.accuracy, 4),
             "accuracy_error": pairs.accuracy_error and round(pairs.accuracy_error, 4),
             "tar_at_far": _rates(pairs.tar_at_far),
-            "tar_at_far_all_couples": evaluation.couples and _rates(evaluation.couples.tar_at_far),
+            "tar_at_far_all_pairs": evaluation.all_pairs and _rates(evaluation.all_pairs.tar_at_far),
         },
         "strangers_named_of_1_percent_wanted": {
             str(check.templates): round(check.measured, 4) for check in evaluation.galleries
@@ -270,7 +270,7 @@ def _impostors(measured: FacePairs, best_threshold_l2: float, source: str) -> Im
     )
 
 
-def _couple_figures(measured: FacePairs) -> CoupleFigures | None:
+def _all_pairs_figures(measured: FacePairs) -> AllPairsFigures | None:
     genuine, impostors = measured.genuine_l2, measured.impostor_l2
     if not len(genuine) or not len(impostors):
         return None
@@ -278,7 +278,7 @@ def _couple_figures(measured: FacePairs) -> CoupleFigures | None:
     places = np.searchsorted(curve.false_accept_rate, _ROC_FARS, side="right") - 1
     fars, tars = _ROC_FARS[places >= 0], curve.true_accept_rate[places[places >= 0]]
     edges = np.arange(0, FARTHEST_L2 + HISTOGRAM_STEP_L2 / 2, HISTOGRAM_STEP_L2)
-    return CoupleFigures(
+    return AllPairsFigures(
         genuines=len(genuine),
         impostors=len(impostors),
         tar_at_far=true_accepts(genuine, impostors),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from facepipe.evaluation.encoder import EYE_BINS_PX, HISTOGRAM_STEP_L2, CoupleFigures, EncoderEvaluation
+from facepipe.evaluation.encoder import EYE_BINS_PX, HISTOGRAM_STEP_L2, AllPairsFigures, EncoderEvaluation
 from facepipe.evaluation.metrics.identification import IdentificationResult
 from facepipe.evaluation.metrics.verification import TarAtFar
 from facepipe.evaluation.pages import plot, write_report
@@ -38,8 +38,8 @@ def html(evaluation: EncoderEvaluation) -> str:
             table(("fold", "pairs", "threshold", "accuracy"), fold_rows(evaluation)),
         ],
     }
-    if evaluation.couples:
-        sections["All couples of the same photos"] = _couples(evaluation.couples)
+    if evaluation.all_pairs:
+        sections["All pairs of the same photos"] = _pairs(evaluation.all_pairs)
     if evaluation.by_size:
         sections["By size of the smaller face"] = [
             table(
@@ -77,8 +77,8 @@ def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
         ("photos without a face", str(pairs.failed_photos)),
         *((f"TAR at FAR {row.far:g}, pairs", _tar(row)) for row in pairs.tar_at_far),
     ]
-    couples = evaluation.couples.tar_at_far if evaluation.couples else ()
-    return [*rows, *((f"TAR at FAR {row.far:g}, all couples", _tar(row)) for row in couples)]
+    pairs = evaluation.all_pairs.tar_at_far if evaluation.all_pairs else ()
+    return [*rows, *((f"TAR at FAR {row.far:g}, all pairs", _tar(row)) for row in pairs)]
 
 
 def fold_rows(evaluation: EncoderEvaluation) -> list[Row]:
@@ -161,15 +161,15 @@ def _tar_names(evaluation: EncoderEvaluation) -> Sequence[str]:
     return [f"TAR at {row.far:g}" for row in evaluation.pairs.tar_at_far]
 
 
-def _couples(couples: CoupleFigures) -> list[str]:
-    middles = np.asarray(couples.histogram_l2) + HISTOGRAM_STEP_L2 / 2
+def _pairs(pairs: AllPairsFigures) -> list[str]:
+    middles = np.asarray(pairs.histogram_l2) + HISTOGRAM_STEP_L2 / 2
     shares = {
-        f"one person ({couples.genuines})": (middles, np.asarray(couples.genuine_share)),
-        f"two people ({couples.impostors})": (middles, np.asarray(couples.impostor_share)),
+        f"one person ({pairs.genuines})": (middles, np.asarray(pairs.genuine_share)),
+        f"two people ({pairs.impostors})": (middles, np.asarray(pairs.impostor_share)),
     }
-    curve = {"all couples": (np.log10(couples.roc_far), np.asarray(couples.roc_tar))}
+    curve = {"all pairs": (np.log10(pairs.roc_far), np.asarray(pairs.roc_tar))}
     return [
-        plot(shares, "distance", "share of couples", _DISTANCE_TICKS, (0, 0.1, 0.2, 0.3)),
+        plot(shares, "distance", "share of pairs", _DISTANCE_TICKS, (0, 0.1, 0.2, 0.3)),
         plot(curve, "false-accept rate, power of ten", "true-accept rate", range(-6, 1)),
     ]
 
@@ -184,7 +184,7 @@ def _thresholds(evaluation: EncoderEvaluation, model: ImpostorModel) -> list[str
     }
     return [
         paragraph(
-            f"So that {DEFAULT_FPIR:.0%} of strangers get a name; from {model.couples} couples of photos of "
+            f"So that {DEFAULT_FPIR:.0%} of strangers get a name; from {model.pairs} pairs of photos of "
             f"{model.people} people. Tried on galleries of people who had no part in it:"
         ),
         table(("", "threshold", "% named", ""), gallery_rows(evaluation)),

@@ -64,8 +64,8 @@ class LabelledVectors:
         """Some of the faces."""
         return LabelledVectors(self.vectors[rows], self.people[rows])
 
-    def couples(self) -> FacePairs:
-        """All couples of them."""
+    def all_pairs(self) -> FacePairs:
+        """All pairs of them."""
         return all_pairs(self.vectors, self.people)
 
 
@@ -91,7 +91,7 @@ def check_galleries(faces: LabelledVectors, fpir: float = DEFAULT_FPIR) -> tuple
 
 
 def _quick_model(faces: LabelledVectors) -> ImpostorModel:
-    measured = faces.couples()
+    measured = faces.all_pairs()
     return ImpostorModel.measured(measured.impostor_l2, measured.impostor_people, resamples=1)
 
 

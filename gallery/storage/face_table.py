@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from facepipe.core.errors import GalleryError
-from facepipe.core.plain_text import text_of
 from facepipe.core.faces import FloatArray
+from facepipe.core.plain_text import text_of
 from facepipe.gallery.models import NewTemplate, require_vectors
 from facepipe.gallery.storage.rows import Table, require_kind
 

@@ -19,8 +19,8 @@ def test_roc_and_area_equal_brute_force(seed: int) -> None:
     ):
         assert far == np.mean(impostors <= threshold)
         assert tar == np.mean(genuine <= threshold)
-    couples = [(g < i) + (g == i) / 2 for g in genuine for i in impostors]
-    assert area_under_roc(genuine, impostors) == pytest.approx(np.mean(couples))
+    pairs = [(g < i) + (g == i) / 2 for g in genuine for i in impostors]
+    assert area_under_roc(genuine, impostors) == pytest.approx(np.mean(pairs))
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,14 @@ def test_press_photos_from_whole_photos(evaluation: EncoderEvaluation) -> None:
     assert evaluation.pairs.pairs == 2 * PEOPLE
     assert evaluation.pairs.accuracy > 0.7
     assert evaluation.pairs.auc > 0.9
-    assert evaluation.couples is not None
-    assert evaluation.couples.genuines == PEOPLE
-    assert evaluation.couples.impostors == 4 * PEOPLE * (PEOPLE - 1) // 2
-    assert sum(evaluation.couples.genuine_share) == pytest.approx(1)
-    assert evaluation.couples.roc_tar[-1] == 1
+    assert evaluation.all_pairs is not None
+    assert evaluation.all_pairs.genuines == PEOPLE
+    assert evaluation.all_pairs.impostors == 4 * PEOPLE * (PEOPLE - 1) // 2
+    assert sum(evaluation.all_pairs.genuine_share) == pytest.approx(1)
+    assert evaluation.all_pairs.roc_tar[-1] == 1
     means = [
-        np.average(evaluation.couples.histogram_l2, weights=share)
-        for share in (evaluation.couples.genuine_share, evaluation.couples.impostor_share)
+        np.average(evaluation.all_pairs.histogram_l2, weights=share)
+        for share in (evaluation.all_pairs.genuine_share, evaluation.all_pairs.impostor_share)
     ]
     assert means[0] < 1.1 < means[1]
 
@@ -249,7 +249,13 @@ def test_the_report_stands_alone(evaluation: EncoderEvaluation, tmp_path: Path) 
 
 def test_a_report_of_little(evaluation: EncoderEvaluation) -> None:
     little = dataclasses.replace(
-        evaluation, couples=None, by_size=(), impostors=None, galleries=(), identification=None, robustness=()
+        evaluation,
+        all_pairs=None,
+        by_size=(),
+        impostors=None,
+        galleries=(),
+        identification=None,
+        robustness=(),
     )
     assert "<svg" not in html(little)
     assert any(line.startswith("accuracy") for line in text(little))

@@ -107,8 +107,10 @@ def test_a_card_can_hold_it(model: ImpostorModel) -> None:
     raw = json.loads(json.dumps(model.to_dict(), allow_nan=False))
     read = ImpostorModel.from_dict(raw)
     assert read.distances_l2 == pytest.approx(model.distances_l2, abs=1e-4)
-    assert (read.people, read.couples, read.source) == (300, model.couples, "simulated")
+    assert (read.people, read.pairs, read.source) == (300, model.pairs, "simulated")
     assert ImpostorModel.from_dict(read.to_dict()) == read
+    raw["couples"] = raw.pop("pairs")  # on cards of earlier versions
+    assert ImpostorModel.from_dict(raw) == read
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_a_damaged_description_is_refused(change: dict[str, object], message: st
         "low_l2": [1.1, 1.0],
         "high_l2": [1.3, 1.2],
     }
-    good |= {"people": 10, "couples": 45, "max_threshold_l2": 1.2, "source": ""}
+    good |= {"people": 10, "pairs": 45, "max_threshold_l2": 1.2, "source": ""}
     assert ImpostorModel.from_dict(good).threshold_l2(0.1, 1) == pytest.approx(1.2)
     with pytest.raises(DataError, match=f"impostors: .*{message}"):
         ImpostorModel.from_dict(good | change)

@@ -315,7 +315,7 @@ def test_the_encoders_threshold_falls_as_the_gallery_grows(tmp_path: Path) -> No
         low_l2=(1.1, 0.9, 0.7),
         high_l2=(1.3, 1.1, 0.9),
         people=100,
-        couples=10_000,
+        pairs=10_000,
         max_threshold_l2=2.0,
         source="",
     )

@@ -42,7 +42,7 @@ def roc(genuine_l2: RealArray, impostor_l2: RealArray) -> Roc:
 
 
 def area_under_roc(genuine_l2: RealArray, impostor_l2: RealArray) -> float:
-    """The share of (genuine, impostor) couples whose genuine distance is the smaller; a tie counts half."""
+    """The share of (genuine, impostor) pairs whose genuine distance is the smaller; a tie counts half."""
     genuine, impostors = _sorted("genuine", genuine_l2), _sorted("impostor", impostor_l2)
     smaller = np.searchsorted(genuine, impostors, side="left") + np.searchsorted(
         genuine, impostors, side="right"
