@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from facepipe.core.errors import UsageError, WeightsError
-from facepipe.retinaface.network import RetinaFace, add_class_bias
+from facepipe.retinaface.network import RetinaFace
 from facepipe.runtime.onnx_export import write_pair
 from facepipe.training.detection.initialize import detector_of_checkpoints
 from facepipe.training.engine.checkpoints import load_checkpoint
@@ -56,10 +57,6 @@ def export_checkpoint(
     state = load_checkpoint(checkpoints[-1])
     record = training_record(state, len(checkpoints))
     if class_bias:
-        if not isinstance(network, RetinaFace):
-            raise UsageError("coarse bias: an encoder has no strides to raise")
-        if not math.isfinite(class_bias):
-            raise UsageError(f"coarse bias: expected a finite number, got {class_bias}")
         add_class_bias(network, class_bias)
         record["class_bias"] = class_bias
     if measured is None:
@@ -76,6 +73,21 @@ def export_checkpoint(
         **kind,
     )
     return write_pair(network, card, folder, half_storage=half_storage, replace_existing=replace_existing)
+
+
+def add_class_bias(network: nn.Module, logit: float) -> None:
+    """Add to a detector's face logits at strides 16 and 32, so that one score ranks faces of all sizes.
+
+    Raises:
+        UsageError: The network is an encoder, or the number is not finite.
+    """
+    if not isinstance(network, RetinaFace):
+        raise UsageError("class bias: an encoder has no strides to raise")
+    if not math.isfinite(logit):
+        raise UsageError(f"class bias: expected a finite number, got {logit}")
+    with torch.no_grad():
+        for head in network.class_heads[1:]:
+            head.get_parameter("bias")[1::2] += logit
 
 
 def _trained(checkpoints: Sequence[Path]) -> tuple[nn.Module, dict[str, Any]]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.core.errors import MissingExtraError
-from facepipe.retinaface.network import MobileNetV1Stages, conv_bn
+from facepipe.retinaface.backbones import MobileNetV1Stages
+from facepipe.retinaface.layers import conv_bn
 
 DENSE_WIDTHS = (48, 96, 192)
 DENSE_BLOCKS = (1, 2, 2)

@@ -1,24 +1,39 @@
-"""RetinaFace's anchors and the coding of boxes and landmarks against them (NumPy; the networks' maths only).
+"""RetinaFace's anchors (prior boxes), and boxes and landmarks as regressions on them.
 
-Conventions: anchors are centre x, centre y, width, height in pixels of the network's input. Order: strides
-rising; within a stride row by row; within a cell the smaller anchor first.
+Anchors are centre x, centre y, width, height in pixels of the network's input. Order: strides rising; within
+a stride row by row; within a cell the smaller anchor first.
+
+Encoding (for training, in torch) and decoding (of detections, in NumPy) are each other's inverse:
+
+    centre = anchor centre + regression * variances[0] * anchor size
+    size = anchor size * exp(regression * variances[1])
+    landmark = anchor centre + regression * variances[0] * anchor size
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from facepipe.core.faces import FloatArray
 from facepipe.weights.cards import AnchorSpec
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @lru_cache(maxsize=32)
 def make_anchors(width_px: int, height_px: int, spec: AnchorSpec) -> FloatArray:
-    """float32 (anchors, 4), centre x, centre y, width, height in pixels; cached by size, read-only.
+    """Make the anchors of an input of this size, cached and read-only.
 
-    Both sides must be multiples of the largest stride.
+    Args:
+        width_px, height_px: Multiples of the largest stride.
+        spec: Strides, and the sizes of their anchors.
+
+    Returns:
+        float32 (anchors, 4), centre x, centre y, width, height in pixels.
     """
     levels = [
         _level(-(-width_px // stride), -(-height_px // stride), stride, sizes)
@@ -37,11 +52,27 @@ def _level(columns: int, rows: int, stride: int, sizes: tuple[int, ...]) -> Floa
     return grid.reshape(-1, 4)
 
 
+def encode_boxes(boxes_xyxy: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Boxes (n, 4), left, top, right, bottom in pixels -> regressions (n, 4) on anchors (n, 4)."""
+    import torch  # not needed to detect
+
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=1e-3)
+    offsets = (centres - anchors[:, :2]) / (variances[0] * anchors[:, 2:])
+    return torch.cat([offsets, torch.log(sizes / anchors[:, 2:]) / variances[1]], dim=1)
+
+
 def decode_boxes(regression: FloatArray, anchors: FloatArray, variances: tuple[float, float]) -> FloatArray:
     """Regressions (n, 4) on anchors (n, 4) -> float32 boxes (n, 4), left, top, right, bottom in pixels."""
     centre = anchors[:, :2] + regression[:, :2] * variances[0] * anchors[:, 2:]
     half = anchors[:, 2:] * np.exp(regression[:, 2:] * variances[1]) / 2
     return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def encode_landmarks(landmarks: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
+    """Landmarks (n, 5, 2), x and y in pixels -> regressions (n, 10) on anchors (n, 4); NaN stays NaN."""
+    offsets = (landmarks - anchors[:, None, :2]) / (variances[0] * anchors[:, None, 2:])
+    return offsets.flatten(1)
 
 
 def decode_landmarks(

@@ -48,7 +48,8 @@ def build_network(
 def serving_module(network: nn.Module) -> nn.Module:
     """The network in its serving form and in evaluation mode: `RetinaFaceServing` or `FaceNetServing`."""
     from facepipe.facenet.network import FaceNet, FaceNetServing
-    from facepipe.retinaface.network import RetinaFace, RetinaFaceServing
+    from facepipe.retinaface.network import RetinaFace
+    from facepipe.retinaface.serving import RetinaFaceServing
 
     if isinstance(network, FaceNet):
         return FaceNetServing(network).eval()
@@ -147,12 +148,13 @@ def _builders() -> _Builders:
     try:
         from facepipe.facenet import network as facenet
         from facepipe.retinaface import network as retinaface
+        from facepipe.retinaface import small_faces
     except ImportError as error:
         raise MissingExtraError("running networks on torch", "train") from error
     return _Builders(
         {
             "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
-            "retinaface_mobilenet025_detail": retinaface.retinaface_mobilenet025_detail,
+            "retinaface_mobilenet025_detail": small_faces.retinaface_mobilenet025_detail,
             "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
             "retinaface_resnet50": retinaface.retinaface_resnet50,
         },

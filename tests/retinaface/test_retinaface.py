@@ -6,12 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from network_helpers import preprocessed
+from network_helpers import preprocessed, randomised
 
 from facepipe.core.faces import Faces, FloatArray
-from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
+from facepipe.retinaface.anchors import (
+    decode_boxes,
+    decode_landmarks,
+    encode_boxes,
+    encode_landmarks,
+    make_anchors,
+)
 from facepipe.retinaface.nms import box_voting, non_maximum_suppression
 from facepipe.weights.cards import AnchorSpec
+from facepipe.weights.registry import load_card
 
 PHOTOS = ("astronaut", "group", "portrait")
 OTHER_ANCHORS = AnchorSpec(sizes_px=((10, 20), (32, 64), (128, 256)))
@@ -46,6 +53,54 @@ def test_parameter_counts(architecture: str, millions: float) -> None:
     with torch.device("meta"):
         network = build_network(architecture)
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+@pytest.mark.parametrize("architecture", ["retinaface_mobilenet025", "retinaface_mobilenet025_detail"])
+def test_fused_heads_are_the_networks_heads(architecture: str) -> None:
+    """Served, the three heads of a stride are one convolution with the same outputs."""
+    torch = pytest.importorskip("torch")
+    from facepipe.runtime.architectures import build_network, serving_module
+
+    network = randomised(build_network(architecture))
+    images = torch.randn(2, 3, 96, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        raw = network(images)
+        boxes, probabilities, landmarks = serving_module(network)(images)
+    torch.testing.assert_close(boxes, raw.boxes)
+    torch.testing.assert_close(probabilities, raw.classes.softmax(dim=-1))
+    torch.testing.assert_close(landmarks, raw.landmarks)
+
+
+def test_the_exported_heads_are_three_convolutions() -> None:
+    onnx = pytest.importorskip("onnx")
+    from facepipe.runtime.architectures import build_network, serving_module
+    from facepipe.runtime.onnx_export import export_onnx
+
+    network = build_network("retinaface_mobilenet025")
+    card = load_card("retinaface_mobilenet025").card
+    graph = onnx.load_from_string(export_onnx(serving_module(network), card)).graph
+    kinds = [node.op_type for node in graph.node]
+    assert kinds.count("Conv") == 27 + 3 + 2 + 3 * 5 + 3  # backbone, laterals, merges, SSH, heads
+    assert (kinds.count("Transpose"), kinds.count("Reshape"), kinds.count("Split")) == (3, 3, 1)
+
+
+def test_the_branch_for_small_faces_keeps_its_names_in_files() -> None:
+    """Files call it "detail", and parameters keep the order in which optimizers' states know them."""
+    torch = pytest.importorskip("torch")
+    from facepipe.retinaface.small_faces import retinaface_mobilenet025_detail
+
+    network, other = randomised(retinaface_mobilenet025_detail()), retinaface_mobilenet025_detail()
+    stored = network.state_dict()
+    assert not any("small_face" in name for name in stored)
+    assert list(dict.fromkeys(name.split(".")[0] for name in stored)) == [
+        *("backbone", "fpn", "detail", "detail_laterals", "contexts"),
+        *("box_heads", "class_heads", "landmark_heads"),
+    ]
+    other.load_state_dict(stored)
+    ours, theirs = dict(network.named_parameters()), dict(other.named_parameters())
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    held = torch.nn.ModuleDict({"network": network}).state_dict()
+    assert {name.removeprefix("network.") for name in held} == set(stored)
 
 
 @pytest.mark.parametrize("weights", ["rgb", "bgr"])
@@ -121,6 +176,20 @@ def test_decoding_inverts_the_coding_of_the_paper() -> None:
     np.testing.assert_allclose(decoded_points, points, atol=1e-3)
 
 
+def test_encoding_and_decoding_are_inverse() -> None:
+    torch = pytest.importorskip("torch")
+    random = np.random.default_rng(1)
+    anchors = make_anchors(96, 64, AnchorSpec())
+    corners = random.uniform(0, 60, (len(anchors), 2))
+    boxes = np.hstack([corners, corners + random.uniform(5, 50, corners.shape)]).astype(np.float32)
+    points = random.uniform(-20, 120, (len(anchors), 5, 2)).astype(np.float32)
+    given = torch.from_numpy(anchors.copy())
+    coded = encode_boxes(torch.from_numpy(boxes), given, (0.1, 0.2)).numpy()
+    coded_points = encode_landmarks(torch.from_numpy(points), given, (0.1, 0.2)).numpy()
+    np.testing.assert_allclose(decode_boxes(coded, anchors, (0.1, 0.2)), boxes, atol=1e-3)
+    np.testing.assert_allclose(decode_landmarks(coded_points, anchors, (0.1, 0.2)), points, atol=1e-3)
+
+
 def slow_suppression(boxes: FloatArray, scores: FloatArray, threshold: float) -> list[int]:
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable"):
@@ -163,25 +232,6 @@ def test_equal_scores_and_no_boxes_at_all() -> None:
     boxes = np.array([(0, 0, 10, 10), (0, 0, 10, 10), (20, 0, 30, 10)], np.float32)
     assert non_maximum_suppression(boxes, np.full(3, 0.9, np.float32), 0.4).tolist() == [0, 2]
     assert non_maximum_suppression(boxes[:0], np.zeros(0, np.float32), 0.4).tolist() == []
-
-
-@pytest.mark.parametrize("side", [14, 15])
-def test_a_strided_depthwise_convolution_trains_as_torchs(side: int) -> None:
-    torch = pytest.importorskip("torch")
-    from facepipe.retinaface.network import StridedDepthwise
-
-    ours = StridedDepthwise(6, 6, 3, 2, 1, groups=6, bias=False)
-    theirs = torch.nn.Conv2d(6, 6, 3, 2, 1, groups=6, bias=False)
-    theirs.load_state_dict(ours.state_dict())
-    images = torch.randn(2, 6, side, side)
-    outputs = [layer.train()(images) for layer in (ours, theirs)]
-    assert torch.allclose(*outputs, atol=1e-6)
-    gradients = [
-        torch.autograd.grad(output.square().sum(), layer.weight)[0]
-        for output, layer in zip(outputs, (ours, theirs), strict=True)
-    ]
-    assert torch.allclose(*gradients, atol=1e-4)
-    assert torch.equal(ours.eval()(images), theirs(images))
 
 
 def candidates(*rows: tuple[float, float, float, float, float]) -> Faces:

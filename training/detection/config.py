@@ -9,8 +9,8 @@ from typing import Literal
 
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.augment import AugmentConfig
-from facepipe.training.detection.detail import DetailConfig
 from facepipe.training.detection.losses import LossConfig
+from facepipe.training.detection.small_faces import SmallFaceConfig
 from facepipe.training.detection.targets import MatchConfig
 from facepipe.training.engine.config import quoted, read_configuration
 from facepipe.training.engine.loop_config import LoopConfig
@@ -124,7 +124,7 @@ class DetectorConfig:
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     teacher: TeacherConfig | None = None
-    detail: DetailConfig | None = None
+    detail: SmallFaceConfig | None = None
     validation: ValidationConfig | None = None
 
 

@@ -10,7 +10,8 @@ from typing import cast
 from torch import Tensor
 
 from facepipe.core.errors import WeightsError
-from facepipe.retinaface.network import ResNet50Stages, RetinaFace
+from facepipe.retinaface.backbones import ResNet50Stages
+from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.published import imagenet_backbone_name, our_name
 from facepipe.runtime.architectures import build_network, layout_difference, load_network, load_parameters
 from facepipe.training.detection.config import Architecture, NetworkConfig, TeacherConfig

@@ -1,4 +1,4 @@
-"""RetinaFace's multi-task loss, and what a teacher adds to it."""
+"""RetinaFace's multi-task loss (MultiBox), distillation from a teacher's outputs, and hints from its maps."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from facepipe.retinaface.network import RetinaFaceOutput
 from facepipe.training.detection.targets import BACKGROUND, FACE, Targets
 from facepipe.training.engine.distributed import sum_over_ranks, world_size
 
-_LEAST_BELIEF = 0.1
-"""Below this a teacher's box and landmarks are noise."""
+_MIN_PROBABILITY = 0.1
+"""Boxes and landmarks of a teacher that is less sure of a face are noise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,14 @@ class LossConfig:
     Attributes:
         classes, boxes, landmarks: Weights of the labels' parts.
         box_error: Of the labels' boxes: "smooth_l1" of the regressions, or "diou", 1 - IoU and the squared
-            distance of the centres (Zheng et al., arXiv:1911.08287), which is what counts in the end.
+            distance of the centres (Zheng et al., arXiv:1911.08287).
         negatives_per_positive: Hard negatives that train, per positive anchor of a crop.
         distil_classes, distil_boxes, distil_landmarks: Weights of the teacher's soft outputs.
         hints_first, hints_last: Weight of the feature hints at the first and the last step, linear between.
         hints_from: Maps that are compared with the teacher's: "pyramid", those of FPN and SSH, or "all",
             those of the backbone's blocks too, for a teacher of the same layers.
         teacher_forcing: With "all", feed each of MobileNetV1's blocks, FPN, SSH and the heads with the
-            teacher's map in place of the one before it: parts learn apart, none waits for those before it
-            (Li et al., arXiv:1911.13053).
+            teacher's map in place of the one before it: see `facepipe.training.distillation.teacher_forcing`.
     """
 
     classes: float = 1.0
@@ -65,9 +64,11 @@ def multibox_loss(
     config: LossConfig,
     variances: tuple[float, float],
 ) -> dict[str, Tensor]:
-    """Weighted parts against the labels, each normalised by the positive anchors that have it.
+    """Compute the parts of the MultiBox loss against the labels, weighted.
 
-    Smooth L1 bends at 1; its terms are summed over the values of an anchor. `variances` are the anchors'.
+    Classification is cross-entropy over positives and hard negatives (OHEM). Boxes and landmarks are
+    regressed at positives: smooth L1, which bends at 1, summed over the values of an anchor, or DIoU. Each
+    part is divided by the number of positives that have it. `variances` are the anchors'.
     """
     positive = targets.labels == FACE
     background, face = output.classes.float().unbind(dim=-1)
@@ -88,20 +89,21 @@ def multibox_loss(
 def distillation_loss(
     output: RetinaFaceOutput, teacher: RetinaFaceOutput, targets: Targets, config: LossConfig
 ) -> dict[str, Tensor]:
-    """Weighted parts against a teacher's soft outputs at every anchor where it agrees with the labels.
+    """Compute the parts of the loss against a teacher's outputs, weighted.
 
-    Boxes and landmarks count as much as the teacher believes in a face there.
+    Anchors where the teacher contradicts the labels are left out. Boxes and landmarks are weighted by the
+    teacher's probability of a face.
     """
     log_student = functional.log_softmax(output.classes.float(), dim=-1)
     log_teacher = functional.log_softmax(teacher.classes.float(), dim=-1)
-    belief = log_teacher[..., FACE].exp()
-    contradicts = ((targets.labels == FACE) & (belief < 0.5)) | (
-        (targets.labels == BACKGROUND) & (belief > 0.5)
+    probability = log_teacher[..., FACE].exp()
+    contradicts = ((targets.labels == FACE) & (probability < 0.5)) | (
+        (targets.labels == BACKGROUND) & (probability > 0.5)
     )
-    weight = belief.masked_fill(contradicts, 0.0)
+    weight = probability.masked_fill(contradicts, 0.0)
     total = _total(weight)
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1).masked_fill(contradicts, 0.0)
-    chosen = weight > _LEAST_BELIEF
+    chosen = weight > _MIN_PROBABILITY
     boxes = _smooth_l1(output.boxes[chosen], teacher.boxes[chosen])
     points = _smooth_l1(output.landmarks[chosen], teacher.landmarks[chosen])
     return {
@@ -112,9 +114,9 @@ def distillation_loss(
 
 
 def diou_loss(predicted: Tensor, target: Tensor, variances: tuple[float, float]) -> Tensor:
-    """1 - IoU + (distance of centres / diagonal around both)^2 of box regressions (n, 4), as (n,), 0..2.
+    """Compute 1 - IoU + (distance of centres / diagonal around both)^2 of regressions (n, 4), as (n,), 0..2.
 
-    It is the same in sides of the anchor as in pixels, anchors being square.
+    Anchors are square, so that it is the same in sides of the anchor as in pixels.
     """
     (low, high), (true_low, true_high) = _corners(predicted, variances), _corners(target, variances)
     shared = (torch.minimum(high, true_high) - torch.maximum(low, true_low)).clamp(min=0).prod(dim=-1)
@@ -133,7 +135,11 @@ def hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
 
 
 def _hard_negatives(entropy: Tensor, labels: Tensor, ratio: int) -> Tensor:
-    """The background anchors of each crop with the largest loss, `ratio` for each of its positives."""
+    """Choose the background anchors that train, bool (batch, anchors): online hard example mining (OHEM).
+
+    They are those of each crop with the largest loss, `ratio` for each of its positives, as in SSD's MultiBox
+    loss (Liu et al., arXiv:1512.02325; OHEM: Shrivastava et al., arXiv:1604.03540).
+    """
     candidates = entropy.masked_fill(labels != BACKGROUND, -1.0)
     wanted = ((labels == FACE).sum(dim=1) * ratio).clamp(min=min(ratio, labels.shape[1]), max=labels.shape[1])
     hardest = candidates.topk(int(wanted.max()), dim=1).values

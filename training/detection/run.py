@@ -18,9 +18,9 @@ from facepipe.reports.pictures import write_picture
 from facepipe.training.detection.config import DataConfig, DetectorConfig
 from facepipe.training.detection.crops import CropBatches, CropSampler, WeightedPhotos
 from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
-from facepipe.training.detection.detail import BranchTask, TrainedBranch
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
 from facepipe.training.detection.pictures import detection_sheet, preview
+from facepipe.training.detection.small_faces import BranchTask, TrainedBranch
 from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDetector
 from facepipe.training.detection.validation import Validator, evenly, network_detector
 from facepipe.training.engine.config import to_plain

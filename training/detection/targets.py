@@ -1,4 +1,4 @@
-"""From the faces of a crop to a target at every anchor, vectorised on the device."""
+"""Targets at every anchor from the faces of a crop, in torch on any device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray
+from facepipe.retinaface.anchors import encode_boxes, encode_landmarks
 
 FACE, BACKGROUND, IGNORED = 1, 0, -1
 
 _IGNORED_MARGIN_PX = 4
 """Half the smallest stride: an ignored face between two cells claims both."""
 _IGNORED_SIZE_RATIO = 4
-"""Anchors more than so many times larger or smaller than an ignored face say nothing of it."""
+"""Anchors more than so many times larger or smaller than an ignored face are not ignored for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,8 @@ class MatchConfig:
 
     Attributes:
         positive_iou: An anchor with at least this overlap is a positive.
-        best_anchor_iou: Every face keeps its best anchor, but not below this overlap: a 2-px face must not
-            become a positive with a wild target. A face that gets no anchor is ignored.
+        best_anchor_iou: Every face keeps its best anchor, but not below this overlap: the target of a 2-px
+            face would be extreme. A face that gets no anchor is ignored.
         anchors_per_face: Every face keeps so many of its best anchors, none below `best_anchor_iou`. Anchors
             at `positive_iou` are 20 for a large face and one for a face of 12 px: more are a denser
             supervision of small faces (Zhang et al., arXiv:1708.05237).
@@ -49,13 +50,13 @@ class MatchConfig:
 
 @dataclass(frozen=True, slots=True)
 class CropFaces:
-    """What the labels say of one crop, in its pixels.
+    """Labels of one crop, in its pixels.
 
     Attributes:
         boxes_xyxy: float32 (n, 4).
         landmarks: float32 (n, 5, 2); NaN where unknown.
         ignored_xyxy: float32 (m, 4): faces that are neither targets nor background.
-        labelled: False: nothing is known of this crop, and every anchor is ignored.
+        labelled: False: the crop has no labels, and every anchor is ignored.
     """
 
     boxes_xyxy: FloatArray
@@ -66,7 +67,7 @@ class CropFaces:
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What the network should say at every anchor.
+    """What the network learns to give at every anchor.
 
     Attributes:
         labels: int64 (batch, anchors): FACE, BACKGROUND or IGNORED.
@@ -82,7 +83,7 @@ class Targets:
 def match_batch(
     crops: Sequence[CropFaces], anchors: Tensor, variances: tuple[float, float], config: MatchConfig
 ) -> Targets:
-    """Targets of a batch, on the device of `anchors` (n, 4: centre, size, in pixels)."""
+    """Match the faces of a batch to anchors (n, 4: centre, size, in pixels); targets are on their device."""
     known = [_on_device(crop, anchors.device) for crop in crops]
     sides = _Sides.of(anchors)
     columns = zip(*(_match_crop(faces, anchors, sides, config) for faces in known), strict=True)
@@ -97,20 +98,6 @@ def match_batch(
     points = torch.cat([f.landmarks for f in known])[of_all]
     landmarks[crop, anchor] = encode_landmarks(points, chosen, variances)
     return Targets(labels, boxes, landmarks)
-
-
-def encode_boxes(boxes_xyxy: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
-    """Boxes (n, 4) in pixels as regressions (n, 4) on anchors (n, 4: centre, size)."""
-    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
-    sizes = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clamp(min=1e-3)
-    offsets = (centres - anchors[:, :2]) / (variances[0] * anchors[:, 2:])
-    return torch.cat([offsets, torch.log(sizes / anchors[:, 2:]) / variances[1]], dim=1)
-
-
-def encode_landmarks(landmarks: Tensor, anchors: Tensor, variances: tuple[float, float]) -> Tensor:
-    """Landmarks (n, 5, 2) in pixels as regressions (n, 10); NaN stays NaN."""
-    offsets = (landmarks - anchors[:, None, :2]) / (variances[0] * anchors[:, None, 2:])
-    return offsets.flatten(1)
 
 
 class _Faces(NamedTuple):

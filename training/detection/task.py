@@ -1,4 +1,4 @@
-"""Training RetinaFace: losses against labels and an optional teacher; see `Task`."""
+"""Training of RetinaFace: losses against labels and an optional teacher."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from facepipe.core.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.retinaface.network import MobileNetV1Stages, RetinaFace, RetinaFaceFeatures, RetinaFaceOutput
+from facepipe.retinaface.backbones import MobileNetV1Stages, ResNet50Stages
+from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
+from facepipe.retinaface.small_faces import SmallFaceRetinaFace
 from facepipe.training.detection.augment import AugmentConfig
 from facepipe.training.detection.config import Frozen
 from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
-from facepipe.training.detection.detail import DetailConfig, DetailTeacher, branch_of
 from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
+from facepipe.training.detection.small_faces import SmallFaceConfig, SmallFaceTeacher, branch_of
 from facepipe.training.detection.targets import MatchConfig, match_batch
+from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
 from facepipe.weights.cards import AnchorSpec, InputSpec
@@ -24,7 +27,7 @@ from facepipe.weights.cards import AnchorSpec, InputSpec
 
 @dataclass(frozen=True, slots=True)
 class DetectorTaskConfig:
-    """What a crop looks like, how anchors are matched, what the loss is made of."""
+    """Settings of crops, of matching faces to anchors, and of the loss."""
 
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
@@ -33,10 +36,11 @@ class DetectorTaskConfig:
 
 @dataclass(frozen=True, slots=True)
 class Teacher:
-    """A trained detector, how it wants its pixels, and its anchors.
+    """A trained detector to learn from, its preprocessing and its anchors.
 
-    Its soft outputs are compared anchor by anchor, so its anchors must be the student's (unless those
-    weights are 0). Its inner maps may be of other widths: projections that are thrown away stand between.
+    Its outputs are compared anchor by anchor, so that its anchors must be the student's (unless the weights
+    of those losses are 0). Its inner maps may be of other widths: projections, which are not shipped, go
+    between.
     """
 
     network: RetinaFace
@@ -45,12 +49,12 @@ class Teacher:
 
 
 class TrainedDetector(nn.Module):
-    """The network with its inner maps on show, as losses want them.
+    """A network, and its inner maps for comparison with a teacher's.
 
     Args:
         network: What is trained and shipped.
-        projections: Per map, FPN first, a layer to the teacher's width; empty: the widths are the same.
-        shows_backbone: Whether the backbone's maps are on show after those of FPN and SSH.
+        projections: For each map of FPN and SSH, a layer to the teacher's width; empty: widths are the same.
+        with_backbone: Whether the maps of the backbone's blocks come before those of FPN and SSH.
     """
 
     def __init__(
@@ -58,28 +62,30 @@ class TrainedDetector(nn.Module):
         network: RetinaFace,
         projections: Sequence[nn.Module] = (),
         *,
-        shows_backbone: bool = False,
+        with_backbone: bool = False,
     ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
-        self._shows_backbone = shows_backbone
+        blocks = _backbone_blocks(network) if with_backbone else []
+        self._maps = InnerMaps([*blocks, network.fpn, *network.contexts])
+        has_branch = isinstance(network, SmallFaceRetinaFace)
+        self._branch_maps = InnerMaps(list(branch_of(network).blocks) if has_branch else [])
 
     def forward(
-        self, images: Tensor, given: Sequence[Tensor] = ()
+        self, images: Tensor, teacher_maps: Sequence[Tensor] = ()
     ) -> tuple[list[Tensor], RetinaFaceOutput, list[Tensor]]:
-        """Preprocessed images (batch, 3, h, w) to (projected) maps, raw outputs and the branch's maps.
+        """Compute (projected) maps, raw outputs and the maps of the branch for small faces.
 
-        `given` are maps as they are shown, backbone and all, that parts take in place of those before them.
+        Args:
+            images: Preprocessed, (batch, 3, h, w).
+            teacher_maps: For teacher forcing: see `InnerMaps.recording`. The branch takes none.
         """
-        levels = len(self.network.contexts)
-        fpn, ssh, backbone = given[:levels], given[levels : 2 * levels], given[2 * levels :]
-        forced = RetinaFaceFeatures(list(backbone), tuple(fpn), tuple(ssh), []) if given else None
-        features = self.network.features(images, forced)
-        maps = [*features.fpn, *features.ssh, *(features.backbone if self._shows_backbone else ())]
+        with self._maps.recording(teacher_maps) as maps, self._branch_maps.recording() as branch_maps:
+            output = self.network(images)
         if self.projections:
             maps = [projection(m) for projection, m in zip(self.projections, maps, strict=True)]
-        return maps, self.network.heads(forced or features), features.detail
+        return maps, output, branch_maps
 
 
 class DetectorTask:
@@ -91,15 +97,15 @@ class DetectorTask:
         anchors: Its anchors.
         data: At least one data set.
         config: See `DetectorTaskConfig`.
-        batch_size: Samples a batch, in this process.
+        batch_size: Crops in a batch of this process.
         seed: Of crops and projections.
         workers: Processes that prepare batches.
-        teacher: What to learn from besides labels.
-        detail: What the network's detail branch learns from.
-        validator: Figures of a network; "score" chooses the best checkpoint.
-        frozen: What `loop.freeze_steps` keeps as it is.
-        compiled: Whether the teacher and the comparison with its maps go through torch.compile.
-        device: Where it all runs.
+        teacher: A detector to learn from besides labels.
+        detail: The teacher of the branch for small faces.
+        validator: Measures a network; its "score" chooses the best checkpoint.
+        frozen: What `loop.freeze_steps` freezes: see `NetworkConfig.frozen`.
+        compiled: Whether to compile the teacher and the comparison with its maps with torch.compile.
+        device: Of networks and batches.
 
     Raises:
         UsageError: The teacher has other anchors, unlabelled data has no teacher, or `detail` no branch.
@@ -118,7 +124,7 @@ class DetectorTask:
         seed: int,
         workers: int,
         teacher: Teacher | None = None,
-        detail: DetailConfig | None = None,
+        detail: SmallFaceConfig | None = None,
         validator: Callable[[RetinaFace], dict[str, float]] | None = None,
         frozen: Frozen = "backbone",
         compiled: bool = False,
@@ -128,7 +134,7 @@ class DetectorTask:
         self._frozen = frozen
         _check_teacher(teacher, network, anchors, config.loss, data)
         self._detail = detail
-        self._detail_teacher = DetailTeacher(detail, branch_of(network), self._device) if detail else None
+        self._detail_teacher = _branch_teacher(detail, network, self._device)
         self._variances, self._config = anchors.variances, config
         self._workers = workers
         self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
@@ -139,27 +145,29 @@ class DetectorTask:
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.teacher_forcing else ()
         projections = _projections(network, teacher.network) if teacher else []
-        module = TrainedDetector(network, projections, shows_backbone=all_hints)
+        module = TrainedDetector(network, projections, with_backbone=all_hints)
         self.module = _placed(module, self._device)
         self.samples_per_epoch = sum(len(d.photos.photos) for d in data)
         side = config.augment.size_px
         self._anchors = torch.from_numpy(make_anchors(side, side, anchors).copy()).to(self._device)
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The backbone, or all that the finest stride depends on."""
+        """The backbone, or all that outputs at stride 8 depend on: see `NetworkConfig.frozen`."""
         network = self.module.network
-        return network.stride8_modules() if self._frozen == "finest" else [network.backbone]
+        return _stride8_modules(network) if self._frozen == "finest" else [network.backbone]
 
     def batches(self, first_step: int) -> Batches[DetectionBatch]:
-        """Endless crops of this process; a resumed run sees what it would have seen."""
+        """Endless crops of this process, from this batch on."""
         return batches_of_process(self._batches, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
-        """Weighted parts against the labels and, with a teacher, against its outputs and maps."""
+        """Compute the weighted parts against the labels and, with teachers, their outputs and maps."""
         config = self._config.loss
         pixels = batch.pixels.to(self._device, non_blocking=True)
         teacher_maps, teacher_output = self._teacher(pixels) if self._teacher else ([], None)
-        maps, output, detail = module(self._input(pixels), teacher_maps if config.teacher_forcing else ())
+        maps, output, branch_maps = module(
+            self._input(pixels), teacher_maps if config.teacher_forcing else ()
+        )
         targets = match_batch(batch.faces, self._anchors, self._variances, self._config.match)
         parts = multibox_loss(output, targets, config, self._variances)
         if teacher_output is not None:
@@ -168,14 +176,14 @@ class DetectorTask:
             parts["hint"] = weight * self._hint_loss(*map(self._comparable, (maps, teacher_maps)))
         if self._detail and self._detail_teacher:
             weight = self._detail.weight(progress)
-            parts["detail"] = weight * self._hint_loss(detail, self._detail_teacher(pixels))
+            parts["detail"] = weight * self._hint_loss(branch_maps, self._detail_teacher(pixels))
         return parts
 
     def _comparable(self, maps: list[Tensor]) -> list[Tensor]:
-        return [m for number, m in enumerate(maps) if number not in self._beyond_teacher]
+        return [m for number, m in enumerate(maps, -len(maps)) if number not in self._beyond_teacher]
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """The validator's figures; nothing without one."""
+        """Figures of the validator; none without one."""
         assert isinstance(module, TrainedDetector)
         return self._validator(module.network) if self._validator else {}
 
@@ -187,8 +195,8 @@ class DetectorTask:
 class _RunningTeacher:
     """A teacher, frozen, on a device."""
 
-    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool, shows_backbone: bool) -> None:
-        module = TrainedDetector(teacher.network, shows_backbone=shows_backbone)
+    def __init__(self, teacher: Teacher, device: torch.device, compiled: bool, with_backbone: bool) -> None:
+        module = TrainedDetector(teacher.network, with_backbone=with_backbone)
         module = _placed(module, device).eval().requires_grad_(False)
         self._module: Callable[[Tensor], tuple[list[Tensor], RetinaFaceOutput, list[Tensor]]]
         self._module = torch.compile(module) if compiled else module
@@ -218,7 +226,7 @@ def _check_teacher(
         if config.teacher_forcing:
             raise UsageError("loss.teacher_forcing feeds a teacher's maps: name a teacher (teacher.weights)")
         return
-    if config.hints_from == "all" and _shown(teacher.network) != _shown(student):
+    if config.hints_from == "all" and _layout(teacher.network) != _layout(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
     if config.teacher_forcing and not isinstance(student.backbone, MobileNetV1Stages):
         raise UsageError(
@@ -232,17 +240,43 @@ def _check_teacher(
         )
 
 
-def _shown(network: RetinaFace) -> tuple[list[torch.Size], list[int]]:
+def _branch_teacher(
+    detail: SmallFaceConfig | None, network: RetinaFace, device: torch.device
+) -> SmallFaceTeacher | None:
+    return SmallFaceTeacher(detail, branch_of(network), device) if detail else None
+
+
+def _backbone_blocks(network: RetinaFace) -> list[nn.Module]:
+    """MobileNetV1's blocks, or ResNet's stages, in the order of computation."""
+    backbone = network.backbone
+    if isinstance(backbone, ResNet50Stages):
+        return [backbone.trunk.layer1, backbone.trunk.layer2, backbone.trunk.layer3, backbone.trunk.layer4]
+    return [*backbone.stage1, *backbone.stage2, *backbone.stage3]
+
+
+def _stride8_modules(network: RetinaFace) -> list[nn.Module]:
+    """All that outputs at stride 8 depend on: SSH and the heads of strides 16 and 32 are left out."""
+    heads = [network.box_heads[0], network.class_heads[0], network.landmark_heads[0]]
+    modules = [network.backbone, network.fpn, network.contexts[0], *heads]
+    if isinstance(network, SmallFaceRetinaFace):
+        modules += [network.small_face_branch, network.small_face_laterals]
+    return modules
+
+
+def _layout(network: RetinaFace) -> tuple[list[torch.Size], list[int]]:
     """Shapes of the backbone's parameters, and widths of the maps after it."""
     return [p.shape for p in network.backbone.parameters()], _map_widths(network)
 
 
 def _beyond_teacher(student: RetinaFace, teacher: Teacher | None) -> tuple[int, ...]:
-    """FPN's and SSH's maps, by number, that a branch enters which the teacher lacks: they are to say more."""
-    if student.detail is None or teacher is None or teacher.network.detail is not None:
+    """Maps, numbered from the end, that are not compared: the teacher lacks the branch that adds to them.
+
+    The branch's two maps go into P3 and P4, and through them into the first two of SSH.
+    """
+    if teacher is None or isinstance(teacher.network, SmallFaceRetinaFace):
         return ()
-    entered = range(len(student.detail.ends))
-    return *entered, *(len(student.contexts) + level for level in entered)
+    p3, p4, _, ssh3, ssh4, _ = range(-6, 0)
+    return (p3, p4, ssh3, ssh4) if isinstance(student, SmallFaceRetinaFace) else ()
 
 
 def _projections(student: RetinaFace, teacher: RetinaFace) -> list[nn.Module]:

@@ -31,6 +31,7 @@ from facepipe.training.engine.checkpoints import (
     save_last,
 )
 from facepipe.training.engine.compiling import compiles
+from facepipe.training.engine.depthwise import replace_strided_depthwise
 from facepipe.training.engine.distributed import any_rank, is_main, sum_over_ranks, world_size
 from facepipe.training.engine.logs import RunLog
 from facepipe.training.engine.loop_config import LoopConfig
@@ -82,6 +83,7 @@ class TrainingLoop(Generic[Batch]):
         self.on_log, self.on_step = on_log, on_step
         self.accumulate, self.clip_norm = optimiser.accumulate, optimiser.clip_norm
         torch.manual_seed(config.seed)
+        replace_strided_depthwise(task.module)
         self._device = next(task.module.parameters()).device
         self._samples_per_step = config.batch_size * optimiser.accumulate * world_size()
         self._schedule = ScheduleConfig(config.steps, config.warmup_steps, config.schedule, config.milestones)

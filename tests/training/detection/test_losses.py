@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from facepipe.retinaface.anchors import encode_boxes
 from facepipe.retinaface.network import RetinaFaceOutput
 from facepipe.training.detection.losses import (
     LossConfig,
@@ -14,7 +15,7 @@ from facepipe.training.detection.losses import (
     hint_loss,
     multibox_loss,
 )
-from facepipe.training.detection.targets import BACKGROUND, FACE, IGNORED, Targets, encode_boxes
+from facepipe.training.detection.targets import BACKGROUND, FACE, IGNORED, Targets
 from facepipe.weights.cards import AnchorSpec
 
 _VARIANCES = AnchorSpec().variances

@@ -210,7 +210,7 @@ def test_a_grown_network_begins_as_the_shallower_one(
     first = train_encoder(config, tmp_path / "run").last
     small = encoder_of_checkpoints([first])
     export_checkpoint([first], "small", tmp_path)
-    with pytest.raises(UsageError, match="coarse bias: an encoder has no strides"):
+    with pytest.raises(UsageError, match="class bias: an encoder has no strides"):
         export_checkpoint([first], "biased", tmp_path, class_bias=0.5)
     faces = np.stack([astronaut[i : i + SIDE_PX, 200 : 200 + SIDE_PX] for i in range(60, 140, 20)])
     for initial in (str(first), str(tmp_path / "small.json")):

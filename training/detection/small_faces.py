@@ -1,7 +1,8 @@
-"""What the detail branch learns from: a second teacher's maps, one for each of the branch's blocks."""
+"""Training of the branch for small faces from the maps of a published YuNet, one for each of its blocks."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from facepipe.core.errors import UsageError
-from facepipe.retinaface.network import RetinaFace, SmallFaceBranch
+from facepipe.retinaface.network import RetinaFace
+from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
 from facepipe.training.detection.losses import hint_loss
 from facepipe.training.distillation.onnx_teacher import open_onnx
+from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
 from facepipe.weights.cards import InputSpec
@@ -27,19 +30,18 @@ YUNET_INPUT = InputSpec("bgr", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @dataclass(frozen=True, slots=True)
-class DetailConfig:
-    """What the detail branch learns besides labels: the maps of a published YuNet.
+class SmallFaceConfig:
+    """The teacher of the branch for small faces: a published YuNet.
 
     Attributes:
-        weights: An ONNX file, for pictures of any size. It must be named.
-        taps: Names of its maps, one for each of the branch's blocks: those before their ReLUs, which hide
-            from a block what it does wrong below zero. They differ by file; the default is for
-            `yunet_n_dynamic.onnx`.
-        input: How it wants its pixels.
+        weights: An ONNX file for images of any size; required.
+        taps: Names of its maps, one for each of the branch's blocks: those before their ReLUs, which would
+            hide errors below zero. They differ by file; the default is for `yunet_n_dynamic.onnx`.
+        input: Its preprocessing.
         hints_first, hints_last: Weight of the hints at the first and the last step, linear between.
-        alone: Train the branch and nothing else, to begin with; labels count for nothing.
-        forced_share: With `alone`, the first part of the run, 0..1, in which each block is fed the teacher's
-            map instead of the one before it, as in `LossConfig.teacher_forcing`.
+        alone: Train the branch alone, from the hints alone, as a first phase.
+        forced_share: With `alone`, the first part of the run, 0..1, with teacher forcing: each block takes
+            the teacher's map in place of the one before it, as in `LossConfig.teacher_forcing`.
     """
 
     weights: Path | None = None
@@ -57,38 +59,40 @@ class DetailConfig:
             raise UsageError(f"detail.forced_share: expected 0..1, got {self.forced_share}")
 
     def weight(self, progress: float) -> float:
-        """Of the hints, when this share of the run is done."""
+        """Weight of the hints at a share 0..1 of the run."""
         return self.hints_first + (self.hints_last - self.hints_first) * progress
 
 
-class DetailTeacher:
-    """Looks at crops as the branch does.
+class SmallFaceTeacher:
+    """A YuNet whose maps the branch learns.
 
     Args:
-        config: See `DetailConfig`.
-        branch: What learns from it.
-        device: Where its maps go.
+        config: See `SmallFaceConfig`.
+        branch: The student.
+        device: Of the maps.
 
     Raises:
         WeightsError: The file can't be read, or computes no map of a name.
         UsageError: No file is named, or the maps are not of the branch's shapes.
     """
 
-    def __init__(self, config: DetailConfig, branch: SmallFaceBranch, device: torch.device) -> None:
+    def __init__(self, config: SmallFaceConfig, branch: SmallFaceBranch, device: torch.device) -> None:
         if config.weights is None:
-            raise UsageError("the detail branch has no teacher: name an ONNX file of YuNet (detail.weights)")
+            raise UsageError(
+                "the branch for small faces has no teacher: name an ONNX file of YuNet (detail.weights)"
+            )
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
         self._run = open_onnx(config.weights, config.taps)
         _check_shapes(self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)), branch, config)
 
     def __call__(self, pixels: Tensor) -> list[Tensor]:
-        """RGB uint8 crops (batch, side, side, 3) to a map (batch, channels, h, w) for each block."""
+        """Map RGB uint8 crops (batch, side, side, 3) to a map (batch, channels, h, w) for each block."""
         values = self._run(self._input(pixels.cpu()).contiguous().numpy())
         return [torch.from_numpy(np.asarray(value, np.float32)).to(self._device) for value in values]
 
 
 class TrainedBranch(nn.Module):
-    """A detector of which the detail branch alone learns; the rest stays as it is.
+    """A detector of which the branch for small faces alone learns; the rest is frozen.
 
     Args:
         network: With a branch.
@@ -96,36 +100,40 @@ class TrainedBranch(nn.Module):
 
     def __init__(self, network: RetinaFace) -> None:
         super().__init__()
+        branch = branch_of(network)
         self.network = network.requires_grad_(False)
-        branch_of(network).requires_grad_(True)
+        branch.requires_grad_(True)
+        self._block_maps = InnerMaps(list(branch.blocks))
 
-    def forward(self, images: Tensor, given: Sequence[Tensor]) -> list[Tensor]:
-        """Preprocessed images to the map of every block; see `SmallFaceBranch.forward` for `given`."""
-        return branch_of(self.network)(images, given)  # type: ignore[no-any-return]
+    def forward(self, images: Tensor, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
+        """Map preprocessed images to the map of every block; `teacher_maps`: see `InnerMaps.recording`."""
+        with self._block_maps.recording(teacher_maps) as maps:
+            branch_of(self.network)(images)
+        return maps
 
 
 class BranchTask:
-    """Training the branch and nothing else: see `DetailConfig.alone` and `Task`.
+    """Training of the branch alone: see `SmallFaceConfig.alone` and `facepipe.training.engine.task.Task`.
 
     Args:
-        network: With a detail branch.
+        network: With a branch for small faces.
         input_spec: Its preprocessing.
-        detail: What the branch learns from.
-        batches: Crops; what their labels say is not looked at.
+        detail: The branch's teacher.
+        batches: Crops, whose labels are not used.
         workers: Processes that prepare batches.
-        photos: How many there are.
-        compiled: Whether the comparison of maps goes through torch.compile.
-        device: Where it all runs.
+        photos: Number of photos.
+        compiled: Whether to compile the comparison of maps with torch.compile.
+        device: Of network, teacher and batches.
 
     Raises:
-        UsageError, WeightsError: See `DetailTeacher`; or there is no branch.
+        UsageError, WeightsError: See `SmallFaceTeacher`; or there is no branch.
     """
 
     def __init__(
         self,
         network: RetinaFace,
         input_spec: InputSpec,
-        detail: DetailConfig,
+        detail: SmallFaceConfig,
         batches: CropBatches,
         *,
         workers: int,
@@ -134,29 +142,29 @@ class BranchTask:
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
-        self._detail, self._teacher = detail, DetailTeacher(detail, branch_of(network), self._device)
+        self._detail, self._teacher = detail, SmallFaceTeacher(detail, branch_of(network), self._device)
         self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
         self._input = Normalisation(input_spec, self._device)
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         self.module = TrainedBranch(network).to(self._device)
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """None: the rest stays as it is anyway."""
+        """None: the rest is frozen anyway."""
         return []
 
     def batches(self, first_step: int) -> Batches[DetectionBatch]:
-        """Endless crops of this process; a resumed run sees what it would have seen."""
+        """Endless crops of this process, from this batch on."""
         return batches_of_process(self._batches, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
-        """The squared error of the branch's maps, as shares of the teacher's variance."""
-        lesson = self._teacher(batch.pixels)
-        forced = lesson if progress < self._detail.forced_share else ()
+        """Compute the weighted `hint_loss` of the branch's maps."""
+        teacher_maps = self._teacher(batch.pixels)
+        forced = teacher_maps if progress < self._detail.forced_share else ()
         maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), forced)
-        return {"detail": self._detail.weight(progress) * self._hint_loss(maps, lesson)}
+        return {"detail": self._detail.weight(progress) * self._hint_loss(maps, teacher_maps)}
 
     def validate(self, module: nn.Module) -> dict[str, float]:
-        """Nothing: what the detector says has not changed yet."""
+        """Nothing: the detector's outputs have not changed yet."""
         return {}
 
     def describe(self, batch: DetectionBatch) -> str:
@@ -165,25 +173,26 @@ class BranchTask:
 
 
 def branch_of(network: RetinaFace) -> SmallFaceBranch:
-    """The detail branch.
+    """The branch for small faces.
 
     Raises:
         UsageError: The network has none.
     """
-    if network.detail is None:
+    if not isinstance(network, SmallFaceRetinaFace):
         raise UsageError(
-            "[detail] teaches a detail branch: set network.architecture=retinaface_mobilenet025_detail"
+            "[detail] teaches a branch for small faces: "
+            "set network.architecture=retinaface_mobilenet025_detail"
         )
-    return network.detail
+    return network.small_face_branch
 
 
-def _check_shapes(maps: Sequence[Tensor], branch: SmallFaceBranch, config: DetailConfig) -> None:
-    with torch.no_grad():
-        ours = [tuple(m.shape[1:]) for m in branch.eval()(torch.zeros(1, 3, 64, 64))]
-    branch.train()
-    theirs = [tuple(m.shape[1:]) for m in maps]
+def _check_shapes(maps: Sequence[Tensor], branch: SmallFaceBranch, config: SmallFaceConfig) -> None:
+    branch = copy.deepcopy(branch).eval()
+    with torch.no_grad(), InnerMaps(list(branch.blocks)).recording() as branch_maps:
+        branch(torch.zeros(1, 3, 64, 64))
+    ours, theirs = ([tuple(m.shape[1:]) for m in of_network] for of_network in (branch_maps, maps))
     if ours != theirs:
         raise UsageError(
-            f"detail.taps: of a picture of 64 px the branch makes maps of {ours}, and {config.weights} of "
-            f"{theirs}; name one map for each block"
+            f"detail.taps: the branch's maps of an image of 64 px have shapes {ours}, those of "
+            f"{config.weights} {theirs}; name one map for each block"
         )

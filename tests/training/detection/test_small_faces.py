@@ -1,26 +1,27 @@
-"""The detail branch: what it changes at first (nothing), what it learns and from whom."""
+"""The branch for small faces: what it changes at first (nothing), what it learns and from whom."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from network_helpers import randomised
+from torch import nn
 from training_helpers import export_maps, write_dataset
 
 from facepipe.core.errors import UsageError, WeightsError
 from facepipe.core.faces import UInt8Array
-from facepipe.retinaface.network import RetinaFace, SmallFaceBranch
-from facepipe.runtime.architectures import build_network, serving_module
+from facepipe.retinaface.network import RetinaFace
+from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.config import Architecture, DetectorConfig, NetworkConfig
 from facepipe.training.detection.crops import DetectionBatch
-from facepipe.training.detection.detail import BranchTask, DetailConfig, DetailTeacher
 from facepipe.training.detection.initialize import Detector, detector_of_checkpoints, initial_detector
 from facepipe.training.detection.run import build_task, train_detector
+from facepipe.training.detection.small_faces import BranchTask, SmallFaceConfig, SmallFaceTeacher
 from facepipe.training.detection.task import DetectorTask
+from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.engine.logs import read_log
 from facepipe.training.export import export_checkpoint
@@ -47,20 +48,35 @@ def teacher_branch() -> SmallFaceBranch:
     return branch
 
 
+class BlockMaps(nn.Module):
+    """A branch that gives the maps of its blocks."""
+
+    def __init__(self, branch: SmallFaceBranch) -> None:
+        super().__init__()
+        self.branch, self._maps = branch, InnerMaps(list(branch.blocks))
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with self._maps.recording() as maps:
+            self.branch(images)
+        return tuple(maps)
+
+
 @pytest.fixture(scope="module")
-def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: SmallFaceBranch) -> DetailConfig:
+def detail(tmp_path_factory: pytest.TempPathFactory, teacher_branch: SmallFaceBranch) -> SmallFaceConfig:
     file = tmp_path_factory.mktemp("teacher") / "teacher.onnx"
-    export_maps(teacher_branch, file, 64, MAPS, any_size=True)
-    return DetailConfig(file, MAPS, input=INPUT)
+    export_maps(BlockMaps(teacher_branch), file, 64, MAPS, any_size=True)
+    return SmallFaceConfig(file, MAPS, input=INPUT)
 
 
-def grown(seed: int = 0) -> RetinaFace:
+def grown(seed: int = 0) -> SmallFaceRetinaFace:
     torch.manual_seed(seed)
-    return initial_detector(NetworkConfig(DETAIL, initial="retinaface_mobilenet025")).network
+    network = initial_detector(NetworkConfig(DETAIL, initial="retinaface_mobilenet025")).network
+    assert isinstance(network, SmallFaceRetinaFace)
+    return network
 
 
 def branch_task(
-    dataset: Path, detail: DetailConfig, network: RetinaFace
+    dataset: Path, detail: SmallFaceConfig, network: RetinaFace
 ) -> tuple[BranchTask, DetectionBatch]:
     config = run_config(dataset, detail, "detail.alone=true")
     task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
@@ -68,7 +84,7 @@ def branch_task(
     return task, next(task.batches(0))
 
 
-def run_config(dataset: Path, detail: DetailConfig | None, *overrides: str) -> DetectorConfig:
+def run_config(dataset: Path, detail: SmallFaceConfig | None, *overrides: str) -> DetectorConfig:
     return read_configuration(
         DetectorConfig,
         None,
@@ -88,7 +104,7 @@ def run_config(dataset: Path, detail: DetailConfig | None, *overrides: str) -> D
     )
 
 
-def _detail_settings(detail: DetailConfig) -> list[str]:
+def _detail_settings(detail: SmallFaceConfig) -> list[str]:
     taps = ", ".join(f'"{name}"' for name in detail.taps)
     return [
         f"detail.weights={detail.weights}",
@@ -103,11 +119,11 @@ def test_the_branch_speaks_of_no_coarser_anchors_than_it_enters(
 ) -> None:
     """With a lateral that counts, it moves what is said at that stride of 8 or 16 and finer ones."""
     network = grown().eval()
-    network.detail = teacher_branch.eval()
+    network.small_face_branch = teacher_branch.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(images).classes
-        network.detail_laterals[entered][1].weight.normal_(0, 1)
+        network.small_face_laterals[entered][1].weight.normal_(0, 1)
         after = network(images).classes
     strides = [2 * 8**2, 2 * 4**2, 2 * 2**2]
     moved = [a - b for a, b in zip(after.split(strides, 1), before.split(strides, 1), strict=True)]
@@ -133,14 +149,13 @@ def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_be
 
 
 def test_each_block_learns_from_the_teachers_map_before_it(
-    dataset: Path, detail: DetailConfig, teacher_branch: SmallFaceBranch
+    dataset: Path, detail: SmallFaceConfig, teacher_branch: SmallFaceBranch
 ) -> None:
     """A branch that differs from its teacher in one block errs in that block's map, and no other is moved."""
     network = grown()
-    assert network.detail is not None
-    network.detail.load_state_dict(teacher_branch.state_dict())
+    network.small_face_branch.load_state_dict(teacher_branch.state_dict())
     with torch.no_grad():
-        network.detail.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
+        network.small_face_branch.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
     task, batch = branch_task(dataset, detail, network)
     task.module.eval()
     lesson = task._teacher(batch.pixels)
@@ -149,7 +164,7 @@ def test_each_block_learns_from_the_teachers_map_before_it(
     task.losses(task.module, batch, 0.0)["detail"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
     assert pulled
-    assert all(name.startswith("detail.blocks.4.") for name in pulled)
+    assert all(name.startswith("small_face_branch.blocks.4.") for name in pulled)
 
     task.losses(task.module, batch, detail.forced_share)["detail"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
@@ -161,7 +176,7 @@ def wrong_maps(ours: list[torch.Tensor], lesson: list[torch.Tensor]) -> list[int
     return [number for number, (a, b) in pairs if not torch.allclose(a, b, atol=1e-3, rtol=1e-3)]
 
 
-def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detail: DetailConfig) -> None:
+def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detail: SmallFaceConfig) -> None:
     settings = ("loop.steps=12", "optimiser.learning_rate=0.02", "loop.ema_decay=0")
     config = run_config(dataset, detail, "detail.alone=true", "detail.forced_share=1", *settings)
     before = grown().state_dict()
@@ -185,7 +200,7 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
 
 @pytest.mark.parametrize("entered", [0, 1])
 def test_maps_that_the_branch_enters_are_not_compared(
-    dataset: Path, detail: DetailConfig, entered: int
+    dataset: Path, detail: SmallFaceConfig, entered: int
 ) -> None:
     teacher = "teacher.weights=retinaface_mobilenet025"
     config = run_config(dataset, detail, teacher, "loss.hints_from=all", "loss.hints_first=1")
@@ -193,7 +208,7 @@ def test_maps_that_the_branch_enters_are_not_compared(
     task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     assert isinstance(task, DetectorTask)
     with torch.no_grad():
-        network.detail_laterals[entered][1].weight.normal_(0, 0.1)
+        network.small_face_laterals[entered][1].weight.normal_(0, 0.1)
     task.module.eval()
     task._input = task._teacher._input  # type: ignore[union-attr]
     losses = task.losses(task.module, next(task.batches(0)), 0.0)
@@ -201,7 +216,8 @@ def test_maps_that_the_branch_enters_are_not_compared(
     assert losses["detail"].item() > 0.1
     losses["detail"].backward()  # type: ignore[no-untyped-call]
     pulled = {name for name, p in network.named_parameters() if p.grad is not None}
-    assert pulled == {f"detail.{name}" for name, _ in network.detail.named_parameters()}  # type: ignore[union-attr]
+    branch = network.small_face_branch
+    assert pulled == {f"small_face_branch.{name}" for name, _ in branch.named_parameters()}
 
 
 def test_it_begins_as_the_one_without_a_branch() -> None:
@@ -228,7 +244,7 @@ def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> No
     batch = next(task.batches(0))
     lesson, _ = task._teacher(batch.pixels)  # type: ignore[misc]
     ours, _, _ = task.module(task._input(batch.pixels), lesson)
-    assert wrong_maps(ours, lesson) == [0, 3]
+    assert wrong_maps(ours, lesson) == [14, 17]  # P3 and SSH's first
     task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in start.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     new = {f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")}
@@ -237,44 +253,44 @@ def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> No
 
 
 def test_the_teacher_has_pixels_in_its_own_form(
-    detail: DetailConfig, teacher_branch: SmallFaceBranch
+    detail: SmallFaceConfig, teacher_branch: SmallFaceBranch
 ) -> None:
     pixels = torch.randint(
         0, 256, (2, 96, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     mean, std = torch.tensor(INPUT.mean), torch.tensor(INPUT.std)
-    with torch.no_grad():
-        expected = teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
-    maps = DetailTeacher(detail, SmallFaceBranch(), CPU)(pixels)
+    with torch.no_grad(), InnerMaps(list(teacher_branch.blocks)).recording() as expected:
+        teacher_branch(((pixels.float() - mean) / std).permute(0, 3, 1, 2))
+    maps = SmallFaceTeacher(detail, SmallFaceBranch(), CPU)(pixels)
     for ours, theirs in zip(maps, expected, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_a_published_yunet_has_the_branchs_layers(shared_data: Path) -> None:
-    config = DetailConfig(shared_data / "weights" / "yunet_n_dynamic.onnx")
-    maps = DetailTeacher(config, SmallFaceBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
+    config = SmallFaceConfig(shared_data / "weights" / "yunet_n_dynamic.onnx")
+    maps = SmallFaceTeacher(config, SmallFaceBranch(), CPU)(torch.zeros(3, 64, 96, 3, dtype=torch.uint8))
     assert maps[-1].shape == (3, 64, 8, 12)
     assert all(m.min() < 0 for m in maps)  # before their ReLUs
 
 
-def test_what_does_not_fit_is_refused(dataset: Path, detail: DetailConfig, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(dataset: Path, detail: SmallFaceConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name an ONNX file"):
-        DetailTeacher(DetailConfig(taps=MAPS), SmallFaceBranch(), CPU)
+        SmallFaceTeacher(SmallFaceConfig(taps=MAPS), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=MAPS[:15]), SmallFaceBranch(), CPU)
+        SmallFaceTeacher(replace(detail, taps=MAPS[:15]), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="one map for each block"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], *MAPS[7:])), SmallFaceBranch(), CPU)
+        SmallFaceTeacher(replace(detail, taps=(*MAPS[:6], MAPS[5], *MAPS[7:])), SmallFaceBranch(), CPU)
     with pytest.raises(WeightsError, match="computes no map16"):
-        DetailTeacher(replace(detail, taps=(*MAPS[:15], "map16")), SmallFaceBranch(), CPU)
+        SmallFaceTeacher(replace(detail, taps=(*MAPS[:15], "map16")), SmallFaceBranch(), CPU)
     (tmp_path / "broken.onnx").write_bytes(b"no network")
     with pytest.raises(WeightsError, match=r"broken\.onnx: not a readable ONNX file"):
-        DetailTeacher(replace(detail, weights=tmp_path / "broken.onnx"), SmallFaceBranch(), CPU)
+        SmallFaceTeacher(replace(detail, weights=tmp_path / "broken.onnx"), SmallFaceBranch(), CPU)
     with pytest.raises(UsageError, match="from 0"):
         replace(detail, hints_last=-1.0)
     with pytest.raises(UsageError, match=r"forced_share: expected 0\.\.1"):
         replace(detail, forced_share=1.5)
     plain = run_config(dataset, detail, "network.architecture=retinaface_mobilenet025")
-    with pytest.raises(UsageError, match="teaches a detail branch"):
+    with pytest.raises(UsageError, match="teaches a branch for small faces"):
         train_detector(plain, tmp_path / "run")
     with pytest.raises(WeightsError, match="is not a retinaface_mobilenet025"):
         train_detector(
@@ -297,15 +313,5 @@ def test_a_weight_with_plain_relus_is_no_beginning(monkeypatch: pytest.MonkeyPat
         initial_detector(NetworkConfig(initial="retinaface_mobilenet025"))
 
 
-def _checkpoint(dataset: Path, detail: DetailConfig, folder: Path) -> Path:
+def _checkpoint(dataset: Path, detail: SmallFaceConfig, folder: Path) -> Path:
     return train_detector(run_config(dataset, detail, "loop.steps=1"), folder / "one").last
-
-
-def test_served_it_is_the_same_network() -> None:
-    network = randomised(build_network(DETAIL))
-    images = torch.randn(1, 3, 64, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        boxes, probabilities, _ = serving_module(network)(images)
-        raw = network(images)
-    torch.testing.assert_close(boxes, raw.boxes)
-    np.testing.assert_allclose(probabilities.sum(dim=-1), 1, atol=1e-6)

@@ -1,0 +1,36 @@
+"""Convolutions with BatchNorm that RetinaFace's parts are made of, in torch."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv_bn(
+    inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
+) -> nn.Sequential:
+    """Convolution and BatchNorm, then LeakyReLU of that slope (0 is a ReLU); slope None: no activation."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
+    if slope is not None:
+        layers.append(nn.LeakyReLU(slope, inplace=True))
+    return nn.Sequential(*layers)
+
+
+def depthwise_separable(inputs: int, outputs: int, stride: int, slope: float) -> nn.Sequential:
+    """MobileNetV1's block: depthwise 3x3, then pointwise 1x1."""
+    return nn.Sequential(
+        conv_bn(inputs, inputs, 3, stride, groups=inputs, slope=slope),
+        conv_bn(inputs, outputs, 1, slope=slope),
+    )
+
+
+def separable_conv_bn(inputs: int, outputs: int, slope: float | None = None) -> nn.Sequential:
+    """Wide 3x3 convolution in an eighth of the operations: depthwise, then pointwise, linear between."""
+    return nn.Sequential(*conv_bn(inputs, inputs, groups=inputs), *conv_bn(inputs, outputs, 1, slope=slope))
+
+
+def pointwise_depthwise(inputs: int, outputs: int) -> nn.Sequential:
+    """YuNet's block up to its ReLU: pointwise 1x1, then depthwise 3x3 with BatchNorm."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1), *conv_bn(outputs, outputs, 3, groups=outputs))
