@@ -1,4 +1,4 @@
-"""From the many candidates around a face to one face (NumPy)."""
+"""Non-maximum suppression and box voting: many candidates around a face to one face, in NumPy."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _FACES_AT_ONCE = 256
 def non_maximum_suppression(
     boxes_xyxy: FloatArray, scores: FloatArray, iou_threshold: float
 ) -> npt.NDArray[np.intp]:
-    """Indices of the boxes that stay, best score first: greedy, a box falls to a better one above the IoU.
+    """Indices of the boxes that remain, best score first.
 
-    The overlaps of one kept box with all that remain are one vector operation.
+    Greedy: a box that overlaps a better one that remains by more than the threshold is removed. Overlaps of
+    one box with all others are one vector operation.
     """
     order = np.argsort(-scores, kind="stable")
     boxes = boxes_xyxy[order]
@@ -35,7 +36,7 @@ def non_maximum_suppression(
 
 
 def nms(candidates: Faces, iou_threshold: float) -> Faces:
-    """The faces that non-maximum suppression leaves, most confident first, as they are."""
+    """Select the faces that non-maximum suppression leaves, best score first."""
     return candidates.select(non_maximum_suppression(candidates.boxes_xyxy, candidates.scores, iou_threshold))
 
 
@@ -47,20 +48,20 @@ def box_voting(
     eligible: BoolArray | None = None,
     scales: FloatArray | None = None,
 ) -> Faces:
-    """The faces that non-maximum suppression leaves, each as all candidates see it that overlap it by half.
+    """Average the candidates of each face that non-maximum suppression leaves (Gidaris and Komodakis, 2015).
 
-    Box and landmarks are means weighted by score squared, overlap and scale (box voting: Gidaris and
-    Komodakis, arXiv:1505.01749). The score is multiplied by (1 + support) / 2, where support is the chance
-    that any other of these candidates is right, each with its score times its overlap: a face is seen from
-    several anchors and at several scales, a false alarm mostly from one.
+    Box and landmarks are means over the candidates that overlap the face by half, weighted by score squared,
+    overlap and scale (box voting: arXiv:1505.01749). The score is multiplied by (1 + support) / 2, where
+    support is the probability that any other of these candidates is right, each with its score times its
+    overlap: several anchors at several scales detect a face, mostly one a false alarm.
 
     Args:
-        candidates: All that may support a face, also those whose own score is low.
+        candidates: All that may support a face, also those of low score.
         iou_threshold: Of two candidates that overlap more than this, the better is a face.
-        score_threshold: Faces score more than this in the end.
-        eligible: bool (n,), which may be a face, where the others only have their say on those; None: all.
-        scales: float32 (n,), above 0, of the copy of the photo in which each was seen: what is seen in large
-            is seen exactly; None: all were seen in one.
+        score_threshold: Faces whose final score is not above this are left out.
+        eligible: bool (n,), which may be a face; the others only support faces; None: all.
+        scales: float32 (n,), above 0, of the copy of the photo in which each was detected: larger copies give
+            more exact boxes; None: all in one.
     """
     may_be = candidates.scores > score_threshold
     likely = np.flatnonzero(may_be if eligible is None else may_be & eligible)
@@ -72,12 +73,12 @@ def box_voting(
     for start in range(0, len(kept), _FACES_AT_ONCE):
         part = slice(start, start + _FACES_AT_ONCE)
         of_part = faces.boxes_xyxy[part], faces.scores[part], faces.landmarks[part]
-        _agree(*of_part, kept[part], candidates, weights)
+        _vote(*of_part, kept[part], candidates, weights)
     faces = faces.select(faces.scores > score_threshold)
     return faces.select(np.argsort(-faces.scores, kind="stable"))
 
 
-def _agree(
+def _vote(
     boxes: FloatArray,
     scores: FloatArray,
     landmarks: FloatArray,
@@ -85,7 +86,7 @@ def _agree(
     candidates: Faces,
     weights: FloatArray,
 ) -> None:
-    """Change faces, which are these rows of the candidates, to what all of those say; see `box_voting`."""
+    """Average candidates into the faces, which are these rows of them, in place: see `box_voting`."""
     own = np.arange(len(rows)), rows
     overlap = iou(boxes[:, None], candidates.boxes_xyxy)
     overlap[own] = 1  # of a box without area it is 0

@@ -1,4 +1,4 @@
-"""Names of parameters in the published PyTorch RetinaFace checkpoints, and what they are called here."""
+"""Names of parameters in published PyTorch RetinaFace checkpoints, and their names here."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _HEADS = [
 
 
 def our_name(published: str) -> str:
-    """The name here of a parameter of a published checkpoint; a name not theirs comes back as it is."""
+    """Translate the name of a parameter of a published checkpoint; other names are returned unchanged."""
     backbone = _MOBILENET if published.startswith("body.stage") else _RESNET
     for step in (backbone, _NECK, _FIELDS, _HEADS):
         published = _first_match(published, step)
@@ -41,7 +41,7 @@ def our_name(published: str) -> str:
 
 
 def imagenet_backbone_name(published: str) -> str | None:
-    """The name here of a parameter of the published MobileNetV1-0.25 classifier; None for its last layer."""
+    """Translate a parameter's name of the published MobileNetV1-0.25 classifier; None for its last layer."""
     return our_name(f"body.{published}") if published.startswith("stage") else None
 
 

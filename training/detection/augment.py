@@ -1,4 +1,4 @@
-"""Crops for training: a window of the photo that keeps a face, scaled to the input, recoloured, mirrored."""
+"""Augmentation: a window of the photo with a face, scaled to the input, colour-jittered, mirrored, turned."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ PADDING_RGB = (124, 116, 104)
 
 _WINDOW_TRIES = 20
 _WIDEST_WINDOW = 2.0
-"""Longer sides of the photo: a wider window would be padding for the most part."""
+"""Largest side of a window, in longer sides of the photo: a wider one would be mostly padding."""
 
 Framing = Literal["crop", "letterbox", "stretch"]
 
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
-    """How a photo becomes a training crop.
+    """Settings of the augmentation that turns a photo into a training crop.
 
     Attributes:
         size_px: Side of the square crop that the network sees; a multiple of 32.
         framing: "crop": a square window around a face; "letterbox": the whole photo, padded to a square;
-            "stretch": the whole photo, its aspect ratio lost. The others than "crop" are there to compare.
+            "stretch": the whole photo, its aspect ratio lost. The last two are for comparison.
         scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
         whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
             of it, instead of a window of drawn scale: big faces are seen whole.
@@ -96,7 +96,7 @@ class Window(NamedTuple):
 def augment(
     pixels: UInt8Array, photo: LabelledPhoto, config: AugmentConfig, rng: np.random.Generator
 ) -> TrainingCrop:
-    """One crop with its faces in crop pixels; the same `rng` state gives the same crop."""
+    """Draw one crop, its faces in crop pixels; the same `rng` state gives the same crop."""
     size_px = config.size_px
     window = _choose_window(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, rng)
     offset = np.array([window.left, window.top], np.float32)
@@ -113,25 +113,25 @@ def augment(
         degrees = float(rng.uniform(-config.turn_degrees, config.turn_degrees))
         crop, points = turn_crop(crop, degrees), turn_points(points, size_px, degrees)
         boxes, ignored = turn_boxes(boxes, size_px, degrees), turn_boxes(ignored, size_px, degrees)
-    return _sort_out_faces(crop, boxes, points, ignored, config.min_face_px)
+    return _training_crop(crop, boxes, points, ignored, config.min_face_px)
 
 
 def turn_crop(crop: UInt8Array, degrees: float) -> UInt8Array:
-    """The square picture turned about its centre, counter-clockwise; what was outside is padding."""
+    """Turn a square image counter-clockwise about its centre; the corners are padded."""
     size = crop.shape[0]
     turned = cv2.warpAffine(crop, _turn(size, degrees), (size, size), borderValue=PADDING_RGB)
     return np.asarray(turned, np.uint8)
 
 
 def turn_points(points: FloatArray, size_px: int, degrees: float) -> FloatArray:
-    """Points (..., 2) as they are in the turned picture."""
+    """Turn points (..., 2) as `turn_crop` turns the image."""
     matrix = _turn(size_px, degrees).astype(np.float32)
     turned: FloatArray = points @ matrix[:, :2].T + matrix[:, 2]
     return turned
 
 
 def turn_boxes(boxes_xyxy: FloatArray, size_px: int, degrees: float) -> FloatArray:
-    """The boxes (n, 4) around turned faces, taken for ellipses: corners would make them too large."""
+    """Boxes (n, 4) around the turned ellipses of the boxes: around turned corners they would be too large."""
     half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) / 2
     centres = turn_points((boxes_xyxy[:, :2] + half).astype(np.float32), size_px, degrees)
     cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -145,7 +145,7 @@ def _turn(size_px: int, degrees: float) -> npt.NDArray[np.float64]:
 
 
 def _color_jitter(crop: UInt8Array, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
-    """The picture in other light, in a share of cases."""
+    """Distort brightness, contrast, saturation and hue, or remove colour, each in its share of cases."""
     if rng.random() < config.gray_share:
         gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
         crop = np.asarray(cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB), np.uint8)
@@ -189,12 +189,12 @@ def _choose_side(width: int, height: int, config: AugmentConfig, rng: np.random.
 
 
 def _anywhere(length: int, side: int, rng: np.random.Generator) -> int:
-    """A window start inside the photo, or one whose window holds all of a smaller photo."""
+    """Draw where a window starts: it lies inside the photo, or holds all of a smaller photo."""
     return int(rng.integers(min(0, length - side), max(0, length - side) + 1))
 
 
 def _around(low: float, high: float, length: int, side: int, rng: np.random.Generator) -> int:
-    """A window start that holds the face's centre, inside the photo where that is possible."""
+    """Draw where a window starts that holds the face's centre, inside the photo where that is possible."""
     centre = (low + high) / 2
     first, last = centre - side + 1, centre
     if side <= length:
@@ -211,7 +211,7 @@ def _has_trainable_face(boxes: FloatArray, left: int, top: int, side: int, min_f
 
 
 def _cut(pixels: UInt8Array, window: Window, config: AugmentConfig, rng: np.random.Generator) -> UInt8Array:
-    """The window scaled to the crop's size and recoloured; padding keeps its colour."""
+    """Cut out a window, scale it to the crop's size and jitter its colours, but not those of the padding."""
     size = config.size_px
     height, width = pixels.shape[:2]
     x0, y0 = max(window.left, 0), max(window.top, 0)
@@ -236,7 +236,7 @@ def _scaled(part: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
     return np.asarray(cv2.resize(part, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _sort_out_faces(
+def _training_crop(
     crop: UInt8Array, boxes: FloatArray, points: FloatArray, ignored: FloatArray, min_face_px: float
 ) -> TrainingCrop:
     size = crop.shape[0]

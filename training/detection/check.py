@@ -1,4 +1,4 @@
-"""What is wrong with a data set, and what is in it, before hours are spent on it."""
+"""Check of a detection data set before training: faults of labels and photos, and counts."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _LANDMARK_SLACK = 0.25
 """Share of the box by which a landmark may lie outside it: profiles and tight boxes do that."""
 _EDGE_SLACK_PX = 2.0
 _SWAPPED_WIDTH = 0.3
-"""How far the right eye lies left of the left one, and likewise the corners of the mouth, to be swapped, in
+"""Eyes, or corners of the mouth, are swapped if the right one lies this far left of the left one, in
 distances from eyes to mouth. In profiles they nearly coincide, or pass each other. Of 18,172 faces of two
-data sets none reaches 0.3; if their points were swapped, 94 of 100 would by the eyes, 91 by the mouth."""
+data sets none reaches 0.3; with swapped points 94 of 100 would by the eyes, 91 by the mouth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One thing that is wrong.
+    """A fault of a data set.
 
     Attributes:
         kind: "missing photo", "unreadable photo", "photo listed twice", "zero size", "box outside the photo",
             "landmarks outside the box", "eyes swapped", "mouth corners swapped", "face mirrored" (both) or
             "photo without faces".
-        photo: Where.
+        photo: The photo that has it.
         detail: The box or the reason.
     """
 
@@ -47,12 +47,12 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class DatasetReport:
-    """What a data set holds.
+    """Counts and faults of a data set.
 
     Attributes:
-        photos, faces: How many are labelled.
-        with_landmarks: Faces with all five.
-        ignored: Faces marked invalid.
+        photos, faces: Numbers of labelled ones.
+        with_landmarks: Number of faces with all five.
+        ignored: Number of faces marked invalid.
         sizes: Faces by shorter side: low_px <= side < high_px, count.
         faults: In the order of the label file.
     """
@@ -66,11 +66,11 @@ class DatasetReport:
 
     @property
     def fault_counts(self) -> dict[str, int]:
-        """How often each kind occurs, the most frequent first."""
+        """Number of faults of each kind, the most frequent first."""
         return dict(Counter(fault.kind for fault in self.faults).most_common())
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Plain data for JSON."""
         plain = asdict(self)
         plain["sizes"] = [{"low_px": low, "high_px": high, "faces": n} for low, high, n in self.sizes]
         plain["faults"] = [{**fault, "photo": str(fault["photo"])} for fault in plain["faults"]]
@@ -139,7 +139,7 @@ def _faults(photo: LabelledPhoto) -> Iterator[Fault]:
 
 
 def swapped_landmarks(points: FloatArray) -> str | None:
-    """Which landmarks (5, 2) stand left for right, however the face is turned; None: none, or unknown."""
+    """Name the landmarks (5, 2) that are swapped, left for right, in a face of any rotation; None: none."""
     eyes, mouth = points[1] - points[0], points[4] - points[3]
     down = (points[3] + points[4] - points[0] - points[1]) / 2
     limit = -_SWAPPED_WIDTH * float(down @ down)

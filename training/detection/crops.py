@@ -20,9 +20,9 @@ class WeightedPhotos:
     """A data set.
 
     Attributes:
-        photos: Where its pixels come from.
+        photos: Labels and pixels.
         weight: Its share of the samples, relative to the other data sets.
-        labelled: Whether it has labels; without them only a teacher trains on it.
+        labelled: Whether it has labels; without them only losses against a teacher apply.
     """
 
     photos: PhotoSource
@@ -41,7 +41,7 @@ class DetectionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One crop, the photo it was drawn from, and whether the labels say all about it."""
+    """One crop, the file of its photo, and whether that is labelled."""
 
     crop: TrainingCrop
     file: str
@@ -53,7 +53,7 @@ class CropSampler:
 
     Args:
         data: At least one data set.
-        config: How photos become crops.
+        config: Settings of the augmentation.
         seed: Sample i is a function of this and i.
     """
 

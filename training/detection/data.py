@@ -26,7 +26,7 @@ class PhotoSource(Protocol):
 
 
 class PhotoFiles:
-    """Decodes a photo whenever it is asked for: no disk space, but ten times the work of a crop."""
+    """Decodes a photo at each access: no disk space, but ten times the time of a crop."""
 
     def __init__(self, photos: Sequence[LabelledPhoto]) -> None:
         self.photos = list(photos)
@@ -37,7 +37,7 @@ class PhotoFiles:
 
 
 class DecodedPhotos:
-    """Random access to decoded photos: one memory-mapped file of pixels, made once and used ever after.
+    """Keeps decoded photos in one memory-mapped file, which later runs use again.
 
     Cropping from decoded pixels costs a tenth of decoding the photo again. The file takes three bytes a
     pixel: 1.5 GB for a thousand photos of half a megapixel.

@@ -1,4 +1,4 @@
-"""What training starts from: a network with its first weights, preprocessing and anchors, and the teacher."""
+"""Networks before training: the student with its initial weights, preprocessing and anchors; the teacher."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from facepipe.weights.legacy import read_legacy_checkpoint
 from facepipe.weights.registry import load_card
 
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
-"""What most published RetinaFace weights were trained on."""
+"""Preprocessing of most published RetinaFace weights."""
 
-_GROWS_FROM: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
+_SMALLER: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
+"""Architectures that may start from another one, which has fewer layers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """A network with all that its numbers need to mean something."""
+    """A network with its preprocessing and anchors."""
 
     architecture: str
     network: RetinaFace
@@ -40,10 +41,10 @@ class Detector:
 
 
 def initial_detector(config: NetworkConfig) -> Detector:
-    """The network as training begins; random parts come from torch's generator.
+    """Build the network as training begins; random parts come from torch's generator.
 
     Raises:
-        WeightsError: `initial` can't be found or read, or is of another architecture.
+        WeightsError: `config.initial` can't be found or read, or is of another architecture.
         DataError: A checkpoint is damaged.
     """
     if config.initial in ("random", "imagenet"):
@@ -60,8 +61,8 @@ def initial_detector(config: NetworkConfig) -> Detector:
     else:
         known = _detector_of_card(config.initial)
     network = known.network
-    if known.architecture == _GROWS_FROM.get(config.architecture):
-        network = _grown(network, config.architecture)
+    if known.architecture == _SMALLER.get(config.architecture):
+        network = _with_new_layers(network, config.architecture)
     elif known.architecture != config.architecture:
         raise WeightsError(f"{config.initial}: is not a {config.architecture}")
     input_spec, anchors = config.input or known.input, config.anchors or known.anchors
@@ -69,21 +70,21 @@ def initial_detector(config: NetworkConfig) -> Detector:
 
 
 def load_teacher(config: TeacherConfig) -> Teacher:
-    """The teacher's network and what it needs to know.
+    """Load a teacher, its preprocessing and anchors.
 
     Raises:
         WeightsError: It can't be found or read.
     """
     if config.weights.endswith(".pth"):
         network = _network(config.architecture)
-        load_published(network, Path(config.weights), backbone_will_do=False)
+        load_published(network, Path(config.weights), allow_backbone=False)
         return Teacher(network, config.input or PUBLISHED_INPUT, config.anchors or AnchorSpec())
     known = _detector_of_card(config.weights)
     return Teacher(known.network, known.input, known.anchors)
 
 
 def detector_of_checkpoints(paths: list[Path]) -> Detector:
-    """The averaged weights of one or more checkpoints of one run, as a network.
+    """Load the mean of the averaged weights of one or more checkpoints of one run.
 
     Raises:
         DataError: Damaged, of another trainer, or of different networks.
@@ -100,7 +101,7 @@ def detector_of_checkpoints(paths: list[Path]) -> Detector:
     return Detector(config.architecture, network, input_spec, anchors)
 
 
-def load_published(network: RetinaFace, path: Path, *, backbone_will_do: bool = True) -> None:
+def load_published(network: RetinaFace, path: Path, *, allow_backbone: bool = True) -> None:
     """Copy a published `.pth` file into a network: a whole RetinaFace, or an ImageNet backbone.
 
     Raises:
@@ -108,7 +109,7 @@ def load_published(network: RetinaFace, path: Path, *, backbone_will_do: bool = 
     """
     published = read_legacy_checkpoint(path)
     renamed = {our_name(name): value for name, value in published.items()}
-    if any(name.startswith("fpn.") for name in renamed) or not backbone_will_do:
+    if any(name.startswith("fpn.") for name in renamed) or not allow_backbone:
         load_parameters(network, renamed, str(path))
         return
     if isinstance(network.backbone, ResNet50Stages):
@@ -153,9 +154,9 @@ def _network(architecture: Architecture) -> RetinaFace:
     return cast(RetinaFace, build_network(architecture))
 
 
-def _grown(network: RetinaFace, architecture: Architecture) -> RetinaFace:
-    """The network with what it lacks, at random."""
-    grown, known = _network(architecture), network.state_dict()
-    unfit = layout_difference(grown, known).misshapen
-    grown.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
-    return grown
+def _with_new_layers(network: RetinaFace, architecture: Architecture) -> RetinaFace:
+    """A network of another architecture with the parameters that both have; the others are random."""
+    larger, known = _network(architecture), network.state_dict()
+    unfit = layout_difference(larger, known).misshapen
+    larger.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
+    return larger

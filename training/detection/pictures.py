@@ -1,4 +1,4 @@
-"""Pictures to look at: contact sheets of training crops, and of what a detector finds."""
+"""Contact sheets of training crops with their labels, and of a detector's faces."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def preview(
     columns: int = 6,
     cell_px: int = 320,
 ) -> UInt8Array:
-    """A contact sheet of the first crops of a run, as the network will see them, with what the labels say.
+    """Draw a contact sheet of the first crops of a run with their labels.
 
     Boxes that train are green, ignored faces orange and crossed out. Landmarks: left eye red, right eye blue,
     nose white, left corner of the mouth pink, right one cyan; left and right as the viewer sees them, also in
@@ -43,7 +43,7 @@ def preview(
 
 
 def draw_crop(crop: TrainingCrop, side_px: int) -> UInt8Array:
-    """A crop scaled to `side_px`, with boxes, ignored faces and landmarks: see `preview`."""
+    """Draw a crop scaled to `side_px` with boxes, ignored faces and landmarks: see `preview`."""
     scale = side_px / crop.pixels.shape[0]
     how = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     picture = np.asarray(cv2.resize(crop.pixels, (side_px, side_px), interpolation=how), np.uint8)
@@ -62,7 +62,7 @@ def draw_crop(crop: TrainingCrop, side_px: int) -> UInt8Array:
 def detection_sheet(
     detector: FaceDetector, photos: Sequence[LabelledPhoto], columns: int = 4, cell_px: int = 480
 ) -> UInt8Array:
-    """A contact sheet of photos with what the detector finds in them; RGB uint8."""
+    """Draw a contact sheet of photos with the faces that the detector finds; RGB uint8."""
     cells = []
     for photo in photos:
         pixels = read_image(photo.path)
@@ -71,7 +71,7 @@ def detection_sheet(
 
 
 def contact_sheet(cells: Sequence[UInt8Array], columns: int) -> UInt8Array:
-    """Pictures of one size side by side, row after row, on white."""
+    """Arrange images of one size in rows of `columns`, on white."""
     height, width = cells[0].shape[:2]
     rows = -(-len(cells) // columns)
     columns = min(columns, len(cells))

@@ -151,13 +151,13 @@ def _assign(overlap: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
     best, face = overlap.max(dim=0)
     own, own_anchors = overlap.topk(min(config.anchors_per_face, overlap.shape[1]), dim=1)
     keeps = own >= config.best_anchor_iou
-    # Of faces that want the same anchor, the one that fits it best has it; first choices go first.
-    wish = own * keeps
-    wish[:, 0] += keeps[:, 0]
-    claim = torch.zeros_like(best).scatter_reduce(0, own_anchors.flatten(), wish.flatten(), "amax")
-    winner, rank = (keeps & (wish == claim[own_anchors])).nonzero(as_tuple=True)
+    # Of faces that keep the same anchor, the one of largest overlap gets it; best anchors go before others.
+    rating = own * keeps
+    rating[:, 0] += keeps[:, 0]
+    highest = torch.zeros_like(best).scatter_reduce(0, own_anchors.flatten(), rating.flatten(), "amax")
+    winner, rank = (keeps & (rating == highest[own_anchors])).nonzero(as_tuple=True)
     face[own_anchors[winner, rank]] = winner
-    return face, (best >= config.positive_iou) | (claim > 0)
+    return face, (best >= config.positive_iou) | (highest > 0)
 
 
 def _iou(boxes: Tensor, anchors: _Sides) -> Tensor:

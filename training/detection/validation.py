@@ -1,4 +1,4 @@
-"""Average precision of the network in training, on the detector that will serve it."""
+"""Average precision of a network in training, as the product's detector runs it."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
 
 
 class Validator:
-    """Measures a network on labelled photos; "score" is what the best checkpoint is chosen by.
+    """Measures a network on labelled photos; its "score" chooses the best checkpoint.
 
     With WIDER FACE's ground truth the figures are "easy", "medium" and "hard", and the score is their mean;
     else there is one, "ap". All are 0..1.
 
     Args:
         config: See `ValidationConfig`.
-        architecture: Of the networks that will come.
+        architecture: Of the networks to measure.
         input_spec: Their preprocessing.
         anchors: Their anchors.
 
@@ -44,7 +44,7 @@ class Validator:
         self._spec = (architecture, input_spec, anchors)
 
     def __call__(self, network: RetinaFace) -> dict[str, float]:
-        """The figures of a network, which must be in evaluation mode."""
+        """Measure a network, which must be in evaluation mode."""
         options = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], self._config.max_side)
         detector = network_detector(network, *self._spec, options)
         found = [self._found(detector, photo.path) for photo in self.photos]
@@ -74,7 +74,7 @@ def network_detector(
     anchors: AnchorSpec,
     options: DetectorOptions,
 ) -> FaceDetector:
-    """A detector around a network that is in memory only."""
+    """A detector that runs a network in memory."""
     card = WeightCard(
         "training", "detector", architecture, input_spec, WeightFile("none", None), anchors=anchors
     )
@@ -82,7 +82,7 @@ def network_detector(
 
 
 def evenly(photos: Sequence[LabelledPhoto], limit: int | None) -> list[LabelledPhoto]:
-    """At most `limit` of the photos, spread evenly."""
+    """Select at most `limit` of the photos, evenly spread."""
     if limit is None or limit >= len(photos):
         return list(photos)
     return [photos[i * len(photos) // limit] for i in range(limit)]

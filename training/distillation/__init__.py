@@ -1,1 +1,1 @@
-"""Teachers: trained networks to learn from."""
+"""Learning from trained networks: teachers in ONNX files, inner maps, teacher forcing."""

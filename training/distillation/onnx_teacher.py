@@ -1,4 +1,4 @@
-"""Trained networks in ONNX files to learn from: any of their inner maps, by name."""
+"""Teachers in ONNX files: the values of any of their inner maps, by name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from facepipe.core.faces import FloatArray
 from facepipe.weights.onnx_file import require_self_contained
 
 Run = Callable[[FloatArray], Sequence[FloatArray]]
-"""From a batch of images to the values asked for."""
+"""Maps a batch of images to the named values."""
 
 
 def open_onnx(path: Path, values: Sequence[str]) -> Run:
-    """A network's first input, for any batch, to the values of these names, on as many threads as torch uses.
+    """Open a network that maps a batch of any size to named values, on as many threads as torch uses.
 
     Args:
         path: An ONNX file.
@@ -35,7 +35,7 @@ def open_onnx(path: Path, values: Sequence[str]) -> Run:
 
 
 def output_names(path: Path) -> list[str]:
-    """Of the network's own outputs.
+    """Names of the network's outputs.
 
     Raises:
         WeightsError: The file can't be read.
@@ -44,7 +44,7 @@ def output_names(path: Path) -> list[str]:
 
 
 def read_onnx(path: Path) -> Any:
-    """The model.
+    """Read a model.
 
     Raises:
         WeightsError: The file can't be read, or keeps a part of the network elsewhere.
@@ -79,7 +79,7 @@ def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:
 
 
 def _needed_part(model: Any) -> Any:
-    """Without the nodes that no output needs: among them may be ones made for a batch of one."""
+    """Remove nodes that no output needs: some may work for a batch of one only."""
     graph = model.graph
     needed = {output.name for output in graph.output}
     kept = []

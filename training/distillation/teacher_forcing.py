@@ -6,7 +6,6 @@ Both are forward hooks on the network's own modules: the network knows nothing o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 
 from torch import Tensor, nn
 
@@ -36,19 +35,21 @@ class InnerMaps:
         for module in modules:
             module.register_forward_hook(self._record)
 
-    def recording(self, teacher_maps: Sequence[Tensor] = ()) -> _Recording:
+    def recording(self, teacher_maps: Sequence[Tensor] = ()) -> InnerMaps:
         """Record within a `with` block.
 
         Args:
             teacher_maps: What replaces the maps, all of them in their order; empty: nothing does.
         """
-        return _Recording(self, teacher_maps)
+        self._teacher_maps = teacher_maps
+        return self
 
-    def _start(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
-        self._maps, self._teacher_maps = [], teacher_maps
+    # Not a generator's context: torch.compile follows methods in all versions of torch.
+    def __enter__(self) -> list[Tensor]:
+        self._maps = []
         return self._maps
 
-    def _stop(self) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._maps, self._teacher_maps = None, ()
 
     # A bound method, because deep copies of hooks must record into the copy, and closures are not copied.
@@ -63,18 +64,3 @@ class InnerMaps:
             return None
         forced = tuple(self._teacher_maps[first : len(self._maps)])
         return forced if isinstance(output, tuple) else forced[0]
-
-
-class _Recording:
-    """A class, not a generator: torch.compile follows it in all versions of torch."""
-
-    def __init__(self, inner: InnerMaps, teacher_maps: Sequence[Tensor]) -> None:
-        self._inner, self._teacher_maps = inner, teacher_maps
-
-    def __enter__(self) -> list[Tensor]:
-        return self._inner._start(self._teacher_maps)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._inner._stop()

@@ -164,17 +164,17 @@ def test_a_teacher_by_hand() -> None:
     teacher = _output([[_logit(0.9), _logit(0.8), _logit(0.05)]])
     targets = _targets([[FACE, IGNORED, BACKGROUND]])
     losses = distillation_loss(student, teacher, targets, _PLAIN)
-    belief = 0.9 + 0.8 + 0.05
+    probability = 0.9 + 0.8 + 0.05
     kl = _divergence(0.9, 0.5) + _divergence(0.8, 0.5) + _divergence(0.05, 0.5)
-    assert losses["soft_class"].item() == pytest.approx(kl / belief, rel=1e-4)
-    assert losses["soft_box"].item() == pytest.approx(4 * 1.5 * (0.9 + 0.8) / belief, rel=1e-4)
-    assert losses["soft_landmark"].item() == pytest.approx(10 * 1.5 * (0.9 + 0.8) / belief, rel=1e-4)
+    assert losses["soft_class"].item() == pytest.approx(kl / probability, rel=1e-4)
+    assert losses["soft_box"].item() == pytest.approx(4 * 1.5 * (0.9 + 0.8) / probability, rel=1e-4)
+    assert losses["soft_landmark"].item() == pytest.approx(10 * 1.5 * (0.9 + 0.8) / probability, rel=1e-4)
 
 
-@pytest.mark.parametrize(("label", "belief"), [(FACE, 0.3), (BACKGROUND, 0.7)])
-def test_a_teacher_that_contradicts_the_labels_is_not_heard(label: int, belief: float) -> None:
+@pytest.mark.parametrize(("label", "probability"), [(FACE, 0.3), (BACKGROUND, 0.7)])
+def test_a_teacher_that_contradicts_the_labels_is_ignored(label: int, probability: float) -> None:
     losses = distillation_loss(
-        _output([[_logit(0.5)]], fill=3.0), _output([[_logit(belief)]]), _targets([[label]]), _PLAIN
+        _output([[_logit(0.5)]], fill=3.0), _output([[_logit(probability)]]), _targets([[label]]), _PLAIN
     )
     assert all(value.item() == 0 for value in losses.values())
 

@@ -114,10 +114,10 @@ def _detail_settings(detail: SmallFaceConfig) -> list[str]:
 
 
 @pytest.mark.parametrize("entered", [0, 1])
-def test_the_branch_speaks_of_no_coarser_anchors_than_it_enters(
+def test_the_branch_changes_no_coarser_outputs_than_it_enters(
     teacher_branch: SmallFaceBranch, entered: int
 ) -> None:
-    """With a lateral that counts, it moves what is said at that stride of 8 or 16 and finer ones."""
+    """With a lateral that is not zero, it changes outputs at that stride of 8 or 16 and finer ones."""
     network = grown().eval()
     network.small_face_branch = teacher_branch.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -158,9 +158,9 @@ def test_each_block_learns_from_the_teachers_map_before_it(
         network.small_face_branch.blocks[4][0].weight.mul_(-1)  # type: ignore[index]
     task, batch = branch_task(dataset, detail, network)
     task.module.eval()
-    lesson = task._teacher(batch.pixels)
-    assert wrong_maps(task.module(task._input(batch.pixels), lesson), lesson) == [4]
-    assert wrong_maps(task.module(task._input(batch.pixels), ()), lesson) == list(range(4, 16))
+    teacher_maps = task._teacher(batch.pixels)
+    assert wrong_maps(task.module(task._input(batch.pixels), teacher_maps), teacher_maps) == [4]
+    assert wrong_maps(task.module(task._input(batch.pixels), ()), teacher_maps) == list(range(4, 16))
     task.losses(task.module, batch, 0.0)["detail"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
     assert pulled
@@ -171,8 +171,8 @@ def test_each_block_learns_from_the_teachers_map_before_it(
     assert {name.split(".")[2] for name in pulled} == {str(number) for number in range(16)}
 
 
-def wrong_maps(ours: list[torch.Tensor], lesson: list[torch.Tensor]) -> list[int]:
-    pairs = enumerate(zip(ours, lesson, strict=True))
+def wrong_maps(ours: list[torch.Tensor], teacher_maps: list[torch.Tensor]) -> list[int]:
+    pairs = enumerate(zip(ours, teacher_maps, strict=True))
     return [number for number, (a, b) in pairs if not torch.allclose(a, b, atol=1e-3, rtol=1e-3)]
 
 
@@ -221,7 +221,7 @@ def test_maps_that_the_branch_enters_are_not_compared(
 
 
 def test_it_begins_as_the_one_without_a_branch() -> None:
-    """All of it but the layers that it has in another form; coarser anchors say what they said."""
+    """In all but the layers that it has in another form; outputs at coarser anchors are the same."""
     before = initial_detector(NetworkConfig(initial=PLAIN)).network.eval()
     network = grown().eval()
     ours, theirs = network.state_dict(), before.state_dict()
@@ -242,9 +242,9 @@ def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> No
     assert isinstance(task, DetectorTask)
     task.module.eval()
     batch = next(task.batches(0))
-    lesson, _ = task._teacher(batch.pixels)  # type: ignore[misc]
-    ours, _, _ = task.module(task._input(batch.pixels), lesson)
-    assert wrong_maps(ours, lesson) == [14, 17]  # P3 and SSH's first
+    teacher_maps, _ = task._teacher(batch.pixels)  # type: ignore[misc]
+    ours, _, _ = task.module(task._input(batch.pixels), teacher_maps)
+    assert wrong_maps(ours, teacher_maps) == [14, 17]  # P3 and SSH's first
     task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
     pulled = {n for n, p in start.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     new = {f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")}
