@@ -16,6 +16,7 @@ from .gallery import Gallery as Gallery
 from .images.finding import find_photos as find_photos
 from .images.reading import read_image as read_image
 from .pipeline import FacePipeline as FacePipeline
+from .pipeline import NamingOptions as NamingOptions
 from .runtime.engines import choose_runtime as choose_runtime
 from .shortcuts import Found as Found
 from .shortcuts import Verification as Verification

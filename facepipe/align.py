@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -25,55 +26,133 @@ _MIN_SPREAD_PX = 0.1  # root mean square distance from the centre; below it land
 _MIN_SCALE = 1e-6  # crop pixels per photo pixel; mirrored landmarks can shrink a face to nothing
 
 
+_REFERENCE_PX = 112
+_REFERENCE_POINTS = np.array(
+    [(38.2946, 51.6963), (73.5318, 51.5014), (56.0252, 71.7366), (41.5493, 92.3655), (70.7299, 92.2041)]
+)
+"""float64 (5, 2): landmarks in the template of the ArcFace and InsightFace projects."""
+
+
 @dataclass(frozen=True, slots=True)
 class LandmarkTemplate:
-    """Where the five landmarks of an aligned face stand.
+    """Where the five landmarks of an aligned face stand: those of `arcface_112`, scaled, within a margin.
+
+    So one similarity transform of a face serves all templates.
 
     Attributes:
         name: Its name in `TEMPLATES`, written on the cards of the encoders that want it.
-        points: Five (x, y) in pixels of the square crop, in the order of `LANDMARK_NAMES`.
-        size_px: Side of the square crop that the points belong to.
+        size_px: Side of the square crop.
+        margin_px: What the crop shows beyond that of `arcface_112`, on each side.
         source: Where the numbers come from.
     """
 
     name: str
-    points: tuple[tuple[float, float], ...]
     size_px: int
+    margin_px: int
     source: str
 
     def points_at(self, size_px: int) -> Matrix:
-        """float64 (5, 2): the points in a crop of another side."""
-        return np.asarray(self.points, dtype=np.float64) * (size_px / self.size_px)
+        """float64 (5, 2): the landmarks in a crop of this side, in the order of `LANDMARK_NAMES`."""
+        scale, shift = self._from_reference(size_px)
+        return scale * _REFERENCE_POINTS + shift
 
+    def matrix_at(self, alignment: Alignment, size_px: int) -> Matrix:
+        """float64 (2, 3): from pixels of the photo to those of a crop of this side."""
+        scale, shift = self._from_reference(size_px)
+        matrix = scale * alignment.matrix
+        matrix[:, 2] += shift
+        return matrix
 
-_ARCFACE_POINTS = (
-    (38.2946, 51.6963),
-    (73.5318, 51.5014),
-    (56.0252, 71.7366),
-    (41.5493, 92.3655),
-    (70.7299, 92.2041),
-)
-_FACENET_POINTS = tuple((x * 128 / 112 + 16, y * 128 / 112 + 16) for x, y in _ARCFACE_POINTS)
+    def _from_reference(self, size_px: int) -> tuple[float, float]:
+        scale = size_px / self.size_px
+        return scale * (self.size_px - 2 * self.margin_px) / _REFERENCE_PX, scale * self.margin_px
+
 
 TEMPLATES = {
     template.name: template
     for template in (
         LandmarkTemplate(
             "arcface_112",
-            _ARCFACE_POINTS,
-            112,
+            _REFERENCE_PX,
+            0,
             "the five-point template of the ArcFace and InsightFace projects",
         ),
         LandmarkTemplate(
             "facenet_160",
-            _FACENET_POINTS,
             160,
+            16,
             "our choice: arcface_112 in the inner 128 of 160 pixels; the published 160-pixel FaceNets saw "
             "detector boxes with a margin and have no template of their own",
         ),
     )
 }
 """Every landmark template by name."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alignment:
+    """How one face is made upright: the similarity transform that fits its landmarks to a template best.
+
+    Attributes:
+        matrix: float64 (2, 3), from pixels of the photo to those of an `arcface_112` crop of 112 pixels; its
+            left half rotates and scales evenly, and has a determinant > 0: nothing is ever mirrored.
+        misfit: Root mean square distance of the aligned landmarks from the template's, as a share of the
+            crop's side: how far a face is turned away, or its landmarks have gone astray. Frontal faces lie
+            at 0.02..0.04, strong profiles above 0.08.
+    """
+
+    matrix: Matrix
+    misfit: float
+
+    @classmethod
+    def fit(cls, landmarks: npt.ArrayLike) -> Alignment:
+        """Fit by least squares.
+
+        Args:
+            landmarks: (5, 2) in pixels of the photo; mirrored ones get the best transform without a mirror.
+
+        Raises:
+            LandmarkError: They are not finite, or all in one point, or fit the template at no scale.
+        """
+        points = np.asarray(landmarks, dtype=np.float64)
+        if points.shape != (5, 2):
+            raise ValueError(f"expected landmarks of shape (5, 2), got {points.shape}")
+        if not np.isfinite(points).all():
+            raise LandmarkError("landmarks are not finite numbers; the detection is broken")
+        if np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()) < _MIN_SPREAD_PX:
+            raise LandmarkError("all five landmarks are in one point; they determine no alignment")
+        matrix = _least_squares(points, _REFERENCE_POINTS)
+        if not np.isfinite(matrix).all() or np.linalg.det(matrix[:, :2]) < _MIN_SCALE**2:
+            raise LandmarkError("the landmarks look like no face; no alignment fits them")
+        aligned = points @ matrix[:, :2].T + matrix[:, 2]
+        distances = np.linalg.norm(aligned - _REFERENCE_POINTS, axis=1)
+        return cls(matrix, float(np.sqrt((distances**2).mean()) / _REFERENCE_PX))
+
+    def in_reduced_copy(self, reduction: float) -> Alignment:
+        """The same face in a copy of the photo with `reduction` times fewer pixels a side.
+
+        Whole numbers are the middles of pixels in both, as warps have it.
+        """
+        if reduction == 1:
+            return self
+        to_photo = np.array([[reduction, 0, (reduction - 1) / 2], [0, reduction, (reduction - 1) / 2]])
+        return replace(self, matrix=_chain(self.matrix, to_photo))
+
+    def scale(self, template: str, size_px: int) -> float:
+        """Crop pixels per photo pixel; above 1 the face is enlarged."""
+        return _scale(_template(template).matrix_at(self, size_px))
+
+
+def fit_alignments(landmarks: FloatArray) -> list[Alignment | None]:
+    """The alignment of each of n faces, None where its landmarks (n, 5, 2) determine none."""
+    return [_fit_if_possible(points) for points in landmarks]
+
+
+def _fit_if_possible(points: FloatArray) -> Alignment | None:
+    try:
+        return Alignment.fit(points)
+    except LandmarkError:
+        return None
 
 
 def align_faces(
@@ -102,99 +181,28 @@ def align_faces(
     photo = as_rgb(image)
     if landmarks.ndim != 3 or landmarks.shape[1:] != (5, 2):
         raise ValueError(f"expected landmarks of shape (n, 5, 2), got {landmarks.shape}")
-    size_px = _template(template).size_px if size_px is None else size_px
-    crops = np.zeros((len(landmarks), size_px, size_px, 3), np.uint8)
+    alignments = []
     for index, points in enumerate(landmarks):
         try:
-            matrix = similarity_matrix(points, template, size_px)
+            alignments.append(Alignment.fit(points))
         except LandmarkError as error:
             raise LandmarkError(f"face {index}: {error}") from error
-        crops[index] = _warp(photo, matrix, size_px)
+    return warp_faces(photo, alignments, template, size_px)
+
+
+def warp_faces(
+    photo: UInt8Array,
+    alignments: Sequence[Alignment],
+    template: str = "arcface_112",
+    size_px: int | None = None,
+) -> UInt8Array:
+    """As `align_faces`, of faces in an RGB uint8 photo (H, W, 3) whose alignments are known."""
+    chosen = _template(template)
+    size_px = chosen.size_px if size_px is None else size_px
+    crops = np.zeros((len(alignments), size_px, size_px, 3), np.uint8)
+    for crop, alignment in zip(crops, alignments, strict=True):
+        crop[:] = _warp(photo, chosen.matrix_at(alignment, size_px), size_px)
     return crops
-
-
-def similarity_matrix(
-    landmarks: npt.ArrayLike, template: str = "arcface_112", size_px: int | None = None
-) -> Matrix:
-    """The least-squares similarity transform from five landmarks to a template.
-
-    It rotates, scales evenly and shifts, and never mirrors: mirrored landmarks get the best of these.
-
-    Args:
-        landmarks: (5, 2) in pixels of the photo.
-        template: A name in `TEMPLATES`.
-        size_px: Side of the crop; the template's own when None.
-
-    Returns:
-        float64 (2, 3), from pixels of the photo to pixels of the crop; its left half has a determinant > 0.
-
-    Raises:
-        LandmarkError: The landmarks are not finite, or all in one point, or fit the template at no scale.
-        UsageError: The template is unknown.
-    """
-    chosen = _template(template)
-    points = np.asarray(landmarks, dtype=np.float64)
-    if points.shape != (5, 2):
-        raise ValueError(f"expected landmarks of shape (5, 2), got {points.shape}")
-    if not np.isfinite(points).all():
-        raise LandmarkError("landmarks are not finite numbers; the detection is broken")
-    if np.sqrt(((points - points.mean(axis=0)) ** 2).sum(axis=1).mean()) < _MIN_SPREAD_PX:
-        raise LandmarkError("all five landmarks are in one point; they determine no alignment")
-    matrix = _least_squares(points, chosen.points_at(chosen.size_px if size_px is None else size_px))
-    if not np.isfinite(matrix).all() or np.linalg.det(matrix[:, :2]) < _MIN_SCALE**2:
-        raise LandmarkError("the landmarks look like no face; no alignment fits them")
-    return matrix
-
-
-def crop_scales(
-    landmarks: FloatArray, template: str = "arcface_112", size_px: int | None = None
-) -> FloatArray:
-    """float32 (n,): crop pixels per photo pixel of faces' landmarks (n, 5, 2); above 1 a face is enlarged.
-
-    Raises:
-        LandmarkError: As `similarity_matrix`.
-    """
-    scales = [_scale(similarity_matrix(points, template, size_px)) for points in landmarks]
-    return np.array(scales, np.float32)
-
-
-def alignable(landmarks: FloatArray, template: str = "arcface_112") -> npt.NDArray[np.bool_]:
-    """bool (n,): which faces' landmarks (n, 5, 2) determine an alignment; others are a `LandmarkError`."""
-    return np.array([_is_alignable(points, template) for points in landmarks], np.bool_)
-
-
-def _is_alignable(points: FloatArray, template: str) -> bool:
-    try:
-        similarity_matrix(points, template)
-    except LandmarkError:
-        return False
-    return True
-
-
-def template_misfit(landmarks: FloatArray, template: str = "arcface_112") -> FloatArray:
-    """How badly faces fit a template after the best alignment: turned away, or with landmarks gone astray.
-
-    Args:
-        landmarks: (n, 5, 2) in pixels of the photo.
-        template: A name in `TEMPLATES`.
-
-    Returns:
-        float32 (n,), root mean square distance of the five points from the template's, as a share of the
-        crop's side. Frontal faces lie at 0.02..0.04, strong profiles above 0.08.
-
-    Raises:
-        LandmarkError: As `similarity_matrix`.
-    """
-    chosen = _template(template)
-    misfits = [_misfit(np.asarray(points, np.float64), chosen) for points in landmarks]
-    return np.array(misfits, dtype=np.float32)
-
-
-def _misfit(points: Matrix, template: LandmarkTemplate) -> float:
-    matrix = similarity_matrix(points, template.name)
-    aligned = points @ matrix[:, :2].T + matrix[:, 2]
-    distances = np.linalg.norm(aligned - template.points_at(template.size_px), axis=1)
-    return float(np.sqrt((distances**2).mean()) / template.size_px)
 
 
 def _template(name: str) -> LandmarkTemplate:

@@ -1,12 +1,13 @@
-"""Aligned crops in, unit vectors out: FaceNet."""
+"""FaceNet: embeddings of aligned crops."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 
-from facepipe.align import TEMPLATES, align_faces
+from facepipe.align import TEMPLATES, Alignment, align_faces, warp_faces
 from facepipe.core.errors import WeightsError
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.photo_input import Photo
@@ -31,6 +32,9 @@ class FaceEncoder:
     Args:
         network: A loaded FaceNet.
         card: Its card: preprocessing, input size, alignment, dimension.
+
+    Attributes:
+        crop: Landmark template and side in pixels of the crops that it wants.
     """
 
     def __init__(self, network: Network, card: WeightCard) -> None:
@@ -44,6 +48,7 @@ class FaceEncoder:
         self._network, self.card = network, card
         self.embedding: EmbeddingSpec = card.embedding
         self.input_size_px: int = card.input.size_px
+        self.crop = self.embedding.alignment, self.input_size_px
 
     @classmethod
     def load(cls, weights: str = DEFAULT_ENCODER, runtime: RuntimeChoice | None = None) -> Self:
@@ -58,20 +63,24 @@ class FaceEncoder:
         return cls(open_network(weight, runtime or choose_runtime()), weight.card)
 
     def align(self, photo: Photo, faces: Faces) -> UInt8Array:
-        """The faces of a photo as this encoder wants them: RGB uint8 (n, size, size, 3)."""
-        return align_faces(photo, faces.landmarks, self.embedding.alignment, self.input_size_px)
+        """Warp the faces of a photo as this encoder wants them: RGB uint8 (n, size, size, 3)."""
+        return align_faces(photo, faces.landmarks, *self.crop)
+
+    def warp(self, photo: UInt8Array, alignments: Sequence[Alignment]) -> UInt8Array:
+        """As `align`, of faces in an RGB uint8 photo (H, W, 3) whose alignments are known."""
+        return warp_faces(photo, alignments, *self.crop)
 
     def encode(self, crops: UInt8Array) -> FloatArray:
-        """Aligned RGB crops uint8 (n, size, size, 3) to float32 (n, dimensions) of unit length."""
+        """Encode aligned RGB crops uint8 (n, size, size, 3): float32 (n, dimensions) of unit length."""
         size = self.input_size_px
         if crops.shape[1:] != (size, size, 3) or crops.dtype != np.uint8:
             raise ValueError(f"expected uint8 crops (n, {size}, {size}, 3), got {crops.dtype} {crops.shape}")
-        vectors = [self._encode(crops[at : at + _BATCH]) for at in range(0, len(crops), _BATCH)]
+        embeddings = [self._encode(crops[at : at + _BATCH]) for at in range(0, len(crops), _BATCH)]
         empty = np.zeros((0, self.embedding.dimensions), np.float32)
-        return np.concatenate([empty, *vectors])
+        return np.concatenate([empty, *embeddings])
 
     def embed(self, photo: Photo, faces: Faces) -> Faces:
-        """The faces with their vectors."""
+        """Add the embeddings of the faces of a photo."""
         return faces.with_embeddings(self.encode(self.align(photo, faces)))
 
     def _encode(self, crops: UInt8Array) -> FloatArray:
@@ -79,19 +88,19 @@ class FaceEncoder:
         batch = np.empty((len(crops), 3, size, size), np.float32)
         for crop, planes in zip(crops, batch, strict=True):
             to_planes(crop, self.card.input, planes)
-        vectors = self._run(batch)
+        embeddings = self._run(batch)
         if self.embedding.flip_average:
-            vectors = self._unit(vectors + self._run(np.ascontiguousarray(batch[..., ::-1])))
-        return vectors
+            embeddings = self._unit(embeddings + self._run(np.ascontiguousarray(batch[..., ::-1])))
+        return embeddings
 
     def _run(self, batch: FloatArray) -> FloatArray:
         outputs = self._network.run(batch)
         require_shapes(self.card, outputs, [(len(batch), self.embedding.dimensions)])
         return self._unit(outputs[0])
 
-    def _unit(self, vectors: FloatArray) -> FloatArray:
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    def _unit(self, embeddings: FloatArray) -> FloatArray:
+        lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise WeightsError(f"{self.card.name}: the network gives vectors that are zero or not finite")
-        unit: FloatArray = vectors / lengths
+        unit: FloatArray = embeddings / lengths
         return unit

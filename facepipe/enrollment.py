@@ -20,7 +20,7 @@ from facepipe.images.face_crops import box_of, encode_crop
 from facepipe.images.finding import PhotoSearch
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.quality import EnrollRules, assess
+from facepipe.quality import EnrollRules, assess_main_face
 
 _PATH_WORDS = ("path", "photo", "photos", "file", "filename", "filepath", "image", "picture", "source")
 _NAME_WORDS = ("name", "person", "people", "who", "label", "identity", "fullname")
@@ -210,24 +210,23 @@ def _enroll_photo(
         return EnrollReport(photo, Outcome.KNOWN, sentence="enrolled before")
     image = read_image(photo.path, max_pixels=max_pixels)
     faces = pipeline.detect(image)
-    assessment = assess(image, faces, rules)
+    assessment = assess_main_face(image, faces, rules, crop=pipeline.encoder.crop)
+    face = assessment.face
     reasons = tuple(refusal.reason.value for refusal in assessment.refusals)
     scale = pipeline.detector.options.scale_of((image.shape[1], image.shape[0]))
     hint = PhotoResult(photo.path, faces=faces, scale=scale).hint
     sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in assessment.refusals), hint)))
-    if assessment.face is None or assessment.measures is None or (reasons and not force):
+    if face is None or (reasons and not force):
         return EnrollReport(photo, Outcome.REFUSED, reasons, sentence)
-    face = faces.select([assessment.face])
-    crops = pipeline.encoder.align(image, face)
-    embedding = pipeline.encoder.encode(crops)[0]
+    embedding = pipeline.encoder.encode(face.crop[None])[0]
     warnings = remarks_on_new(gallery, photo.name, embedding)
     template = NewTemplate(
         embedding=embedding,
         source=str(photo.path.resolve()),
-        box_xyxy=box_of(face, 0),
-        quality=assessment.measures.sharpness,
+        box_xyxy=box_of(faces, face.row),
+        quality=face.measures.sharpness,
         photo_sha256=digest,
-        crop=encode_crop(crops[0]) if keep_crops else None,
+        crop=encode_crop(face.crop) if keep_crops else None,
     )
     gallery.add(photo.name, [template])
     return EnrollReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)

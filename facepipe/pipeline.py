@@ -1,20 +1,22 @@
-"""The whole way of a photo: detect, align, encode, match."""
+"""Detect, align, encode and name the faces of a photo."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from facepipe.align import align_faces, alignable
+from facepipe.align import fit_alignments
 from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
-from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
+from facepipe.core.faces import Faces, Match, UInt8Array
 from facepipe.core.paths import AnyPath, each_path
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
@@ -24,14 +26,7 @@ from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
-from facepipe.quality import (
-    MEASURED_PX,
-    MEASURED_TEMPLATE,
-    NamingRules,
-    Reason,
-    geometric_rejections,
-    measure,
-)
+from facepipe.quality import NamingRules, Reason, accepted_rows, assess
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
 from facepipe.weights.cards import WeightCard
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
@@ -84,6 +79,24 @@ class PhotoResult:
         return replace(self, photo=None)
 
 
+@dataclass(frozen=True, slots=True)
+class NamingOptions:
+    """How faces are named by a gallery; see `Gallery.match`.
+
+    Attributes:
+        threshold_l2: Largest distance at which a face is named; None: the gallery's, or else the encoder's.
+        min_margin_l2: By how much farther than the nearest person the next must be: a face between two
+            people is nobody's.
+        one_person_per_photo: Whether a person is given to one face at most.
+        person_distance: What the distance to a person is.
+    """
+
+    threshold_l2: float | None = None
+    min_margin_l2: float = 0.08
+    one_person_per_photo: bool = True
+    person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN
+
+
 class FacePipeline:
     """Finds, encodes and names faces. Load once, use for many photos; `with` closes the gallery.
 
@@ -93,8 +106,8 @@ class FacePipeline:
 
     Args:
         detector: Finds the faces.
-        encoder: Turns them into vectors.
-        gallery: Names the vectors; None where nobody is to be named.
+        encoder: Encodes them.
+        gallery: Names them; None where nobody is to be named.
     """
 
     def __init__(self, detector: FaceDetector, encoder: FaceEncoder, gallery: Gallery | None = None) -> None:
@@ -151,153 +164,107 @@ class FacePipeline:
         return self.detector.detect(photo)
 
     def embed(self, photo: Photo) -> Faces:
-        """The faces with their vectors; a row of NaN where the landmarks determine no alignment.
+        """Find the faces of a photo and encode them; a row of NaN where landmarks determine no alignment.
 
         Takes and raises what `detect` does.
         """
         photo = as_rgb(photo)
         faces = self.detector.detect(photo)
-        rows = np.flatnonzero(alignable(faces.landmarks))
-        return self._with_vectors(faces, rows, self.encoder.align(photo, faces.select(rows)))
+        alignments = fit_alignments(faces.landmarks)
+        rows = np.flatnonzero([alignment is not None for alignment in alignments])
+        return self._with_embeddings(faces, rows, self.encoder.warp(photo, list(filter(None, alignments))))
+
+    def embed_comparable(self, photo: UInt8Array, rules: NamingRules | None = None) -> Faces:
+        """The faces of a photo that are good enough to be compared, with their embeddings.
+
+        Args:
+            photo: RGB uint8 (h, w, 3).
+            rules: What such a face must have; the defaults of `NamingRules` when None.
+        """
+        faces = self.detector.detect(photo)
+        assessment = assess(photo, faces, rules, crop=self.encoder.crop)
+        accepted = faces.with_enrollable(assessment.enrollable).select(accepted_rows(assessment.reasons))
+        return accepted.with_embeddings(self.encoder.encode(assessment.crops))
 
     def identify(
         self,
         photo: Photo,
         *,
-        threshold_l2: float | None = None,
-        one_person_per_photo: bool = True,
+        options: NamingOptions | None = None,
         rules: NamingRules | None = None,
-        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+        **earlier: Any,
     ) -> Faces:
-        """The faces with what the gallery says of them, and the vectors of those it was asked about.
+        """Find the faces of a photo, encode those that are good enough to be compared, and name them.
 
-        Faces that are not good enough to be compared (see `NamingRules`) are unknown, without a distance,
-        and their vectors are rows of NaN.
+        The others (see `NamingRules`) are unknown, without a distance, and their embeddings are rows of NaN.
 
         Args:
             photo: RGB uint8 (h, w, 3); or a Pillow image, a path, or the bytes of a file.
-            threshold_l2: Largest distance at which a face is named; None: as `Gallery.match` has it.
-            one_person_per_photo: Whether a person is given to one face at most.
-            rules: Which faces are compared at all, and how clear an answer must be.
-            person_distance: What the distance to a person is.
+            options: How they are named; the defaults of `NamingOptions` when None.
+            rules: Which are compared at all; the defaults of `NamingRules` when None.
+            **earlier: Fields of `NamingOptions`, as earlier versions took them.
 
         Raises:
             UsageError: No photo, no gallery, a threshold outside 0..2, or neither one nor a default.
             PhotoError: Its file can't be read.
         """
-        rules = rules or NamingRules()
-        self.threshold_l2(threshold_l2)
+        options = _naming_options(options, earlier)
+        self.threshold_l2(options.threshold_l2)
         photo = as_rgb(photo)
         faces = self.detector.detect(photo)
-        faces, reasons, crops = self.crops_to_compare(photo, faces, rules)
-        faces = self._with_vectors(faces, accepted_rows(reasons), crops)
-        return faces.with_matches(
-            self.name(
-                faces,
-                reasons,
-                threshold_l2=threshold_l2,
-                min_margin_l2=rules.min_margin_l2,
-                one_person_per_photo=one_person_per_photo,
-                person_distance=person_distance,
-            )
-        )
-
-    def crops_to_compare(
-        self, photo: UInt8Array, faces: Faces, rules: NamingRules, reduction: float = 1.0
-    ) -> tuple[Faces, list[Reason | None], UInt8Array]:
-        """Which faces are to be compared, as the encoder wants them.
-
-        Args:
-            photo: RGB uint8 (h, w, 3), or a reduced copy of it.
-            faces: In pixels of the photo itself.
-            rules: Which faces are compared at all.
-            reduction: Pixels of the photo per pixel of the copy.
-
-        Returns:
-            The faces with their `enrollable`; why each is not compared, None where it is; and the crops of
-            those that are, in their order.
-        """
-        reasons = geometric_rejections(faces, rules)
-        rows = accepted_rows(reasons)
-        seen = faces.select(rows)
-        seen = replace(seen, landmarks=in_reduced_copy(seen.landmarks, reduction))
-        crops = self.encoder.align(photo, seen)
-        measures = measure(self._measured_crops(photo, seen, crops), faces.select(rows))
-        sharp = np.array([face.sharpness >= rules.min_sharpness for face in measures], np.bool_)
-        for row in rows[~sharp]:
-            reasons[row] = Reason.TOO_BLURRED
-        enrollable = np.zeros(len(faces), np.bool_)
-        enrollable[rows] = [face.good_to_enroll() for face in measures]
-        return faces.with_enrollable(enrollable), reasons, crops[sharp]
+        assessment = assess(photo, faces, rules, crop=self.encoder.crop)
+        faces = faces.with_enrollable(assessment.enrollable)
+        faces = self._with_embeddings(faces, accepted_rows(assessment.reasons), assessment.crops)
+        return faces.with_matches(self.name(faces, assessment.reasons, options))
 
     def name(
-        self,
-        faces: Faces,
-        reasons: Sequence[Reason | None],
-        *,
-        threshold_l2: float | None = None,
-        min_margin_l2: float = NamingRules().min_margin_l2,
-        one_person_per_photo: bool = True,
-        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+        self, faces: Faces, reasons: Sequence[Reason | None], options: NamingOptions | None = None
     ) -> list[Match]:
-        """What the gallery says of faces with vectors; those with a reason against it are not compared.
+        """Match the embeddings of faces with the gallery; those with a reason against it are not compared.
 
         Raises:
             UsageError: As `identify`.
         """
-        threshold_l2 = self.threshold_l2(threshold_l2)
+        options = options or NamingOptions()
+        threshold_l2 = self.threshold_l2(options.threshold_l2)
         assert faces.embeddings is not None
-        answers = iter(
+        matches = iter(
             self._require_gallery().match(
                 faces.embeddings[accepted_rows(reasons)],
                 threshold_l2=threshold_l2,
-                min_margin_l2=min_margin_l2,
-                one_person_per_photo=one_person_per_photo,
-                person_distance=person_distance,
+                min_margin_l2=options.min_margin_l2,
+                one_person_per_photo=options.one_person_per_photo,
+                person_distance=options.person_distance,
             )
         )
         return [
-            next(answers) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
+            next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
             for reason in reasons
         ]
 
-    def _measured_crops(self, photo: UInt8Array, faces: Faces, crops: UInt8Array) -> UInt8Array:
-        """The faces as `sharpness` wants them: the encoder's own crops, where they are so."""
-        encoder = self.encoder
-        if (encoder.embedding.alignment, encoder.input_size_px) == (MEASURED_TEMPLATE, MEASURED_PX):
-            return crops
-        return align_faces(photo, faces.landmarks, MEASURED_TEMPLATE)
-
-    def _with_vectors(self, faces: Faces, rows: npt.NDArray[np.intp], crops: UInt8Array) -> Faces:
-        vectors = np.full((len(faces), self.encoder.embedding.dimensions), np.nan, np.float32)
-        vectors[rows] = self.encoder.encode(crops)
-        return faces.with_embeddings(vectors)
+    def _with_embeddings(self, faces: Faces, rows: npt.NDArray[np.intp], crops: UInt8Array) -> Faces:
+        """Encode the crops of some rows; the others get rows of NaN."""
+        embeddings = np.full((len(faces), self.encoder.embedding.dimensions), np.nan, np.float32)
+        embeddings[rows] = self.encoder.encode(crops)
+        return faces.with_embeddings(embeddings)
 
     def identify_files(
         self,
         paths: AnyPath | Iterable[AnyPath],
         *,
-        threshold_l2: float | None = None,
-        one_person_per_photo: bool = True,
-        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+        options: NamingOptions | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        **earlier: Any,
     ) -> Iterator[PhotoResult]:
-        """`identify` for files, or a single one, in order; a photo that fails is reported and passed over.
+        """`identify` files, or a single one, in order; a photo that fails is reported and passed over.
 
         Raises:
             UsageError: As `identify`, before the first photo.
         """
-        threshold_l2 = self.threshold_l2(threshold_l2)
-
-        def named(photo: UInt8Array) -> Faces:
-            return self.identify(
-                photo,
-                threshold_l2=threshold_l2,
-                one_person_per_photo=one_person_per_photo,
-                person_distance=person_distance,
-            )
-
-        return process_files(paths, named, max_pixels, self.detector.options.scale_of)
+        options = _naming_options(options, earlier)
+        options = replace(options, threshold_l2=self.threshold_l2(options.threshold_l2))
+        identify = partial(self.identify, options=options)
+        return process_files(paths, identify, max_pixels, self.detector.options.scale_of)
 
     def threshold_l2(self, asked_l2: float | None = None) -> float:
         """Largest distance at which a face is named, for people without a threshold of their own.
@@ -317,17 +284,15 @@ class FacePipeline:
         return self.gallery
 
 
-def in_reduced_copy(points: FloatArray, reduction: float) -> FloatArray:
-    """Points of a photo in pixels of a copy with `reduction` times fewer of them a side.
-
-    Whole numbers are the middles of pixels in both, as warps have it.
-    """
-    return (points - np.float32((reduction - 1) / 2)) / np.float32(reduction)
-
-
-def accepted_rows(reasons: Sequence[Reason | None]) -> npt.NDArray[np.intp]:
-    """The rows without a reason against it."""
-    return np.array([row for row, reason in enumerate(reasons) if reason is None], np.intp)
+def _naming_options(options: NamingOptions | None, earlier: dict[str, Any]) -> NamingOptions:
+    if earlier:
+        warnings.warn(
+            f"{', '.join(earlier)}: fields of facepipe.NamingOptions now, given as `options`; these "
+            "keywords go with the next version",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    return replace(options or NamingOptions(), **earlier)
 
 
 def process_files(

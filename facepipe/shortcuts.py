@@ -20,7 +20,7 @@ from facepipe.gallery.models import EncoderIdentity, require_threshold
 from facepipe.images.finding import find_photos
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import read_image
-from facepipe.pipeline import FacePipeline, accepted_rows, card_identity
+from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.quality import NamingRules
 from facepipe.tracking import Frame
 
@@ -71,7 +71,7 @@ class Found:
 def verify(
     first: Photo, second: Photo, *, threshold_l2: float | None = None, pipeline: FacePipeline | None = None
 ) -> Verification:
-    """Tell whether two photos show one person.
+    """Decide whether two photos show one person.
 
     Where there are several faces, each of the one photo is compared with each of the other, and the nearest
     two count. The default threshold allows for the number of comparisons.
@@ -170,7 +170,7 @@ def find(
     found: list[tuple[Path, Face, float]] = []
     for path in find_photos([folder]):
         try:
-            faces = _encoded(pipeline, read_image(path))
+            faces = pipeline.embed_comparable(read_image(path))
         except PhotoError as error:
             _log.warning("%s", error)
             continue
@@ -227,7 +227,7 @@ def comparable_faces(pipeline: FacePipeline, photo: UInt8Array, name: str) -> Fa
     Raises:
         PhotoError: There are none; names the photo.
     """
-    faces = _encoded(pipeline, photo)
+    faces = pipeline.embed_comparable(photo)
     if not len(faces):
         raise PhotoError(
             f"{name}: no face that is good enough to be compared; take a photo of a face of at least "
@@ -238,11 +238,6 @@ def comparable_faces(pipeline: FacePipeline, photo: UInt8Array, name: str) -> Fa
 
 def _name(photo: Photo) -> str:
     return os.fspath(photo) if isinstance(photo, str | os.PathLike) else "photo"
-
-
-def _encoded(pipeline: FacePipeline, photo: UInt8Array) -> Faces:
-    faces, reasons, crops = pipeline.crops_to_compare(photo, pipeline.detect(photo), NamingRules())
-    return faces.select(accepted_rows(reasons)).with_embeddings(pipeline.encoder.encode(crops))
 
 
 def _distances(faces: Faces, others: Faces) -> FloatArray:

@@ -14,8 +14,8 @@ from facepipe.core.boxes import iou
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.json_lines import record_to_json
-from facepipe.pipeline import FacePipeline, accepted_rows
-from facepipe.quality import NamingRules
+from facepipe.pipeline import FacePipeline, NamingOptions
+from facepipe.quality import NamingRules, accepted_rows, assess
 
 _BEST_FACES = 5
 """A track is named by the mean vector of so many of its largest faces."""
@@ -49,7 +49,7 @@ class VideoOptions:
         jump_share: A face at another place, or in another shot, goes on with a track where their vectors are
             within this share of the largest distance of one person, the encoder's threshold.
         rules: Which faces are compared.
-        threshold_l2: Largest distance at which a track is named; None: the gallery's.
+        naming: How tracks are named.
     """
 
     every_s: float = 0.2
@@ -57,7 +57,7 @@ class VideoOptions:
     least_iou: float = 0.3
     jump_share: float = 0.75
     rules: NamingRules = field(default_factory=NamingRules)
-    threshold_l2: float | None = None
+    naming: NamingOptions = field(default_factory=NamingOptions)
 
     def __post_init__(self) -> None:
         if not self.every_s > 0 or not self.lost_after_s >= 0:
@@ -242,19 +242,23 @@ class Tracker:
 
     def __init__(self, pipeline: FacePipeline, options: VideoOptions | None = None) -> None:
         self._pipeline, self._options = pipeline, options or VideoOptions()
-        threshold_l2 = pipeline.threshold_l2(self._options.threshold_l2)
+        threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
         one_person_l2 = pipeline.encoder.embedding.threshold_l2 or threshold_l2
         self._linker, self._shots = Linker(self._options, one_person_l2), ShotCounter()
 
     def look(self, frame: Frame) -> None:
         """Find the faces of the next frame and link them."""
-        pipeline, shot = self._pipeline, self._shots.number(frame.rgb)
-        faces = pipeline.detect(frame.rgb)
-        faces, reasons, crops = pipeline.crops_to_compare(frame.rgb, faces, self._options.rules)
-        vectors = dict(zip(accepted_rows(reasons).tolist(), pipeline.encoder.encode(crops), strict=True))
-        rows = range(len(faces))
-        seen = [Sighting(frame.time_s, faces.select([row]), vectors.get(row), shot) for row in rows]
-        self._linker.add(frame.time_s, seen)
+        encoder, shot = self._pipeline.encoder, self._shots.number(frame.rgb)
+        faces = self._pipeline.detect(frame.rgb)
+        assessment = assess(frame.rgb, faces, self._options.rules, crop=encoder.crop)
+        faces = faces.with_enrollable(assessment.enrollable)
+        rows = accepted_rows(assessment.reasons).tolist()
+        embeddings = dict(zip(rows, encoder.encode(assessment.crops), strict=True))
+        found = [
+            Sighting(frame.time_s, faces.select([row]), embeddings.get(row), shot)
+            for row in range(len(faces))
+        ]
+        self._linker.add(frame.time_s, found)
 
     def tracks(self) -> list[Track]:
         """The tracks so far, named, in the order of their beginnings."""
@@ -294,13 +298,12 @@ def name_tracks(
 def _match(pipeline: FacePipeline, track: Sequence[Sighting], options: VideoOptions) -> Match:
     good = [(sighting.face, sighting.vector) for sighting in track if sighting.vector is not None]
     if not good:
-        threshold_l2 = pipeline.threshold_l2(options.threshold_l2)
+        threshold_l2 = pipeline.threshold_l2(options.naming.threshold_l2)
         return Match(None, None, threshold_l2, reason="never_good_enough")
     best = sorted(good, key=lambda pair: -float(pair[0].sizes_px[0]))[:_BEST_FACES]
     total = np.sum([vector for _, vector in best], axis=0)
     face = best[0][0].with_embeddings((total / np.linalg.norm(total))[None].astype(np.float32))
-    margin = options.rules.min_margin_l2
-    return pipeline.name(face, [None], threshold_l2=options.threshold_l2, min_margin_l2=margin)[0]
+    return pipeline.name(face, [None], options.naming)[0]
 
 
 def track_record(number: int, track: Track) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facepipe.align import TEMPLATES, align_faces, similarity_matrix, template_misfit
+from facepipe.align import TEMPLATES, Alignment, align_faces, fit_alignments, warp_faces
 from facepipe.core.errors import LandmarkError, UsageError
 from facepipe.core.faces import FloatArray, UInt8Array
 
@@ -51,6 +51,10 @@ def template_points(name: str = "arcface_112") -> Matrix:
     return TEMPLATES[name].points_at(TEMPLATES[name].size_px)
 
 
+def misfits(landmarks: FloatArray) -> list[float]:
+    return [Alignment.fit(points).misfit for points in landmarks]
+
+
 # The transform
 
 transforms = st.builds(
@@ -68,7 +72,7 @@ def test_the_closed_form_agrees_on_random_landmarks(transform: Matrix, seed: int
     points = template_points()
     spread = noise * 30 * np.random.default_rng(seed).standard_normal((5, 2))
     landmarks = moved(points + spread, transform)
-    matrix = similarity_matrix(landmarks)
+    matrix = Alignment.fit(landmarks).matrix
     expected = umeyama(landmarks, points)
     assert np.abs(moved(landmarks, matrix) - moved(landmarks, expected)).max() < 1e-5
     assert np.linalg.det(matrix[:, :2]) > 0
@@ -80,14 +84,14 @@ def test_the_closed_form_agrees_on_random_landmarks(transform: Matrix, seed: int
 def test_landmarks_of_the_templates_shape_land_on_it(transform: Matrix) -> None:
     points = template_points()
     landmarks = moved(points, transform)
-    assert np.abs(moved(landmarks, similarity_matrix(landmarks)) - points).max() < 1e-6
+    assert np.abs(moved(landmarks, Alignment.fit(landmarks).matrix) - points).max() < 1e-6
 
 
 def test_no_other_similarity_fits_better() -> None:
     random = np.random.default_rng(5)
     points = template_points()
     landmarks = moved(points + random.normal(0, 3, (5, 2)), similarity(2.5, 0.4, (300, 200)))
-    matrix = similarity_matrix(landmarks)
+    matrix = Alignment.fit(landmarks).matrix
     best = ((moved(landmarks, matrix) - points) ** 2).sum()
     for _ in range(200):
         cos, sin, x, y = random.normal(0, [1e-3, 1e-3, 0.3, 0.3])
@@ -97,7 +101,7 @@ def test_no_other_similarity_fits_better() -> None:
 
 def test_mirrored_landmarks_get_the_best_transform_that_does_not_mirror() -> None:
     mirrored = template_points() * [-1, 1] + [112, 0]
-    matrix = similarity_matrix(mirrored)
+    matrix = Alignment.fit(mirrored).matrix
     assert np.linalg.det(matrix[:, :2]) > 0
     assert np.allclose(matrix, umeyama(mirrored, template_points()))
 
@@ -115,15 +119,15 @@ def test_the_older_api_of_scikit_image_gives_the_same(monkeypatch: pytest.Monkey
             self.params = fitted.params if fitted else self.params
             return bool(fitted)
 
-    expected = similarity_matrix(ASTRONAUT_LANDMARKS[0])
+    expected = Alignment.fit(ASTRONAUT_LANDMARKS[0]).matrix
     monkeypatch.setattr(skimage.transform, "SimilarityTransform", Older)
-    assert np.array_equal(similarity_matrix(ASTRONAUT_LANDMARKS[0]), expected)
+    assert np.array_equal(Alignment.fit(ASTRONAUT_LANDMARKS[0]).matrix, expected)
 
 
 def test_nothing_deprecated_is_called() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        similarity_matrix(ASTRONAUT_LANDMARKS[0])
+        Alignment.fit(ASTRONAUT_LANDMARKS[0])
 
 
 DEGENERATE: dict[str, tuple[Matrix, str]] = {
@@ -140,14 +144,14 @@ DEGENERATE: dict[str, tuple[Matrix, str]] = {
 def test_degenerate_landmarks_are_a_clear_error(astronaut: UInt8Array, name: str) -> None:
     landmarks, reason = DEGENERATE[name]
     with pytest.raises(LandmarkError, match=reason):
-        similarity_matrix(landmarks)
+        Alignment.fit(landmarks)
     good_and_bad = np.stack([ASTRONAUT_LANDMARKS[0], landmarks.astype(np.float32)])
     with pytest.raises(LandmarkError, match=f"face 1: .*{reason}"):
         align_faces(astronaut, good_and_bad)
 
 
 def test_points_on_a_line_still_determine_a_transform() -> None:
-    matrix = similarity_matrix(np.array([[0.0, 0], [0, 10], [0, 20], [0, 30], [0, 40]]))
+    matrix = Alignment.fit([[0.0, 0], [0, 10], [0, 20], [0, 30], [0, 40]]).matrix
     assert np.linalg.det(matrix[:, :2]) > 0
 
 
@@ -274,7 +278,7 @@ def supersampled(photo: UInt8Array, matrix: Matrix, times: int = 8) -> npt.NDArr
 @pytest.mark.parametrize("scale", [2.2, 3.1, 4.4])
 def test_large_faces_are_averaged_and_not_aliased(astronaut: UInt8Array, scale: float) -> None:
     landmarks = moved(template_points(), similarity(scale, 0.2, (30, 5))).astype(np.float32)
-    matrix = similarity_matrix(landmarks)
+    matrix = Alignment.fit(landmarks).matrix
     ideal = supersampled(astronaut, matrix).astype(float)
     plain = cv2.warpAffine(astronaut, matrix, (112, 112)).astype(float)
     ours = align_faces(astronaut, landmarks[None])[0].astype(float)
@@ -294,23 +298,53 @@ def test_importing_the_aligner_does_not_import_scikit_image() -> None:
 
 
 def test_misfit_is_zero_for_the_template_itself_however_it_is_placed() -> None:
-    points = np.array(TEMPLATES["arcface_112"].points)
+    points = template_points()
     angle = np.deg2rad(30)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     placed = (2.5 * points @ turn.T + (400, 90)).astype(np.float32)
-    assert template_misfit(np.stack([points.astype(np.float32), placed])) == pytest.approx([0, 0], abs=1e-4)
+    assert misfits(np.stack([points.astype(np.float32), placed])) == pytest.approx([0, 0], abs=1e-4)
 
 
 def test_misfit_grows_as_a_face_turns_away() -> None:
-    points = np.array(TEMPLATES["arcface_112"].points, np.float32)
+    points = template_points().astype(np.float32)
     centre = points[:, 0].mean()
     turned = np.stack([points] * 3)
     for face, width in zip(turned, (1.0, 0.6, 0.2), strict=True):
         face[:, 0] = centre + width * (points[:, 0] - centre)
-    front, half, side = template_misfit(turned)
+    front, half, side = misfits(turned)
     assert front < half < side
     assert half < 0.08 < side
 
 
-def test_misfit_of_no_faces() -> None:
-    assert template_misfit(np.zeros((0, 5, 2), np.float32)).shape == (0,)
+# Alignments
+
+
+def test_faces_without_an_alignment_have_none() -> None:
+    broken = np.full((5, 2), np.nan, np.float32)
+    found = fit_alignments(np.stack([ASTRONAUT_LANDMARKS[0], broken]))
+    assert [alignment is None for alignment in found] == [False, True]
+    assert fit_alignments(np.zeros((0, 5, 2), np.float32)) == []
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("size_px", [96, 160])
+def test_one_alignment_fits_every_template_as_a_fit_to_it_would(template: str, size_px: int) -> None:
+    landmarks = ASTRONAUT_LANDMARKS[0].astype(np.float64)
+    alignment = Alignment.fit(landmarks)
+    fitted = umeyama(landmarks, TEMPLATES[template].points_at(size_px))
+    np.testing.assert_allclose(TEMPLATES[template].matrix_at(alignment, size_px), fitted, atol=1e-9)
+    assert alignment.scale(template, size_px) == pytest.approx(np.sqrt(np.linalg.det(fitted[:, :2])))
+
+
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_copy_is_aligned_as_its_own_landmarks_would_be(
+    astronaut: UInt8Array, reduction: int
+) -> None:
+    whole = Alignment.fit(ASTRONAUT_LANDMARKS[0])
+    in_copy = Alignment.fit((ASTRONAUT_LANDMARKS[0].astype(np.float64) - (reduction - 1) / 2) / reduction)
+    found = whole.in_reduced_copy(reduction)
+    np.testing.assert_allclose(found.matrix, in_copy.matrix, atol=1e-9)
+    assert found.misfit == whole.misfit
+    small = cv2.resize(astronaut, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
+    crops = [warp_faces(np.asarray(small, np.uint8), [alignment]) for alignment in (found, in_copy)]
+    assert np.array_equal(*crops)

@@ -21,8 +21,8 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.matching import PersonDistance
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
-from facepipe.pipeline import FacePipeline, card_identity, process_files
-from facepipe.quality import NamingRules, Reason, assess
+from facepipe.pipeline import FacePipeline, NamingOptions, card_identity, process_files
+from facepipe.quality import NamingRules, Reason, assess_main_face
 from facepipe.runtime.engines import RuntimeChoice
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
@@ -102,7 +102,7 @@ def test_a_person_is_in_a_photo_once_unless_asked_otherwise(
     loser = once.matches[names(once).index(None)]
     assert loser.distance_l2 is not None
     assert loser.distance_l2 < loser.threshold_l2
-    assert names(knows_her.identify(twins, one_person_per_photo=False)) == [HER, HER]
+    assert names(knows_her.identify(twins, options=NamingOptions(one_person_per_photo=False))) == [HER, HER]
 
 
 @pytest.mark.parametrize("how", ["small", "blurred", "rules"])
@@ -133,20 +133,20 @@ def test_a_soft_photo_is_named_though_it_would_not_be_learned(
 ) -> None:
     photo = cv2.GaussianBlur(altered(astronaut, "darker"), (0, 0), 1.8).astype(np.uint8)
     faces = knows_her.identify(photo)
-    assert [refusal.reason for refusal in assess(photo, faces).refusals] == [Reason.TOO_BLURRED]
+    assert [refusal.reason for refusal in assess_main_face(photo, faces).refusals] == [Reason.TOO_BLURRED]
     assert names(faces) == [HER]
 
 
 def test_the_threshold_decides(knows_her: FacePipeline, astronaut: UInt8Array) -> None:
     mirrored = altered(astronaut, "darker")
-    faces = knows_her.identify(mirrored, threshold_l2=0)
+    faces = knows_her.identify(mirrored, options=NamingOptions(0))
     assert names(faces) == [None]
     assert faces.matches is not None
     distance = faces.matches[0].distance_l2
     assert distance is not None
     assert 0 < distance < 1
-    assert names(knows_her.identify(mirrored, threshold_l2=distance)) == [HER]
-    assert names(knows_her.identify(mirrored, threshold_l2=2)) == [HER]
+    assert names(knows_her.identify(mirrored, options=NamingOptions(distance))) == [HER]
+    assert names(knows_her.identify(mirrored, options=NamingOptions(2))) == [HER]
 
 
 def test_a_face_between_two_people_is_nobodys(astronaut: UInt8Array, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_face_between_two_people_is_nobodys(astronaut: UInt8Array, tmp_path: P
         both = {unsure.matches[0].candidate_name, unsure.matches[0].runner_up_name}
         assert both == {HER, "Her twin"}
         assert unsure.matches[0].distance_l2 == pytest.approx(0, abs=1e-3)
-        assert any(names(pipeline.identify(astronaut, rules=NamingRules(min_margin_l2=0))))
+        assert any(names(pipeline.identify(astronaut, options=NamingOptions(min_margin_l2=0))))
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 2.01, 100, float("nan"), float("inf")])
@@ -169,9 +169,9 @@ def test_a_threshold_that_unit_vectors_cant_have_is_refused(
     knows_her: FacePipeline, astronaut: UInt8Array, threshold: float
 ) -> None:
     with pytest.raises(UsageError, match=r"threshold: expected 0\.\.2"):
-        knows_her.identify(astronaut, threshold_l2=threshold)
+        knows_her.identify(astronaut, options=NamingOptions(threshold_l2=threshold))
     with pytest.raises(UsageError, match=r"threshold: expected 0\.\.2"):
-        knows_her.identify_files([], threshold_l2=threshold)
+        knows_her.identify_files([], options=NamingOptions(threshold_l2=threshold))
 
 
 def test_without_a_measured_threshold_one_must_be_given(
@@ -182,7 +182,7 @@ def test_without_a_measured_threshold_one_must_be_given(
     monkeypatch.setattr(knows_her.gallery, "encoder", unmeasured)
     with pytest.raises(UsageError, match="has no measured threshold: give one"):
         knows_her.identify(astronaut)
-    assert names(knows_her.identify(astronaut, threshold_l2=1.0)) == [HER]
+    assert names(knows_her.identify(astronaut, options=NamingOptions(1.0))) == [HER]
 
 
 def test_one_face_that_cant_be_aligned_spoils_no_photo(
@@ -214,7 +214,9 @@ def test_a_face_is_warped_once(
 def test_any_distance_to_a_person_may_be_asked_for(
     knows_her: FacePipeline, astronaut: UInt8Array, measure: PersonDistance
 ) -> None:
-    assert names(knows_her.identify(altered(astronaut, "mirrored"), person_distance=measure)) == [HER]
+    assert names(
+        knows_her.identify(altered(astronaut, "mirrored"), options=NamingOptions(person_distance=measure))
+    ) == [HER]
 
 
 # Opening

@@ -1,4 +1,4 @@
-"""What is refused for enrolment and why, on real faces made worse."""
+"""What is refused for enrollment and why, on real faces made worse."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from facepipe.align import align_faces
+from facepipe.align import Alignment, align_faces
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
 from facepipe.quality import (
-    Assessment,
     EnrollRules,
+    MainFaceAssessment,
     NamingRules,
     Reason,
+    align_or_reject,
     assess,
-    geometric_rejections,
+    assess_main_face,
+    main_face,
     measure,
-    recognisable,
     sharpness,
 )
 
@@ -39,7 +40,7 @@ def faces_at(*scales_and_shifts: tuple[float, float], scores: tuple[float, ...] 
     return Faces(boxes.astype(np.float32), confidences, landmarks.astype(np.float32))
 
 
-def reasons(assessment: Assessment) -> list[Reason]:
+def reasons(assessment: MainFaceAssessment) -> list[Reason]:
     return [refusal.reason for refusal in assessment.refusals]
 
 
@@ -47,11 +48,11 @@ def reasons(assessment: Assessment) -> list[Reason]:
 
 
 def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
-    assessment = assess(astronaut, faces_at((1, 0)))
+    assessment = assess_main_face(astronaut, faces_at((1, 0)))
     assert assessment.refusals == ()
-    assert assessment.face == 0
-    measures = assessment.measures
-    assert measures is not None
+    assert assessment.face is not None
+    assert assessment.face.row == 0
+    measures = assessment.face.measures
     assert measures.size_px == pytest.approx(89)
     assert measures.score == pytest.approx(0.99)
     assert 0.25 < measures.sharpness < 0.6
@@ -60,7 +61,7 @@ def test_a_good_portrait_is_taken(astronaut: UInt8Array) -> None:
 
 
 def test_no_face(astronaut: UInt8Array) -> None:
-    assessment = assess(astronaut, Faces.empty())
+    assessment = assess_main_face(astronaut, Faces.empty())
     assert reasons(assessment) == [Reason.NO_FACE]
     assert assessment.face is None
 
@@ -77,8 +78,9 @@ def test_no_face(astronaut: UInt8Array) -> None:
     ids=["background face", "background face first", "rival", "unlikely rival", "two rivals"],
 )
 def test_several_faces(astronaut: UInt8Array, faces: Faces, face: int, refused: bool) -> None:
-    assessment = assess(astronaut, faces)
-    assert assessment.face == face
+    assessment = assess_main_face(astronaut, faces)
+    assert assessment.face is not None
+    assert assessment.face.row == face
     assert (Reason.SEVERAL_FACES in reasons(assessment)) == refused
 
 
@@ -91,19 +93,19 @@ def blurred(image: UInt8Array, sigma_px: float) -> UInt8Array:
 
 
 def test_too_small_and_therefore_too_blurred(astronaut: UInt8Array) -> None:
-    assessment = assess(shrunk(astronaut, 20 / 89), faces_at((20 / 89, 0)))
+    assessment = assess_main_face(shrunk(astronaut, 20 / 89), faces_at((20 / 89, 0)))
     assert reasons(assessment) == [Reason.TOO_SMALL, Reason.TOO_BLURRED]
     assert assessment.refusals[0].sentence == "face too small: 20 px, at least 32 px wanted"
 
 
 def test_too_blurred(astronaut: UInt8Array) -> None:
-    assessment = assess(blurred(astronaut, 3), faces_at((1, 0)))
+    assessment = assess_main_face(blurred(astronaut, 3), faces_at((1, 0)))
     assert reasons(assessment) == [Reason.TOO_BLURRED]
     assert assessment.refusals[0].sentence.startswith("face too blurred: sharpness 0.0")
 
 
 def test_low_score(astronaut: UInt8Array) -> None:
-    assessment = assess(astronaut, faces_at((1, 0), scores=(0.61,)))
+    assessment = assess_main_face(astronaut, faces_at((1, 0), scores=(0.61,)))
     assert reasons(assessment) == [Reason.LOW_SCORE]
 
 
@@ -112,25 +114,25 @@ def test_turned_away(astronaut: UInt8Array) -> None:
     narrow = faces.landmarks.copy()
     centre = narrow[0, :, 0].mean()
     narrow[0, :, 0] = centre + 0.2 * (narrow[0, :, 0] - centre)
-    assert Reason.TURNED_AWAY in reasons(assess(astronaut, replace(faces, landmarks=narrow)))
+    assert Reason.TURNED_AWAY in reasons(assess_main_face(astronaut, replace(faces, landmarks=narrow)))
 
 
 def test_rules_are_the_callers(astronaut: UInt8Array) -> None:
     strict = EnrollRules(min_score=0.999, min_size_px=90, min_sharpness=0.9)
-    assert reasons(assess(astronaut, faces_at((1, 0)), strict)) == [
+    assert reasons(assess_main_face(astronaut, faces_at((1, 0)), strict)) == [
         Reason.LOW_SCORE,
         Reason.TOO_SMALL,
         Reason.TOO_BLURRED,
     ]
     lax = EnrollRules(min_score=0, min_size_px=0, min_sharpness=0, max_rival_size=2)
     tiny = faces_at((0.1, 0), (0.1, 20), scores=(0.1, 0.1))
-    assert assess(blurred(astronaut, 9), tiny, lax).refusals == ()
+    assert assess_main_face(blurred(astronaut, 9), tiny, lax).refusals == ()
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, 0], ids=["not a number", "infinite", "one point"])
 def test_landmarks_that_determine_no_alignment(astronaut: UInt8Array, broken: float) -> None:
     landmarks = np.full((1, 5, 2), broken, np.float32)
-    assessment = assess(astronaut, replace(faces_at((1, 0)), landmarks=landmarks))
+    assessment = assess_main_face(astronaut, replace(faces_at((1, 0)), landmarks=landmarks))
     assert reasons(assessment) == [Reason.NO_ALIGNMENT]
     assert assessment.face is None
 
@@ -164,7 +166,7 @@ def test_heads_that_look_elsewhere(
     astronaut: UInt8Array, turn: dict[str, float], reason: Reason, said: str
 ) -> None:
     faces = replace(faces_at((1, 0)), landmarks=turned(LANDMARKS, **turn)[None])
-    assessment = assess(astronaut, faces, EnrollRules(max_misfit=1.0, min_sharpness=0))
+    assessment = assess_main_face(astronaut, faces, EnrollRules(max_misfit=1.0, min_sharpness=0))
     assert reasons(assessment) == [reason]
     assert said in assessment.refusals[0].sentence
 
@@ -183,7 +185,7 @@ def test_heads_that_look_elsewhere(
 def test_light(astronaut: UInt8Array, level: float, contrast: float, wanted: set[Reason]) -> None:
     face = astronaut[80:170, 180:270].mean()
     lit = np.clip((astronaut - face) * contrast + level, 0, 255).astype(np.uint8)
-    assert set(reasons(assess(lit, faces_at((1, 0)), EnrollRules(min_sharpness=0)))) == wanted
+    assert set(reasons(assess_main_face(lit, faces_at((1, 0)), EnrollRules(min_sharpness=0)))) == wanted
 
 
 def test_the_codes_are_stable() -> None:
@@ -225,29 +227,37 @@ def test_the_largest_face_that_is_surely_one_is_meant(
     astronaut: UInt8Array, scores: tuple[float, float], face: int, refused: list[Reason]
 ) -> None:
     faces = faces_at((0.9, 20), (1, 0), scores=scores)
-    assessment = assess(astronaut, faces)
-    assert assessment.face == face
-    assert assessment.measures is not None
-    assert assessment.measures.score == pytest.approx(scores[face])
-    assert assessment.measures.size_px == pytest.approx(float(faces.sizes_px[face]))
+    assessment = assess_main_face(astronaut, faces)
+    assert assessment.face is not None
+    assert assessment.face.row == face
+    assert assessment.face.measures.score == pytest.approx(scores[face])
+    assert assessment.face.measures.size_px == pytest.approx(float(faces.sizes_px[face]))
     assert [reason for reason in reasons(assessment) if reason is not Reason.TOO_BLURRED] == refused
 
 
 def test_who_is_sure_depends_on_the_rules(astronaut: UInt8Array) -> None:
     faces = faces_at((0.9, 20), (1, 0), scores=(0.99, 0.7))
-    assert assess(astronaut, faces).face == 0
-    assert assess(astronaut, faces, EnrollRules(min_score=0.6)).face == 1
+    assert main_face(faces, EnrollRules().min_score) == 0
+    assert main_face(faces, 0.6) == 1
+    assessment = assess_main_face(astronaut, faces, EnrollRules(min_score=0.6))
+    assert assessment.face is not None
+    assert assessment.face.row == 1
 
 
 # Good enough to be named
 
 
-def test_good_faces_are_recognisable_row_by_row(astronaut: UInt8Array) -> None:
+def compared(photo: UInt8Array, faces: Faces, rules: NamingRules | None = None) -> list[bool]:
+    assessment = assess(photo, faces, rules)
+    assert len(assessment.crops) == assessment.reasons.count(None)
+    return [reason is None for reason in assessment.reasons]
+
+
+def test_good_faces_are_compared_row_by_row(astronaut: UInt8Array) -> None:
     faces = faces_at((1, 0), (1, 0), (0.2, 150), (1, 0), scores=(0.99, 0.79, 0.99, 0.81))
-    compared = recognisable(astronaut, faces)
-    assert compared.dtype == np.bool_
-    assert compared.tolist() == [True, False, False, True]
-    assert recognisable(astronaut, Faces.empty()).shape == (0,)
+    assert compared(astronaut, faces) == [True, False, False, True]
+    assert compared(astronaut, Faces.empty()) == []
+    assert assess(astronaut, Faces.empty()).crops.shape == (0, 112, 112, 3)
 
 
 @pytest.mark.parametrize(
@@ -262,16 +272,16 @@ def test_good_faces_are_recognisable_row_by_row(astronaut: UInt8Array) -> None:
     ids=["default", "score", "size", "sharpness", "none"],
 )
 def test_naming_rules_are_the_callers(astronaut: UInt8Array, rules: NamingRules, passes: bool) -> None:
-    assert recognisable(astronaut, faces_at((1, 0)), rules).tolist() == [passes]
+    assert compared(astronaut, faces_at((1, 0)), rules) == [passes]
 
 
 def test_a_blurred_face_is_not_compared(astronaut: UInt8Array) -> None:
     faces = faces_at((1, 0))
-    assert recognisable(astronaut, faces).tolist() == [True]
-    assert recognisable(blurred(astronaut, 3), faces).tolist() == [False]
+    assert compared(astronaut, faces) == [True]
+    assert compared(blurred(astronaut, 3), faces) == [False]
 
 
-def test_less_is_asked_for_naming_than_for_enrolment() -> None:
+def test_less_is_asked_for_naming_than_for_enrollment() -> None:
     """A face that may be learned may also be named."""
     naming, enrolling = NamingRules(), EnrollRules()
     assert naming.min_score <= enrolling.min_score
@@ -287,18 +297,32 @@ def test_why_a_face_is_not_compared(astronaut: UInt8Array) -> None:
     landmarks[4] = turned(LANDMARKS, yaw_deg=75)
     faces = replace(faces, landmarks=landmarks)
     expected = [None, Reason.LOW_SCORE, Reason.NO_ALIGNMENT, Reason.TOO_SMALL, Reason.TURNED_AWAY]
-    assert geometric_rejections(faces, NamingRules()) == expected
-    assert recognisable(astronaut, faces).tolist() == [True, False, False, False, False]
+    found = align_or_reject(faces, NamingRules())
+    assert [None if isinstance(reason, Alignment) else reason for reason in found] == expected
+    assert compared(astronaut, faces) == [True, False, False, False, False]
 
 
-def test_faces_are_measured_and_judged_for_enrolment_one_by_one(astronaut: UInt8Array) -> None:
+def test_faces_are_measured_for_enrollment_one_by_one(astronaut: UInt8Array) -> None:
     faces = faces_at((1, 0), (1, 0), (1, 0), scores=(0.99, 0.99, 0.79))
     crop = align_faces(astronaut, LANDMARKS[None])
-    measures = measure(np.concatenate([crop, np.stack([blurred(crop[0], 2)]), crop]), faces)
-    assert measures[0] == assess(astronaut, faces.select([0])).measures
-    assert [face.good_to_enroll() for face in measures] == [True, False, False]
-    assert measures[2].good_to_enroll(EnrollRules(min_score=0.7))
-    assert measure(crop[:0], Faces.empty()) == []
+    alignments = [Alignment.fit(LANDMARKS)] * 3
+    measures = measure(np.concatenate([crop, np.stack([blurred(crop[0], 2)]), crop]), faces, alignments)
+    alone = assess_main_face(astronaut, faces.select([0])).face
+    assert alone is not None
+    assert measures[0] == alone.measures
+    assert [face.is_enrollable() for face in measures] == [True, False, False]
+    assert measures[2].is_enrollable(EnrollRules(min_score=0.7))
+    assert measure(crop[:0], Faces.empty(), []) == []
+    assert assess(astronaut, faces).enrollable.tolist() == [True, True, False]
+
+
+def test_crops_are_of_the_wanted_template_and_size(astronaut: UInt8Array) -> None:
+    faces, crop = faces_at((1, 0), (1, 0), scores=(0.5, 0.99)), ("facenet_160", 160)
+    expected = align_faces(astronaut, LANDMARKS[None], *crop)
+    assert np.array_equal(assess(astronaut, faces, crop=crop).crops, expected)
+    main = assess_main_face(astronaut, faces, crop=crop).face
+    assert main is not None
+    assert np.array_equal(main.crop, expected[0])
 
 
 # Sharpness

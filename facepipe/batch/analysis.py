@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facepipe.align import crop_scales
+from facepipe.align import Alignment
 from facepipe.batch.models import PREVIEW
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
-from facepipe.pipeline import FacePipeline, accepted_rows, in_reduced_copy
-from facepipe.quality import NamingRules, Reason, geometric_rejections
+from facepipe.pipeline import FacePipeline
+from facepipe.quality import NamingRules, Reason, align_or_reject, assess
 
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
@@ -90,7 +90,7 @@ class PhotoAnalyzer:
     """
 
     def __init__(self, pipeline: FacePipeline, options: AnalysisOptions | None = None) -> None:
-        self._detector, self._encoder, self._pipeline = pipeline.detector, pipeline.encoder, pipeline
+        self._detector, self._encoder = pipeline.detector, pipeline.encoder
         self.options = options or AnalysisOptions()
 
     @property
@@ -140,12 +140,18 @@ class PhotoAnalyzer:
             PhotoError: It is gone.
             MemoryBusyError: See `PhotoMemory`; `choose_again` does it later.
         """
-        photo = opened.photo
-        if photo.reduction > 1 and self._is_too_small(photo, faces):
-            return self.choose_again(path, opened.memory, faces)
-        return self._chosen(photo, faces)
+        photo, alignments = opened.photo, align_or_reject(faces, self.options.rules)
+        if photo.reduction > 1 and self._are_too_small(photo, alignments):
+            return self.choose_again(path, opened.memory, faces, alignments)
+        return self._chosen(photo, faces, alignments)
 
-    def choose_again(self, path: Path, memory: PhotoMemory, faces: Faces) -> Chosen:
+    def choose_again(
+        self,
+        path: Path,
+        memory: PhotoMemory,
+        faces: Faces,
+        alignments: Sequence[Alignment | Reason] | None = None,
+    ) -> Chosen:
         """`choose` from the file, with as many pixels as memory allows: all, or half as many a side.
 
         Raises:
@@ -158,22 +164,33 @@ class PhotoAnalyzer:
             max_pixels=self.options.max_pixels,
             memory=memory,
         )
-        return self._chosen(photo, faces)
+        return self._chosen(photo, faces, alignments)
 
-    def _chosen(self, photo: ReducedPhoto, faces: Faces) -> Chosen:
-        rules = self.options.rules
-        faces, reasons, crops = self._pipeline.crops_to_compare(photo.rgb, faces, rules, photo.reduction)
-        return Chosen(faces, tuple(reasons), crops, _pictures(photo, faces))
+    def _chosen(
+        self, photo: ReducedPhoto, faces: Faces, alignments: Sequence[Alignment | Reason] | None
+    ) -> Chosen:
+        assessment = assess(
+            photo.rgb,
+            faces,
+            self.options.rules,
+            crop=self._encoder.crop,
+            alignments=alignments,
+            reduction=photo.reduction,
+        )
+        faces = faces.with_enrollable(assessment.enrollable)
+        return Chosen(faces, assessment.reasons, assessment.crops, _pictures(photo, faces))
 
     def encode(self, crops: UInt8Array) -> FloatArray:
         """float32 (m, d): the vectors of crops, of one photo or many."""
         return self._encoder.encode(crops)
 
-    def _is_too_small(self, photo: ReducedPhoto, faces: Faces) -> bool:
-        reasons = geometric_rejections(faces, self.options.rules)
-        landmarks = in_reduced_copy(faces.landmarks[accepted_rows(reasons)], photo.reduction)
-        scales = crop_scales(landmarks, self._encoder.embedding.alignment, self._encoder.input_size_px)
-        return bool((scales > _MAX_CROP_SCALE).any())
+    def _are_too_small(self, photo: ReducedPhoto, alignments: Sequence[Alignment | Reason]) -> bool:
+        """Whether a face to be compared would be enlarged."""
+        found = [alignment for alignment in alignments if isinstance(alignment, Alignment)]
+        scales = [
+            alignment.in_reduced_copy(photo.reduction).scale(*self._encoder.crop) for alignment in found
+        ]
+        return any(scale > _MAX_CROP_SCALE for scale in scales)
 
 
 def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:

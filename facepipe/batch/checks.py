@@ -22,7 +22,7 @@ from facepipe.batch.products import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
 from facepipe.batch.seal import SEALED_COLUMNS, Seal
 from facepipe.detector import DetectorOptions
-from facepipe.pipeline import accepted_rows
+from facepipe.quality import accepted_rows
 
 Row = Mapping[str, Any]
 """A row by column, deciphered."""

@@ -10,8 +10,7 @@ import numpy as np
 
 from facepipe.core.faces import Faces, FloatArray, Match
 from facepipe.gallery.matching import Doubt
-from facepipe.pipeline import accepted_rows
-from facepipe.quality import Reason
+from facepipe.quality import Reason, accepted_rows
 
 _FACE_NUMBERS = 15
 FACE_BYTES = _FACE_NUMBERS * 4

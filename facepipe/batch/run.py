@@ -23,24 +23,14 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.gallery.clustering import LINK_SHARE
-from facepipe.gallery.matching import PersonDistance
 from facepipe.images.finding import find_photos, is_wanted
-from facepipe.pipeline import FacePipeline
+from facepipe.pipeline import FacePipeline, NamingOptions
 from facepipe.quality import Reason
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
 _ALLOW_MISSING = "nothing was changed; where that is as it should be, --allow-missing goes on without it"
 _log = logging.getLogger("facepipe")
-
-
-@dataclass(frozen=True, slots=True)
-class NamingOptions:
-    """How faces are named; see `FacePipeline.identify`."""
-
-    threshold_l2: float | None = None
-    one_person_per_photo: bool = True
-    person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,21 +250,13 @@ class Batch:
         )
 
     def _name(self, faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
-        return self._pipeline.name(
-            faces,
-            reasons,
-            threshold_l2=self._naming.threshold_l2,
-            min_margin_l2=self._options.look.rules.min_margin_l2,
-            one_person_per_photo=self._naming.one_person_per_photo,
-            person_distance=self._naming.person_distance,
-        )
+        return self._pipeline.name(faces, reasons, self._naming)
 
     def _named_by(self) -> str:
         """Names what the faces are named by: the same, and all names are as they would be now."""
         assert self._pipeline.gallery is not None
         naming = asdict(self._naming) | {
             "person_distance": self._naming.person_distance.value,
-            "min_margin_l2": self._options.look.rules.min_margin_l2,
             "gallery": self._pipeline.gallery.state,
         }
         return hashlib.sha256(json.dumps(naming, sort_keys=True).encode()).hexdigest()
@@ -282,13 +264,11 @@ class Batch:
 
 def look_settings(pipeline: FacePipeline, look: AnalysisOptions) -> dict[str, Any]:
     """What looking at a photo depends on; names and thresholds come later and may change."""
-    rules = asdict(look.rules)
-    del rules["min_margin_l2"]
     return {
         "detector": f"{pipeline.detector.card.name} {pipeline.detector.card.fingerprint[:12]}",
         "encoder": f"{pipeline.encoder.card.name} {pipeline.encoder.card.fingerprint[:12]}",
         "detector options": asdict(pipeline.detector.options),
-        "rules": rules,
+        "rules": asdict(look.rules),
         "reduced decoding": look.reduce,
     }
 

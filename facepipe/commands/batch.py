@@ -96,7 +96,8 @@ def batch(
     from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
-    from facepipe.batch.run import Batch, BatchOptions, NamingOptions
+    from facepipe.batch.run import Batch, BatchOptions
+    from facepipe.pipeline import NamingOptions
     from facepipe.reports.xmp import require_lxml
 
     options = BatchOptions(

@@ -150,6 +150,7 @@ def identify(
     """Say who is in PHOTOS: files, folders or globs."""
     from facepipe.gallery.matching import PersonDistance
     from facepipe.images.finding import find_photos
+    from facepipe.pipeline import NamingOptions
     from facepipe.unknown_faces import remembering_unknown
 
     if keep_crops and not remember_unknown:
@@ -159,9 +160,11 @@ def identify(
     with setup.pipeline(gallery_path) as pipeline:
         results = pipeline.identify_files(
             paths,
-            threshold_l2=threshold,
-            one_person_per_photo=not allow_repeats,
-            person_distance=PersonDistance(person_distance),
+            options=NamingOptions(
+                threshold_l2=threshold,
+                one_person_per_photo=not allow_repeats,
+                person_distance=PersonDistance(person_distance),
+            ),
             max_pixels=setup.max_pixels(),
         )
         if remember_unknown:

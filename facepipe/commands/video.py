@@ -49,6 +49,7 @@ def video(
     holds what was seen until then.
     """
     from facepipe.core.overwriting import VIDEO
+    from facepipe.pipeline import NamingOptions
     from facepipe.reports.pictures import require_place
     from facepipe.tracking import VideoOptions
     from facepipe.video import is_cut_off, is_stream, require_target
@@ -61,7 +62,7 @@ def video(
     if annotate:
         require_target(source, annotate)
         require_place(annotate, VIDEO, force=force, inputs=[Path(source)])
-    options = VideoOptions(every_s=every, threshold_l2=threshold)
+    options = VideoOptions(every_s=every, naming=NamingOptions(threshold_l2=threshold))
     with setup.pipeline(gallery_path) as pipeline:
         tracks, end_s, interrupted = _watched(pipeline, int(source) if webcam else source, options, seconds)
     _print_timeline(tracks, as_csv, bom)

@@ -45,8 +45,9 @@ def watch(
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
-    from facepipe.batch.run import Batch, BatchOptions, NamingOptions
+    from facepipe.batch.run import Batch, BatchOptions
     from facepipe.batch.watch import watch as watch_folder
+    from facepipe.pipeline import NamingOptions
 
     options = BatchOptions(
         exclude=exclude,

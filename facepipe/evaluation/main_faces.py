@@ -14,9 +14,9 @@ from facepipe.align import MARGINS, cut
 from facepipe.core.errors import DataError, LandmarkError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.encoder import FaceEncoder
-from facepipe.evaluation.photos import principal_face
 from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline
+from facepipe.quality import central_face
 
 Item = TypeVar("Item")
 Watch = Callable[[Sequence[Item]], Iterable[Item]]
@@ -59,7 +59,7 @@ def find_main_faces(
     for key in watch(list(photos)):
         photo = read_image(photos[key])
         photo = turned(photo, turned_deg) if turned_deg else photo
-        faces = principal_face(pipeline.detect(photo), photo.shape[1], photo.shape[0])
+        faces = central_face(pipeline.detect(photo), photo.shape[1], photo.shape[0])
         try:
             for crop, landmarks in zip(pipeline.encoder.align(photo, faces), faces.landmarks, strict=True):
                 found.append((key, crop, float(np.linalg.norm(landmarks[0] - landmarks[1]))))

@@ -8,16 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from facepipe.core.errors import DataError
-from facepipe.core.faces import Faces, FloatArray
+from facepipe.core.faces import FloatArray
 from facepipe.core.files import temporary_folder
 from facepipe.enrollment import Outcome, enroll, photos_in_folders
 from facepipe.gallery import Gallery
 from facepipe.images.reading import read_image
-from facepipe.pipeline import FacePipeline, card_identity
-from facepipe.quality import NamingRules, recognisable
+from facepipe.pipeline import FacePipeline, NamingOptions, card_identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +59,6 @@ class PeopleResult:
         return asdict(self)
 
 
-def principal_face(faces: Faces, width_px: int, height_px: int) -> Faces:
-    """The one face that the photo is of: large and near the centre (size less distance)."""
-    if not len(faces):
-        return faces
-    centres = (faces.boxes_xyxy[:, :2] + faces.boxes_xyxy[:, 2:]) / 2
-    distance = np.hypot(*(centres - (width_px / 2, height_px / 2)).T)
-    return faces.select([int(np.argmax(faces.sizes_px - distance))])
-
-
 def people_result(pipeline: FacePipeline, folder: Path, thresholds_l2: Sequence[float]) -> PeopleResult:
     """Enroll `folder/enroll/<person>/`, then identify `folder/probe/{known,strangers}/<person>/`.
 
@@ -108,10 +96,9 @@ def _probes(pipeline: FacePipeline, folder: Path) -> list[_Probe]:
 
 
 def _vectors(pipeline: FacePipeline, photo: Path) -> FloatArray:
-    image = read_image(photo)
-    faces = pipeline.embed(image)
+    faces = pipeline.embed_comparable(read_image(photo))
     assert faces.embeddings is not None
-    return faces.embeddings[recognisable(image, faces)]
+    return faces.embeddings
 
 
 def _count(
@@ -128,6 +115,6 @@ def _count(
 
 
 def _names(gallery: Gallery, vectors: FloatArray, threshold_l2: float) -> set[str]:
-    margin = NamingRules().min_margin_l2
+    margin = NamingOptions().min_margin_l2
     matches = gallery.match(vectors, threshold_l2=threshold_l2, min_margin_l2=margin)
     return {match.name for match in matches if match.name}

@@ -20,14 +20,14 @@ from facepipe.batch.analysis import AnalysisOptions, Chosen, Opened, PhotoAnalyz
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
 from facepipe.batch.models import Task
-from facepipe.batch.run import BatchOptions, NamingOptions, Progress
+from facepipe.batch.run import BatchOptions, Progress
 from facepipe.commands.batch import ProgressTeller
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
-from facepipe.pipeline import FacePipeline
+from facepipe.pipeline import FacePipeline, NamingOptions
 
 PHOTOS = 40
 BROKEN = 2

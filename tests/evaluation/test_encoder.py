@@ -18,11 +18,11 @@ from facepipe.evaluation.encoder import EncoderEvaluation, evaluate_encoder, wri
 from facepipe.evaluation.encoder_report import html, text, write_encoder_report
 from facepipe.evaluation.impostors import LabelledVectors, check_galleries
 from facepipe.evaluation.main_faces import find_main_faces, read_crops, turned
-from facepipe.evaluation.photos import principal_face
 from facepipe.evaluation.robustness import damages
 from facepipe.gallery.impostors import ImpostorModel
 from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline
+from facepipe.quality import central_face
 from facepipe.weights.registry import load_card, read_card
 
 PEOPLE = 10
@@ -156,7 +156,7 @@ def test_a_turned_photo_keeps_its_face_and_its_corners(pipeline: FacePipeline, a
     side = round(512 * (np.cos(a) + np.sin(a)))
     assert photo.shape == (side, side, 3)
     level, slanted = (
-        principal_face(pipeline.detect(image), *image.shape[1::-1]).boxes_xyxy[0].reshape(2, 2).mean(axis=0)
+        central_face(pipeline.detect(image), *image.shape[1::-1]).boxes_xyxy[0].reshape(2, 2).mean(axis=0)
         for image in (astronaut, photo)
     )
     offset = (level - 255.5) @ np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])

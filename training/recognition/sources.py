@@ -18,7 +18,7 @@ from facepipe.detector import FaceDetector
 from facepipe.evaluation.labels import read_labels
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
-from facepipe.quality import EnrollRules
+from facepipe.quality import EnrollRules, central_face
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")
@@ -157,11 +157,9 @@ class PhotoSource:
         return self.photos if self.photos is not None else _photos_below(self.path)
 
     def _aligned(self, detector: FaceDetector, path: Path) -> UInt8Array:
-        from facepipe.evaluation.photos import principal_face  # brings the whole pipeline along
-
         photo = read_image(path)
         found = detector.detect(photo)
-        face = principal_face(found.select(found.scores >= self.min_score), photo.shape[1], photo.shape[0])
+        face = central_face(found.select(found.scores >= self.min_score), photo.shape[1], photo.shape[0])
         if not len(face):
             raise PhotoError(f"{path}: no face that the detector is sure of")
         crops = align_faces(photo, face.landmarks, CROP_TEMPLATE, self.crop_px)
