@@ -29,7 +29,7 @@ from facepipe.commands import (
     weights,
 )
 from facepipe.commands import evaluate as evaluation
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, tell
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, log
 from facepipe.core.errors import FacepipeError
 from facepipe.core.plain_text import visible
 from facepipe.training import commands as training
@@ -51,16 +51,16 @@ class FacepipeGroup(click.Group):
             with _visible_usage_errors():
                 return super().invoke(ctx)
         except FacepipeError as error:
-            tell(str(error), "ERROR")
+            log(str(error), "ERROR")
             ctx.exit(error.exit_code)
         except BrokenPipeError:
             raise  # click leaves quietly: whoever read stdout has had enough
         except OSError as error:
-            tell(str(error), "ERROR")
+            log(str(error), "ERROR")
             _drop_what_stdout_refuses()
             ctx.exit(1)
         except KeyboardInterrupt:
-            tell("interrupted; what was reported as done is kept", "WARNING")
+            log("interrupted; what was reported as done is kept", "WARNING")
             ctx.exit(INTERRUPTED)
         except click.exceptions.Exit:
             raise
@@ -68,7 +68,7 @@ class FacepipeGroup(click.Group):
             if LOG_JSON not in ctx.meta:
                 raise  # click writes what is wrong with an option, and Python a traceback
             wrong_usage = error if isinstance(error, click.ClickException) else None
-            tell(wrong_usage.format_message() if wrong_usage else traceback.format_exc(), "ERROR")
+            log(wrong_usage.format_message() if wrong_usage else traceback.format_exc(), "ERROR")
             ctx.exit(wrong_usage.exit_code if wrong_usage else 1)
 
     def resolve_command(

@@ -34,7 +34,7 @@ _COLUMNS = (4, 2, 10)
 """Of the network's outputs: a box, the probabilities of background and face, five points."""
 _COARSER_BY = 4
 _COARSEST_LONG_SIDE = 448
-"""A photo longer than this is also looked at in quarter size: its faces may exceed the largest anchor."""
+"""A photo longer than this is also analysed in quarter size: its faces may exceed the largest anchor."""
 _LARGEST_FACE_PX = 192
 """Shorter side, in pixels of a level, up to which its faces are taken; the coarser level finds larger ones.
 
@@ -56,7 +56,7 @@ _LEAST_CANDIDATE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class DetectorOptions:
-    """What counts as a face, and how closely to look.
+    """What counts as a face, and at which scales.
 
     Attributes:
         score_threshold: Least confidence, 0..1.
@@ -159,7 +159,7 @@ class FaceDetector:
 
         Args:
             photos: RGB uint8 (h, w, 3) each, or what `as_rgb` takes.
-            sizes_wh: Width and height of the frames that the faces are told in, where the photos are reduced
+            sizes_wh: Width and height of the frames that the faces are given in, where the photos are reduced
                 copies of larger ones; None: the photos' own.
         """
         if isinstance(photos, str | bytes):
@@ -190,9 +190,9 @@ class FaceDetector:
         while self.options.multi_scale and long_side * scale > _COARSEST_LONG_SIDE:
             scale /= _COARSER_BY
             image = _resized(image, width * scale, height * scale)
-            levels[-1] = replace(levels[-1], largest_face_px=_LARGEST_FACE_PX)
-            least = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
-            levels.append(_Level(index, image, size_wh, least_face_px=least))
+            levels[-1] = replace(levels[-1], max_face_side_px=_LARGEST_FACE_PX)
+            min_side_px = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
+            levels.append(_Level(index, image, size_wh, min_face_side_px=min_side_px))
         return levels
 
     @property
@@ -285,8 +285,8 @@ class _Level:
     photo: int
     image: UInt8Array
     photo_size_wh: tuple[int, int]
-    least_face_px: float = 0.0
-    largest_face_px: float = math.inf
+    min_face_side_px: float = 0.0
+    max_face_side_px: float = math.inf
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -296,7 +296,7 @@ class _Level:
 
     def to_photo(self, faces: Faces) -> _LevelDetections:
         """All candidates of this level in pixels of the photo, with those that are its own to find."""
-        own = (faces.sizes_px >= self.least_face_px) & (faces.sizes_px <= self.largest_face_px)
+        own = (faces.sizes_px >= self.min_face_side_px) & (faces.sizes_px <= self.max_face_side_px)
         # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
         height, width = self.image.shape[:2]
         back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)

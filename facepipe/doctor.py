@@ -48,7 +48,7 @@ _OPTIONAL = (
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at, what was found, and whether it is as it should be."""
+    """One thing that was checked, what was found, and whether it is as it should be."""
 
     what: str
     finding: str
@@ -58,7 +58,7 @@ class Check:
 def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: str = "auto") -> list[Check]:
     """Look at everything that identifying photos depends on. A gallery need not exist; None: the user's own.
 
-    Without a needed package nothing else can be looked at: the list ends there.
+    Without a needed package nothing else can be checked: the list ends there.
     """
     here = f"{__version__} on Python {platform.python_version()}, {platform.platform()}"
     needed = [_needed(package, module) for package, module in _NEEDED.items()]
@@ -143,8 +143,8 @@ def _gallery_finding(path: Path) -> str:
     return f"{path}: {held} of {info.encoder.name}"
 
 
-def _tried(what: str, look: Callable[[], str]) -> Check:
+def _tried(what: str, check: Callable[[], str]) -> Check:
     try:
-        return Check(what, look(), True)
+        return Check(what, check(), True)
     except (FacepipeError, OSError) as error:  # OSError: a folder that may not be entered
         return Check(what, str(error), False)

@@ -101,6 +101,6 @@ class FaceEncoder:
     def _unit(self, embeddings: FloatArray) -> FloatArray:
         lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise WeightsError(f"{self.card.name}: the network gives vectors that are zero or not finite")
+            raise WeightsError(f"{self.card.name}: the network gives embeddings that are zero or not finite")
         unit: FloatArray = embeddings / lengths
         return unit

@@ -111,8 +111,8 @@ def photos_in_folders(folder: str | Path, *, exclude: Sequence[str] = ()) -> lis
     try:
         files, people = search.list_folder(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
-        told = f"{folder}: not a folder; expected one with a sub-folder per person, or use --name"
-        raise UsageError(told) from error
+        message = f"{folder}: not a folder; expected one with a sub-folder per person, or use --name"
+        raise UsageError(message) from error
     except OSError as error:
         raise UsageError(f"{folder}: can't read this folder ({error.strerror})") from error
     if not people:

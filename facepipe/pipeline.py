@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from facepipe.align import fit_alignments
 from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
@@ -172,7 +171,8 @@ class FacePipeline:
         faces = self.detector.detect(photo)
         alignments = fit_alignments(faces.landmarks)
         rows = np.flatnonzero([alignment is not None for alignment in alignments])
-        return self._with_embeddings(faces, rows, self.encoder.warp(photo, list(filter(None, alignments))))
+        crops = self.encoder.warp(photo, list(filter(None, alignments)))
+        return faces.with_embeddings(self.encoder.encode(crops), rows)
 
     def embed_comparable(self, photo: UInt8Array, rules: NamingRules | None = None) -> Faces:
         """The faces of a photo that are good enough to be compared, with their embeddings.
@@ -214,7 +214,9 @@ class FacePipeline:
         faces = self.detector.detect(photo)
         assessment = assess(photo, faces, rules, crop=self.encoder.crop)
         faces = faces.with_enrollable(assessment.enrollable)
-        faces = self._with_embeddings(faces, accepted_rows(assessment.reasons), assessment.crops)
+        faces = faces.with_embeddings(
+            self.encoder.encode(assessment.crops), accepted_rows(assessment.reasons)
+        )
         return faces.with_matches(self.name(faces, assessment.reasons, options))
 
     def name(
@@ -241,12 +243,6 @@ class FacePipeline:
             next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
             for reason in reasons
         ]
-
-    def _with_embeddings(self, faces: Faces, rows: npt.NDArray[np.intp], crops: UInt8Array) -> Faces:
-        """Encode the crops of some rows; the others get rows of NaN."""
-        embeddings = np.full((len(faces), self.encoder.embedding.dimensions), np.nan, np.float32)
-        embeddings[rows] = self.encoder.encode(crops)
-        return faces.with_embeddings(embeddings)
 
     def identify_files(
         self,

@@ -1,4 +1,4 @@
-"""Which way heads look: angles from five landmarks."""
+"""Pose of heads: angles from five landmarks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from facepipe.core.faces import FloatArray
 _HEAD = np.array(
     [(-0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.0, 0.67, -0.41), (-0.415, 1.155, -0.03), (0.415, 1.155, -0.03)]
 )
-"""Landmarks of a head that looks at the viewer; x to the right, y down, z away; the eyes are 1 apart.
+"""Landmarks of a head that faces the viewer; x to the right, y down, z away; the eyes are 1 apart.
 
 Source: x and y of eyes and mouth are those of the usual five-point template, depths those of the generic head
 in OpenCV's pose examples. The nose stands so that the median pitch of 320 press photos is 0.
@@ -21,7 +21,7 @@ in OpenCV's pose examples. The nose stands so that the median pitch of 320 press
 
 @dataclass(frozen=True, slots=True)
 class HeadPose:
-    """Angles of a head in degrees, 0 for one that looks at the viewer; rough: 5 to 10 degrees off is usual.
+    """Angles of a head in degrees, 0 for one that faces the viewer; rough: 5 to 10 degrees off is usual.
 
     Attributes:
         yaw_deg: -90..90, positive towards the left of the photo.

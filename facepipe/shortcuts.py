@@ -33,7 +33,7 @@ class Verification:
 
     Attributes:
         same_person: Whether the distance is within the threshold.
-        distance_l2: Euclidean distance of the two nearest faces' vectors, 0..2.
+        distance_l2: Euclidean distance of the two nearest faces' embeddings, 0..2.
         threshold_l2: Largest distance that counts as one person's.
         strangers_share: Share of pairs of photos of strangers, with as many faces, whose nearest faces are at
             least as near, 0..1; None where the encoder's card has no measurements of strangers.
@@ -57,8 +57,8 @@ class Found:
 
     Attributes:
         path: The photo.
-        face: The face in it, with its vector.
-        distance_l2: Euclidean distance of the two vectors, 0..2.
+        face: The face in it, with its embedding.
+        distance_l2: Euclidean distance of the two embeddings, 0..2.
         threshold_l2: Largest distance that counts as one person's among so many faces.
     """
 
@@ -97,7 +97,7 @@ def compare(
     """Compare the faces of two photos; see `verify`.
 
     Args:
-        pipeline: Whose encoder made their vectors.
+        pipeline: Whose encoder made their embeddings.
         faces: Of the first photo, at least one; see `comparable_faces`.
         others: Of the second photo, at least one.
         threshold_l2: Largest distance that counts as one person's, 0..2; None: from the encoder's card.
@@ -222,7 +222,7 @@ def _default_pipeline(process: int) -> FacePipeline:
 
 
 def comparable_faces(pipeline: FacePipeline, photo: UInt8Array, name: str) -> Faces:
-    """The faces of a photo, RGB uint8 (h, w, 3), that are good enough to be compared, with their vectors.
+    """The faces of a photo, RGB uint8 (h, w, 3), that are good enough to be compared, with their embeddings.
 
     Raises:
         PhotoError: There are none; names the photo.
@@ -241,7 +241,7 @@ def _name(photo: Photo) -> str:
 
 
 def _distances(faces: Faces, others: Faces) -> FloatArray:
-    """Euclidean distances (n, m) of the vectors of n and m faces."""
+    """Euclidean distances (n, m) of the embeddings of n and m faces."""
     assert faces.embeddings is not None
     assert others.embeddings is not None
     distances: FloatArray = np.linalg.norm(faces.embeddings[:, None] - others.embeddings[None], axis=-1)

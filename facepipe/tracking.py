@@ -18,15 +18,15 @@ from facepipe.pipeline import FacePipeline, NamingOptions
 from facepipe.quality import NamingRules, accepted_rows, assess
 
 _BEST_FACES = 5
-"""A track is named by the mean vector of so many of its largest faces."""
+"""A track is named by the mean embedding of so many of its largest faces."""
 _FORBIDDEN = 1e6
 _UNKNOWN_DISTANCE = 1.0
-"""Distance of a pair without two vectors, as a share of the largest that one person has."""
+"""Distance of a pair without two embeddings, as a share of the largest that one person has."""
 _DISTANCE_WEIGHT = 2.0
-"""How much a distance of 1 costs beside an overlap of 0: vectors tell people apart better than places do."""
+"""How much a distance of 1 costs beside an overlap of 0: embeddings separate people better than places."""
 _THUMBNAIL_PX = 8
 _MIN_LIKENESS = 0.75
-"""Least correlation of two successive thumbnails of one shot. At 8 x 8 pixels 99% of pairs of different press
+"""Lowest correlation of successive thumbnails of one shot. At 8 x 8 pixels 99% of pairs of different press
 photos lie below, and 99% of photos beside themselves moved by 5% of their width above."""
 
 
@@ -40,21 +40,21 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
-    """How a video is looked at.
+    """How a video is analysed.
 
     Attributes:
-        every_s: Seconds between the frames that are looked at.
-        lost_after_s: A face that is missing in looked-at frames for longer begins a new track afterwards.
-        least_iou: Least overlap of a face's box with the last one of its track, where the place is to count.
-        jump_share: A face at another place, or in another shot, goes on with a track where their vectors are
-            within this share of the largest distance of one person, the encoder's threshold.
+        every_s: Seconds between the frames that are analysed.
+        lost_after_s: A face that is missing in analysed frames for longer begins a new track afterwards.
+        min_iou: Lowest overlap of a face's box with the last one of its track, where the place is to count.
+        jump_share: A face at another place, or in another shot, goes on with a track where their embeddings
+            are within this share of the largest distance of one person, the encoder's threshold.
         rules: Which faces are compared.
         naming: How tracks are named.
     """
 
     every_s: float = 0.2
     lost_after_s: float = 1.0
-    least_iou: float = 0.3
+    min_iou: float = 0.3
     jump_share: float = 0.75
     rules: NamingRules = field(default_factory=NamingRules)
     naming: NamingOptions = field(default_factory=NamingOptions)
@@ -71,13 +71,13 @@ class Sighting:
     Attributes:
         time_s: Of the frame.
         face: One row.
-        vector: float32 (d,), unit length; None where the face was not good enough to be compared.
+        embedding: float32 (d,), unit length; None where the face was not good enough to be compared.
         shot: Number of the shot that the frame belongs to.
     """
 
     time_s: float
     face: Faces
-    vector: FloatArray | None
+    embedding: FloatArray | None
     shot: int = 0
 
 
@@ -101,7 +101,7 @@ class Track:
     def at(self, time_s: float) -> Faces | None:
         """The face at a time between first and last: the box moves evenly from one sighting to the next.
 
-        None outside that time, and between two shots: nobody looked at where the one ended.
+        None outside that time, and between two shots: where the one ended is not known.
         """
         if not self.first_s <= time_s <= self.last_s:
             return None
@@ -124,13 +124,13 @@ class Track:
 class Linker:
     """Links the faces of successive frames into tracks.
 
-    Two vectors farther apart than one person's are never neighbours in a track, wherever the boxes are and
-    however many faces without a vector stand between them. A vector is held against the track's last one and
-    against the mean of all, so that a dissolve from one portrait to the next is no bridge either.
+    Two embeddings farther apart than one person's are never neighbours in a track, wherever the boxes are and
+    however many faces without one stand between them. An embedding is compared with the track's last and
+    with the mean of all, so that a dissolve from one portrait to the next is no bridge either.
 
     Args:
         options: Place, shots and time.
-        one_person_l2: Largest Euclidean distance of one person's vectors.
+        one_person_l2: Largest Euclidean distance of one person's embeddings.
     """
 
     def __init__(self, options: VideoOptions, one_person_l2: float) -> None:
@@ -172,8 +172,8 @@ class Linker:
         last, overlap = track.sightings[-1], 0.0
         if last.shot == seen.shot:
             overlap = float(iou(last.face.boxes_xyxy[0], seen.face.boxes_xyxy)[0])
-        in_place = overlap >= self._options.least_iou
-        distance_l2 = track.distance_l2(seen.vector)
+        in_place = overlap >= self._options.min_iou
+        distance_l2 = track.distance_l2(seen.embedding)
         if distance_l2 is None:
             share, allowed = _UNKNOWN_DISTANCE, in_place
         else:
@@ -193,16 +193,16 @@ class _OpenTrack:
 
     def add(self, seen: Sighting) -> None:
         self.sightings.append(seen)
-        if seen.vector is not None:
+        if seen.embedding is not None:
             before = 0.0 if self._total is None else self._total
-            self._last, self._total = seen.vector, before + seen.vector.astype(np.float64)
+            self._last, self._total = seen.embedding, before + seen.embedding.astype(np.float64)
 
-    def distance_l2(self, vector: FloatArray | None) -> float | None:
-        """To the last vector, or to the mean direction of all, whichever is farther; None: not known."""
-        if vector is None or self._last is None or self._total is None:
+    def distance_l2(self, embedding: FloatArray | None) -> float | None:
+        """To the last embedding, or to the mean direction of all, whichever is farther; None: not known."""
+        if embedding is None or self._last is None or self._total is None:
             return None
         mean = self._total / max(float(np.linalg.norm(self._total)), 1e-9)
-        return max(float(np.linalg.norm(other - vector)) for other in (self._last, mean))
+        return max(float(np.linalg.norm(other - embedding)) for other in (self._last, mean))
 
 
 class ShotCounter:
@@ -230,7 +230,7 @@ def _likeness(first: npt.NDArray[np.float32], second: npt.NDArray[np.float32]) -
 
 
 class Tracker:
-    """Finds who is in a video, and when, frame by frame: what was seen so far can be had at any time.
+    """Finds who is in a video, and when, frame by frame; the tracks so far are there at any time.
 
     Args:
         pipeline: With a gallery.
@@ -246,7 +246,7 @@ class Tracker:
         one_person_l2 = pipeline.encoder.embedding.threshold_l2 or threshold_l2
         self._linker, self._shots = Linker(self._options, one_person_l2), ShotCounter()
 
-    def look(self, frame: Frame) -> None:
+    def add(self, frame: Frame) -> None:
         """Find the faces of the next frame and link them."""
         encoder, shot = self._pipeline.encoder, self._shots.number(frame.rgb)
         faces = self._pipeline.detect(frame.rgb)
@@ -277,7 +277,7 @@ def find_tracks(
     """
     tracker = Tracker(pipeline, options)
     for frame in frames:
-        tracker.look(frame)
+        tracker.add(frame)
     return tracker.tracks()
 
 
@@ -296,12 +296,12 @@ def name_tracks(
 
 
 def _match(pipeline: FacePipeline, track: Sequence[Sighting], options: VideoOptions) -> Match:
-    good = [(sighting.face, sighting.vector) for sighting in track if sighting.vector is not None]
+    good = [(sighting.face, sighting.embedding) for sighting in track if sighting.embedding is not None]
     if not good:
         threshold_l2 = pipeline.threshold_l2(options.naming.threshold_l2)
         return Match(None, None, threshold_l2, reason="never_good_enough")
     best = sorted(good, key=lambda pair: -float(pair[0].sizes_px[0]))[:_BEST_FACES]
-    total = np.sum([vector for _, vector in best], axis=0)
+    total = np.sum([embedding for _, embedding in best], axis=0)
     face = best[0][0].with_embeddings((total / np.linalg.norm(total))[None].astype(np.float32))
     return pipeline.name(face, [None], options.naming)[0]
 

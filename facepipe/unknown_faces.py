@@ -61,12 +61,12 @@ def remember_unknown(
 ) -> int:
     """Keep the faces of an identified photo that are nobody's; answers how many were new.
 
-    Of those that were compared, the ones that enrolment would take: only they may become a person.
+    Of those that were compared, the ones that enrollment would take: only they may become a person.
 
     Args:
         gallery: Where to.
         result: Of `FacePipeline.identify_files`, with its photo.
-        encoder: That made the vectors.
+        encoder: That made the embeddings.
         keep_crops: Store the pictures of the faces too.
 
     Raises:
@@ -75,7 +75,7 @@ def remember_unknown(
     """
     if result.faces is None or result.photo is None:
         return 0
-    faces = result.faces.select(_nobodys(result.faces))
+    faces = result.faces.select(_nobodys_rows(result.faces))
     if not len(faces):
         return 0
     assert faces.embeddings is not None
@@ -111,8 +111,8 @@ def unknown_groups(gallery: Gallery, max_distance_l2: float | None = None) -> li
     faces = gallery.unknown_faces()
     if not faces:
         return []
-    vectors = np.stack([face.embedding for face in faces])
-    labels = group_faces(vectors, [face.photo_sha256 for face in faces], limit_l2)
+    embeddings = np.stack([face.embedding for face in faces])
+    labels = group_faces(embeddings, [face.photo_sha256 for face in faces], limit_l2)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     groups = [_group([faces[row] for row in rows]) for rows in members if len(rows) > 1]
     return sorted(groups, key=lambda group: (-len(group.faces), group.id))
@@ -140,8 +140,8 @@ def enroll_group(
     )
 
 
-def _nobodys(faces: Faces) -> list[int]:
-    """Rows of the faces that enrolment would take, and that are neither named nor unsure."""
+def _nobodys_rows(faces: Faces) -> list[int]:
+    """Rows of the faces that enrollment would take, and that are neither named nor unsure."""
     if faces.matches is None or faces.enrollable is None:
         return []
     return [
@@ -152,6 +152,6 @@ def _nobodys(faces: Faces) -> list[int]:
 
 
 def _group(faces: Sequence[UnknownFace]) -> UnknownGroup:
-    vectors = np.stack([face.embedding for face in faces])
-    typical = np.argsort(-(vectors @ vectors.sum(axis=0)), kind="stable")
+    embeddings = np.stack([face.embedding for face in faces])
+    typical = np.argsort(-(embeddings @ embeddings.sum(axis=0)), kind="stable")
     return UnknownGroup(min(face.id for face in faces), tuple(faces[row] for row in typical))

@@ -14,7 +14,7 @@ from pipeline_helpers import faces_at, noise
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.job_schema import CHECKED_COLUMNS
-from facepipe.batch.models import Outcome, PhotoAnalysis
+from facepipe.batch.models import FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.run import Batch, BatchOptions, Summary
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.gallery import NewTemplate
@@ -28,7 +28,7 @@ EXIF_ORIENTATION = 0x0112
 NAME = "Eileen Collins"
 
 
-def enrol_her(gallery: Path, astronaut: UInt8Array) -> None:
+def enroll_her(gallery: Path, astronaut: UInt8Array) -> None:
     """A gallery that knows the astronaut."""
     with FacePipeline.load(gallery, create_gallery=True) as pipeline:
         faces = pipeline.embed(astronaut)
@@ -133,8 +133,10 @@ def job_of(folder: Path, people: Mapping[Path, Sequence[str]]) -> Path:
             faces = faces_at(*((0, 0, 90 - 10 * i, 90 - 10 * i) for i in range(len(names))))
             faces = faces.with_embeddings(np.full((len(names), 4), 0.5, np.float32))
             faces = faces.with_enrollable(np.ones(len(names), bool))
-            look = PhotoAnalysis(photo_sha256(task.path), (100, 100), faces, (None,) * len(names), {})
-            job.save([(Outcome(task, look), [Match(name, 0.5, 1.0) for name in names])], "names")
+            faces = faces.with_matches(Match(name, 0.5, 1.0) for name in names)
+            reasons = (None,) * len(names)
+            found = PhotoAnalysis(task, photo_sha256(task.path), (100, 100), faces, reasons=reasons)
+            job.save([found], "names")
     return folder
 
 
@@ -154,16 +156,22 @@ def files(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def seen(path: Path) -> PhotoAnalysis:
-    """Three faces: good, too small to be compared, compared though enrolment would not take it."""
+def analysed(task: PhotoTask, matches: Sequence[Match] = MATCHES) -> PhotoAnalysis:
+    """Three faces: good, too small to be compared, compared though enrollment would not take it."""
     from facepipe.images.reading import photo_sha256
 
     faces = faces_at((1, 2, 30, 40), (50, 60, 55, 66), (99, 9, 120, 30), scores=(0.9, 0.8, 0.8))
     vectors = np.full((3, 4), np.nan, np.float32)
     vectors[0], vectors[2] = VECTORS
     faces = faces.with_embeddings(vectors).with_enrollable(np.array([True, False, False]))
-    reasons = (None, Reason.TOO_SMALL, None)
-    return PhotoAnalysis(photo_sha256(path), (640, 480), faces, reasons, {0: b"webp", -1: b"all"})
+    return PhotoAnalysis(
+        task,
+        photo_sha256(task.path),
+        (640, 480),
+        faces.with_matches(matches),
+        reasons=(None, Reason.TOO_SMALL, None),
+        pictures={0: b"webp", -1: b"all"},
+    )
 
 
 def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
@@ -171,7 +179,7 @@ def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
     tasks = job.waiting()
     for task in tasks:
         if task.path.name in failing:
-            job.save([(Outcome(task, error=f"{task.path}: broken"), [])], "names")
+            job.save([FailedPhoto(task, f"{task.path}: broken")], "names")
         else:
-            job.save([(Outcome(task, seen(task.path)), MATCHES)], "names")
+            job.save([analysed(task)], "names")
     return [task.path.name for task in tasks]

@@ -71,7 +71,7 @@ def test_a_dissolve_chains_no_two_people() -> None:
     tracks = linked(*in_place(*[0] * 10, *dissolve, *[90] * 10))
     assert len(tracks) == 2
     for track in tracks:
-        vectors = np.array([seen.vector for seen in track])
+        vectors = np.array([seen.embedding for seen in track])
         assert np.linalg.norm(vectors[:, None] - vectors[None], axis=-1).max() < np.sqrt(2)
 
 
@@ -99,7 +99,9 @@ def test_people_who_cross_keep_their_tracks() -> None:
     tracks = linked(*frames)
     for track in tracks:
         angles = {
-            np.round(np.rad2deg(np.arctan2(*seen.vector[::-1]))) for seen in track if seen.vector is not None
+            np.round(np.rad2deg(np.arctan2(*seen.embedding[::-1])))
+            for seen in track
+            if seen.embedding is not None
         }
         assert len(angles) <= 1
     assert len(max(tracks, key=len)) >= 19
@@ -149,7 +151,7 @@ def test_every_face_is_in_one_track_and_no_track_holds_two_people_in_a_row(
         assert all(
             later - earlier <= VideoOptions().lost_after_s + 1e-9 for earlier, later in pairwise(times)
         )
-        vectors = [seen.vector for seen in track if seen.vector is not None]
+        vectors = [seen.embedding for seen in track if seen.embedding is not None]
         assert all(_distance_l2(one, next_one) <= ONE_PERSON_L2 + 1e-6 for one, next_one in pairwise(vectors))
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enroll_her
 from bomb_files import write_video as write_huge_video
 from cli_helpers import facepipe, finished, start
 from video_helpers import ffmpeg, number_of, numbered, write_timed, write_video
@@ -57,7 +57,7 @@ def video(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Pa
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
     folder = tmp_path_factory.mktemp("video") / "gallery"
-    enrol_her(folder, astronaut)
+    enroll_her(folder, astronaut)
     return folder
 
 
@@ -294,14 +294,14 @@ def test_a_cut_off_video_without_its_index(video: Path, tmp_path: Path) -> None:
 def test_ctrl_c_keeps_what_was_seen(
     video: Path, gallery: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, frames = tracking.Tracker.look, iter(range(6))
+    add, frames = tracking.Tracker.add, iter(range(6))
 
     def interrupted(tracker: tracking.Tracker, frame: Frame) -> None:
         if next(frames) == 5:
             raise KeyboardInterrupt
-        look(tracker, frame)
+        add(tracker, frame)
 
-    monkeypatch.setattr(tracking.Tracker, "look", interrupted)
+    monkeypatch.setattr(tracking.Tracker, "add", interrupted)
     said = facepipe("video", video, "--gallery", gallery, "--annotate", tmp_path / "named.mp4")
     assert said.code == INTERRUPTED
     (track,) = [record for line in said.lines if (record := json.loads(line))["name"] == NAME]

@@ -1,1 +1,1 @@
-"""Whole folders: looked at by all cores, remembered in a job file, told in files people can use."""
+"""Whole folders: analysed by all cores, remembered in a job file, written as files for people."""

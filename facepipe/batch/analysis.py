@@ -1,9 +1,9 @@
-"""Looking at photos, one stage after the other: every stage is a pure function of its input."""
+"""Analysis of photos, one stage after the other: every stage is a pure function of its input."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -11,18 +11,18 @@ import numpy as np
 from PIL import Image
 
 from facepipe.align import Alignment
-from facepipe.batch.models import PREVIEW
-from facepipe.core.faces import Faces, FloatArray, UInt8Array
+from facepipe.batch.models import PREVIEW, OpenedPhoto, PhotoAnalysis, PhotoTask
+from facepipe.core.faces import Faces, UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import NamingRules, Reason, align_or_reject, assess
+from facepipe.quality import NamingRules, accepted_rows, align_or_reject, assess
 
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
-enlarged. Up to there reduced decoding moves vectors by 0.05 in the median at any scale (docs/batch.md)."""
+enlarged. Up to there reduced decoding moves embeddings by 0.05 in the median at any scale (docs/batch.md)."""
 _SHARE_OF_PIXELS = 2
 """All photos of a batch together take the memory that one of `max_pixels` / 2 may: by default 956 MB, so that
 a batch stays below 1.5 GB whatever the photos are."""
@@ -35,7 +35,7 @@ previews), for about 4 ms a photo."""
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """How photos are looked at; the results depend on it.
+    """How photos are analysed; the results depend on it.
 
     Attributes:
         rules: Which faces are compared.
@@ -49,40 +49,8 @@ class AnalysisOptions:
     reduce: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A photo file that was read.
-
-    Attributes:
-        sha256: Of the file's bytes.
-        photo: Its pixels.
-        memory: Counts what they take, until it is released.
-    """
-
-    sha256: str
-    photo: ReducedPhoto
-    memory: PhotoMemory
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """What is left of a photo when its pixels are gone.
-
-    Attributes:
-        faces: In pixels of the whole photo, without vectors, with `enrollable`.
-        reasons: Why each is not compared, or None.
-        crops: uint8 (m, S, S, 3) of those that are.
-        pictures: See `facepipe.batch.models.PhotoAnalysis`.
-    """
-
-    faces: Faces
-    reasons: tuple[Reason | None, ...]
-    crops: UInt8Array
-    pictures: dict[int, bytes]
-
-
 class PhotoAnalyzer:
-    """The stages of looking at photos, over a pipeline's networks. Threads may share it.
+    """The stages of an analysis, over a pipeline's networks. Threads may share it.
 
     Args:
         pipeline: Detector and encoder.
@@ -95,102 +63,115 @@ class PhotoAnalyzer:
 
     @property
     def dimensions(self) -> int:
-        """Length of a vector."""
+        """Length of an embedding."""
         return self._encoder.embedding.dimensions
 
     def memory(self, path: Path) -> PhotoMemory:
         """What is to count the memory of a photo."""
-        return PhotoMemory(printable(path), allowed_bytes(self._most_at_once))
+        return PhotoMemory(printable(path), allowed_bytes(self._max_pixels_at_once))
 
     @property
-    def _most_at_once(self) -> int:
+    def _max_pixels_at_once(self) -> int:
         return self.options.max_pixels // _SHARE_OF_PIXELS
 
-    def open(self, path: Path, memory: PhotoMemory | None = None) -> Opened:
+    def open(self, task: PhotoTask, memory: PhotoMemory | None = None) -> OpenedPhoto:
         """Read a file, no larger than the detector needs.
 
         Args:
-            path: The file.
-            memory: Of `memory(path)`; None: a new one.
+            task: Which.
+            memory: Of `memory(task.path)`; None: a new one.
 
         Raises:
             PhotoError: It can't be read.
             MemoryBusyError: See `PhotoMemory`.
         """
         needed = self._detector.options.scale_of if self.options.reduce else None
-        memory = memory or self.memory(path)
-        photo = read_reduced(path, needed, max_pixels=self.options.max_pixels, memory=memory)
-        return Opened(photo_sha256(path), photo, memory)
+        memory = memory or self.memory(task.path)
+        photo = read_reduced(task.path, needed, max_pixels=self.options.max_pixels, memory=memory)
+        return OpenedPhoto(task, photo_sha256(task.path), photo, memory)
 
-    def input_size_wh(self, opened: Opened) -> tuple[int, int]:
-        """What the detector sees of it: photos of equal sizes are detected together."""
+    def input_size_wh(self, opened: OpenedPhoto) -> tuple[int, int]:
+        """Size of the detector's input for it: photos of equal sizes are detected together."""
         return self._detector.input_size_wh(opened.photo.rgb)
 
-    def detect(self, group: Sequence[Opened]) -> list[Faces]:
-        """The faces of several photos, in pixels of the whole photos."""
+    def detect(self, group: Sequence[OpenedPhoto]) -> list[PhotoAnalysis]:
+        """Find the faces of several photos, and align those that may be compared."""
         photos = [opened.photo for opened in group]
-        return self._detector.detect_batch(
+        found = self._detector.detect_batch(
             [photo.rgb for photo in photos], [photo.full_size_wh for photo in photos]
         )
+        return [
+            PhotoAnalysis(
+                opened.task,
+                opened.sha256,
+                opened.photo.full_size_wh,
+                faces,
+                tuple(align_or_reject(faces, self.options.rules)),
+            )
+            for opened, faces in zip(group, found, strict=True)
+        ]
 
-    def choose(self, path: Path, opened: Opened, faces: Faces) -> Chosen:
-        """Crops of the faces to be compared, and pictures for people; reads the file again where needed.
+    def crop(self, analysis: PhotoAnalysis, photo: ReducedPhoto, memory: PhotoMemory) -> PhotoAnalysis:
+        """Add crops of the faces to be compared, and pictures for people; reads the file again where needed.
 
         Raises:
             PhotoError: It is gone.
-            MemoryBusyError: See `PhotoMemory`; `choose_again` does it later.
+            MemoryBusyError: See `PhotoMemory`; `crop_again` does it later.
         """
-        photo, alignments = opened.photo, align_or_reject(faces, self.options.rules)
-        if photo.reduction > 1 and self._are_too_small(photo, alignments):
-            return self.choose_again(path, opened.memory, faces, alignments)
-        return self._chosen(photo, faces, alignments)
+        if photo.reduction > 1 and self._enlarges_a_face(analysis, photo.reduction):
+            return self.crop_again(analysis, memory)
+        return self._cropped(analysis, photo)
 
-    def choose_again(
-        self,
-        path: Path,
-        memory: PhotoMemory,
-        faces: Faces,
-        alignments: Sequence[Alignment | Reason] | None = None,
-    ) -> Chosen:
-        """`choose` from the file, with as many pixels as memory allows: all, or half as many a side.
+    def crop_again(self, analysis: PhotoAnalysis, memory: PhotoMemory) -> PhotoAnalysis:
+        """`crop` from the file, with as many pixels as memory allows: all, or half as many a side.
 
         Raises:
             PhotoError: It is gone.
             MemoryBusyError: See `PhotoMemory`.
         """
         photo = read_reduced(
-            path,
-            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= self._most_at_once else _HALF,
+            analysis.task.path,
+            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= self._max_pixels_at_once else _HALF,
             max_pixels=self.options.max_pixels,
             memory=memory,
         )
-        return self._chosen(photo, faces, alignments)
+        return self._cropped(analysis, photo)
 
-    def _chosen(
-        self, photo: ReducedPhoto, faces: Faces, alignments: Sequence[Alignment | Reason] | None
-    ) -> Chosen:
+    def _enlarges_a_face(self, analysis: PhotoAnalysis, reduction: float) -> bool:
+        """Whether a face to be compared has fewer pixels in the reduced copy than in its crop."""
+        found = [alignment for alignment in analysis.alignments if isinstance(alignment, Alignment)]
+        scales = [alignment.in_reduced_copy(reduction).scale(*self._encoder.crop) for alignment in found]
+        return any(scale > _MAX_CROP_SCALE for scale in scales)
+
+    def _cropped(self, analysis: PhotoAnalysis, photo: ReducedPhoto) -> PhotoAnalysis:
         assessment = assess(
             photo.rgb,
-            faces,
+            analysis.faces,
             self.options.rules,
             crop=self._encoder.crop,
-            alignments=alignments,
+            alignments=analysis.alignments,
             reduction=photo.reduction,
         )
-        faces = faces.with_enrollable(assessment.enrollable)
-        return Chosen(faces, assessment.reasons, assessment.crops, _pictures(photo, faces))
+        return replace(
+            analysis,
+            faces=analysis.faces.with_enrollable(assessment.enrollable),
+            reasons=assessment.reasons,
+            crops=assessment.crops,
+            pictures=_pictures(photo, analysis.faces),
+        )
 
-    def encode(self, crops: UInt8Array) -> FloatArray:
-        """float32 (m, d): the vectors of crops, of one photo or many."""
-        return self._encoder.encode(crops)
-
-    def _are_too_small(self, photo: ReducedPhoto, alignments: Sequence[Alignment | Reason]) -> bool:
-        """Whether a face to be compared would be enlarged."""
-        found = [alignment for alignment in alignments if isinstance(alignment, Alignment)]
-        scales = [
-            alignment.in_reduced_copy(photo.reduction).scale(*self._encoder.crop) for alignment in found
+    def encode(self, group: Sequence[PhotoAnalysis]) -> list[PhotoAnalysis]:
+        """Encode the faces of several photos together; their crops go."""
+        embeddings = self._encoder.encode(np.concatenate([analysis.crops for analysis in group]))
+        ends = np.cumsum([len(analysis.crops) for analysis in group])
+        return [
+            replace(
+                analysis,
+                faces=analysis.faces.with_embeddings(own, accepted_rows(analysis.reasons)),
+                crops=analysis.crops[:0],
+            )
+            for analysis, own in zip(group, np.split(embeddings, ends[:-1]), strict=True)
         ]
-        return any(scale > _MAX_CROP_SCALE for scale in scales)
 
 
 def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:

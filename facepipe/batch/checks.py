@@ -18,7 +18,7 @@ import numpy as np
 
 from facepipe.batch.job_schema import CHECKED_COLUMNS, REPORT, created_schema, schema_of
 from facepipe.batch.models import PREVIEW
-from facepipe.batch.products import names_of
+from facepipe.batch.output_files import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
 from facepipe.batch.seal import SEALED_COLUMNS, Seal
 from facepipe.detector import DetectorOptions
@@ -78,12 +78,12 @@ def require_meaning(database: sqlite3.Connection, seal: Seal) -> None:
     for row in _rows(database, "settings", seal):
         _check_setting(row)
     dimensions = {_check_photo(row) for row in _rows(database, "photos", seal)} - {None}
-    _require(len(dimensions) < 2, "its vectors are of several lengths")
+    _require(len(dimensions) < 2, "its embeddings are of several lengths")
     for row in _rows(database, "pictures", seal):
         _require(_is_int(row["photo_id"]) and _is_int(row["face"]) and row["face"] >= PREVIEW, "a picture")
         _require(isinstance(row["webp"], bytes), "a picture")
     for row in _rows(database, "products", seal):
-        _require(_is_int(row["photo_id"]) and _are_texts(row["kind"], row["made_of"]), "a product")
+        _require(_is_int(row["photo_id"]) and _are_texts(row["kind"], row["made_of"]), "an output file")
         names_of(row["files"])
     for row in _rows(database, "moves", seal):
         source, target = json.loads(row["paths"])
@@ -109,7 +109,7 @@ def _check_setting(row: Row) -> None:
 
 
 def _check_photo(row: Row) -> int | None:
-    """Length of the vectors; None where there is none."""
+    """Length of the embeddings; None where there is none."""
     path = row["path"]
     _require(isinstance(path, bytes) and b"\0" not in path and os.path.abspath(path) == path, "a path")
     _require(_is_int(row["size_bytes"]) and _is_int(row["mtime_ns"]), "the size or time of a photo")

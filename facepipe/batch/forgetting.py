@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import Product, Record
+from facepipe.batch.models import OutputFiles, PhotoRecord
+from facepipe.batch.output_files import PICTURE_KINDS, SIDECAR_KIND, remove_pictures
 from facepipe.batch.page import REPORT_FILE, write_report
-from facepipe.batch.products import PICTURE_KINDS, SIDECAR_KIND, remove_pictures
-from facepipe.batch.results import made_of, make_sidecar, write_records
+from facepipe.batch.results import source_hash, write_photo_sidecar, write_records
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces
 from facepipe.reports.xmp import sidecar_path, write_sidecar
 
 
 def forget_person(job: Job, names: Collection[str]) -> int:
-    """Erase what was seen in every photo in which somebody of these names is, or may be.
+    """Erase the results of every photo in which somebody of these names is, or may be.
 
-    The photos wait to be looked at again: their faces are looked for anew by the next run. Regions of these
+    The photos wait to be analysed again by the next run. Regions of these
     names leave the sidecars that the job has written.
 
     Returns:
@@ -33,7 +33,7 @@ def forget_person(job: Job, names: Collection[str]) -> int:
         OutputError: A file can't be changed or removed; no row is changed.
         PhotoError: A photo with a sidecar can't be read; likewise.
     """
-    records = [record for record in job.looks() if _is_seen(record, names)]
+    records = [record for record in job.analysed() if _is_seen(record, names)]
     with _results_written_anew(job):
         _clean(job, records, lambda record: _others(record, names))
         job.erase([record.id for record in records], forget_photos=False, names=names)
@@ -41,7 +41,7 @@ def forget_person(job: Job, names: Collection[str]) -> int:
 
 
 def forget_photo(job: Job, photo: Path, photo_sha256: str | None) -> int:
-    """Erase a photo, found by path or content, and what was seen in it; answers how many times it was there.
+    """Erase a photo, found by path or content, and its results; answers how many times it was there.
 
     Raises:
         OutputError: As `forget_person`.
@@ -70,14 +70,14 @@ def forget_left_out(job: Job) -> int:
     """
     ids = [task.id for task in job.remembered(left_out=True)]
     _forget_photos(job, ids)
-    _bring_products_up_to_date(job)
+    _bring_outputs_up_to_date(job)
     return len(ids)
 
 
 def _forget_photos(job: Job, ids: Collection[int]) -> None:
     """Erase photos; facepipe's regions leave the sidecars of photos that are gone."""
     chosen = set(ids)
-    records = [record for record in job.looks() if record.id in chosen]
+    records = [record for record in job.analysed() if record.id in chosen]
     _clean(
         job,
         records,
@@ -86,31 +86,33 @@ def _forget_photos(job: Job, ids: Collection[int]) -> None:
     job.erase(ids, forget_photos=True)
 
 
-def _clean(job: Job, records: Iterable[Record], faces_to_stay: Callable[[Record], Faces | None]) -> None:
+def _clean(
+    job: Job, records: Iterable[PhotoRecord], faces_to_stay: Callable[[PhotoRecord], Faces | None]
+) -> None:
     """Remove the pictures of photos, and leave in the job's sidecars only these faces; None: all."""
     for record in records:
-        for kind, product in job.products_of(record.id).items():
+        for kind, files in job.outputs.of_photo(record.id).items():
             if kind in PICTURE_KINDS:
-                remove_pictures(job.folder, kind, product.names)
+                remove_pictures(job.folder, kind, files.names)
                 continue
             faces = faces_to_stay(record)
-            if faces is not None and product.names and os.path.exists(sidecar_path(record.result.path)):
+            if faces is not None and files.names and os.path.exists(sidecar_path(record.result.path)):
                 assert record.size_wh is not None
                 write_sidecar(record.result.path, record.size_wh, faces)
 
 
-def _bring_products_up_to_date(job: Job) -> None:
+def _bring_outputs_up_to_date(job: Job) -> None:
     """Remove pictures that show names of before, which may not be made anew, and rewrite such sidecars."""
     for record in job.records():
-        for kind, product in job.products_of(record.id).items():
-            if product.made_of == made_of(record):
+        for kind, files in job.outputs.of_photo(record.id).items():
+            if files.source_hash == source_hash(record):
                 continue
             if kind in PICTURE_KINDS:
-                remove_pictures(job.folder, kind, product.names)
-                job.forget_product(kind, record.id)
-            elif kind == SIDECAR_KIND and product.names and record.result.faces is not None:
-                make_sidecar(record)
-                job.note_products(kind, {record.id: Product(made_of(record), product.names)})
+                remove_pictures(job.folder, kind, files.names)
+                job.outputs.forget(kind, record.id)
+            elif kind == SIDECAR_KIND and files.names and record.result.faces is not None:
+                write_photo_sidecar(record)
+                job.outputs.remember(kind, {record.id: OutputFiles(source_hash(record), files.names)})
 
 
 @contextmanager
@@ -129,19 +131,19 @@ def _results_written_anew(job: Job) -> Iterator[None]:
             write_records(job, "results.jsonl")
         if "faces.csv" in there:
             write_records(job, "faces.csv")
-        report = job.report_options()
+        report = job.outputs.report_options()
         if REPORT_FILE in there and report is not None:
-            write_report(job, report.group_within_l2, paths=report.paths)
+            write_report(job, report)
 
 
-def _is_seen(record: Record, names: Collection[str]) -> bool:
+def _is_seen(record: PhotoRecord, names: Collection[str]) -> bool:
     assert record.result.faces is not None
     return any(
         match.name in names or match.candidate_name in names for match in record.result.faces.matches or ()
     )
 
 
-def _others(record: Record, names: Collection[str]) -> Faces:
+def _others(record: PhotoRecord, names: Collection[str]) -> Faces:
     faces = record.result.faces
     assert faces is not None
     assert faces.matches is not None

@@ -1,22 +1,23 @@
-"""The job: which photos there are, what is done, what was seen. Killed processes lose seconds of it."""
+"""The job: photos, their states and results. Killed processes lose seconds of it."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from facepipe.batch.job_file import open_job_file
-from facepipe.batch.job_schema import REPORT, WIPE_DUE, look_again_at_panoramas, note
-from facepipe.batch.models import Counts, Outcome, Product, Record, ReportOptions, Stranger, Task
+from facepipe.batch.job_outputs import JobOutputs
+from facepipe.batch.job_schema import WIPE_DUE, analyse_panoramas_again, note
+from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask, UnknownFaceRow
 from facepipe.batch.planning import NO_FILE, Planner, Taken
-from facepipe.batch.products import names_of, names_to_text
 from facepipe.batch.rows import (
     FACE_BYTES,
+    embeddings_of,
     face_bytes,
     faces_of,
     known_count,
@@ -24,20 +25,19 @@ from facepipe.batch.rows import (
     matches_to_text,
     reasons_of,
     reasons_to_text,
-    strangers_of,
-    vectors_of,
+    unknown_rows_of,
 )
 from facepipe.batch.seal import Seal
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.detector import DetectorOptions
 from facepipe.pipeline import PhotoResult
-from facepipe.quality import Reason
+from facepipe.quality import Reason, accepted_rows
 
-_NOTHING_SEEN = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
+_FORGET_ANALYSIS = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
     numbers = NULL, vectors = NULL, enrollable = NULL, reasons = NULL, matches = NULL, named_by = NULL,
     known = NULL WHERE id = ?"""
-_DELETE_MADE_OF_PHOTO = (
+_DELETE_OUTPUTS = (
     "DELETE FROM pictures WHERE photo_id = ?",
     "DELETE FROM products WHERE photo_id = ?",
 )
@@ -48,9 +48,12 @@ class Job:
 
     Args:
         folder: Holds the file.
-        create: Whether a missing one is made, in a private folder: it holds vectors of faces.
+        create: Whether a missing one is made, in a private folder: it holds embeddings of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
-        again: Begin a new one where it is damaged: all photos will be looked at again.
+        again: Begin a new one where it is damaged: all photos will be analysed again.
+
+    Attributes:
+        outputs: The files written for results.
 
     Raises:
         UsageError: There is none, and none is to be made.
@@ -65,6 +68,7 @@ class Job:
         self.folder = folder
         self._file = open_job_file(folder, create=create, secret=secret, again=again)
         self._database, self._changing = self._file.database, self._file.changing
+        self.outputs = JobOutputs(self._file)
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +83,7 @@ class Job:
         self._file.close()
 
     def require_encryption(self) -> bool:
-        """Encrypt paths, names, vectors and pictures, unless they are; no plain byte is left in the file.
+        """Encrypt paths, names, embeddings and pictures, unless they are; no plain byte is left in the file.
 
         Returns:
             Whether they were not.
@@ -99,11 +103,11 @@ class Job:
     # What is to be done
 
     def require_settings(self, settings: dict[str, Any], *, again: bool) -> None:
-        """Bind the job to what looking at a photo depends on.
+        """Bind the job to what the analysis of a photo depends on.
 
         Args:
             settings: By name; values that JSON holds.
-            again: Look at all photos again, with these settings.
+            again: Analyse all photos again, with these settings.
 
         Raises:
             UsageError: The job was begun with other settings; the message names them.
@@ -113,10 +117,10 @@ class Job:
             held = dict(database.execute("SELECT key, value FROM settings"))
             different = sorted(key for key in wanted if held.get(key) != wanted[key])
             if held.keys() & wanted.keys() and different and not again:
-                told = ", ".join(f"{key} {held.get(key)} (now {wanted[key]})" for key in different)
+                settings_held = ", ".join(f"{key} {held.get(key)} (now {wanted[key]})" for key in different)
                 raise UsageError(
-                    f"{self.folder}: this job was begun with {told}; use the same, or --again to look at "
-                    "all photos again, or another --out"
+                    f"{self.folder}: this job was begun with {settings_held}; use the same, or --again to "
+                    "analyse all photos again, or another --out"
                 )
             database.executemany("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", wanted.items())
             if again:
@@ -130,7 +134,7 @@ class Job:
         remembered, and are left out of everything.
         """
         with self._changing() as database:
-            look_again_at_panoramas(database)
+            analyse_panoramas_again(database)
             taken = Planner(database, self._seal, self.folder).take_only(photos)
             if retry_failed:
                 database.execute(
@@ -149,33 +153,42 @@ class Job:
             keys = [(self._seal.seal_path(photo),) for photo in photos]
             database.executemany("UPDATE photos SET place = NULL WHERE path = ?", keys)
 
-    def waiting(self) -> list[Task]:
-        """The photos to be looked at, in the order of the command."""
+    def waiting(self) -> list[PhotoTask]:
+        """The photos to be analysed, in the order of the command."""
         rows = self._database.execute(
             "SELECT id, path FROM photos WHERE place IS NOT NULL AND state = 'waiting' ORDER BY place"
         )
-        return [Task(id, self._seal.open_path(path)) for id, path in rows]
+        return [PhotoTask(id, self._seal.open_path(path)) for id, path in rows]
 
-    # What was seen
+    # Results
 
-    def save(self, outcomes: Sequence[tuple[Outcome, Sequence[Match]]], named_by: str) -> None:
-        """Remember how tasks ended, each with what the gallery said of its faces, in one transaction."""
+    def save(self, outcomes: Iterable[PhotoAnalysis | FailedPhoto], naming_key: str) -> None:
+        """Remember what became of photos, in one transaction.
+
+        Args:
+            outcomes: Analyses with their matches, and failures.
+            naming_key: Identifies what the faces were named by.
+        """
         with self._changing() as database:
-            for outcome, matches in outcomes:
-                self._save(database, outcome, matches, named_by)
+            for outcome in outcomes:
+                database.execute("DELETE FROM pictures WHERE photo_id = ?", (outcome.task.id,))
+                if isinstance(outcome, FailedPhoto):
+                    self._save_failure(database, outcome)
+                else:
+                    self._save_analysis(database, outcome, naming_key)
 
-    def note_failures_told(self) -> None:
-        """Remember that the failures of the command were told, with what was wrong."""
+    def note_failures_reported(self) -> None:
+        """Remember that the failures of the command were reported, with what was wrong."""
         with self._changing() as database:
             database.execute("UPDATE photos SET told = 1 WHERE place IS NOT NULL AND state = 'failed'")
 
     def name_again(
         self,
         name: Callable[[Faces, Sequence[Reason | None]], Sequence[Match]],
-        named_by: str,
+        naming_key: str,
         dimensions: int,
     ) -> int:
-        """Ask the gallery again about photos that other settings or another state of it named.
+        """Match the faces again of photos that other settings or another state of the gallery named.
 
         Nothing is read but the job file. In transactions of some hundred photos: what a killed process has
         named stays named.
@@ -184,7 +197,8 @@ class Job:
             How many photos were named again.
         """
         rows = self._database.execute(
-            "SELECT id FROM photos WHERE place IS NOT NULL AND state = 'done' AND named_by != ?", (named_by,)
+            "SELECT id FROM photos WHERE place IS NOT NULL AND state = 'done' AND named_by != ?",
+            (naming_key,),
         ).fetchall()
         for at in range(0, len(rows), 512):
             with self._changing() as database:
@@ -192,16 +206,17 @@ class Job:
                     columns = "numbers, vectors, reasons"
                     row = database.execute(f"SELECT {columns} FROM photos WHERE id = ?", (id,)).fetchone()
                     reasons = reasons_of(row[2])
-                    vectors = vectors_of(self._seal.open("vectors", row[1]), reasons, dimensions)
-                    matches = name(faces_of(row[0]).with_embeddings(vectors), reasons)
+                    embeddings = embeddings_of(self._seal.open("vectors", row[1]), dimensions)
+                    faces = faces_of(row[0]).with_embeddings(embeddings, accepted_rows(reasons))
+                    matches = name(faces, reasons)
                     text = self._seal.seal("matches", matches_to_text(matches))
                     database.execute(
                         "UPDATE photos SET matches = ?, named_by = ?, known = ? WHERE id = ?",
-                        (text, named_by, known_count(matches), id),
+                        (text, naming_key, known_count(matches), id),
                     )
         return len(rows)
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[PhotoRecord]:
         """The photos of the command that have been dealt with, in its order."""
         options = self._detector_options()
         rows = self._database.execute(
@@ -211,11 +226,11 @@ class Job:
         for id, path, state, error, width, height, numbers, matches in rows:
             photo = self._seal.open_path(path)
             if state == "failed":
-                yield Record(id, PhotoResult(photo, error=self._seal.open("error", error)), None)
+                yield PhotoRecord(id, PhotoResult(photo, error=self._seal.open("error", error)), None)
                 continue
             faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
             scale = options.scale_of((width, height))
-            yield Record(id, PhotoResult(photo, faces=faces, scale=scale), (width, height))
+            yield PhotoRecord(id, PhotoResult(photo, faces=faces, scale=scale), (width, height))
 
     def photos(self) -> list[Path]:
         """All photos of the command, in its order."""
@@ -228,23 +243,23 @@ class Job:
         return {face: self._seal.open("webp", webp) for face, webp in rows}
 
     def sha256(self, photo_id: int) -> str | None:
-        """Of the file that was looked at; None where that failed."""
+        """Of the file that was analysed; None where that failed."""
         row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
         return None if row is None else self._seal.open("sha256", row[0])
 
-    def strangers(self) -> list[Stranger]:
-        """The faces near nobody that enrolment would take, with their vectors."""
+    def unknown_faces(self) -> list[UnknownFaceRow]:
+        """The faces near nobody that enrollment would take, with their embeddings."""
         rows = self._database.execute(
             """SELECT id, sha256, vectors, enrollable, reasons, matches FROM photos
             WHERE place IS NOT NULL AND state = 'done' AND length(vectors) > 0 ORDER BY place"""
         )
         opened = self._seal.open
-        strangers = []
+        faces = []
         for id, sha256, vectors, enrollable, reasons, matches in rows:
             columns = opened("vectors", vectors), enrollable, reasons, opened("matches", matches)
             photo_sha256 = opened("sha256", sha256)
-            strangers += [Stranger(id, photo_sha256, row, vector) for row, vector in strangers_of(*columns)]
-        return strangers
+            faces += [UnknownFaceRow(id, photo_sha256, row, own) for row, own in unknown_rows_of(*columns)]
+        return faces
 
     def counts(self) -> Counts:
         """Photos and faces of the command."""
@@ -261,85 +276,35 @@ class Job:
         newly_failed = sum(int(new) for state, *_, new in rows if state == "failed")
         return Counts(waiting, done, failed, newly_failed, faces, known)
 
-    # Files made of results
-
-    def product(self, kind: str, photo_id: int) -> Product | None:
-        """The photo's files of this kind; None: never made."""
-        found = self._database.execute(
-            "SELECT made_of, files FROM products WHERE kind = ? AND photo_id = ?", (kind, photo_id)
-        ).fetchone()
-        return None if found is None else Product(found[0], names_of(self._seal.open("files", found[1])))
-
-    def products(self, kind: str) -> dict[int, Product]:
-        """The files of this kind by photo, of all photos that the job remembers."""
-        rows = self._database.execute("SELECT photo_id, made_of, files FROM products WHERE kind = ?", (kind,))
-        opened = self._seal.open
-        return {id: Product(made_of, names_of(opened("files", files))) for id, made_of, files in rows}
-
-    def note_products(self, kind: str, products: Mapping[int, Product]) -> None:
-        """Remember files by photo."""
-        rows = [
-            (kind, id, product.made_of, self._seal.seal("files", names_to_text(product.names)))
-            for id, product in products.items()
-        ]
-        with self._changing() as database:
-            database.executemany(
-                "INSERT OR REPLACE INTO products (kind, photo_id, made_of, files) VALUES (?, ?, ?, ?)", rows
-            )
-
-    def products_of(self, photo_id: int) -> dict[str, Product]:
-        """The photo's files by kind."""
-        rows = self._database.execute(
-            "SELECT kind, made_of, files FROM products WHERE photo_id = ?", (photo_id,)
-        ).fetchall()
-        opened = self._seal.open
-        return {kind: Product(made_of, names_of(opened("files", files))) for kind, made_of, files in rows}
-
-    def forget_product(self, kind: str, photo_id: int) -> None:
-        """Forget the photo's files of a kind, which are gone."""
-        with self._changing() as database:
-            database.execute("DELETE FROM products WHERE kind = ? AND photo_id = ?", (kind, photo_id))
-
-    def note_report(self, options: ReportOptions) -> None:
-        """Remember how the report is written."""
-        row = REPORT, json.dumps(asdict(options))
-        with self._changing() as database:
-            database.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", row)
-
-    def report_options(self) -> ReportOptions | None:
-        """How the report was last written; None: not known."""
-        row = self._database.execute("SELECT value FROM settings WHERE key = ?", (REPORT,)).fetchone()
-        return None if row is None else ReportOptions(**json.loads(row[0]))
-
     # What is to be forgotten
 
-    def remembered(self, *, left_out: bool = False) -> list[Task]:
+    def remembered(self, *, left_out: bool = False) -> list[PhotoTask]:
         """All photos that the job knows, or those that are not among the command's."""
         where = " WHERE place IS NULL" if left_out else ""
         rows = self._database.execute(f"SELECT id, path FROM photos{where}").fetchall()
-        return [Task(id, self._seal.open_path(path)) for id, path in rows]
+        return [PhotoTask(id, self._seal.open_path(path)) for id, path in rows]
 
-    def looks(self) -> Iterator[Record]:
-        """All photos in which something was seen, whether they are among the command's and wait or not."""
+    def analysed(self) -> Iterator[PhotoRecord]:
+        """All photos that were analysed, whether they are among the command's and wait or not."""
         rows = self._database.execute(
             "SELECT id, path, width, height, numbers, matches FROM photos WHERE numbers IS NOT NULL"
         ).fetchall()
         for id, path, width, height, numbers, matches in rows:
             faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
-            yield Record(id, PhotoResult(self._seal.open_path(path), faces=faces), (width, height))
+            yield PhotoRecord(id, PhotoResult(self._seal.open_path(path), faces=faces), (width, height))
 
     def erase(self, ids: Iterable[int], *, forget_photos: bool, names: Collection[str] = ()) -> None:
-        """Erase what was seen in photos, and what their files were made of; no byte of it is left.
+        """Erase the results of photos, and which files were written for them; no byte of it is left.
 
         Args:
             ids: Of the photos.
-            forget_photos: The photos themselves too; else they wait to be looked at again.
+            forget_photos: The photos themselves too; else they wait to be analysed again.
             names: That nobody next to a face is to have either; such faces are named again by the next run.
         """
-        photo = "DELETE FROM photos WHERE id = ?" if forget_photos else _NOTHING_SEEN
+        photo = "DELETE FROM photos WHERE id = ?" if forget_photos else _FORGET_ANALYSIS
         with self._changing() as database:
             for id in ids:
-                for statement in (photo, *_DELETE_MADE_OF_PHOTO):
+                for statement in (photo, *_DELETE_OUTPUTS):
                     database.execute(statement, (id,))
             self._forget_runners_up(database, names)
             database.execute("DELETE FROM moves")  # a new path has the person's name
@@ -384,33 +349,28 @@ class Job:
         row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()
 
-    def _save(
-        self, database: sqlite3.Connection, outcome: Outcome, matches: Sequence[Match], named_by: str
-    ) -> None:
-        id, look, seal = outcome.task.id, outcome.look, self._seal.seal
-        database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
-        if look is None:
-            error = seal("error", outcome.error)
-            database.execute(_NOTHING_SEEN, (id,))
-            database.execute(
-                """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?
-                WHERE id = ?""",
-                (error, error, id),
-            )
-            if outcome.passing:
-                database.execute(
-                    "UPDATE photos SET size_bytes = ?, mtime_ns = ? WHERE id = ?", (*NO_FILE, id)
-                )
-            return
-        numbers, vectors, enrollable = face_bytes(look.faces, look.reasons)
-        named = seal("matches", matches_to_text(matches)), named_by, known_count(matches)
-        seen = numbers, seal("vectors", vectors), enrollable, reasons_to_text(look.reasons)
+    def _save_failure(self, database: sqlite3.Connection, failed: FailedPhoto) -> None:
+        id, error = failed.task.id, self._seal.seal("error", failed.error)
+        database.execute(_FORGET_ANALYSIS, (id,))
+        database.execute(
+            """UPDATE photos SET state = 'failed', told = coalesce(told, 0) AND error IS ?, error = ?
+            WHERE id = ?""",
+            (error, error, id),
+        )
+        if failed.is_temporary:
+            database.execute("UPDATE photos SET size_bytes = ?, mtime_ns = ? WHERE id = ?", (*NO_FILE, id))
+
+    def _save_analysis(self, database: sqlite3.Connection, analysis: PhotoAnalysis, naming_key: str) -> None:
+        id, seal, matches = analysis.task.id, self._seal.seal, analysis.faces.matches or ()
+        numbers, vectors, enrollable = face_bytes(analysis.faces, analysis.reasons)
+        named = seal("matches", matches_to_text(matches)), naming_key, known_count(matches)
+        found = numbers, seal("vectors", vectors), enrollable, reasons_to_text(analysis.reasons)
         database.execute(
             """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
             vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ?, known = ? WHERE id = ?""",
-            (seal("sha256", look.sha256), *look.size_wh, *seen, *named, id),
+            (seal("sha256", analysis.sha256), *analysis.size_wh, *found, *named, id),
         )
-        pictures = ((id, face, seal("webp", webp)) for face, webp in look.pictures.items())
+        pictures = ((id, face, seal("webp", webp)) for face, webp in analysis.pictures.items())
         database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", pictures)
 
 

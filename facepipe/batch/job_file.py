@@ -35,7 +35,7 @@ _BEFORE_READING = (
     "temp_store = MEMORY",  # first: no paths in the system's temporary folder
     "locking_mode = EXCLUSIVE",
     "trusted_schema = OFF",  # no function is called because a file has asked for it
-    "secure_delete = ON",  # no name or vector is left in free pages
+    "secure_delete = ON",  # no name or embedding is left in free pages
 )
 _AFTERWARDS = ("journal_mode = WAL", "synchronous = NORMAL")
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -48,7 +48,7 @@ class JobFile:
 
     Args:
         folder: Holds the file.
-        create: Whether a missing one is made, in a private folder: it holds vectors of faces.
+        create: Whether a missing one is made, in a private folder: it holds embeddings of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
 
     Attributes:
@@ -114,7 +114,7 @@ class JobFile:
             self.database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def encrypt(self) -> None:
-        """Encrypt paths, names, vectors and pictures; no plain byte is left in the file.
+        """Encrypt paths, names, embeddings and pictures; no plain byte is left in the file.
 
         Raises:
             GalleryError: There is no secret.

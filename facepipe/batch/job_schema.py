@@ -7,13 +7,13 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from facepipe.batch.products import names_of_before, names_to_text
+from facepipe.batch.output_files import names_of_before, names_to_text
 from facepipe.batch.seal import Seal
 
 APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
 VERSION = 2
-"""1: panoramas are analysed at a larger scale. 2: names of products are relative, and rows have checksums."""
+"""1: panoramas are analysed at a larger scale. 2: names of files are relative, and rows have checksums."""
 REPORT = "report"
 """Key of settings: how the report was last written."""
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
@@ -22,9 +22,9 @@ _TABLES = {
     "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER)",
     # place: in the order of the last command, NULL: not one of its photos. numbers: float32 (n, 15), box,
     # score and landmarks. vectors: float32 (m, d) of the faces without a reason. enrollable: bool (n,).
-    # reasons: why a face was not compared, or null. matches, named_by: what the gallery said, and which
-    # settings and state of it. known: how many faces have a name. told: 1, an earlier command has ended and
-    # told this error.
+    # reasons: why a face was not compared, or null. matches, named_by: the gallery's answers, and which
+    # settings and state of it gave them. known: how many faces have a name. told: 1, an earlier command has
+    # ended and reported this error.
     "photos": """CREATE TABLE photos (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, place INTEGER,
     size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
@@ -35,7 +35,7 @@ _TABLES = {
     "pictures": """CREATE TABLE pictures (
     photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL, checksum INTEGER,
     PRIMARY KEY (photo_id, face)) WITHOUT ROWID""",
-    # Files made of a photo's result, and of which.
+    # Output files of a photo, and the hash of the result that they show.
     "products": """CREATE TABLE products (
     kind TEXT NOT NULL, photo_id INTEGER NOT NULL, made_of TEXT NOT NULL, files TEXT NOT NULL,
     checksum INTEGER, PRIMARY KEY (kind, photo_id)) WITHOUT ROWID""",
@@ -151,7 +151,7 @@ def strike(database: sqlite3.Connection, key: str) -> None:
     database.execute("DELETE FROM settings WHERE key = ?", (key,))
 
 
-def look_again_at_panoramas(database: sqlite3.Connection) -> None:
+def analyse_panoramas_again(database: sqlite3.Connection) -> None:
     """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
     if is_noted(database, PANORAMAS_DUE):
         database.execute(

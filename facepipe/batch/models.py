@@ -1,11 +1,20 @@
-"""What passes between a batch and its job file: tasks, what came of them, and what is told of them."""
+"""What a photo is on its way through a batch, and what the job file holds of it.
+
+A `PhotoTask` is read into an `OpenedPhoto`; its faces are a `PhotoAnalysis`, which gains columns until it is
+saved (or a `FailedPhoto` is), and comes back as a `PhotoRecord`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from facepipe.core.faces import Faces, FloatArray
+import numpy as np
+
+from facepipe.align import Alignment
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
+from facepipe.images.decoding import ReducedPhoto
+from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.pipeline import PhotoResult
 from facepipe.quality import Reason
 
@@ -14,49 +23,78 @@ PREVIEW = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """A photo to be looked at; `id` is its row in the job file."""
+class PhotoTask:
+    """A photo to be analysed; `id` is its row in the job file."""
 
     id: int
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoAnalysis:
-    """What looking at a photo gave: all that naming and telling need, without the pixels.
+@dataclass(frozen=True, slots=True, eq=False)
+class OpenedPhoto:
+    """A photo file that was read.
 
     Attributes:
-        sha256: Of the file.
+        task: Which it is.
+        sha256: Of the file's bytes.
+        photo: Its pixels.
+        memory: Counts what they take, until it is released.
+    """
+
+    task: PhotoTask
+    sha256: str
+    photo: ReducedPhoto
+    memory: PhotoMemory
+
+
+def _no_crops() -> UInt8Array:
+    return np.zeros((0, 0, 0, 3), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PhotoAnalysis:
+    """The faces of a photo without its pixels: found, then cropped, encoded and named.
+
+    Attributes:
+        task: Which photo it is.
+        sha256: Of the file's bytes.
         size_wh: Width and height of the upright photo in pixels.
-        faces: With `enrollable` and vectors, rows of NaN where a face is not to be compared.
-        reasons: Why a face is not to be compared; None where it is.
+        faces: In pixels of the whole photo; with `enrollable` once they are cropped, embeddings (rows of NaN
+            where a face is not to be compared) once they are encoded, and matches once they are named.
+        alignments: Of `align_or_reject`, for the crops.
+        reasons: Why each face is not to be compared; None where it is. Empty before they are cropped.
+        crops: uint8 (m, S, S, 3) of the faces to be compared, until they are encoded.
         pictures: WebP files: of each face by its row, of the photo under `PREVIEW`.
     """
 
+    task: PhotoTask
     sha256: str
     size_wh: tuple[int, int]
     faces: Faces
-    reasons: tuple[Reason | None, ...]
-    pictures: dict[int, bytes]
+    alignments: tuple[Alignment | Reason, ...] = ()
+    reasons: tuple[Reason | None, ...] = ()
+    crops: UInt8Array = field(default_factory=_no_crops)
+    pictures: dict[int, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """A task that has ended: with a look, or with an error that names the file.
+class FailedPhoto:
+    """A photo that could not be analysed.
 
     Attributes:
-        passing: The error may pass without a change of the file: the next command looks again.
+        task: Which it is.
+        error: A sentence that names the file.
+        is_temporary: The error may pass without a change of the file: the next command tries again.
     """
 
-    task: Task
-    look: PhotoAnalysis | None = None
-    error: str | None = None
-    passing: bool = False
+    task: PhotoTask
+    error: str
+    is_temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A photo of the last command that has been dealt with.
+class PhotoRecord:
+    """The result of a photo as the job file has it.
 
     Attributes:
         id: Row in the job file.
@@ -69,33 +107,40 @@ class Record:
     size_wh: tuple[int, int] | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """A face near nobody that enrolment would take: its photo, its row there, and its vector (d,)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class UnknownFaceRow:
+    """A face near nobody that enrollment would take: its photo, its row there, and its embedding (d,)."""
 
     photo_id: int
     photo_sha256: str
-    face: int
-    vector: FloatArray
+    row: int
+    embedding: FloatArray
 
 
 @dataclass(frozen=True, slots=True)
-class Product:
-    """Files made of one photo's result.
+class OutputFiles:
+    """Files written for one photo's result.
 
     Attributes:
-        made_of: Names that result.
-        names: Of the files, relative to the folder of their kind; see `facepipe.batch.products`. None where
-            there was nothing to make.
+        source_hash: Identifies that result; see `facepipe.batch.results.source_hash`.
+        names: Of the files, relative to the folder of their kind; see `facepipe.batch.output_files`. Empty
+            where there was nothing to write.
     """
 
-    made_of: str
+    source_hash: str
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """How the report was last written; see `facepipe.batch.page.write_report`."""
+    """How the report is written.
+
+    Attributes:
+        group_within_l2: Unknown faces within this Euclidean distance are shown as one person's; see
+            `facepipe.gallery.clustering.group_faces`.
+        paths: Name the photos by their paths below their common folder, and link to them, relative to the
+            report. Else they have numbers only.
+    """
 
     group_within_l2: float
     paths: bool
@@ -106,7 +151,7 @@ class Counts:
     """Photos of the last command by state, and the faces of those that are done.
 
     Attributes:
-        newly_failed: Those of the failed whose errors no earlier command has told.
+        newly_failed: Those of the failed whose errors no earlier command has reported.
     """
 
     waiting: int

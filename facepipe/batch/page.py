@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk, with ten thousand photos as with ten."""
+"""The report: one HTML file that opens from disk, for ten photos or ten thousand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import PREVIEW, Record, ReportOptions
+from facepipe.batch.models import PREVIEW, PhotoRecord, ReportOptions
 from facepipe.core.errors import OutputError
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, require_replaceable
@@ -29,44 +29,37 @@ _CHUNK = 100
 """Photos whose pictures are unpacked together when one of them comes into view."""
 
 
-def write_report(job: Job, group_within_l2: float, *, paths: bool = True) -> None:
+def write_report(job: Job, options: ReportOptions) -> None:
     """Write `report.html` into the job's folder: people with their faces, unknown faces, failures.
-
-    Args:
-        job: The results.
-        group_within_l2: Unknown faces within this Euclidean distance are shown as one person's; see
-            `facepipe.gallery.clustering.group_faces`.
-        paths: Name the photos by their paths below their common folder, and link to them, relative to the
-            report. Else they have numbers only.
 
     Raises:
         OutputError: It can't be written, or would take the place of another file than a page of facepipe.
     """
     file = job.folder / REPORT_FILE
     require_replaceable(file, PAGE)
-    job.note_report(ReportOptions(group_within_l2, paths))
+    job.outputs.remember_report(options)
     template = resources.files("facepipe.batch").joinpath("report.html").read_text(encoding="utf-8")
     head, tail = template.split("<!--DATA-->")
     try:
         with atomic_file(file) as stream:
             stream.write(head.encode())
-            _write_data(stream, job, _groups(job, group_within_l2), _Names(job) if paths else None)
+            _write_data(stream, job, _groups(job, options), _Names(job) if options.paths else None)
             stream.write(tail.encode())
     except OSError as error:
         raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
 
 
-def _groups(job: Job, within_l2: float) -> Groups:
+def _groups(job: Job, options: ReportOptions) -> Groups:
     """A number for each unknown face that has company, by photo and row: 0 for the largest group."""
-    faces = job.strangers()
+    faces = job.unknown_faces()
     if not faces:
         return {}
-    vectors = np.stack([face.vector for face in faces])
-    labels = group_faces(vectors, [face.photo_sha256 for face in faces], within_l2)
+    embeddings = np.stack([face.embedding for face in faces])
+    labels = group_faces(embeddings, [face.photo_sha256 for face in faces], options.group_within_l2)
     sizes = Counter(labels.tolist())
     ranks = {label: rank for rank, (label, size) in enumerate(sizes.most_common()) if size > 1}
     return {
-        (face.photo_id, face.face): ranks[label]
+        (face.photo_id, face.row): ranks[label]
         for face, label in zip(faces, labels.tolist(), strict=True)
         if label in ranks
     }
@@ -114,8 +107,8 @@ def _write_data(stream: BinaryIO, job: Job, groups: Groups, names: _Names | None
     stream.write(_script("report-data", {"chunk": _CHUNK, "url": url, "photos": photos}))
 
 
-def _chunks(job: Job) -> Iterator[list[Record]]:
-    chunk: list[Record] = []
+def _chunks(job: Job) -> Iterator[list[PhotoRecord]]:
+    chunk: list[PhotoRecord] = []
     for record in job.records():
         chunk.append(record)
         if len(chunk) == _CHUNK:
@@ -124,7 +117,7 @@ def _chunks(job: Job) -> Iterator[list[Record]]:
     yield chunk
 
 
-def _photo(record: Record, groups: Groups) -> dict[str, Any]:
+def _photo(record: PhotoRecord, groups: Groups) -> dict[str, Any]:
     result = record.result
     if result.faces is None:
         return {"error": visible(result.error or "").removeprefix(f"{visible(str(result.path))}: ")}
@@ -144,7 +137,7 @@ def _photo(record: Record, groups: Groups) -> dict[str, Any]:
     return {"size": record.size_wh, "faces": faces}
 
 
-def _pictures(job: Job, record: Record) -> dict[str, str]:
+def _pictures(job: Job, record: PhotoRecord) -> dict[str, str]:
     pictures = job.pictures(record.id)
     names = {face: "photo" if face == PREVIEW else str(face) for face in pictures}
     return {names[face]: base64.b64encode(webp).decode() for face, webp in pictures.items()}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from facepipe.batch.products import PICTURE_KINDS, names_of, remove_pictures
+from facepipe.batch.output_files import PICTURE_KINDS, names_of, remove_pictures
 from facepipe.batch.seal import Seal
 from facepipe.core.errors import PhotoError
 from facepipe.images.reading import photo_sha256
@@ -40,7 +40,7 @@ class Remembered:
         id: Its row.
         path: Where it was.
         file: The file as it was then.
-        is_done: Whether its faces are known.
+        is_done: Whether it was analysed.
         sha256: Of its content, where they are.
     """
 
@@ -53,10 +53,10 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What taking photos for those of a command came to.
+    """How many photos a command has moved and left out.
 
     Attributes:
-        moved: Photos whose content was seen under another path.
+        moved: Photos whose content was analysed under another path.
         left_out: Photos of the last command that are not among those of this one.
     """
 
@@ -81,7 +81,7 @@ def is_unchanged(photo: Remembered, now: FileState) -> bool:
 
 
 def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembered]) -> dict[Path, Remembered]:
-    """Files whose content was seen at a path where it is no longer; every photo is found at one path at most.
+    """Files whose content was analysed at another path that has it no more; one path at most for each photo.
 
     A file is read only where its size is that of such a photo.
 
@@ -177,7 +177,7 @@ class Planner:
         moving = {photo.id for photo in moved.values()}
         overwritten = {ids[path] for path in moved.keys() & ids.keys()} - moving
         for id in moving | overwritten:
-            self._forget_products(id)
+            self._forget_outputs(id)
         for id in overwritten:
             self._database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
             self._database.execute("DELETE FROM photos WHERE id = ?", (id,))
@@ -191,7 +191,7 @@ class Planner:
     def _rename(self, id: int, stored_path: bytes) -> None:
         self._database.execute("UPDATE photos SET path = ? WHERE id = ?", (stored_path, id))
 
-    def _forget_products(self, photo_id: int) -> None:
+    def _forget_outputs(self, photo_id: int) -> None:
         """Pictures in the job's own folder go, and are made anew; a sidecar beside a photo stays."""
         rows = self._database.execute("SELECT kind, files FROM products WHERE photo_id = ?", (photo_id,))
         for kind, files in rows.fetchall():

@@ -1,4 +1,4 @@
-"""What a batch leaves for others: records, and files made of each photo's result."""
+"""Records of a batch's results, and files written for each photo."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import Product, Record
-from facepipe.batch.page import REPORT_FILE
-from facepipe.batch.products import PICTURE_KINDS, product_folder, remove_pictures
+from facepipe.batch.models import OutputFiles, PhotoRecord, ReportOptions
+from facepipe.batch.output_files import (
+    PICTURE_KINDS,
+    SIDECAR_KIND,
+    output_folder,
+    picture_folder,
+    remove_pictures,
+)
+from facepipe.batch.page import REPORT_FILE, write_report
 from facepipe.core.errors import FacepipeError, OutputError
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, RECORDS, TABLE, require_replaceable
@@ -31,8 +37,63 @@ _FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}
 _COPIES = 3
 _log = logging.getLogger("facepipe")
 
-Maker = Callable[[Record], list[Path]]
+Writer = Callable[[PhotoRecord], list[Path]]
 """Writes the files of one photo; answers which they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions:
+    """Which files are written beside the records.
+
+    Attributes:
+        annotate: Photos with their faces drawn.
+        crops: Each face as a picture.
+        xmp: Sidecars beside the photos.
+        paths: Whether the report names the photos by their paths.
+        max_pixels: Largest photo read for a picture.
+    """
+
+    annotate: bool = False
+    crops: bool = False
+    xmp: bool = False
+    paths: bool = True
+    max_pixels: int = DEFAULT_MAX_PIXELS
+
+
+def write_results(job: Job, group_within_l2: float, options: ResultOptions) -> int:
+    """Write records and report, and the files that are asked for; one that fails is logged, the rest goes on.
+
+    Args:
+        job: The results.
+        group_within_l2: See `ReportOptions`.
+        options: What is asked for.
+
+    Returns:
+        How many could not be written: files of records, report, and photos by kind of file.
+    """
+
+    def pictures(kind: str, writer: Callable[[Path, list[Path], int], Writer]) -> int:
+        folder = picture_folder(job.folder, kind)
+        return write_outputs(job, kind, writer(folder, job.photos(), options.max_pixels))
+
+    unwritten = _unwritten(lambda: write_records(job, "results.jsonl"))
+    unwritten += _unwritten(lambda: write_records(job, "faces.csv"))
+    unwritten += _unwritten(lambda: write_report(job, ReportOptions(group_within_l2, options.paths)))
+    if options.annotate:
+        unwritten += _unwritten(lambda: pictures("annotated", annotated_writer))
+    if options.crops:
+        unwritten += _unwritten(lambda: pictures("crops", crop_writer))
+    if options.xmp:
+        unwritten += _unwritten(lambda: write_outputs(job, SIDECAR_KIND, write_photo_sidecar))
+    return unwritten
+
+
+def _unwritten(write: Callable[[], int | None]) -> int:
+    try:
+        return write() or 0
+    except FacepipeError as error:
+        _log.warning("%s", error)
+        return 1
 
 
 def require_places(folder: Path) -> None:
@@ -42,7 +103,7 @@ def require_places(folder: Path) -> None:
         OutputError: There is a file of such a name that facepipe did not write.
     """
     for name, form in {**_FORMS, REPORT_FILE: PAGE}.items():
-        if not (folder / name).is_dir():  # told when it is its turn: the other files can be written
+        if not (folder / name).is_dir():  # reported in its turn: the other files can be written
             require_replaceable(folder / name, form)
 
 
@@ -65,68 +126,78 @@ def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None
         raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
 
 
-def _lines(form: Printer, records: Iterable[Record]) -> Iterator[str]:
+def _lines(form: Printer, records: Iterable[PhotoRecord]) -> Iterator[str]:
     yield from form.header
     for record in records:
         yield from form.of(record.result)
 
 
-def make_annotated(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
-    """Photos with their faces drawn, in `folder`; see `PictureFolder`."""
+def annotated_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Writer:
+    """Write photos with their faces drawn into `folder`; see `PictureFolder`."""
     pictures = PictureFolder(folder, photos)
-    return lambda record: _made_of_pixels(
-        record, max_pixels, lambda result: [pictures.write_annotated(result)]
-    )
+    return _pixel_writer(max_pixels, lambda result: [pictures.write_annotated(result)])
 
 
-def make_crops(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Maker:
-    """Every face as a picture, in `folder`."""
-    pictures = PictureFolder(folder, photos)
-    return lambda record: _made_of_pixels(record, max_pixels, pictures.write_crops)
+def crop_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Writer:
+    """Write every face as a picture into `folder`."""
+    return _pixel_writer(max_pixels, PictureFolder(folder, photos).write_crops)
 
 
-def make_sidecar(record: Record) -> list[Path]:
-    """The named faces as an XMP sidecar beside the photo."""
+def _pixel_writer(max_pixels: int, write: Callable[[PhotoResult], list[Path]]) -> Writer:
+    """A writer with a photo's pixels; they and the copies made of them are counted until they are gone."""
+
+    def write_from_pixels(record: PhotoRecord) -> list[Path]:
+        path = record.result.path
+        with PhotoMemory(printable(path), allowed_bytes(max_pixels)) as memory:
+            rgb = read_reduced(path, None, max_pixels=max_pixels, memory=memory).rgb
+            memory.take(min(_COPIES * rgb.nbytes, memory.limit_bytes))
+            return write(replace(record.result, photo=rgb))
+
+    return write_from_pixels
+
+
+def write_photo_sidecar(record: PhotoRecord) -> list[Path]:
+    """Write the named faces as an XMP sidecar beside the photo."""
     assert record.result.faces is not None
     assert record.size_wh is not None
     sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces)
     return [] if sidecar is None else [sidecar]
 
 
-def make_products(job: Job, kind: str, make: Maker) -> int:
-    """Make the files of one kind for the photos with faces whose result has changed since; in threads.
+def write_outputs(job: Job, kind: str, write: Writer) -> int:
+    """Write the files of one kind for the photos with faces whose result has changed since; in threads.
 
     Args:
         job: The results.
-        kind: Stable name, remembered with what each file was made of.
-        make: Writes the files of a photo, below the folder of their kind.
+        kind: Stable name, remembered with the hash of the result that each file shows.
+        write: Writes the files of a photo, below the folder of their kind.
 
     Returns:
-        For how many photos that failed. Why is told to the log; the next run tries again.
+        For how many photos that failed. Why is logged; the next run tries again.
     """
-    before = job.products(kind)
-    claims = Counter(name for product in before.values() for name in product.names)
+    before = job.outputs.of_kind(kind)
+    claims = Counter(name for files in before.values() for name in files.names)
     due = [record for record in job.records() if _is_due(job, kind, record, before.get(record.id))]
     failed = 0
     with ThreadPoolExecutor(compute_threads()) as pool:
         for at in range(0, len(due), _CHUNK):
             chunk = due[at : at + _CHUNK]
-            made = dict(pool.map(lambda record: _made(job.folder, kind, make, record), chunk))
-            products = {id: product for id, product in made.items() if product is not None}
-            claims.update(name for product in products.values() for name in product.names)
-            kept = {id for id in products if _has_replaced(job, kind, before.get(id), claims)}
-            job.note_products(kind, {id: products[id] for id in kept})
-            failed += len(made) - len(kept)
+            written = dict(pool.map(lambda record: _written(job.folder, kind, write, record), chunk))
+            outputs = {id: files for id, files in written.items() if files is not None}
+            claims.update(name for files in outputs.values() for name in files.names)
+            kept = {id for id in outputs if _has_replaced(job, kind, before.get(id), claims)}
+            job.outputs.remember(kind, {id: outputs[id] for id in kept})
+            failed += len(written) - len(kept)
     return failed
 
 
-def _has_replaced(job: Job, kind: str, old: Product | None, claims: Counter[str]) -> bool:
-    """Remove a photo's outdated pictures; False: one can't be removed, which is told.
+def _has_replaced(job: Job, kind: str, old: OutputFiles | None, claims: Counter[str]) -> bool:
+    """Remove a photo's outdated pictures; False: one can't be removed, which is logged.
 
     Args:
         job: The results.
         kind: Of the files.
-        old: What was made of the photo before.
+        old: The photo's files of before.
         claims: How many photos have a file of this name, before and now: one may have the file of another.
     """
     if old is None or kind not in PICTURE_KINDS:
@@ -140,35 +211,29 @@ def _has_replaced(job: Job, kind: str, old: Product | None, claims: Counter[str]
     return True
 
 
-def _is_due(job: Job, kind: str, record: Record, made: Product | None) -> bool:
+def _is_due(job: Job, kind: str, record: PhotoRecord, files: OutputFiles | None) -> bool:
     if record.result.faces is None:
         return False
-    if made is None:
+    if files is None:
         return len(record.result.faces) > 0
-    folder = product_folder(job.folder, kind, record.result.path)
-    return made.made_of != made_of(record) or not all((folder / name).exists() for name in made.names)
+    folder = output_folder(job.folder, kind, record.result.path)
+    is_there = all((folder / name).exists() for name in files.names)
+    return files.source_hash != source_hash(record) or not is_there
 
 
-def made_of(record: Record) -> str:
-    """Names the result of a photo: another after every change of it."""
+def source_hash(record: PhotoRecord) -> str:
+    """Identify the result of a photo: another hash after every change of it."""
     return hashlib.sha256(to_json(record.result).encode()).hexdigest()
 
 
-def _made(job_folder: Path, kind: str, make: Maker, record: Record) -> tuple[int, Product | None]:
-    """The photo's files; None where one photo's trouble was told."""
+def _written(
+    job_folder: Path, kind: str, write: Writer, record: PhotoRecord
+) -> tuple[int, OutputFiles | None]:
+    """Write the files of a photo; None where that failed, which is logged."""
     try:
-        folder = product_folder(job_folder, kind, record.result.path)
-        names = tuple(file.relative_to(folder).as_posix() for file in make(record))
-        return record.id, Product(made_of(record), names)
+        folder = output_folder(job_folder, kind, record.result.path)
+        names = tuple(file.relative_to(folder).as_posix() for file in write(record))
+        return record.id, OutputFiles(source_hash(record), names)
     except FacepipeError as error:
         _log.warning("%s", error)
         return record.id, None
-
-
-def _made_of_pixels(record: Record, max_pixels: int, make: Callable[[PhotoResult], list[Path]]) -> list[Path]:
-    """Make files of a photo, its pixels and the copies that are made of them counted until they are gone."""
-    path = record.result.path
-    with PhotoMemory(printable(path), allowed_bytes(max_pixels)) as memory:
-        rgb = read_reduced(path, None, max_pixels=max_pixels, memory=memory).rgb
-        memory.take(min(_COPIES * rgb.nbytes, memory.limit_bytes))
-        return make(replace(record.result, photo=rgb))

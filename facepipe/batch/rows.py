@@ -1,4 +1,4 @@
-"""Faces, vectors and matches as the bytes and texts that stand in a row of the job file."""
+"""Faces, embeddings and matches as the bytes and texts that a row of the job file holds."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ FACE_BYTES = _FACE_NUMBERS * 4
 
 
 def face_bytes(faces: Faces, reasons: Sequence[Reason | None]) -> tuple[bytes, bytes, bytes]:
-    """Numbers of all faces, vectors of those to be compared, and which of all enrolment would take."""
+    """Numbers of all faces, embeddings of those to be compared, and which of all enrollment would take."""
     assert faces.embeddings is not None
     assert faces.enrollable is not None
     columns = (faces.boxes_xyxy, faces.scores[:, None], faces.landmarks.reshape(len(faces), 10))
-    vectors = faces.embeddings[accepted_rows(reasons)]
+    embeddings = faces.embeddings[accepted_rows(reasons)]
     numbers = np.hstack(columns).astype("<f4").tobytes()
-    return numbers, vectors.astype("<f4").tobytes(), faces.enrollable.tobytes()
+    return numbers, embeddings.astype("<f4").tobytes(), faces.enrollable.tobytes()
 
 
 def faces_of(numbers: bytes) -> Faces:
-    """The faces again, without vectors."""
+    """The faces again, without embeddings."""
     table = np.frombuffer(numbers, "<f4").astype(np.float32).reshape(-1, _FACE_NUMBERS)
     return Faces(table[:, :4], table[:, 4], table[:, 5:].reshape(-1, 5, 2))
 
@@ -43,25 +43,23 @@ def reasons_of(text: str) -> list[Reason | None]:
     return [None if code is None else Reason(code) for code in json.loads(text)]
 
 
-def vectors_of(stored: bytes, reasons: Sequence[Reason | None], dimensions: int) -> FloatArray:
-    """float32 (n, d): the vectors again, rows of NaN where a face is not to be compared."""
-    vectors = np.full((len(reasons), dimensions), np.nan, np.float32)
-    vectors[accepted_rows(reasons)] = np.frombuffer(stored, "<f4").reshape(-1, dimensions)
-    return vectors
+def embeddings_of(stored: bytes, dimensions: int) -> FloatArray:
+    """float32 (m, d): the embeddings again, of the faces to be compared."""
+    return np.frombuffer(stored, "<f4").reshape(-1, dimensions)
 
 
-def strangers_of(
+def unknown_rows_of(
     vectors: bytes, enrollable: bytes | None, reasons: str, matches: str
 ) -> Iterator[tuple[int, FloatArray]]:
-    """Row and vector (d,) of the faces near nobody that enrolment would take."""
+    """Row and embedding (d,) of the faces near nobody that enrollment would take."""
     if enrollable is None or not vectors:
         return
     rows = accepted_rows(reasons_of(reasons))
-    table = np.frombuffer(vectors, "<f4").reshape(len(rows), -1)
     found = matches_of(matches)
-    for row, vector in zip(rows.tolist(), table, strict=True):
+    embeddings = np.frombuffer(vectors, "<f4").reshape(len(rows), -1)
+    for row, embedding in zip(rows.tolist(), embeddings, strict=True):
         if enrollable[row] and found[row].reason == Doubt.NOBODY_NEAR.value:
-            yield row, vector
+            yield row, embedding
 
 
 def matches_to_text(matches: Sequence[Match]) -> str:

@@ -1,4 +1,4 @@
-"""A batch from its command to its results: plan, look, name, tell."""
+"""A batch from its command to its results: find photos, analyse them, name their faces."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
-from facepipe.batch.engine import Engine, EngineOptions
+from facepipe.batch.engine import Engine, EngineOptions, Outcome
 from facepipe.batch.job import Job
-from facepipe.batch.models import Counts, Outcome
+from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, Match
@@ -39,12 +39,12 @@ class BatchOptions:
 
     Attributes:
         exclude: Patterns to pass over; see `find_photos`.
-        retry_failed: Look again at photos that failed.
-        again: Look again at all photos.
+        retry_failed: Analyse photos again that failed.
+        again: Analyse all photos again.
         allow_missing: Go on without folders and files that are not there, and folders without a photo.
-        look: How photos are looked at. Results depend on it, and the job is bound to it.
+        analysis: How photos are analysed. Results depend on it, and the job is bound to it.
         naming: How faces are named. When it, or the gallery, has changed since, all faces are named again,
-            from their vectors.
+            from their embeddings.
         engine: How the work is spread.
     """
 
@@ -52,23 +52,23 @@ class BatchOptions:
     retry_failed: bool = False
     again: bool = False
     allow_missing: bool = False
-    look: AnalysisOptions = field(default_factory=AnalysisOptions)
+    analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     naming: NamingOptions = field(default_factory=NamingOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class BatchProgress:
     """How far a batch is.
 
     Attributes:
         total: Photos of the command.
-        done: Photos looked at, in this run or before.
+        done: Photos analysed, in this run or before.
         failed: Photos that could not be.
         faces: In the photos that are done.
         known: Faces with a name.
         here: Photos dealt with in this run.
-        elapsed_s: Since this run began to look.
+        elapsed_s: Since this run began its analysis.
     """
 
     total: int
@@ -103,9 +103,9 @@ class Summary:
     Attributes:
         counts: Photos and faces of the command.
         here: Photos dealt with in this run.
-        named_again: Photos whose faces were named again without a look.
+        named_again: Photos whose faces were named again without an analysis.
         stage_s: Seconds of threads by stage, and under "wait" without work.
-        elapsed_s: Since this run began to look.
+        elapsed_s: Since this run began its analysis.
     """
 
     counts: Counts
@@ -130,12 +130,12 @@ class Batch:
 
     def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
         self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
-        self._looker = PhotoAnalyzer(pipeline, self._options.look)
+        self._analyzer = PhotoAnalyzer(pipeline, self._options.analysis)
         self._folders: list[Path] = []
         threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
         self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
         if not self._options.again:
-            job.require_settings(look_settings(pipeline, self._options.look), again=False)
+            job.require_settings(analysis_settings(pipeline, self._options.analysis), again=False)
         if pipeline.gallery is not None and pipeline.gallery.info().encrypted and job.require_encryption():
             _log.warning(
                 "the gallery is encrypted, and so is the job from now on; what others are to read is not: "
@@ -163,7 +163,7 @@ class Batch:
         self._folders = [Path(name) for name in names]
         photos = self._found(names, may_be_empty)
         if self._options.again:
-            self._job.require_settings(look_settings(self._pipeline, self._options.look), again=True)
+            self._job.require_settings(analysis_settings(self._pipeline, self._options.analysis), again=True)
         taken = self._job.plan(photos, retry_failed=self._options.retry_failed)
         if taken.moved:
             _log.info("known again by content: %s moved or renamed", counted(taken.moved, "photo"))
@@ -193,7 +193,7 @@ class Batch:
             return False
 
     def add(self, files: Iterable[Path]) -> int:
-        """Take more photos, of files that have come to the folders; answers how many wait for a look."""
+        """Take more photos, of files that have come to the folders; answers how many wait to be analysed."""
         photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if os.path.exists(file))
         self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, self._exclude)])
         return self._job.counts().waiting
@@ -215,20 +215,20 @@ class Batch:
         own = {os.path.abspath(self._job.folder), os.path.realpath(self._job.folder)}
         return [*self._options.exclude, *map(glob.escape, own)]
 
-    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Summary:
-        """Look at the photos that wait, and name all faces by the gallery as it is now.
+    def run(self, on_progress: Callable[[BatchProgress], None] | None = None) -> Summary:
+        """Analyse the photos that wait, and name all faces by the gallery as it is now.
 
         Args:
             on_progress: Called after every transaction.
         """
-        named_by = self._named_by()
-        named_again = self._job.name_again(self._name, named_by, self._looker.dimensions)
+        naming_key = self._naming_key()
+        named_again = self._job.name_again(self._name, naming_key, self._analyzer.dimensions)
         if named_again:
             photos = counted(named_again, "photo")
             _log.info("the gallery or its settings have changed: faces of %s named again", photos)
         start, counts, tally = time.monotonic(), self._job.counts(), Counter[str]()
-        engine = Engine(self._looker, self._job.waiting(), self._options.engine)
-        saver = _Saver(self._job, named_by)
+        engine = Engine(self._analyzer, self._job.waiting(), self._options.engine)
+        saver = _Saver(self._job, naming_key)
 
         def saved() -> None:
             if on_progress is not None:
@@ -237,23 +237,29 @@ class Batch:
         saved()
         with saver, closing(engine.outcomes()) as outcomes:
             for outcome in outcomes:
-                matches = [] if outcome.look is None else self._name(outcome.look.faces, outcome.look.reasons)
-                _count(tally, outcome, matches)
-                if saver.take(outcome, matches):
+                named = self._named(outcome)
+                _count(tally, named)
+                if saver.add(named):
                     saved()
         saved()
-        if self._named_by() != named_by:  # somebody enrolled meanwhile
-            named_again += self._job.name_again(self._name, self._named_by(), self._looker.dimensions)
+        if self._naming_key() != naming_key:  # somebody enrolled meanwhile
+            named_again += self._job.name_again(self._name, self._naming_key(), self._analyzer.dimensions)
         elapsed_s = time.monotonic() - start
         return Summary(
             self._job.counts(), tally["done"] + tally["failed"], named_again, dict(engine.seconds), elapsed_s
         )
 
+    def _named(self, outcome: Outcome) -> Outcome:
+        if isinstance(outcome, FailedPhoto):
+            return outcome
+        matches = self._name(outcome.faces, outcome.reasons)
+        return replace(outcome, faces=outcome.faces.with_matches(matches))
+
     def _name(self, faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
         return self._pipeline.name(faces, reasons, self._naming)
 
-    def _named_by(self) -> str:
-        """Names what the faces are named by: the same, and all names are as they would be now."""
+    def _naming_key(self) -> str:
+        """Identify what faces are named by: where the key is the same, so would all names be."""
         assert self._pipeline.gallery is not None
         naming = asdict(self._naming) | {
             "person_distance": self._naming.person_distance.value,
@@ -262,23 +268,23 @@ class Batch:
         return hashlib.sha256(json.dumps(naming, sort_keys=True).encode()).hexdigest()
 
 
-def look_settings(pipeline: FacePipeline, look: AnalysisOptions) -> dict[str, Any]:
-    """What looking at a photo depends on; names and thresholds come later and may change."""
+def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:
+    """What the analysis of a photo depends on; names and thresholds come later and may change."""
     return {
         "detector": f"{pipeline.detector.card.name} {pipeline.detector.card.fingerprint[:12]}",
         "encoder": f"{pipeline.encoder.card.name} {pipeline.encoder.card.fingerprint[:12]}",
         "detector options": asdict(pipeline.detector.options),
-        "rules": asdict(look.rules),
-        "reduced decoding": look.reduce,
+        "rules": asdict(options.rules),
+        "reduced decoding": options.reduce,
     }
 
 
 class _Saver:
     """Gathers outcomes into transactions; the last one also where the work is interrupted."""
 
-    def __init__(self, job: Job, named_by: str) -> None:
-        self._job, self._named_by = job, named_by
-        self._gathered: list[tuple[Outcome, Sequence[Match]]] = []
+    def __init__(self, job: Job, naming_key: str) -> None:
+        self._job, self._naming_key = job, naming_key
+        self._gathered: list[Outcome] = []
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> _Saver:
@@ -287,9 +293,9 @@ class _Saver:
     def __exit__(self, *_: object) -> None:
         self.save()
 
-    def take(self, outcome: Outcome, matches: Sequence[Match]) -> bool:
+    def add(self, outcome: Outcome) -> bool:
         """Whether a transaction came of it."""
-        self._gathered.append((outcome, matches))
+        self._gathered.append(outcome)
         due = len(self._gathered) >= _SAVE_PHOTOS or time.monotonic() - self._saved_at > _SAVE_S
         if due:
             self.save()
@@ -297,18 +303,20 @@ class _Saver:
 
     def save(self) -> None:
         """Write what was gathered."""
-        self._job.save(self._gathered, self._named_by)
+        self._job.save(self._gathered, self._naming_key)
         self._gathered, self._saved_at = [], time.monotonic()
 
 
-def _count(tally: Counter[str], outcome: Outcome, matches: Sequence[Match]) -> None:
-    tally["failed" if outcome.look is None else "done"] += 1
-    tally["faces"] += len(matches)
-    tally["known"] += sum(match.name is not None for match in matches)
+def _count(tally: Counter[str], outcome: Outcome) -> None:
+    tally["failed" if isinstance(outcome, FailedPhoto) else "done"] += 1
+    if isinstance(outcome, PhotoAnalysis):
+        matches = outcome.faces.matches or ()
+        tally["faces"] += len(matches)
+        tally["known"] += sum(match.name is not None for match in matches)
 
 
-def _progress(before: Counts, tally: Counter[str], elapsed_s: float) -> Progress:
-    return Progress(
+def _progress(before: Counts, tally: Counter[str], elapsed_s: float) -> BatchProgress:
+    return BatchProgress(
         total=before.total,
         done=before.done + tally["done"],
         failed=before.failed + tally["failed"],

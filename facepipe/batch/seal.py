@@ -1,4 +1,4 @@
-"""What stands in a job file for paths, names, vectors and pictures: themselves, or ciphertext.
+"""Values in a job file, paths, names, embeddings and pictures: plain, or as ciphertext.
 
 The encryption is that of galleries (`facepipe.gallery.storage.encryption`), with a salt of the job's own.
 """

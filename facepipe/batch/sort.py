@@ -1,4 +1,4 @@
-"""Photos into a folder per person: planned first, then carried out, nothing ever replaced."""
+"""Transfer of photos into a folder per person: planned first, and nothing is ever replaced."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import Record
+from facepipe.batch.models import PhotoRecord
 from facepipe.core.errors import OutputError, PhotoError
 from facepipe.core.file_names import file_name_of, with_ending
 from facepipe.core.files import atomic_path, sweep_once, sync_folder
@@ -41,7 +41,7 @@ class Placement:
     is_done: bool
 
 
-def plan_sorting(job: Job, folder: Path, way: TransferMode) -> Iterator[Placement]:
+def plan_sorting(job: Job, folder: Path, mode: TransferMode) -> Iterator[Placement]:
     """Where the photos of named people belong.
 
     A photo goes to everybody who is named in it. One that is to be moved goes to the person with the largest
@@ -51,7 +51,7 @@ def plan_sorting(job: Job, folder: Path, way: TransferMode) -> Iterator[Placemen
     taken: dict[Path, Path] = {}
     for record in job.records():
         photo, people = record.result.path, _people(record.result)
-        for name in people[:1] if way is TransferMode.MOVE else people:
+        for name in people[:1] if mode is TransferMode.MOVE else people:
             sweep_once(folder / file_name_of(name))
             target = _free(folder / file_name_of(name) / photo.name, record, job, taken)
             yield Placement(photo, target, is_done=target in taken or os.path.lexists(target))
@@ -69,7 +69,7 @@ def require_source(placement: Placement) -> None:
         raise PhotoError(f"{placement.source}: no such file; run the batch again where the photo is now")
 
 
-def transfer(placement: Placement, way: TransferMode, job: Job) -> None:
+def transfer(placement: Placement, mode: TransferMode, job: Job) -> None:
     """Copy, link or move one photo, and its sidecar with it: both or neither.
 
     Raises:
@@ -80,13 +80,13 @@ def transfer(placement: Placement, way: TransferMode, job: Job) -> None:
     source, target = placement.source, placement.target
     make_folder(target.parent)
     try:
-        if way is TransferMode.MOVE:
+        if mode is TransferMode.MOVE:
             _move(source, target, job)
         else:
-            _put(source, target, _copy if way is TransferMode.COPY else _link)
+            _put(source, target, _copy if mode is TransferMode.COPY else _link)
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"{target}: can't {way.value} {source} there ({reason})") from error
+        raise OutputError(f"{target}: can't {mode.value} {source} there ({reason})") from error
 
 
 def finish_move(job: Job, folder: Path) -> Placement | None:
@@ -130,7 +130,7 @@ def _people(result: PhotoResult) -> list[str]:
     return list(dict.fromkeys(name for name in names if name is not None))
 
 
-def _free(target: Path, record: Record, job: Job, taken: dict[Path, Path]) -> Path:
+def _free(target: Path, record: PhotoRecord, job: Job, taken: dict[Path, Path]) -> Path:
     """The first numbered name that is free for the photo and its sidecar, or is this photo already."""
     sidecar = sidecar_path(record.result.path)
     for candidate in _numbered(target):
@@ -153,7 +153,7 @@ def _numbered(target: Path) -> Iterator[Path]:
         yield target.with_name(name.removesuffix(room))
 
 
-def _is_same(other: Path, record: Record, job: Job) -> bool:
+def _is_same(other: Path, record: PhotoRecord, job: Job) -> bool:
     """Whether a file has the content of the photo, or had it: a photo that is gone is known by its hash."""
     photo = record.result.path
     if os.path.exists(photo):

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from facepipe.batch.run import Batch, Progress
+from facepipe.batch.run import Batch, BatchProgress
 from facepipe.core.errors import MissingExtraError, UsageError
 from facepipe.images.finding import find_photos
 
@@ -25,18 +25,18 @@ def watch(
     *,
     on_results: Callable[[], None],
     stop: Event,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[BatchProgress], None] | None = None,
     settle_s: float = 1.0,
 ) -> None:
-    """Catch up with a folder, then look at photos as they come, until `stop` is set.
+    """Catch up with a folder, then analyse photos as they come, until `stop` is set.
 
-    A photo is looked at when nothing has been written to it for `settle_s` seconds; one that was read too
-    early has changed since and is looked at again. Photos that were removed or renamed leave the results.
+    A photo is analysed when nothing has been written to it for `settle_s` seconds; one that was read too
+    early has changed since and is analysed again. Photos that were removed or renamed leave the results.
 
     Args:
         batch: With its job; see `Batch`.
         folder: What to watch, with its sub-folders.
-        on_results: Called after photos were looked at, or were left out.
+        on_results: Called after photos were analysed, or were left out.
         stop: Ends it, also from another thread.
         on_progress: As for `Batch.run`.
         settle_s: Seconds of quiet.
@@ -63,7 +63,7 @@ def watch(
         observer.join()
 
 
-def _follow(batch: Batch, paths: Sequence[Path], on_progress: Callable[[Progress], None] | None) -> bool:
+def _follow(batch: Batch, paths: Sequence[Path], on_progress: Callable[[BatchProgress], None] | None) -> bool:
     """Whether the results have changed with what is, and what is no longer, under these paths."""
     left_out = 0 if all(map(os.path.lexists, paths)) else batch.leave_out_missing()
     waiting = batch.add(photo for path in paths for photo in _photos_of(path))

@@ -1,1 +1,1 @@
-"""What the command line says: each command calls one library function and renders its answer."""
+"""The commands: each calls one library function and renders its answer."""

@@ -46,7 +46,7 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
     for line in _lines(found):
         echo(line)
     echo(
-        f"facepipe: {counted(found.people, 'person')}, {counted(found.templates, 'face')} looked at", err=True
+        f"facepipe: {counted(found.people, 'person')}, {counted(found.templates, 'face')} compared", err=True
     )
 
 
@@ -54,8 +54,8 @@ def _lines(found: Audit) -> Iterator[str]:
     for suspect in found.mislabelled:
         template, said = suspect.template, ", ".join(map(str, suspect.remarks))
         yield f"face {template.id} of {template.person}: {said}  {template.source or ''}"
-    for couple in found.same_people:
-        yield f"one person? {couple.first} and {couple.second}: {couple.distance_l2:.2f} apart"
+    for pair in found.same_people:
+        yield f"one person? {pair.first} and {pair.second}: {pair.distance_l2:.2f} apart"
     for names in found.similar_names:
         yield f"one person? {' and '.join(map(repr, names))}: their names look the same"
     for person in found.few_photos:

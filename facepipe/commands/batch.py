@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,127 +18,27 @@ from facepipe.commands.options import (
     exclude_option,
     gallery_option,
     key_file_option,
+    option_group,
+    with_naming,
     with_setup,
 )
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, json_line, redraw, tell
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, json_line, log, redraw
 from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError
 
 if TYPE_CHECKING:
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
-    from facepipe.batch.run import Progress, Summary
+    from facepipe.batch.results import ResultOptions
+    from facepipe.batch.run import Batch, BatchProgress, Summary
+    from facepipe.pipeline import NamingOptions
 
 _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.3
-_log = logging.getLogger("facepipe")
 
 allow_missing_option = click.option(
     "--allow-missing", is_flag=True, help="Go on without folders that are gone or hold no photo."
 )
-
-
-@click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(readable=False))
-@click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
-@exclude_option
-@click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
-@click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
-@click.option("--retry-failed", is_flag=True, help="Look again at photos that failed.")
-@click.option("--again", is_flag=True, help="Look again at all photos, in a new job if damaged.")
-@allow_missing_option
-@click.option("--forget", is_flag=True, help="Erase photos that are not in FOLDERS, and outdated pictures.")
-@click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
-@click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated.")
-@click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops.")
-@click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
-@click.option("--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it.")
-@click.option(
-    "--workers",
-    type=click.IntRange(1),
-    metavar="N",
-    help="Threads.  [default: --threads, else processors + 1]",
-)
-@click.option("--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call.")
-@click.option("--quiet", is_flag=True, help="No progress on stderr.")
-@click.option(LOG_JSON, is_flag=True, help="All lines on stderr as JSON with their time.")
-@gallery_option
-@with_setup
-def batch(
-    setup: Setup,
-    folders: tuple[str, ...],
-    out: Path,
-    exclude: tuple[str, ...],
-    threshold: float | None,
-    allow_repeats: bool,
-    retry_failed: bool,
-    again: bool,
-    allow_missing: bool,
-    forget: bool,
-    strict: bool,
-    annotate: bool,
-    crops: bool,
-    xmp: bool,
-    no_paths: bool,
-    workers: int | None,
-    batch_size: int | None,
-    quiet: bool,
-    log_json: bool,
-    gallery_path: Path,
-) -> None:
-    """Work through FOLDERS (files and globs too) and say who is in their photos.
-
-    The work is remembered in DIR: killed or interrupted, the same command goes on where it was, and later
-    looks only at what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
-    """
-    from facepipe.batch.analysis import AnalysisOptions
-    from facepipe.batch.forgetting import forget_left_out
-    from facepipe.batch.job import Job
-    from facepipe.batch.results import require_places
-    from facepipe.batch.run import Batch, BatchOptions
-    from facepipe.pipeline import NamingOptions
-    from facepipe.reports.xmp import require_lxml
-
-    options = BatchOptions(
-        exclude=exclude,
-        retry_failed=retry_failed,
-        again=again,
-        allow_missing=allow_missing,
-        look=AnalysisOptions(max_pixels=setup.max_pixels()),
-        naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
-        engine=_engine_options(workers, batch_size),
-    )
-    if xmp:
-        require_lxml()
-    require_places(out)
-    teller = ProgressTeller(quiet, log_json)
-    with (
-        setup.pipeline(gallery_path, calls=options.engine.threads) as pipeline,
-        Job(out, create=True, again=again) as job,
-    ):
-        try:
-            work = Batch(pipeline, job, options)
-            work.find(folders)
-            summary = work.run(teller.tell)
-            teller.end()
-            if forget:
-                tell(f"forgotten: {counted(forget_left_out(job), 'photo')} that are not in the folders")
-            unwritten = write_results(
-                job, work.group_within_l2, options.look.max_pixels, annotate, crops, xmp, paths=not no_paths
-            )
-            if not unwritten:
-                job.note_failures_told()
-        except KeyboardInterrupt:
-            teller.end()
-            _tell_interrupted(job)
-            sys.exit(INTERRUPTED)
-    if not quiet:
-        _tell_end(summary, out)
-    if unwritten:
-        tell(f"{counted(unwritten, 'output')} could not be written; the next run tries again", "WARNING")
-    finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
-    if unwritten:
-        sys.exit(PARTIAL)
 
 
 def _engine_options(workers: int | None, batch_size: int | None) -> EngineOptions:
@@ -150,104 +49,75 @@ def _engine_options(workers: int | None, batch_size: int | None) -> EngineOption
     return EngineOptions(workers=workers, detector_batch=batch_size, encoder_batch=batch_size)
 
 
-def write_results(
-    job: Job,
-    group_within_l2: float,
-    max_pixels: int,
-    annotate: bool,
-    crops: bool,
-    xmp: bool,
-    paths: bool = True,
-) -> int:
-    """Records and report, and the files that were asked for; one that fails is told, and the rest goes on.
+def _result_options(annotate: bool, crops: bool, xmp: bool, no_paths: bool) -> ResultOptions:
+    from facepipe.batch.results import ResultOptions
+    from facepipe.reports.xmp import require_lxml
 
-    Returns:
-        How many could not be written: files of records, report, and photos by kind of file.
-    """
-    from facepipe.batch.page import write_report
-    from facepipe.batch.products import SIDECAR_KIND, picture_folder
-    from facepipe.batch.results import (
-        Maker,
-        make_annotated,
-        make_crops,
-        make_products,
-        make_sidecar,
-        write_records,
-    )
-
-    def pictures(kind: str, maker: Callable[[Path, list[Path], int], Maker]) -> int:
-        return make_products(job, kind, maker(picture_folder(job.folder, kind), job.photos(), max_pixels))
-
-    unwritten = _unwritten(lambda: write_records(job, "results.jsonl"))
-    unwritten += _unwritten(lambda: write_records(job, "faces.csv"))
-    unwritten += _unwritten(lambda: write_report(job, group_within_l2, paths=paths))
-    if annotate:
-        unwritten += _unwritten(lambda: pictures("annotated", make_annotated))
-    if crops:
-        unwritten += _unwritten(lambda: pictures("crops", make_crops))
     if xmp:
-        unwritten += _unwritten(lambda: make_products(job, SIDECAR_KIND, make_sidecar))
-    return unwritten
+        require_lxml()
+    return ResultOptions(annotate, crops, xmp, paths=not no_paths)
 
 
-def _unwritten(write: Callable[[], int | None]) -> int:
-    try:
-        return write() or 0
-    except FacepipeError as error:
-        _log.warning("%s", error)
-        return 1
+_with_results = option_group(
+    "wanted",
+    _result_options,
+    [
+        click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated."),
+        click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops."),
+        click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos."),
+        click.option(
+            "--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it."
+        ),
+    ],
+)
+_with_engine = option_group(
+    "engine",
+    _engine_options,
+    [
+        click.option(
+            "--workers",
+            type=click.IntRange(1),
+            metavar="N",
+            help="Threads.  [default: --threads, else processors + 1]",
+        ),
+        click.option(
+            "--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call."
+        ),
+    ],
+)
 
 
-def _tell_interrupted(job: Job) -> None:
-    counts = job.counts()
-    done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
-    tell(f"interrupted; {done}; the same command goes on from there", "WARNING")
-
-
-def _tell_end(summary: Summary, out: Path) -> None:
-    counts = summary.counts
-    known = f"{counts.known} known, {counts.faces - counts.known} unknown"
-    tell(
-        f"{counted(counts.total, 'photo')}, {summary.here} of them looked at now; "
-        f"{counted(counts.faces, 'face')}, {known}; results in {out}"
-    )
-    if counts.failed:
-        new = "none of them" if not counts.newly_failed else f"{counts.newly_failed} of them"
-        told = f"{counted(counts.failed, 'photo')} failed, {new} for the first time"
-        tell(f"{told}; reasons in {out / 'results.jsonl'}; --retry-failed looks again", "WARNING")
-
-
-class ProgressTeller:
+class ProgressReporter:
     """Progress on stderr: one line that is drawn over on a terminal, else a line every ten seconds.
 
     Args:
         quiet: Nothing at all.
-        as_json: JSON Lines instead.
+        log_json: JSON Lines instead.
     """
 
-    def __init__(self, quiet: bool, as_json: bool) -> None:
-        self._quiet, self._as_json = quiet, as_json
-        self._redraws = sys.stderr.isatty() and not as_json
-        self._told_at = 0.0
-        self._last: Progress | None = None
+    def __init__(self, quiet: bool, log_json: bool = False) -> None:
+        self._quiet, self._as_json = quiet, log_json
+        self._redraws = sys.stderr.isatty() and not log_json
+        self._reported_at = 0.0
+        self._last: BatchProgress | None = None
 
-    def tell(self, progress: Progress) -> None:
-        """Say it, where the last line is old enough."""
+    def report(self, progress: BatchProgress) -> None:
+        """Show it, where the last line is old enough."""
         self._last = progress
         every_s = _REDRAW_EVERY_S if self._redraws else _LINE_EVERY_S
-        if not self._quiet and time.monotonic() - self._told_at >= every_s:
-            self._say(progress)
+        if not self._quiet and time.monotonic() - self._reported_at >= every_s:
+            self._show(progress)
 
     def end(self) -> None:
-        """Say how far it came."""
+        """Show how far it came."""
         if self._last is not None and not self._quiet:
-            self._say(self._last)
+            self._show(self._last)
             if self._redraws:
                 echo("", err=True)
         self._last = None
 
-    def _say(self, progress: Progress) -> None:
-        self._told_at = time.monotonic()
+    def _show(self, progress: BatchProgress) -> None:
+        self._reported_at = time.monotonic()
         if self._as_json:
             echo(json_line("progress", **_as_record(progress)), err=True)
         elif self._redraws:
@@ -255,8 +125,127 @@ class ProgressTeller:
         else:
             echo(f"facepipe: {_as_line(progress)}", err=True)
 
+    def summarize(self, summary: Summary, out: Path) -> None:
+        """Show what came of it all."""
+        if self._quiet:
+            return
+        counts = summary.counts
+        known = f"{counts.known} known, {counts.faces - counts.known} unknown"
+        log(
+            f"{counted(counts.total, 'photo')}, {summary.here} of them analysed now; "
+            f"{counted(counts.faces, 'face')}, {known}; results in {out}"
+        )
+        if counts.failed:
+            new = "none of them" if not counts.newly_failed else f"{counts.newly_failed} of them"
+            failed = f"{counted(counts.failed, 'photo')} failed, {new} for the first time"
+            log(f"{failed}; reasons in {out / 'results.jsonl'}; --retry-failed tries again", "WARNING")
 
-def _as_line(progress: Progress) -> str:
+
+_with_reporter = option_group(
+    "reporter",
+    ProgressReporter,
+    [
+        click.option("--quiet", is_flag=True, help="No progress on stderr."),
+        click.option(LOG_JSON, is_flag=True, help="All lines on stderr as JSON with their time."),
+    ],
+)
+
+
+@click.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(readable=False))
+@click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
+@exclude_option
+@with_naming
+@click.option("--retry-failed", is_flag=True, help="Analyse photos again that failed.")
+@click.option("--again", is_flag=True, help="Analyse all photos again, in a new job if damaged.")
+@allow_missing_option
+@click.option("--forget", is_flag=True, help="Erase photos that are not in FOLDERS, and outdated pictures.")
+@click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
+@_with_results
+@_with_engine
+@_with_reporter
+@gallery_option
+@with_setup
+def batch(
+    setup: Setup,
+    folders: tuple[str, ...],
+    out: Path,
+    exclude: tuple[str, ...],
+    naming: NamingOptions,
+    retry_failed: bool,
+    again: bool,
+    allow_missing: bool,
+    forget: bool,
+    strict: bool,
+    wanted: ResultOptions,
+    engine: EngineOptions,
+    reporter: ProgressReporter,
+    gallery_path: Path,
+) -> None:
+    """Work through FOLDERS (files and globs too) and say who is in their photos.
+
+    The work is remembered in DIR: killed or interrupted, the same command goes on where it was, and later
+    analyses only what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
+    """
+    from facepipe.batch.analysis import AnalysisOptions
+    from facepipe.batch.job import Job
+    from facepipe.batch.results import require_places
+    from facepipe.batch.run import Batch, BatchOptions
+
+    analysis = AnalysisOptions(max_pixels=setup.max_pixels())
+    options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine)
+    require_places(out)
+    with (
+        setup.pipeline(gallery_path, calls=engine.threads) as pipeline,
+        Job(out, create=True, again=again) as job,
+    ):
+        work = Batch(pipeline, job, options)
+        wanted = replace(wanted, max_pixels=analysis.max_pixels)
+        summary, unwritten = _work_through(work, job, folders, wanted, reporter, forget=forget)
+    reporter.summarize(summary, out)
+    if unwritten:
+        log(f"{counted(unwritten, 'output')} could not be written; the next run tries again", "WARNING")
+    finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
+    if unwritten:
+        sys.exit(PARTIAL)
+
+
+def _work_through(
+    work: Batch,
+    job: Job,
+    folders: Sequence[str],
+    wanted: ResultOptions,
+    reporter: ProgressReporter,
+    *,
+    forget: bool,
+) -> tuple[Summary, int]:
+    """Analyse the photos and write the results; answers how it went, and how many outputs are unwritten."""
+    from facepipe.batch.forgetting import forget_left_out
+    from facepipe.batch.results import write_results
+
+    try:
+        work.find(folders)
+        summary = work.run(reporter.report)
+        reporter.end()
+        if forget:
+            log(f"forgotten: {counted(forget_left_out(job), 'photo')} that are not in the folders")
+        unwritten = write_results(job, work.group_within_l2, wanted)
+        if not unwritten:
+            job.note_failures_reported()
+    except KeyboardInterrupt:
+        reporter.end()
+        _log_interrupted(job)
+        sys.exit(INTERRUPTED)
+    return summary, unwritten
+
+
+def _log_interrupted(job: Job) -> None:
+    counts = job.counts()
+    done = f"{counts.done + counts.failed} of {counted(counts.total, 'photo')} are done and kept"
+    log(f"interrupted; {done}; the same command goes on from there", "WARNING")
+
+
+def _as_line(progress: BatchProgress) -> str:
     left_s = progress.left_s
     left = "" if left_s is None else f", {_clock(left_s)} left"
     return (
@@ -267,7 +256,7 @@ def _as_line(progress: Progress) -> str:
     )
 
 
-def _as_record(progress: Progress) -> dict[str, float | None]:
+def _as_record(progress: BatchProgress) -> dict[str, float | None]:
     left_s = progress.left_s
     return asdict(progress) | {
         "unknown": progress.unknown,
@@ -303,27 +292,27 @@ def sort(job_folder: Path, target: Path, link: bool, move: bool, dry_run: bool) 
 
     if link and move:
         raise click.UsageError("--link and --move exclude each other.")
-    way = TransferMode.LINK if link else TransferMode.MOVE if move else TransferMode.COPY
+    mode = TransferMode.LINK if link else TransferMode.MOVE if move else TransferMode.COPY
     count, failed, total, there = 0, 0, 0, 0
     with Job(job_folder) as job:
-        carry = require_source if dry_run else partial(transfer, way=way, job=job)
+        put = require_source if dry_run else partial(transfer, mode=mode, job=job)
         finished = None if dry_run else finish_move(job, target)
         if finished is not None:
             echo(f"{finished.source} -> {finished.target}")
-        for placement in plan_sorting(job, target, way):
+        for placement in plan_sorting(job, target, mode):
             total += 1
             if placement.is_done:
                 there += 1
                 continue
             try:
-                carry(placement)
+                put(placement)
             except FacepipeError as error:  # one photo's trouble
                 failed += 1
                 echo(f"facepipe: {error}", err=True)
             else:
                 count += 1
                 echo(f"{placement.source} -> {placement.target}")
-    told = "to be sorted" if dry_run else "sorted"
+    done = "to be sorted" if dry_run else "sorted"
     before = f", {there} there already" if there else ""
-    echo(f"facepipe: {counted(count, 'photo')} {told} into {target} ({way.value}){before}", err=True)
+    echo(f"facepipe: {counted(count, 'photo')} {done} into {target} ({mode.value}){before}", err=True)
     finish(failed, total)

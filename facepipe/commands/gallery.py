@@ -113,10 +113,10 @@ def _opened_jobs(folders: tuple[Path, ...]) -> Iterator[list[Job]]:
 @also_option
 @gallery_option
 def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> None:
-    """Erase a person: name, vectors, crops and paths, and unknown faces that would get the name.
+    """Erase a person: name, embeddings, crops and paths, and unknown faces that would get the name.
 
     With --also, from the folder of a batch: what was seen in photos in which the person is or may be, with
-    pictures, records, report, and the name in sidecars that it wrote. The next run looks at them again.
+    pictures, records, report, and the name in sidecars that it wrote. The next run analyses them again.
     """
     from facepipe.batch.forgetting import forget_person
     from facepipe.gallery.names import clean_name
@@ -136,7 +136,7 @@ def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> Non
 @also_option
 @gallery_option
 def gallery_forget(gallery_path: Path, photo: Path, jobs: tuple[Path, ...]) -> None:
-    """Erase every face of a photo, named or unknown: vectors, crops and paths."""
+    """Erase every face of a photo, named or unknown: embeddings, crops and paths."""
     from facepipe.batch.forgetting import forget_photo
     from facepipe.images.reading import photo_sha256
 
@@ -256,10 +256,10 @@ def gallery_restore(gallery_path: Path, backup: Path, encoder_weights: str | Non
 
 @gallery.command("verify")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per finding and line.")
-@click.option("--encoder-weights", metavar="NAME", help="Require vectors of this encoder.")
+@click.option("--encoder-weights", metavar="NAME", help="Require embeddings of this encoder.")
 @gallery_option
 def gallery_verify(gallery_path: Path, as_json: bool, encoder_weights: str | None) -> None:
-    """Check rows, vectors, names, thresholds, references and the index. Exit code 1: something is wrong."""
+    """Check rows, embeddings, names, thresholds, references and the index. Exit code 1: a finding."""
     from facepipe.core.json_lines import record_to_json
     from facepipe.gallery.repair import verify
 
@@ -282,12 +282,12 @@ def _identity(encoder_weights: str | None) -> EncoderIdentity | None:
 
 
 @gallery.command("repair")
-@click.option("--encoder-weights", metavar="NAME", help="Whose vectors it holds, if it can't say any more.")
+@click.option("--encoder-weights", metavar="NAME", help="Whose embeddings it holds, if that is lost.")
 @gallery_option
 def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
     """Make a damaged gallery whole; what can't be trusted is put aside, not thrown away.
 
-    Faces that the gallery lost, but of which the index still has the vectors, become unknown faces: whose
+    Faces that the gallery lost, but of which the index still has the embeddings, become unknown faces: whose
     they are can't be known. See `facepipe cluster`.
     """
     from facepipe.gallery.repair import repair
@@ -313,7 +313,7 @@ def gallery_repair(gallery_path: Path, encoder_weights: str | None) -> None:
 @gallery.command("encrypt")
 @gallery_option
 def gallery_encrypt(gallery_path: Path) -> None:
-    """Encrypt names, paths, vectors and crops with the key of --key-file or $FACEPIPE_GALLERY_KEY."""
+    """Encrypt names, paths, embeddings and crops with the key of --key-file or $FACEPIPE_GALLERY_KEY."""
     from facepipe.gallery.gallery import encrypt
     from facepipe.gallery.storage.encryption import secret_of_environment
 

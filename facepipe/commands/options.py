@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +20,7 @@ from facepipe.core.processors import MAX_THREADS, THREADS_VARIABLE
 
 if TYPE_CHECKING:
     from facepipe.detector import DetectorOptions
-    from facepipe.pipeline import FacePipeline
+    from facepipe.pipeline import FacePipeline, NamingOptions
     from facepipe.runtime.engines import RuntimeChoice, RuntimeName
     from facepipe.weights.cards import AnchorSpec
 
@@ -27,7 +28,7 @@ Command = Callable[..., Any]
 Value = TypeVar("Value")
 
 ANY_PATH = click.Path(path_type=Path, readable=False)
-"""A path that click does not look at: whoever opens it says what is wrong, with the right exit code."""
+"""A path that click does not check: whoever opens it says what is wrong, with the right exit code."""
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -155,10 +156,10 @@ threads_option = click.option(
 _SETUP_OPTIONS = [
     click.option("--detector-weights", metavar="NAME", help="Weight of the detector, by name or card."),
     click.option("--encoder-weights", metavar="NAME", help="Weight of the encoder, by name or card."),
-    click.option("--score-threshold", type=float, metavar="0..1", help="Least confidence in a face."),
+    click.option("--score-threshold", type=float, metavar="0..1", help="Lowest confidence of a face."),
     click.option("--nms-iou", type=float, metavar="0..1", help="Boxes overlapping more are one face."),
     click.option("--max-side", type=int, metavar="PX", help="Scale photos with a longer side down to it."),
-    click.option("--original-size", is_flag=True, help="Look at photos of any size as they are."),
+    click.option("--original-size", is_flag=True, help="Analyse photos of any size as they are."),
     click.option("--min-face", type=float, default=0.0, metavar="PX", help="Pass over smaller faces."),
     click.option("--top-k", type=int, metavar="N", help="At most this many faces a photo."),
     click.option("--max-megapixels", type=float, metavar="MP", help="Refuse larger photos."),
@@ -168,23 +169,55 @@ _SETUP_OPTIONS = [
 ]
 
 
-def with_setup(command: Command) -> Command:
-    """Add the common options; the command gets them as one `setup`."""
+def option_group(
+    name: str, build: Callable[..., Any], options: Sequence[Command]
+) -> Callable[[Command], Command]:
+    """Make a decorator that adds options to a command, which gets them as one object.
 
-    def wrapper(**values: Any) -> Any:
-        names = Setup.__dataclass_fields__
-        setup = Setup(**{name: values.pop(name) for name in names})
-        return command(setup=setup, **values)
+    Args:
+        name: The command's parameter for that object.
+        build: Makes it; its parameters are those of the options.
+        options: Decorators of click.
+    """
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    for option in reversed(_SETUP_OPTIONS):
-        wrapper = option(wrapper)
-    return wrapper
+    def decorate(command: Command) -> Command:
+        def wrapper(**values: Any) -> Any:
+            own = {parameter: values.pop(parameter) for parameter in inspect.signature(build).parameters}
+            return command(**{name: build(**own)}, **values)
+
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+        for option in reversed(options):
+            wrapper = option(wrapper)
+        return wrapper
+
+    return decorate
+
+
+with_setup = option_group("setup", Setup, _SETUP_OPTIONS)
+"""Add the common options; the command gets them as one `setup`."""
+
+
+def _naming_options(threshold: float | None, allow_repeats: bool) -> NamingOptions:
+    from facepipe.pipeline import NamingOptions
+
+    return NamingOptions(threshold_l2=threshold, one_person_per_photo=not allow_repeats)
+
+
+with_naming = option_group(
+    "naming",
+    _naming_options,
+    [
+        click.option(
+            "--threshold", type=float, metavar="L2", help="Largest distance at which a face is named."
+        ),
+        click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times."),
+    ],
+)
 
 
 def _give_key_file(context: click.Context, _: click.Parameter, file: Path | None) -> None:
-    """Put the key's file into the environment, where whoever opens a gallery looks."""
+    """Put the key's file into the environment, from which galleries are opened."""
     if file is not None:
         from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
 

@@ -29,7 +29,7 @@ _COLUMNS, _ROWS = 80, 24
 Item = TypeVar("Item")
 
 
-def tell(message: str, level: str = "INFO") -> None:
+def log(message: str, level: str = "INFO") -> None:
     """Write a message of the running command to stderr: as `facepipe: ...`, or as JSON with --log-json."""
     as_json = LOG_JSON in click.get_current_context().meta
     echo(json_line("log", level=level, message=message) if as_json else f"facepipe: {message}", err=True)
@@ -161,7 +161,7 @@ class Output:
         failed = 0
         for header in self._lines.header:
             self._echo(header)
-        for result in with_progress(results, self._total, "looking"):
+        for result in with_progress(results, self._total, "analysing"):
             errors = list(self._write_pictures(result)) if result.error is None else [result.error]
             failed += bool(errors)
             for error in errors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from facepipe.commands.options import (
     force_option,
     gallery_option,
     photos_argument,
+    with_naming,
     with_setup,
 )
 from facepipe.commands.output import Output, bom_option, echo, echo_record, finish, with_progress
@@ -22,6 +24,7 @@ from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
     from facepipe.enrollment import PersonPhoto
+    from facepipe.pipeline import NamingOptions
 
 
 keep_crops_option = click.option(
@@ -113,8 +116,7 @@ def _photos_to_enroll(
 @click.command()
 @photos_argument
 @exclude_option
-@click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
-@click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
+@with_naming
 @click.option(
     "--person-distance",
     type=click.Choice(["nearest-or-mean", "nearest"]),
@@ -135,8 +137,7 @@ def identify(
     setup: Setup,
     photos: tuple[str, ...],
     exclude: tuple[str, ...],
-    threshold: float | None,
-    allow_repeats: bool,
+    naming: NamingOptions,
     person_distance: str,
     remember_unknown: bool,
     keep_crops: bool,
@@ -150,7 +151,6 @@ def identify(
     """Say who is in PHOTOS: files, folders or globs."""
     from facepipe.gallery.matching import PersonDistance
     from facepipe.images.finding import find_photos
-    from facepipe.pipeline import NamingOptions
     from facepipe.unknown_faces import remembering_unknown
 
     if keep_crops and not remember_unknown:
@@ -160,11 +160,7 @@ def identify(
     with setup.pipeline(gallery_path) as pipeline:
         results = pipeline.identify_files(
             paths,
-            options=NamingOptions(
-                threshold_l2=threshold,
-                one_person_per_photo=not allow_repeats,
-                person_distance=PersonDistance(person_distance),
-            ),
+            options=replace(naming, person_distance=PersonDistance(person_distance)),
             max_pixels=setup.max_pixels(),
         )
         if remember_unknown:
@@ -213,7 +209,7 @@ def detect(
 @force_option
 @with_setup
 def embed(setup: Setup, photos: tuple[str, ...], exclude: tuple[str, ...], out: Path, force: bool) -> None:
-    """Write the vectors of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
+    """Write the embeddings of the faces in PHOTOS to an .npz: paths, boxes, embeddings."""
     from facepipe.core.overwriting import VECTORS
     from facepipe.images.finding import find_photos
     from facepipe.pipeline import process_files

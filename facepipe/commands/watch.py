@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.batch import ProgressTeller, allow_missing_option, write_results
-from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_setup
+from facepipe.commands.batch import ProgressReporter, allow_missing_option
+from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_naming, with_setup
 from facepipe.commands.output import PARTIAL, echo
+
+if TYPE_CHECKING:
+    from facepipe.pipeline import NamingOptions
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
 @exclude_option
-@click.option("--threshold", type=float, metavar="L2", help="Largest distance at which a face is named.")
-@click.option("--allow-repeats", is_flag=True, help="One person may be in a photo several times.")
+@with_naming
 @allow_missing_option
 @click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -29,14 +32,13 @@ def watch(
     folder: Path,
     out: Path,
     exclude: tuple[str, ...],
-    threshold: float | None,
-    allow_repeats: bool,
+    naming: NamingOptions,
     allow_missing: bool,
     xmp: bool,
     quiet: bool,
     gallery_path: Path,
 ) -> None:
-    """Look at new photos in FOLDER as they arrive, until Ctrl-C.
+    """Analyse new photos in FOLDER as they arrive, until Ctrl-C.
 
     The job and the results in DIR are those of `facepipe batch FOLDER --out DIR`: what is there already is
     worked through first, and either command goes on where the other was.
@@ -44,33 +46,33 @@ def watch(
     from facepipe.batch.analysis import AnalysisOptions
     from facepipe.batch.engine import EngineOptions
     from facepipe.batch.job import Job
-    from facepipe.batch.results import require_places
+    from facepipe.batch.results import ResultOptions, require_places, write_results
     from facepipe.batch.run import Batch, BatchOptions
     from facepipe.batch.watch import watch as watch_folder
-    from facepipe.pipeline import NamingOptions
 
     options = BatchOptions(
         exclude=exclude,
         allow_missing=allow_missing,
-        look=AnalysisOptions(max_pixels=setup.max_pixels()),
-        naming=NamingOptions(threshold, one_person_per_photo=not allow_repeats),
+        analysis=AnalysisOptions(max_pixels=setup.max_pixels()),
+        naming=naming,
     )
     require_places(out)
-    teller = ProgressTeller(quiet, as_json=False)
+    reporter = ProgressReporter(quiet)
     calls = EngineOptions().threads
     with setup.pipeline(gallery_path, calls=calls) as pipeline, Job(out, create=True) as job:
         batch = Batch(pipeline, job, options)
+        wanted = ResultOptions(xmp=xmp, max_pixels=setup.max_pixels())
         unwritten = 0
 
         def results() -> None:
             nonlocal unwritten
-            teller.end()
-            unwritten = write_results(
-                job, batch.group_within_l2, setup.max_pixels(), annotate=False, crops=False, xmp=xmp
-            )
+            reporter.end()
+            unwritten = write_results(job, batch.group_within_l2, wanted)
 
         try:
-            watch_folder(batch, folder, on_results=results, stop=threading.Event(), on_progress=teller.tell)
+            watch_folder(
+                batch, folder, on_results=results, stop=threading.Event(), on_progress=reporter.report
+            )
         except KeyboardInterrupt:
             echo("facepipe: stopped watching; the same command goes on from there", err=True)
     if unwritten:

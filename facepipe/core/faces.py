@@ -1,4 +1,4 @@
-"""The words that every floor speaks: the faces of one photo, and what a gallery says of a face."""
+"""Vocabulary of all parts: the faces of one photo, and a gallery's answer for a face."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MatchStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a gallery says of one face.
+    """A gallery's answer for one face.
 
     Attributes:
         name: The person, or None where the face is not named.
@@ -77,7 +77,7 @@ class Face:
         landmarks: float32 (5, 2), x and y in the order of `LANDMARK_NAMES`.
         embedding: float32 (d,), unit length; None before encoding, and of a face that was not encoded.
         match: Answer of a gallery, or None before matching.
-        enrollable: Whether enrolment would take it too, or None before it was measured.
+        enrollable: Whether enrollment would take it too, or None before it was measured.
     """
 
     box_xyxy: FloatArray
@@ -114,7 +114,7 @@ class Faces:
         embeddings: float32 (n, d), unit length, or None before encoding. A row of NaN is a face that was not
             encoded: its landmarks determine no alignment, or it is not good enough to be compared.
         matches: n answers of a gallery, or None before matching.
-        enrollable: bool (n,), which of them enrolment would take too, or None before they were measured.
+        enrollable: bool (n,), which of them enrollment would take too, or None before they were measured.
 
     Raises:
         ValueError: A column has another shape or length.
@@ -192,16 +192,20 @@ class Faces:
             enrollable=None if self.enrollable is None else self.enrollable[index],
         )
 
-    def with_embeddings(self, embeddings: FloatArray) -> Self:
-        """These faces with their vectors, float32 (n, d)."""
-        return replace(self, embeddings=embeddings)
+    def with_embeddings(self, embeddings: FloatArray, rows: Rows | None = None) -> Self:
+        """These faces with their embeddings, float32 (n, d); or with those of some rows, the others NaN."""
+        if rows is None:
+            return replace(self, embeddings=embeddings)
+        spread = np.full((len(self), embeddings.shape[1]), np.nan, np.float32)
+        spread[np.asarray(rows)] = embeddings
+        return replace(self, embeddings=spread)
 
     def with_matches(self, matches: Iterable[Match]) -> Self:
-        """These faces with what a gallery said of them, one answer a face."""
+        """These faces with a gallery's answers, one a face."""
         return replace(self, matches=tuple(matches))
 
     def with_enrollable(self, enrollable: BoolArray) -> Self:
-        """These faces with whether enrolment would take them, bool (n,)."""
+        """These faces with whether enrollment would take them, bool (n,)."""
         return replace(self, enrollable=enrollable)
 
 

@@ -1,4 +1,4 @@
-"""The memory and work that decoding a photo takes, told from its header: small files can promise much.
+"""The memory and work that decoding a photo takes, read from its header: small files can hold large photos.
 
 Bytes a pixel were measured with the libraries that Pillow brings, and are rounded up.
 """
@@ -41,7 +41,7 @@ def opening_bytes(stream: BufferedReader | BytesIO, max_pixels: int) -> tuple[in
     """What opening a photo takes, before its size is known to Pillow.
 
     Returns:
-        Pixels of the photo, 0 where its decoder tells of them without taking memory; and bytes.
+        Pixels of the photo, 0 where its decoder reports them without taking memory; and bytes.
     """
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)

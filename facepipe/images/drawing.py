@@ -30,7 +30,7 @@ _INK_RGB = (0, 0, 0)
 
 _TEXT_OF_FACE = 0.22  # letter height as a share of the face's size
 _TEXT_OF_PHOTO = (0.014, 0.034)  # and its bounds as shares of the photo's middle side,
-_MOST_OF_FACE = 0.5  # of which the lower one gives way where the face is smaller than so few letters
+_MAX_OF_FACE = 0.5  # of which the lower one gives way where the face is smaller than so few letters
 _MIN_TEXT_PX = 11
 _CROWDED_TEXT_PX = 8  # the smallest letters, only where larger ones would cover faces
 _SMALLER = 0.8
@@ -96,10 +96,10 @@ class _Style:
 
 def _style(image: UInt8Array, faces: Faces, row: int) -> _Style:
     middle_side = (image.shape[0] * image.shape[1]) ** 0.5
-    least, most = (share * middle_side for share in _TEXT_OF_PHOTO)
+    min_px, max_px = (share * middle_side for share in _TEXT_OF_PHOTO)
     size_px = float(faces.sizes_px[row])
-    least = min(least, _MOST_OF_FACE * size_px)
-    text_px = round(max(_MIN_TEXT_PX, min(most, max(least, _TEXT_OF_FACE * size_px))))
+    min_px = min(min_px, _MAX_OF_FACE * size_px)
+    text_px = round(max(_MIN_TEXT_PX, min(max_px, max(min_px, _TEXT_OF_FACE * size_px))))
     line_px = max(1, round(min(text_px / 8, _LINE_OF_FACE * size_px)))
     if faces.matches is None:
         return _Style("", f"{faces.scores[row]:.2f}", _NOT_ASKED_RGB, text_px, line_px)

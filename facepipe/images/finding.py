@@ -142,14 +142,14 @@ class PhotoSearch:
     def log_unread(self) -> None:
         """Log, in one line, how many raw files, videos and other pictures were passed over."""
         counts = Counter(path.suffix.lower() for path in self._unread)
-        told, cures = [], []
+        notes, cures = [], []
         for kind, suffixes, cure in _UNREAD:
             present = sorted(suffixes & counts.keys())
             if number := sum(counts[suffix] for suffix in present):
-                told.append(f"{number} {kind}{'s' if number > 1 else ''} ({' '.join(present)})")
+                notes.append(f"{number} {kind}{'s' if number > 1 else ''} ({' '.join(present)})")
                 cures.append(cure)
-        if told:
-            _log.info("passed over %s: %s", ", ".join(told), "; ".join(cures))
+        if notes:
+            _log.info("passed over %s: %s", ", ".join(notes), "; ".join(cures))
 
     def _expanded(self, path: str) -> list[Path]:
         if os.path.isdir(path):
@@ -224,7 +224,7 @@ def natural_key(name: str) -> tuple[NaturalPieces, str]:
 
 
 def real_path(path: str | os.PathLike[str]) -> str:
-    """What tells one file from another: the path without links, where the system can follow them."""
+    """What identifies a file: the path without links, where the system can follow them."""
     try:
         os.stat(path)  # `realpath` follows chains of links that are too long to be opened
         return os.path.realpath(path)

@@ -1,4 +1,4 @@
-"""What the headers of a JPEG tell of the work and memory that it takes, without decoding it."""
+"""Work and memory that a JPEG takes, from its headers, without decoding it."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def as_rgb(photo: Photo) -> UInt8Array:
     converted (`cv2.cvtColor(photo, cv2.COLOR_BGR2RGB)`).
 
     Raises:
-        UsageError: It is none of these; says what it is and what to do.
+        UsageError: It is none of these; the message names what it is and what to do.
         PhotoError: The file can't be read.
     """
     if isinstance(photo, np.ndarray):

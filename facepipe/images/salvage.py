@@ -91,8 +91,8 @@ def _needed_chunks(file: bytes) -> Iterator[bytes]:
                 yield chunk  # a text may hold the orientation
 
 
-def _text_bytes(kind: bytes, content: bytes, most: int) -> int:
-    """Bytes of an inflated chunk of text, counted no further than `most` + 1."""
+def _text_bytes(kind: bytes, content: bytes, max_bytes: int) -> int:
+    """Bytes of an inflated chunk of text, counted no further than `max_bytes` + 1."""
     _, _, text = content.partition(b"\0")
     deflated = kind == b"zTXt"
     if deflated:
@@ -100,7 +100,7 @@ def _text_bytes(kind: bytes, content: bytes, most: int) -> int:
     if kind == b"iTXt":
         deflated, text = text[:1] == b"\1", text[2:].split(b"\0", 2)[-1]
     try:
-        return len(zlib.decompressobj().decompress(text, most + 1)) if deflated else len(text)
+        return len(zlib.decompressobj().decompress(text, max_bytes + 1)) if deflated else len(text)
     except zlib.error:
         return 0
 
@@ -164,7 +164,7 @@ def _components(file: bytes) -> tuple[bytes, int]:
 def _samsung_trailer(file: bytes) -> int:
     """Where the data begin that Samsung's cameras append; the end of the file if there are none.
 
-    A directory at the end, `SEFH` version count (type offset size)... its size `SEFT`, tells how far before
+    A directory at the end, `SEFH` version count (type offset size)... its size `SEFT`, states how far before
     it each block begins.
     """
     end = len(file) - 8

@@ -162,7 +162,7 @@ def _require_whole(page: TiffPage, file: FileHandle) -> None:
     """Check that every strip or tile is there, and inflates to no more than its size.
 
     Raises:
-        ValueError: The message says what is wrong.
+        ValueError: With what is wrong.
     """
     size = math.prod(page.chunks) * page.bitspersample // 8
     if len(page.dataoffsets) < math.prod(page.chunked):

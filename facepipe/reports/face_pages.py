@@ -19,7 +19,7 @@ def audit_page(gallery: Gallery, found: Audit) -> str:
     """The findings with pictures: kept crops, or cut again from photos that are where they were."""
     sections = {
         "Perhaps under a wrong name": _suspects(gallery, found.mislabelled),
-        "Perhaps one person under two names": _couples(gallery, found),
+        "Perhaps one person under two names": _pairs(gallery, found),
         f"Fewer than {FEW_TEMPLATES} photos": [
             table(("name", "photos"), [(person.name, person.template_count) for person in found.few_photos])
         ],
@@ -58,14 +58,14 @@ def _suspects(gallery: Gallery, suspects: Sequence[Suspect]) -> Iterator[str]:
         yield sheet([odd, *_faces(gallery, template.person, template.id), *others])
 
 
-def _couples(gallery: Gallery, found: Audit) -> Iterator[str]:
+def _pairs(gallery: Gallery, found: Audit) -> Iterator[str]:
     if not found.same_people and not found.similar_names:
         yield paragraph("None found.")
     for names in found.similar_names:
         yield paragraph(f"{' and '.join(map(repr, names))}: the names look the same")
-    for couple in found.same_people:
-        yield paragraph(f"{couple.first} and {couple.second}: {couple.distance_l2:.2f} apart")
-        yield sheet([*_faces(gallery, couple.first), *_faces(gallery, couple.second)])
+    for pair in found.same_people:
+        yield paragraph(f"{pair.first} and {pair.second}: {pair.distance_l2:.2f} apart")
+        yield sheet([*_faces(gallery, pair.first), *_faces(gallery, pair.second)])
 
 
 def _faces(gallery: Gallery, name: str, without_id: int | None = None) -> list[Figure]:

@@ -1,4 +1,4 @@
-"""Results as records: the stable JSON and CSV forms that docs/results.md describes, and vectors as .npz."""
+"""Results as records: the stable JSON and CSV forms of docs/results.md, and embeddings as .npz."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def printer(form: Literal["table", "json", "csv"], *, bom: bool = False) -> Prin
 
     Args:
         form: Which of them.
-        bom: Begin the CSV with a byte-order mark, which tells spreadsheets that it is UTF-8.
+        bom: Begin the CSV with a byte-order mark, by which spreadsheets know that it is UTF-8.
     """
     if form == "json":
         return Printer((), lambda result: [to_json(result)])
@@ -66,7 +66,7 @@ def printer(form: Literal["table", "json", "csv"], *, bom: bool = False) -> Prin
 
 
 def table_lines(result: PhotoResult) -> list[str]:
-    """The faces of a photo for people to read; nothing after an error, which stderr has told."""
+    """The faces of a photo for people to read; nothing after an error, which is on stderr."""
     if result.faces is None:
         return []
     photo = text_of(result.path)
@@ -97,7 +97,7 @@ def csv_rows(result: PhotoResult) -> list[list[Any]]:
 
 
 def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
-    """Write the vectors of all encoded faces to an .npz of `paths`, `boxes` (n, 4), `embeddings` (n, d).
+    """Write the embeddings of all encoded faces to an .npz of `paths`, `boxes` (n, 4), `embeddings` (n, d).
 
     Arrays only, no pickle. Returns the number of faces.
 
@@ -106,13 +106,13 @@ def save_embeddings(file: Path, results: Sequence[PhotoResult]) -> int:
     """
     found = [(result.path, _encoded(result.faces)) for result in results if result.faces is not None]
     paths = [text_of(path) for path, faces in found for _ in range(len(faces))]
-    vectors = [faces.embeddings for _, faces in found if faces.embeddings is not None]
+    embeddings = [faces.embeddings for _, faces in found if faces.embeddings is not None]
     buffer = io.BytesIO()
     np.savez(
         buffer,
         paths=np.array(paths, dtype=np.str_),
         boxes=np.concatenate([np.zeros((0, 4), np.float32), *(faces.boxes_xyxy for _, faces in found)]),
-        embeddings=np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32),
+        embeddings=np.concatenate(embeddings) if embeddings else np.zeros((0, 0), np.float32),
     )
     try:
         atomic_write_bytes(file, buffer.getvalue())

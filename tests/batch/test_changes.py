@@ -17,7 +17,7 @@ from typing import cast
 
 import cv2
 import pytest
-from batch_helpers import MATCHES, as_of_before, do, enrol_her, files, seen, work_through
+from batch_helpers import MATCHES, analysed, as_of_before, do, enroll_her, files, work_through
 from cli_helpers import Said, facepipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.engine import Engine
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.models import Outcome, Task
+from facepipe.batch.models import FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.planning import file_state
 from facepipe.batch.run import Batch, BatchOptions
 from facepipe.core.errors import UsageError
@@ -40,7 +40,7 @@ CONTENTS = (b"one", b"two", b"three", b"other", b"a longer one")
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
     folder = tmp_path_factory.mktemp("changes") / "gallery"
-    enrol_her(folder, astronaut)
+    enroll_her(folder, astronaut)
     return folder
 
 
@@ -122,7 +122,7 @@ def test_photos_are_read_only_where_a_size_fits_one_that_is_gone(
 
         def sha256(path: Path) -> str:
             read.append(path.name)
-            return seen(path).sha256
+            return analysed(PhotoTask(0, path)).sha256
 
         monkeypatch.setattr("facepipe.batch.planning.photo_sha256", sha256)
         assert job.plan([photos[1], moved, copy, other]).moved == 1
@@ -153,7 +153,7 @@ def test_pictures_and_sidecars_follow_photos_that_change_places(
     other.rename(one)
     (folder / "aside").rename(other)
     told = run(folder, gallery=gallery, out=tmp_path / "out", more=flags)
-    assert (told.code, "0 of them looked at now" in told.err) == (0, True), told.err
+    assert (told.code, "0 of them analysed now" in told.err) == (0, True), told.err
     assert "known again by content: 2 photos moved or renamed" in told.err
     assert len(list(folder.rglob("*.xmp"))) == 2
     run(folder, gallery=gallery, out=tmp_path / "fresh", more=flags)
@@ -191,7 +191,7 @@ def test_a_folder_that_vanished_changes_nothing_unless_asked(
     assert "nothing was changed" in told.err
     assert contents(out) == before
     asked = run(folder, other, gallery=gallery, out=out, more=("--allow-missing",))
-    assert (asked.code, "1 photo, 0 of them looked at now" in asked.err) == (0, True), asked.err
+    assert (asked.code, "1 photo, 0 of them analysed now" in asked.err) == (0, True), asked.err
     assert "no longer in the results, but remembered: 3 photos" in asked.err
     if vanish == "empty":
         folder.rmdir()
@@ -199,7 +199,7 @@ def test_a_folder_that_vanished_changes_nothing_unless_asked(
         folder.unlink()
     (tmp_path / "unmounted").rename(folder)
     back = run(folder, other, gallery=gallery, out=out)
-    assert (back.code, "0 of them looked at now" in back.err) == (0, True), back.err
+    assert (back.code, "0 of them analysed now" in back.err) == (0, True), back.err
     assert contents(out)["faces.csv"] == before["faces.csv"]
 
 
@@ -208,7 +208,7 @@ def test_missing_photos_and_globs_are_refused_alike(folder: Path, gallery: Path,
         told = run(folder, missing, gallery=gallery, out=out)
         assert (told.code, str(missing) in told.err) == (2, True)
         allowed = run(folder, missing, gallery=gallery, out=out, more=("--allow-missing",))
-        assert (allowed.code, "3 photos, 3 of them looked at" in allowed.err) == (3, True)
+        assert (allowed.code, "3 photos, 3 of them analysed" in allowed.err) == (3, True)
 
 
 def test_a_watched_folder_may_be_empty_unless_it_held_photos(
@@ -265,12 +265,12 @@ def test_an_error_that_may_pass_is_looked_at_again_unasked_and_told_once(tmp_pat
         for newly_failed in (1, 0):
             job.plan(photos)
             (task,) = job.waiting()
-            job.save([(Outcome(task, error="1.jpg: no permission", passing=True), [])], "names")
+            job.save([FailedPhoto(task, "1.jpg: no permission", is_temporary=True)], "names")
             assert job.counts().newly_failed == newly_failed
-            job.note_failures_told()
+            job.note_failures_reported()
         job.plan(photos)
         (task,) = job.waiting()
-        job.save([(Outcome(task, error="1.jpg: something else"), [])], "names")
+        job.save([FailedPhoto(task, "1.jpg: something else")], "names")
         assert job.counts().newly_failed == 1
         job.plan(photos)
         assert job.waiting() == []
@@ -303,15 +303,16 @@ def test_errors_of_the_machine_may_pass(
 
     monkeypatch.setattr("facepipe.images.decoding._decode", fail)
     with FacePipeline.load(gallery) as pipeline:
-        tasks = [Task(1, folder / "a" / "her.png")]
+        tasks = [PhotoTask(1, folder / "a" / "her.png")]
         (outcome,) = Engine(PhotoAnalyzer(pipeline), tasks).outcomes()
-        assert outcome.error is not None
-        assert outcome.passing == passing
-        (gone,) = Engine(PhotoAnalyzer(pipeline), [Task(2, folder / "none.png")]).outcomes()
-        assert gone.passing
+        assert isinstance(outcome, FailedPhoto)
+        assert outcome.is_temporary == passing
+        (gone,) = Engine(PhotoAnalyzer(pipeline), [PhotoTask(2, folder / "none.png")]).outcomes()
+        assert isinstance(gone, FailedPhoto)
+        assert gone.is_temporary
 
 
-@pytest.mark.parametrize("stage", ["open", "choose"])
+@pytest.mark.parametrize("stage", ["open", "crop"])
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), OSError(errno.EMFILE, "Too many open files")],
@@ -324,10 +325,11 @@ def test_want_in_one_photo_leaves_the_others_alone_and_passes(
     wanted = folder / "a" / "her.png"
     whole = getattr(PhotoAnalyzer, stage)
 
-    def fail(self: PhotoAnalyzer, path: Path, *more: object) -> object:
-        if path == wanted:
+    def fail(self: PhotoAnalyzer, photo: PhotoTask | PhotoAnalysis, *more: object) -> object:
+        task = photo if isinstance(photo, PhotoTask) else photo.task
+        if task.path == wanted:
             raise error
-        return whole(self, path, *more)
+        return whole(self, photo, *more)
 
     monkeypatch.setattr(PhotoAnalyzer, stage, fail)
     with FacePipeline.load(gallery) as pipeline, Job(folder.parent / "out", create=True) as job:
@@ -383,7 +385,7 @@ def test_a_damaged_job_begins_anew_where_all_is_done_again(
         assert f"{out / JOB_FILE}: the job is damaged" in told.err
         assert "--again" in told.err
     told = run(folder, gallery=gallery, out=out, more=("--again",))
-    assert (told.code, "3 photos, 3 of them looked at now" in told.err) == (3, True), told.err
+    assert (told.code, "3 photos, 3 of them analysed now" in told.err) == (3, True), told.err
     assert contents(out) == before
 
 
@@ -394,12 +396,12 @@ def test_decoders_that_find_a_photo_broken_for_want_of_anything_are_not_believed
     program = f"""if True:
         import resource
         from pathlib import Path
-        from facepipe.batch.engine import machine_is_short
-        before = machine_is_short()
+        from facepipe.batch.failures import is_machine_short
+        before = is_machine_short()
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         most = 5 if "{limit}" == "RLIMIT_NOFILE" else used + (16 << 20)
         resource.setrlimit(resource.{limit}, (most, most))
-        print(before, machine_is_short())
+        print(before, is_machine_short())
         """
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc")
@@ -442,7 +444,7 @@ def test_errors_with_names_that_are_no_text(tmp_path: Path) -> None:
     with Job(tmp_path / "out", create=True) as job:
         job.plan([photo])
         (task,) = job.waiting()
-        job.save([(Outcome(task, error=f"{photo}: broken"), [])], "names")
+        job.save([FailedPhoto(task, f"{photo}: broken")], "names")
         (record,) = job.records()
         assert record.result.error == f"{tmp_path}/caf\\udce9.jpg: broken"
 

@@ -16,9 +16,9 @@ from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, is_job_file
 from facepipe.batch.job_schema import CHECKED_COLUMNS
-from facepipe.batch.models import Product
+from facepipe.batch.models import OutputFiles, ReportOptions
+from facepipe.batch.output_files import PICTURE_KINDS, SIDECAR_KIND
 from facepipe.batch.page import write_report
-from facepipe.batch.products import PICTURE_KINDS, SIDECAR_KIND
 from facepipe.batch.results import write_records
 from facepipe.core.errors import FacepipeError
 
@@ -42,7 +42,7 @@ def intact(tmp_path_factory: pytest.TempPathFactory, photos: list[Path]) -> Path
         job.plan(photos)
         do(job, failing=frozenset({"3.jpg", "17.jpg"}))
         for kind in KINDS:
-            job.note_products(kind, {1: Product("hash", ("a/b.jpg",)), 2: Product("hash", ())})
+            job.outputs.remember(kind, {1: OutputFiles("hash", ("a/b.jpg",)), 2: OutputFiles("hash", ())})
         job.plan(photos[:25])
     return out
 
@@ -53,13 +53,16 @@ def everything(job: Job, photos: list[Path]) -> object:
     told = [(r.id, r.result.path, r.result.error, r.size_wh, r.result.scale) for r in records]
     faces = [f for f in (r.result.faces for r in records) if f is not None]
     numbers = [(f.boxes_xyxy.tobytes(), f.landmarks.tobytes(), f.matches) for f in faces]
-    seen = [(job.pictures(r.id), job.sha256(r.id)) for r in records], [job.products(kind) for kind in KINDS]
-    strangers = [(s.photo_id, s.face, s.vector.tobytes()) for s in job.strangers()]
-    before = told, numbers, seen, strangers, job.counts(), job.photos(), job.waiting()
+    seen = (
+        [(job.pictures(r.id), job.sha256(r.id)) for r in records],
+        [job.outputs.of_kind(kind) for kind in KINDS],
+    )
+    unknown = [(f.photo_id, f.row, f.embedding.tobytes()) for f in job.unknown_faces()]
+    before = told, numbers, seen, unknown, job.counts(), job.photos(), job.waiting()
     job.name_again(lambda faces, _: [MATCHES[0]] * len(faces), "other names", 4)
     write_records(job, "results.jsonl")
     write_records(job, "faces.csv")
-    write_report(job, 1.0)
+    write_report(job, ReportOptions(1.0, paths=True))
     return before, job.plan(photos), job.waiting(), job.counts()
 
 

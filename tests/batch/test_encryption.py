@@ -10,13 +10,13 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NAME, VECTORS, do, enrol_her, files, write_checksums
+from batch_helpers import MATCHES, NAME, VECTORS, do, enroll_her, files, write_checksums
 from cli_helpers import Said, facepipe
 
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
-from facepipe.batch.models import Outcome, Product
+from facepipe.batch.models import FailedPhoto, OutputFiles
 from facepipe.core.errors import FacepipeError, GalleryError
 from facepipe.core.faces import UInt8Array
 from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
@@ -43,7 +43,7 @@ def fill(job: Job, photos: list[Path]) -> list[bytes]:
     """Everything that a job can hold; answers what nobody is to find in its file."""
     job.plan(photos)
     do(job, failing=frozenset({"broken.jpg"}))
-    job.note_products("crops", {1: Product("hash", ("crop of Somebody.jpg",))})
+    job.outputs.remember("crops", {1: OutputFiles("hash", ("crop of Somebody.jpg",))})
     return [
         b"Somebody",
         b"Other",
@@ -56,11 +56,11 @@ def fill(job: Job, photos: list[Path]) -> list[bytes]:
 
 
 def contents(job: Job) -> list[object]:
-    strangers = [(s.photo_id, s.photo_sha256, s.face, s.vector.tobytes()) for s in job.strangers()]
+    unknown = [(f.photo_id, f.photo_sha256, f.row, f.embedding.tobytes()) for f in job.unknown_faces()]
     records = [(r.id, r.result.path, r.result.error, r.size_wh) for r in job.records()]
     matches = [r.result.faces.matches for r in job.records() if r.result.faces is not None]
     pictures = [job.pictures(id) for id, *_ in records]
-    return [strangers, records, matches, pictures, job.counts(), job.photos(), job.product("crops", 1)]
+    return [unknown, records, matches, pictures, job.counts(), job.photos(), job.outputs.get("crops", 1)]
 
 
 @pytest.mark.parametrize("when", ["before the first photo", "afterwards", "killed while it wiped"])
@@ -159,9 +159,9 @@ def test_failures_are_known_again(tmp_path: Path) -> None:
         for newly_failed in (1, 0):
             job.plan(photos, retry_failed=True)
             (task,) = job.waiting()
-            job.save([(Outcome(task, error="broken.jpg: broken"), [])], "names")
+            job.save([FailedPhoto(task, "broken.jpg: broken")], "names")
             assert job.counts().newly_failed == newly_failed
-            job.note_failures_told()
+            job.note_failures_reported()
 
 
 def test_the_commands(astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_the_commands(astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest
     key = tmp_path / "key"
     key.write_bytes(KEY)
     gallery, out = tmp_path / "gallery", tmp_path / "out"
-    enrol_her(gallery, astronaut)
+    enroll_her(gallery, astronaut)
 
     def batch(*more: str | Path) -> Said:
         return facepipe("batch", tmp_path / "photos", "--gallery", gallery, "--out", out, *more)
@@ -184,7 +184,7 @@ def test_the_commands(astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest
     assert (first.code, second.code) == (0, 0), first.err
     warning = "hold names and faces in the clear"
     assert (first.err.count(warning), second.err.count(warning)) == (1, 0)
-    assert "0 of them looked at now" in first.err
+    assert "0 of them analysed now" in first.err
     for secret in (NAME.encode(), b"her.png", b"RIFF"):
         assert secret not in all_bytes(out)
     assert NAME in (out / "faces.csv").read_text()

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her, files
+from batch_helpers import NAME, enroll_her, files
 from cli_helpers import Said, facepipe
 from pipeline_helpers import faces_at, noise
 
 from facepipe.batch.forgetting import forget_left_out, forget_person
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
-from facepipe.batch.models import Outcome, PhotoAnalysis, Product
+from facepipe.batch.models import OutputFiles, PhotoAnalysis, ReportOptions
 from facepipe.batch.page import write_report
-from facepipe.batch.results import made_of, write_records
+from facepipe.batch.results import source_hash, write_records
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.gallery import Gallery
@@ -42,9 +42,13 @@ def see(job: Job, path: Path, vector: np.ndarray, match: Match) -> None:
     faces = faces_at((1, 2, 30, 40)).with_embeddings(vector[None]).with_enrollable(np.ones(1, bool))
     job.save(
         [
-            (
-                Outcome(task, PhotoAnalysis(photo_sha256(path), (64, 48), faces, (None,), {0: b"her face"})),
-                [match],
+            PhotoAnalysis(
+                task,
+                photo_sha256(path),
+                (64, 48),
+                faces.with_matches([match]),
+                reasons=(None,),
+                pictures={0: b"her face"},
             )
         ],
         "n",
@@ -53,7 +57,7 @@ def see(job: Job, path: Path, vector: np.ndarray, match: Match) -> None:
     crop = job.folder / "crops" / f"{path.name}_face0_{match.label}.jpg"
     crop.parent.mkdir(exist_ok=True)
     crop.write_text(f"picture of {match.label}")
-    job.note_products("crops", {task.id: Product(made_of(record), (crop.name,))})
+    job.outputs.remember("crops", {task.id: OutputFiles(source_hash(record), (crop.name,))})
 
 
 @pytest.fixture
@@ -67,7 +71,7 @@ def out(tmp_path: Path) -> Path:
         see(job, photos[2], HIS, Match("Bob", 0.5, 1.0, "Ada", 0.9))
         write_records(job, "results.jsonl")
         write_records(job, "faces.csv")
-        write_report(job, 0.75, paths=False)
+        write_report(job, ReportOptions(0.75, paths=False))
     return tmp_path / "out"
 
 
@@ -153,7 +157,7 @@ def folder(tmp_path: Path, astronaut: UInt8Array) -> Path:
     write_image(tmp_path / "photos" / "her.png", astronaut)
     write_image(tmp_path / "photos" / "mirrored.png", astronaut[:, ::-1])
     write_image(tmp_path / "photos" / "nobody.png", noise(1, 200, 300))
-    enrol_her(tmp_path / "gallery", astronaut)
+    enroll_her(tmp_path / "gallery", astronaut)
     return tmp_path
 
 
@@ -190,7 +194,7 @@ def test_a_person_leaves_gallery_and_batches(folder: Path) -> None:
     again = facepipe("gallery", "remove", NAME, "--gallery", folder / "gallery", "--also", out)
     assert (again.code, NAME in again.err) == (1, True)
     told = batch(folder, *flags)
-    assert (told.code, "3 photos, 2 of them looked at now" in told.err) == (0, True), told.err
+    assert (told.code, "3 photos, 2 of them analysed now" in told.err) == (0, True), told.err
     assert NAME.encode() not in all_bytes(out)
 
 

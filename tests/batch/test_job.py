@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, as_of_before, do, files, seen
+from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analysed, as_of_before, do, files
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.models import Outcome, Task
+from facepipe.batch.models import PhotoTask
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.quality import Reason
@@ -28,7 +28,7 @@ def test_what_was_seen_comes_back(tmp_path: Path) -> None:
         good, bad = job.records()
         assert (good.result.path, bad.result.path) == tuple(photos)
         assert bad.result.error == f"{photos[1]}: broken"
-        expected = seen(photos[0]).faces
+        expected = analysed(PhotoTask(1, photos[0])).faces
         assert good.result.faces is not None
         for column in ("boxes_xyxy", "scores", "landmarks"):
             np.testing.assert_array_equal(getattr(good.result.faces, column), getattr(expected, column))
@@ -114,36 +114,36 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
         matches = [record.result.faces.matches for record in job.records() if record.result.faces]
     assert [first.name for first, *_ in filter(None, matches)] == ["New", "New"]
     faces, reasons = asked[0]
-    np.testing.assert_array_equal(faces.embeddings, seen(photos[0]).faces.embeddings)
+    np.testing.assert_array_equal(faces.embeddings, analysed(PhotoTask(1, photos[0])).faces.embeddings)
     assert reasons == [None, Reason.TOO_SMALL, None]
 
 
-def test_strangers_are_those_that_enrolment_would_take(tmp_path: Path) -> None:
+def test_unknown_faces_are_those_that_enrollment_would_take(tmp_path: Path) -> None:
     photos = files(tmp_path / "photos", "a.jpg")
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         (task,) = job.waiting()
-        job.save([(Outcome(task, seen(photos[0])), (NOBODY, TOO_SMALL, NOBODY))], "names")
-        (stranger,) = job.strangers()
-        assert (stranger.photo_id, stranger.face) == (task.id, 0)
-        np.testing.assert_array_equal(stranger.vector, VECTORS[0])
+        job.save([analysed(task, (NOBODY, TOO_SMALL, NOBODY))], "names")
+        (unknown,) = job.unknown_faces()
+        assert (unknown.photo_id, unknown.row) == (task.id, 0)
+        np.testing.assert_array_equal(unknown.embedding, VECTORS[0])
         job.name_again(lambda faces, reasons: MATCHES, "other names", 4)
-        assert job.strangers() == []
+        assert job.unknown_faces() == []
 
 
-def test_a_job_of_before_enrolment_was_judged_has_no_strangers_until_looked_at_again(tmp_path: Path) -> None:
+def test_a_job_without_enrollable_faces_has_no_unknown_ones_until_analysed_again(tmp_path: Path) -> None:
     photos = files(tmp_path / "photos", "a.jpg")
     nobodys = (NOBODY, TOO_SMALL, NOBODY)
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         (task,) = job.waiting()
-        job.save([(Outcome(task, seen(photos[0])), nobodys)], "names")
+        job.save([analysed(task, nobodys)], "names")
     as_of_before(tmp_path / "out", without=["enrollable"])
     with Job(tmp_path / "out") as job:
-        assert job.strangers() == []
+        assert job.unknown_faces() == []
         assert len(list(job.records())) == 1
-        job.save([(Outcome(task, seen(photos[0])), nobodys)], "names")
-        assert len(job.strangers()) == 1
+        job.save([analysed(task, nobodys)], "names")
+        assert len(job.unknown_faces()) == 1
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
@@ -209,4 +209,4 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         pytest.skip("this file system takes text only")
     with Job(tmp_path / "out", create=True) as job:
         job.plan([photo])
-        assert job.waiting() == [Task(1, photo)]
+        assert job.waiting() == [PhotoTask(1, photo)]

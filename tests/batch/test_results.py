@@ -17,11 +17,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enroll_her
 from cli_helpers import facepipe
 from pipeline_helpers import noise, side_by_side
 
 from facepipe.batch.job import Job
+from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
@@ -35,7 +36,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
     folder = tmp_path_factory.mktemp("results") / "gallery"
-    enrol_her(folder, astronaut)
+    enroll_her(folder, astronaut)
     return folder
 
 
@@ -376,7 +377,7 @@ def test_photos_of_several_drives_have_absolute_paths(
 
     monkeypatch.setattr("facepipe.batch.page.os.path.relpath", no_way)
     with Job(folder.parent / "out") as job:
-        write_report(job, 1.0)
+        write_report(job, ReportOptions(1.0, paths=True))
     data = report_data((folder.parent / "out" / "report.html").read_text(encoding="utf-8"))
     assert data["photos"][0]["path"] == str(folder / "a" / "her.png")
     assert data["url"] + data["photos"][0]["url"] == (folder / "a" / "her.png").as_uri()

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enrol_her, identified, in_a_corner, large_jpeg, work_through, write_archive
+from batch_helpers import NAME, enroll_her, identified, in_a_corner, large_jpeg, work_through, write_archive
 from cli_helpers import facepipe, finished, start
 
-from facepipe.batch.analysis import AnalysisOptions, Chosen, Opened, PhotoAnalyzer
+from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
-from facepipe.batch.models import Task
-from facepipe.batch.run import BatchOptions, Progress
-from facepipe.commands.batch import ProgressTeller
+from facepipe.batch.models import OpenedPhoto, PhotoAnalysis, PhotoTask
+from facepipe.batch.run import BatchOptions, BatchProgress
+from facepipe.commands.batch import ProgressReporter
 from facepipe.core.errors import UsageError
-from facepipe.core.faces import Faces, UInt8Array
+from facepipe.core.faces import UInt8Array
+from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
@@ -36,7 +37,7 @@ BROKEN = 2
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> Path:
     folder = tmp_path_factory.mktemp("batch") / "gallery"
-    enrol_her(folder, astronaut)
+    enroll_her(folder, astronaut)
     return folder
 
 
@@ -112,12 +113,13 @@ def test_a_changed_gallery_names_again_without_a_look(
     assert not any(f'"name": "{NAME}"' in line.split("runner_up")[0] for line in lines)
 
 
-def test_other_rules_need_another_look(pipeline: FacePipeline, archive: Path, tmp_path: Path) -> None:
+def test_other_rules_need_another_analysis(pipeline: FacePipeline, archive: Path, tmp_path: Path) -> None:
     work_through(pipeline, [archive], tmp_path / "out")
-    look = AnalysisOptions(rules=replace(AnalysisOptions().rules, min_size_px=99.0))
+    analysis = AnalysisOptions(rules=replace(AnalysisOptions().rules, min_size_px=99.0))
     with pytest.raises(UsageError, match=r"rules .*--again"):
-        work_through(pipeline, [archive], tmp_path / "out", BatchOptions(look=look))
-    summary, _ = work_through(pipeline, [archive], tmp_path / "out", BatchOptions(look=look, again=True))
+        work_through(pipeline, [archive], tmp_path / "out", BatchOptions(analysis=analysis))
+    again = BatchOptions(analysis=analysis, again=True)
+    summary, _ = work_through(pipeline, [archive], tmp_path / "out", again)
     assert (summary.here, summary.counts.known) == (PHOTOS, 0)
 
 
@@ -136,25 +138,27 @@ def test_few_photos_are_held_at_a_time(
     pipeline: FacePipeline, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, most, lock = set[Path](), 0, threading.Lock()
-    really_open, really_choose = PhotoAnalyzer.open, PhotoAnalyzer.choose
+    really_open, really_crop = PhotoAnalyzer.open, PhotoAnalyzer.crop
 
-    def opening(self: PhotoAnalyzer, path: Path, memory: PhotoMemory) -> Opened:
+    def opening(self: PhotoAnalyzer, task: PhotoTask, memory: PhotoMemory) -> OpenedPhoto:
         nonlocal most
-        opened = really_open(self, path, memory)
+        opened = really_open(self, task, memory)
         with lock:
-            held.add(path)
+            held.add(task.path)
             most = max(most, len(held))
         return opened
 
-    def choosing(self: PhotoAnalyzer, path: Path, opened: Opened, faces: Faces) -> Chosen:
-        chosen = really_choose(self, path, opened, faces)
+    def cropping(
+        self: PhotoAnalyzer, analysis: PhotoAnalysis, photo: ReducedPhoto, memory: PhotoMemory
+    ) -> PhotoAnalysis:
+        cropped = really_crop(self, analysis, photo, memory)
         with lock:
-            held.remove(path)
-        return chosen
+            held.remove(analysis.task.path)
+        return cropped
 
     monkeypatch.setattr(PhotoAnalyzer, "open", opening)
-    monkeypatch.setattr(PhotoAnalyzer, "choose", choosing)
-    tasks = (Task(id, path) for id, path in enumerate(find_photos([archive])))
+    monkeypatch.setattr(PhotoAnalyzer, "crop", cropping)
+    tasks = (PhotoTask(id, path) for id, path in enumerate(find_photos([archive])))
     outcomes = list(
         Engine(PhotoAnalyzer(pipeline), tasks, EngineOptions(workers=2, held_pixels=1)).outcomes()
     )
@@ -170,18 +174,19 @@ def test_a_large_jpeg_is_decoded_small_and_named_the_same(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
 ) -> None:
     whole = large_jpeg(tmp_path / "large.jpg", astronaut, 8)
-    looker = PhotoAnalyzer(pipeline)
-    opened = looker.open(tmp_path / "large.jpg")
+    analyzer = PhotoAnalyzer(pipeline)
+    opened = analyzer.open(PhotoTask(1, tmp_path / "large.jpg"))
     assert opened.photo.full_size_wh == (4096, 4096)
     assert opened.photo.rgb.shape == (2048, 2048, 3)
-    (faces,) = looker.detect([opened])
-    chosen = looker.choose(tmp_path / "large.jpg", opened, faces)
+    (found,) = analyzer.detect([opened])
+    cropped = analyzer.crop(found, opened.photo, opened.memory)
     expected = pipeline.embed(whole)
     assert expected.embeddings is not None
-    np.testing.assert_allclose(faces.boxes_xyxy[0], expected.boxes_xyxy[0], atol=4)
-    np.testing.assert_allclose(faces.landmarks[0], expected.landmarks[0], atol=4)
-    vector = looker.encode(chosen.crops)[0]
-    assert np.linalg.norm(vector - expected.embeddings[0]) < 0.1
+    np.testing.assert_allclose(found.faces.boxes_xyxy[0], expected.boxes_xyxy[0], atol=4)
+    np.testing.assert_allclose(found.faces.landmarks[0], expected.landmarks[0], atol=4)
+    (encoded,) = analyzer.encode([cropped])
+    assert encoded.faces.embeddings is not None
+    assert np.linalg.norm(encoded.faces.embeddings[0] - expected.embeddings[0]) < 0.1
 
 
 def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(
@@ -189,13 +194,13 @@ def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(
 ) -> None:
     file = tmp_path / "large.jpg"
     whole = large_jpeg(file, in_a_corner(astronaut, 2560), 1)
-    looker = PhotoAnalyzer(pipeline)
-    opened = looker.open(file)
+    analyzer = PhotoAnalyzer(pipeline)
+    opened = analyzer.open(PhotoTask(1, file))
     assert opened.photo.reduction == 2
-    (faces,) = looker.detect([opened])
-    chosen = looker.choose(file, opened, faces)
-    crops = pipeline.encoder.align(whole, faces.select([chosen.reasons.index(None)]))
-    np.testing.assert_array_equal(chosen.crops[:1], crops)
+    (found,) = analyzer.detect([opened])
+    cropped = analyzer.crop(found, opened.photo, opened.memory)
+    crops = pipeline.encoder.align(whole, found.faces.select([cropped.reasons.index(None)]))
+    np.testing.assert_array_equal(cropped.crops[:1], crops)
 
 
 def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
@@ -204,10 +209,11 @@ def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
     panorama = np.zeros((1000, 8000, 3), np.uint8)
     panorama[400:912, 4000:4512] = astronaut
     write_image(tmp_path / "wide.jpg", panorama)
-    opened = PhotoAnalyzer(pipeline).open(tmp_path / "wide.jpg")
+    opened = PhotoAnalyzer(pipeline).open(PhotoTask(1, tmp_path / "wide.jpg"))
     assert opened.photo.rgb.shape == (1000, 8000, 3)  # half would be 4000, and 5120 are taken
     write_image(tmp_path / "usual.jpg", np.zeros((3000, 4000, 3), np.uint8))
-    assert PhotoAnalyzer(pipeline).open(tmp_path / "usual.jpg").photo.rgb.shape == (1500, 2000, 3)
+    opened = PhotoAnalyzer(pipeline).open(PhotoTask(2, tmp_path / "usual.jpg"))
+    assert opened.photo.rgb.shape == (1500, 2000, 3)
 
 
 def test_what_is_not_reduced_is_read_as_ever(
@@ -215,7 +221,7 @@ def test_what_is_not_reduced_is_read_as_ever(
 ) -> None:
     for name in ("photo.jpg", "photo.png"):
         write_image(tmp_path / name, astronaut)
-        opened = PhotoAnalyzer(pipeline).open(tmp_path / name)
+        opened = PhotoAnalyzer(pipeline).open(PhotoTask(1, tmp_path / name))
         assert opened.photo.reduction == 1
         np.testing.assert_array_equal(opened.photo.rgb, read_image(tmp_path / name))
 
@@ -324,7 +330,7 @@ def test_its_own_folder_and_what_is_excluded_are_passed_over(
     assert (out / "annotated").is_dir()
 
 
-PROGRESS = Progress(total=40, done=10, failed=2, faces=9, known=4, here=6, elapsed_s=3.0)
+PROGRESS = BatchProgress(total=40, done=10, failed=2, faces=9, known=4, here=6, elapsed_s=3.0)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +353,10 @@ def test_progress_without_a_terminal_is_a_line_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    teller = ProgressTeller(quiet, as_json)
+    reporter = ProgressReporter(quiet, as_json)
     for second in range(100, 118):  # says it at 100 and 110, and at the end
         monkeypatch.setattr(time, "monotonic", lambda second=second: float(second))
-        teller.tell(PROGRESS)
-    teller.end()
+        reporter.report(PROGRESS)
+    reporter.end()
     lines = capsys.readouterr().err.splitlines()
     assert [json.loads(line)["left_s"] if as_json else line for line in lines] == told

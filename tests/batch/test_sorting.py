@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
-from facepipe.batch.models import Record
+from facepipe.batch.models import PhotoRecord
 from facepipe.batch.sort import TransferMode, finish_move, plan_sorting, transfer
 from facepipe.core.faces import Match
 from facepipe.core.file_names import file_name_of
@@ -58,11 +58,11 @@ class FakeJob(Job):
     def __init__(self, people: Mapping[Path, str]) -> None:
         self._people = people
 
-    def records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[PhotoRecord]:
         """One photo after the other."""
         for number, (path, name) in enumerate(self._people.items()):
             faces = faces_at((0, 0, 9, 9)).with_matches([Match(name, 0.5, 1.0)])
-            yield Record(number, PhotoResult(path, faces=faces), (10, 10))
+            yield PhotoRecord(number, PhotoResult(path, faces=faces), (10, 10))
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enroll_her
 
 from facepipe.batch.job import Job
 from facepipe.batch.run import Batch
@@ -22,7 +22,7 @@ from facepipe.reports.records import to_json
 
 def test_photos_are_handled_as_they_arrive(astronaut: UInt8Array, tmp_path: Path) -> None:
     pytest.importorskip("watchdog", reason="needs the [watch] extra")
-    enrol_her(tmp_path / "gallery", astronaut)
+    enroll_her(tmp_path / "gallery", astronaut)
     folder, stop = tmp_path / "photos", threading.Event()
     (folder / "deep").mkdir(parents=True)
     whole = tmp_path / "whole.png"
@@ -54,7 +54,7 @@ def test_photos_are_handled_as_they_arrive(astronaut: UInt8Array, tmp_path: Path
 def test_photos_that_are_renamed_or_removed_leave_the_results(astronaut: UInt8Array, tmp_path: Path) -> None:
     """The folder is watched through a link, which gives each photo two names."""
     pytest.importorskip("watchdog", reason="needs the [watch] extra")
-    enrol_her(tmp_path / "gallery", astronaut)
+    enroll_her(tmp_path / "gallery", astronaut)
     real, folder, stop = tmp_path / "real", tmp_path / "photos", threading.Event()
     for name in ("a.png", "b.png", "deep/c.png", "deep/d.png"):
         (real / name).parent.mkdir(parents=True, exist_ok=True)

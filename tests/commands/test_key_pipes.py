@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enroll_her
 from cli_helpers import Said, facepipe
 from gallery_helpers import ENCODER, person_vectors, template
 from paths import ROOT
@@ -100,7 +100,7 @@ def test_a_batch_opens_the_gallery_and_its_job(astronaut: UInt8Array, tmp_path: 
     (tmp_path / "photos").mkdir()
     write_image(tmp_path / "photos" / "her.png", astronaut)
     gallery, out = tmp_path / "gallery", tmp_path / "out"
-    enrol_her(gallery, astronaut)
+    enroll_her(gallery, astronaut)
     encrypt(gallery, KEY)
     for _ in range(2):
         said = with_key_pipe("batch", tmp_path / "photos", "--gallery", gallery, "--out", out)

@@ -24,6 +24,7 @@ from pipeline_helpers import faces_at
 
 from facepipe import cli
 from facepipe.batch.job import Job
+from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
 from facepipe.commands.output import LineFormatter, Output, echo, redraw, tell
 from facepipe.core.faces import Match
@@ -153,7 +154,7 @@ def test_the_report_of_a_batch_and_what_sort_prints_are_harmless(
     photo.write_bytes(b"x")
     job_folder = job_of(folder / "job of it", {photo: [name]})
     with Job(job_folder) as job:
-        write_report(job, 1.0)
+        write_report(job, ReportOptions(1.0, paths=True))
     assert is_harmless((job_folder / "report.html").read_text(encoding="utf-8"))
     photo.unlink()
     photo.with_name("1.jpg").write_bytes(b"y")

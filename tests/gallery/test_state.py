@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from batch_helpers import NAME, enrol_her
+from batch_helpers import NAME, enroll_her
 from cli_helpers import facepipe
 from gallery_helpers import ENCODER, person_vectors, template
 from hypothesis import given, settings
@@ -107,7 +107,7 @@ def test_a_batch_after_a_backup_was_restored_gives_the_restored_gallerys_names(
     gallery, backup, out = (tmp_path / name for name in ("gallery", "backup", "out"))
     (tmp_path / "photos").mkdir()
     write_image(tmp_path / "photos" / "her.png", astronaut)
-    enrol_her(gallery, astronaut)
+    enroll_her(gallery, astronaut)
 
     def names_after(*rename: str) -> list[str]:
         assert facepipe("gallery", "rename", NAME, *rename, "--gallery", gallery).code == 0

@@ -16,8 +16,8 @@ from image_helpers import encoded
 
 from facepipe import FacePipeline
 from facepipe.batch.analysis import PhotoAnalyzer
-from facepipe.batch.engine import Engine, EngineOptions
-from facepipe.batch.models import Outcome, Task
+from facepipe.batch.engine import Engine, EngineOptions, Outcome
+from facepipe.batch.models import FailedPhoto, PhotoTask
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory, allowed_bytes, taken_bytes
@@ -139,15 +139,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> P
     return folder
 
 
-def looked_at(folder: Path, looker: PhotoAnalyzer, workers: int) -> list[str]:
-    tasks = [Task(number, path) for number, path in enumerate(sorted(folder.iterdir()))]
-    outcomes = Engine(looker, tasks, EngineOptions(workers=workers)).outcomes()
+def analysed(folder: Path, analyzer: PhotoAnalyzer, workers: int) -> list[str]:
+    tasks = [PhotoTask(number, path) for number, path in enumerate(sorted(folder.iterdir()))]
+    outcomes = Engine(analyzer, tasks, EngineOptions(workers=workers)).outcomes()
     return [_told(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.task.id)]
 
 
 def _told(outcome: Outcome) -> str:
-    look = outcome.look
-    return f"{outcome.task.path.name} {outcome.error or (look and look.faces.boxes_xyxy.round().tolist())}"
+    if isinstance(outcome, FailedPhoto):
+        return f"{outcome.task.path.name} {outcome.error}"
+    return f"{outcome.task.path.name} {outcome.faces.boxes_xyxy.round().tolist()}"
 
 
 @pytest.mark.parametrize("workers", [1, 4])
@@ -155,8 +156,8 @@ def test_a_batch_puts_photos_off_and_loses_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
     with FacePipeline.load() as pipeline:
-        looker = PhotoAnalyzer(pipeline)
-        expected = looked_at(folder, looker, 2)
+        analyzer = PhotoAnalyzer(pipeline)
+        expected = analysed(folder, analyzer, 2)
         most, put_off, lock = 0, 0, threading.Lock()
         really_take = PhotoMemory.take
 
@@ -173,8 +174,8 @@ def test_a_batch_puts_photos_off_and_loses_none(
 
         limit = 100_000_000  # of one of the large ones
         monkeypatch.setattr(PhotoMemory, "take", take)
-        monkeypatch.setattr(looker, "memory", lambda path: PhotoMemory(str(path), limit))
-        assert looked_at(folder, looker, workers) == expected
+        monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(str(path), limit))
+        assert analysed(folder, analyzer, workers) == expected
         assert 50_000_000 < most <= limit
         assert put_off > 0 or workers == 1
         assert taken_bytes() == 0
@@ -183,19 +184,19 @@ def test_a_batch_puts_photos_off_and_loses_none(
 def test_a_batch_waits_for_photos_of_others(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 100_000_000
     with FacePipeline.load() as pipeline, PhotoMemory("of somebody else", limit) as other:
-        looker = PhotoAnalyzer(pipeline)
-        monkeypatch.setattr(looker, "memory", lambda path: PhotoMemory(str(path), limit))
+        analyzer = PhotoAnalyzer(pipeline)
+        monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(str(path), limit))
         other.take(limit)
         threading.Timer(1, other.release).start()
-        assert len(looked_at(folder, looker, 3)) == 8
+        assert len(analysed(folder, analyzer, 3)) == 8
 
 
 def test_a_photo_that_is_too_large_for_a_batch_fails_by_name(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FacePipeline.load() as pipeline:
-        looker = PhotoAnalyzer(pipeline)
-        monkeypatch.setattr(looker, "memory", lambda path: PhotoMemory(path.name, 30_000_000))
-        told = looked_at(folder, looker, 3)
+        analyzer = PhotoAnalyzer(pipeline)
+        monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(path.name, 30_000_000))
+        told = analysed(folder, analyzer, 3)
     assert sum("decoding it takes" in line for line in told) == 2
     assert all(line.startswith("large") for line in told if "decoding it takes" in line)

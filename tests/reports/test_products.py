@@ -19,6 +19,7 @@ from video_helpers import numbered, write_video
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
+from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
 from facepipe.batch.results import require_places, write_records
 from facepipe.core import overwriting as products
@@ -183,10 +184,10 @@ def test_a_batch_replaces_its_own_files(place: Path) -> None:
         with Job(job_folder) as job:
             write_records(job, "results.jsonl")
             write_records(job, "faces.csv")
-            write_report(job, 1.0)
+            write_report(job, ReportOptions(1.0, paths=True))
     writers: list[Callable[[Job], object]] = [
         lambda job: write_records(job, "faces.csv"),
-        lambda job: write_report(job, 1.0),
+        lambda job: write_report(job, ReportOptions(1.0, paths=True)),
     ]
     for write in writers:
         for name in ("faces.csv", "report.html"):

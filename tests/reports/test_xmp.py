@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
-from facepipe.batch.results import make_products, make_sidecar
+from facepipe.batch.results import write_outputs, write_photo_sidecar
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces, Match
 from facepipe.images.reading import read_image, read_orientation
@@ -354,7 +354,7 @@ def test_names_and_photos_that_give_no_sidecar_do_not_end_a_batch(tmp_path: Path
         Image.new("RGB", (100, 100)).save(path)
     with Job(job_of(tmp_path / "job", people)) as job:
         (tmp_path / "damaged.png").write_bytes(b"no photo")
-        make_products(job, "xmp", make_sidecar)
+        write_outputs(job, "xmp", write_photo_sidecar)
     assert sorted(file.name for file in tmp_path.glob("*.xmp")) == ["1.png.xmp", "2.png.xmp"]
 
 

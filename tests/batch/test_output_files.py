@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.models import Record
-from facepipe.batch.products import (
+from facepipe.batch.models import PhotoRecord
+from facepipe.batch.output_files import (
     PICTURE_KINDS,
     SIDECAR_KIND,
     names_of_before,
@@ -27,7 +27,7 @@ from facepipe.batch.products import (
     remove_pictures,
     require_names,
 )
-from facepipe.batch.results import Maker, make_products
+from facepipe.batch.results import Writer, write_outputs
 from facepipe.core.errors import FacepipeError, OutputError
 from facepipe.core.faces import Match
 from facepipe.core.paths import is_inside
@@ -52,7 +52,7 @@ def make(out: Path, kind: str) -> int:
     """Pictures without pixels, named as those of `PictureFolder`."""
     folder = picture_folder(out, kind)
 
-    def write(record: Record) -> list[Path]:
+    def write(record: PhotoRecord) -> list[Path]:
         assert record.result.faces is not None
         photo, (match,) = record.result.path, record.result.faces.matches or (None,)
         assert match is not None
@@ -65,7 +65,7 @@ def make(out: Path, kind: str) -> int:
         return [file]
 
     with Job(out) as job:
-        return make_products(job, kind, write)
+        return write_outputs(job, kind, write)
 
 
 def found(folder: Path) -> list[str]:
@@ -129,7 +129,7 @@ def test_a_job_of_before_takes_its_pictures_along_wherever_it_is(
     write_files(out, "crops", [str(spelled / "crops" / "a" / "one.png_face0_Ada.jpg")])
     as_of_before(out)
     with Job(out) as job:
-        assert job.products("crops")[1].names == ("a/one.png_face0_Ada.jpg",)
+        assert job.outputs.of_kind("crops")[1].names == ("a/one.png_face0_Ada.jpg",)
     make(out, "crops")
     named(out, "Bea")
     make(out, "crops")
@@ -232,8 +232,8 @@ def test_a_picture_that_another_photo_has_now_stays(photos: list[Path], tmp_path
     out = tmp_path / "out"
     job_of(out, {photo: ["Ada"] for photo in photos})
 
-    def makes(*names: str) -> Maker:
-        def write(record: Record) -> list[Path]:
+    def makes(*names: str) -> Writer:
+        def write(record: PhotoRecord) -> list[Path]:
             file = out / "crops" / names[record.id - 1]
             file.parent.mkdir(exist_ok=True)
             file.write_text(f"of {record.id}")
@@ -244,7 +244,7 @@ def test_a_picture_that_another_photo_has_now_stays(photos: list[Path], tmp_path
     for turn, names in enumerate((("x", "y"), ("y", "x"), ("z", "y"), ("y", "w"))):
         named(out, f"Name {turn}")
         with Job(out) as job:
-            assert make_products(job, "crops", makes(*names)) == 0
+            assert write_outputs(job, "crops", makes(*names)) == 0
         assert {name: (out / "crops" / name).read_text() for name in found(out / "crops")} == {
             names[0]: "of 1",
             names[1]: "of 2",

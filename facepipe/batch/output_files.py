@@ -1,4 +1,4 @@
-"""Files made of photos' results: where they are, and which of them a job may remove.
+"""Files written for photos' results: where they are, and which of them a job may remove.
 
 A job file is no more to be trusted than any other file, so nothing is removed by a whole path that stands in
 it. Pictures have names relative to the job's folder of their kind, and neither `..` nor a link leads out of
@@ -36,8 +36,8 @@ def picture_folder(job_folder: Path, kind: str) -> Path:
     return folder
 
 
-def product_folder(job_folder: Path, kind: str, photo: Path) -> Path:
-    """What the names of the files that were made of a photo are relative to; raises as `picture_folder`."""
+def output_folder(job_folder: Path, kind: str, photo: Path) -> Path:
+    """What the names of a photo's files are relative to; raises as `picture_folder`."""
     return picture_folder(job_folder, kind) if kind in PICTURE_KINDS else photo.parent
 
 
