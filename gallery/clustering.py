@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.index.vectors import load_faiss
+from facepipe.gallery.index.parts import load_faiss
 
 IntArray = npt.NDArray[np.int64]
 Float64Array = npt.NDArray[np.float64]

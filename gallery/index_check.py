@@ -48,9 +48,9 @@ def _differences(file: Path, index: VectorIndex, store: Store) -> Iterator[Findi
         yield Finding("index", f"{file}: belongs to another gallery")
         return
     index.remove(store.removed_after(index.state.generation))
-    compared = 0
+    known, compared = index.ids, 0
     for ids, vectors in store.vectors_after(0):
-        held = np.intersect1d(ids, index.ids[compared : compared + len(ids)])
+        held = np.intersect1d(ids, known[compared : compared + len(ids)])
         compared += len(held)
         if len(held) != np.count_nonzero(ids <= index.last_id):
             yield Finding("index", f"{file}: does not hold the templates of the database")
@@ -58,5 +58,5 @@ def _differences(file: Path, index: VectorIndex, store: Store) -> Iterator[Findi
         if not np.array_equal(index.vectors_of(held), vectors[: len(held)]):
             yield Finding("index", f"{file}: holds other vectors than the database")
             return
-    if compared != len(index):
+    if compared != len(known):
         yield Finding("index", f"{file}: holds templates that are not in the database")

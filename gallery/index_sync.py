@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import remove_dead_temporaries
 from facepipe.gallery.files import make_folder_aside, remove_left_over
-from facepipe.gallery.index.file import DamagedIndexError, VectorState, erase_rows, saved_extent
+from facepipe.gallery.index.file import (
+    DamagedIndexError,
+    OldIndexError,
+    VectorState,
+    claimed_state,
+    delete_index,
+    erase_rows,
+    move_index,
+    record_file,
+    saved_record,
+)
 from facepipe.gallery.index.vectors import VectorIndex, is_far_behind
-from facepipe.gallery.lost_faces import LostFaces, keep_lost, keep_unreadable, lost_faces, missing_from
+from facepipe.gallery.lost_faces import (
+    LostFaces,
+    keep_lost,
+    keep_unreadable,
+    lost_faces,
+    lost_files,
+    missing_from,
+)
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.store import Store
 
@@ -21,6 +37,11 @@ _SAVING_WAITS_S = 1.0
 """For other writers; an index that is not saved is caught up by the next opening."""
 
 logger = logging.getLogger("facepipe")
+
+
+def derived_files(folder: Path) -> list[Path]:
+    """The files of a gallery that an index or lost faces may be in."""
+    return [path for file in (folder / INDEX_FILE, *lost_files(folder)) for path in (file, record_file(file))]
 
 
 class DerivedIndex:
@@ -89,7 +110,7 @@ class DerivedIndex:
         """
         self._keep_before_overwriting()
         remove_dead_temporaries(self._file.parent)
-        self._file.unlink(missing_ok=True)
+        delete_index(self._file)
         self._expected_generation = 0
 
     def is_file_behind(self) -> bool:
@@ -97,7 +118,7 @@ class DerivedIndex:
 
         Inside a transaction.
         """
-        saved = saved_extent(self._file)
+        saved = saved_record(self._file)
         if saved is None or self._file_is_damaged or not self._store.went_through(saved.state):
             return True
         added = self._store.count_after(saved.last_id)
@@ -113,9 +134,9 @@ class DerivedIndex:
             remove_left_over(self._folder)
         with self._store.reading():
             self._file_was_behind = self.is_file_behind()
-            saved = saved_extent(self._file)
-            is_known = saved is None or self._store.went_through(saved.state)
-            removed = self._store.removed_after(saved.state.generation) if saved and is_known else ()
+            state = claimed_state(self._file)
+            is_known = state is None or self._store.went_through(state)
+            removed = self._store.removed_after(state.generation) if state and is_known else ()
         if self._store.read_only:
             if not is_known:
                 self._tell_of_unknown_state()
@@ -153,19 +174,19 @@ class DerivedIndex:
         Returns:
             Whether what is there now is of another gallery.
         """
-        saved = saved_extent(self._file)
-        if saved is None or self._store.is_encrypted or self._store.went_through(saved.state):
+        state = claimed_state(self._file)
+        if state is None or self._store.is_encrypted or self._store.went_through(state):
             return False
         try:
             index = VectorIndex.load(self._file, self._store.encoder.dimensions)
         except (DamagedIndexError, FileNotFoundError):
-            keep_unreadable(self._file, saved.state, self._folder)
+            keep_unreadable(self._file, state, self._folder)
         else:
             ids, is_ours = missing_from(self._store, index)
             if not len(ids) or not is_ours:
                 return not is_ours
             keep_lost(index, ids, self._folder)
-            self._file.unlink(missing_ok=True)
+            delete_index(self._file)
         self._expected_generation = 0
         return False
 
@@ -173,7 +194,7 @@ class DerivedIndex:
         """Inside a changing transaction. A file of another gallery is put beside the gallery's folder."""
         if self._keep_lost():
             aside = make_folder_aside(self._folder, "damaged")
-            shutil.move(self._file, aside / self._file.name)
+            move_index(self._file, aside / self._file.name)
             logger.warning("%s: the index belonged to another gallery; it is kept in %s", self._file, aside)
 
     def _tell_of_unknown_state(self) -> None:
@@ -193,14 +214,14 @@ class DerivedIndex:
         with self._store.changing(wait_s):
             self._keep_before_overwriting()
             remove_dead_temporaries(self._file.parent)
-            saved = saved_extent(self._file)
+            saved = saved_record(self._file)
             try:
                 if saved is None or not self._store.went_through(saved.state):
                     raise DamagedIndexError("is not of this gallery")
                 removed = self._store.removed_after(saved.state.generation)
                 erase_rows(self._file, removed, self._store.vector_state())
             except (DamagedIndexError, OSError):
-                self._file.unlink(missing_ok=True)
+                delete_index(self._file)
                 self._expected_generation = 0
 
     def _load(self) -> VectorIndex:
@@ -211,6 +232,8 @@ class DerivedIndex:
         except FileNotFoundError:
             if self._expected_generation:
                 self._say("is missing; it is made again")
+            return VectorIndex(dimensions)
+        except OldIndexError:
             return VectorIndex(dimensions)
         except DamagedIndexError as error:
             self._file_is_damaged = True

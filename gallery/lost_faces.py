@@ -15,7 +15,8 @@ import numpy as np
 
 from facepipe.core.counting import counted
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.index.file import DamagedIndexError, IdArray, VectorState
+from facepipe.gallery.index.file import DamagedIndexError, VectorState, move_index
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.index.vectors import VectorIndex
 from facepipe.gallery.models import NewTemplate
 from facepipe.gallery.storage.store import Store
@@ -77,15 +78,16 @@ def missing_from(store: Store, index: VectorIndex) -> tuple[IdArray, bool]:
         Their ids int64 (n,), rising, and whether the index is of this gallery: the truth holds other faces of
         it, or none at all.
     """
-    is_held = np.zeros(len(index), bool)
+    known = index.ids
+    is_held = np.zeros(len(known), bool)
     stored = 0
     for ids, vectors in store.vectors_after(0):
         stored += len(ids)
-        common, at, _ = np.intersect1d(ids, index.ids, assume_unique=True, return_indices=True)
+        common, at, _ = np.intersect1d(ids, known, assume_unique=True, return_indices=True)
         is_same = (vectors[at] == index.vectors_of(common)).all(axis=1)
-        is_held[np.searchsorted(index.ids, common[is_same])] = True
+        is_held[np.searchsorted(known, common[is_same])] = True
     is_ours = bool(is_held.any()) or not stored
-    candidates = index.ids[~is_held & ~np.isin(index.ids, store.removed_after(0))]
+    candidates = known[~is_held & ~np.isin(known, store.removed_after(0))]
     return _not_stored_otherwise(store, candidates, index.vectors_of(candidates)), is_ours
 
 
@@ -113,7 +115,7 @@ def keep_lost(index: VectorIndex, ids: IdArray, folder: Path) -> None:
 
 def keep_unreadable(file: Path, state: VectorState, folder: Path) -> None:
     """Make a file of lost faces of an index file that is damaged."""
-    file.replace(_file_of(state, folder))
+    move_index(file, _file_of(state, folder))
 
 
 def _file_of(state: VectorState, folder: Path) -> Path:

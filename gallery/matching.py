@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray, Match
-from facepipe.gallery.index.file import IdArray
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.index.vectors import VectorIndex
 
 _FIRST_NEIGHBOURS = 16

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from facepipe.gallery.files import copy_private, make_folder_aside
 from facepipe.gallery.gallery import Gallery
+from facepipe.gallery.index.file import move_index
 from facepipe.gallery.index_check import index_findings
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.lost_faces import lost_faces
@@ -91,7 +92,7 @@ def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: byt
         if lost:
             aside = aside or make_folder_aside(path, "damaged")
             for faces in lost:
-                shutil.move(faces.file, aside / faces.file.name)
+                move_index(faces.file, aside / faces.file.name)
         if findings:
             gallery.rebuild_index()
         return Repair(findings, gallery.info().templates, quarantined, brought_back, aside)

@@ -14,8 +14,7 @@ from facepipe.core.errors import GalleryError
 from facepipe.core.files import PRIVATE_FOLDER_MODE, sync_folder
 from facepipe.gallery.files import make_folder_aside
 from facepipe.gallery.gallery import Gallery, import_archive
-from facepipe.gallery.index_sync import INDEX_FILE
-from facepipe.gallery.lost_faces import lost_files
+from facepipe.gallery.index_sync import derived_files
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.opening import STORE_FILE
 from facepipe.gallery.repair import verify
@@ -125,7 +124,7 @@ def _put_in_place(path: Path, new: Path, aside: Path) -> None:
     else:
         with alone(file):
             log, shared = logs_of(file)
-            derived = [path / INDEX_FILE, *lost_files(path)]
+            derived = derived_files(path)
             _link_aside([log, *derived, file], aside)
             os.replace(new, file)  # Killed here, it leaves a log that is recognised as another file's.
             for left in (log, shared, *derived):

@@ -89,6 +89,20 @@ def make_gallery_of_schema_2(folder: Path) -> None:
         connection.commit()
 
 
+INDEX_FILES = ["index.faiss", "index.faiss.json"]
+
+
+def read_index_files(folder: Path) -> dict[str, bytes]:
+    """The index of a gallery and the record beside it."""
+    return {name: (folder / name).read_bytes() for name in INDEX_FILES}
+
+
+def write_index_files(folder: Path, files: dict[str, bytes]) -> None:
+    """Put an index and its record into a gallery."""
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+
+
 def bytes_in(folder: Path, secrets: list[bytes]) -> list[str]:
     """Where any of the secrets occurs in any file of the folder."""
     return [

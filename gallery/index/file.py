@@ -1,46 +1,57 @@
-"""The file of the gallery's index: columns of numbers that can be mapped, checked to the last byte.
+"""The file of the gallery's index, which FAISS writes and reads, and the record beside it.
 
-A header, the CRC-32 of every block of 1 MiB, and then five columns, one after the other: ids, half of the
-squared lengths, the sketch's codebook, its codes, and the vectors. All lengths follow from the header, which
-has a CRC-32 of its own; no byte is believed before it was checked. Removed rows are overwritten in place.
+`index.faiss` is what `faiss.write_index` makes of an `IndexIDMap2`. `index.faiss.json` names the state of the
+truth that it holds, and has the CRC-32 of every block of 1 MiB: no byte is believed before it was checked.
+Removed rows are overwritten in place. To find them, this module knows the end of FAISS's format:
+
+    vectors      float32 (n, d)
+    refine factor  4 bytes, where there are codes
+    length n     8 bytes
+    ids          int64 (n,)
+
+and before the vectors, where there are codes, these and the head of the flat index.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import struct
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from facepipe.core.errors import GalleryError
-from facepipe.core.faces import FloatArray
-from facepipe.core.files import atomic_file, open_regular
+from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.core.files import atomic_file, atomic_write_bytes, open_regular
+from facepipe.gallery.index.parts import (
+    ERASED,
+    FlatPart,
+    IdArray,
+    Part,
+    QuantizedPart,
+    erase_codes,
+    load_faiss,
+    places,
+)
 
-IdArray = npt.NDArray[np.int64]
-CodeArray = npt.NDArray[np.uint8]
-
-MAPPED_BYTES_MIN = 1 << 26
-"""Files from this size on are mapped: opening copies nothing, and processes share the memory."""
-
-_MAGIC = b"FACEPIX2"
-_HEADER = struct.Struct("<8sQ16sIIIQQQI")
-"""Magic, generation, token, dimensions, codebook's floats, bytes a code, rows, removed rows, last id, and 1
-while rows are erased."""
-_CRC = struct.Struct("<L")
 _BLOCK_BYTES = 1 << 20
-_ALIGNMENT = 64
-_WRITTEN_ROWS = 1 << 16
+_RECORD_BYTES_MAX = 1 << 26
+_INDEX_HEAD_BYTES = 37
+"""Of any index in FAISS's format: four letters, dimensions, rows, two unused numbers, is trained, metric."""
+_LENGTH_BYTES = 8
+_FACTOR_BYTES = 4
 _RETRY_S = 0.01
-_ERASING_S_MAX = 5.0
-"""Erasing takes milliseconds; whoever began it so long ago was killed."""
+_CHANGING_S_MAX = 5.0
+"""Erasing takes milliseconds, and so does a change of names; whoever began it so long ago was killed."""
+_OLD_HEADER = struct.Struct("<8sQ16s")
+_OLD_MAGIC = b"FACEPIX2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,170 +74,158 @@ class DamagedIndexError(GalleryError):
     """An index file can't be used; the truth is not touched by that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """n vectors as the index file holds them.
-
-    Attributes:
-        ids: int64 (n,), rising.
-        half_squares: float32 (n,), half of the squared length of each vector; infinite: it was removed.
-        codebook: float32 (m,), of the sketch; empty: there is no sketch.
-        codes: uint8 (n, c), of the sketch.
-        vectors: float32 (n, d); zeros where removed.
-    """
-
-    ids: IdArray
-    half_squares: FloatArray
-    codebook: FloatArray
-    codes: CodeArray
-    vectors: FloatArray
+class OldIndexError(DamagedIndexError):
+    """An index file of a version before FAISS's own format."""
 
 
 @dataclass(frozen=True, slots=True)
-class SavedExtent:
-    """How far an index file goes, from its header.
+class IndexRecord:
+    """What stands in the file beside an index file.
 
     Attributes:
-        state: What it claims to hold.
+        state: Of the truth, that the index holds.
         dimensions: Length of a vector.
-        rows: Vectors, with those since removed.
-        removed: Of these.
-        last_id: The largest id; 0: there is none.
-        has_sketch: Whether there is one.
+        rows: Vectors, with those since erased.
+        erased: Of these.
+        last_id: The largest id that was ever in it; 0: there is none.
+        code_bytes: Of all codes; 0: the index is flat.
+        length: Bytes of the index file.
+        block_crcs: CRC-32 of each of its blocks.
+        is_changing: Another process is at it, or was killed while it was.
     """
 
     state: VectorState
     dimensions: int
     rows: int
-    removed: int
+    erased: int
     last_id: int
-    has_sketch: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Where everything stands in a file, from what its header says."""
-
-    dimensions: int
-    codebook_floats: int
     code_bytes: int
-    rows: int
+    length: int
+    block_crcs: tuple[int, ...]
+    is_changing: bool
 
     @property
-    def column_bytes(self) -> tuple[int, ...]:
-        """Of the columns, in their order."""
-        rows = self.rows
-        floats = (self.codebook_floats, rows * self.code_bytes, 4 * rows * self.dimensions)
-        return 8 * rows, 4 * rows, 4 * floats[0], floats[1], floats[2]
+    def ids_at(self) -> int:
+        """Where the ids begin in the index file."""
+        return self.length - 8 * self.rows
 
     @property
-    def payload_bytes(self) -> int:
-        return sum(_padded(length) for length in self.column_bytes)
+    def vectors_at(self) -> int:
+        """Where the vectors begin."""
+        factor_bytes = _FACTOR_BYTES if self.code_bytes else 0
+        return self.ids_at - _LENGTH_BYTES - factor_bytes - 4 * self.rows * self.dimensions
 
     @property
-    def blocks(self) -> int:
-        return -(-self.payload_bytes // _BLOCK_BYTES)
+    def codes_at(self) -> int:
+        """Where the codes begin, if there are any."""
+        return self.vectors_at - _INDEX_HEAD_BYTES - _LENGTH_BYTES - self.code_bytes
 
-    @property
-    def payload_offset(self) -> int:
-        return _padded(_HEADER.size + 4 * self.blocks + _CRC.size)
+    def ids(self, data: UInt8Array) -> IdArray:
+        """int64 (n,), a view of the file's bytes; -1 where rows were erased."""
+        return data[self.ids_at :].view("<i8")
 
-    def columns(self, payload: CodeArray) -> Columns:
-        """Views of the payload's bytes."""
-        starts = np.cumsum([0, *map(_padded, self.column_bytes)])
-        ids, half_squares, codebook, codes, vectors = (
-            payload[start : start + length]
-            for start, length in zip(starts[:-1], self.column_bytes, strict=True)
-        )
-        return Columns(
-            ids.view("<i8"),
-            half_squares.view("<f4"),
-            codebook.view("<f4"),
-            codes.reshape(self.rows, self.code_bytes),
-            vectors.view("<f4").reshape(self.rows, self.dimensions),
-        )
+    def vectors(self, data: UInt8Array) -> FloatArray:
+        """float32 (n, d), a view of the file's bytes."""
+        vectors = data[self.vectors_at :][: 4 * self.rows * self.dimensions].view("<f4")
+        return vectors.reshape(self.rows, self.dimensions)
 
-
-@dataclass(frozen=True, slots=True)
-class _Head:
-    """What stands before the columns."""
-
-    state: VectorState
-    layout: _Layout
-    removed: int
-    last_id: int
-    is_erasing: bool
-    block_crcs: npt.NDArray[np.uint32]
+    def codes(self, data: UInt8Array) -> UInt8Array:
+        """A view of the file's bytes."""
+        return data[self.codes_at :][: self.code_bytes]
 
     def packed(self) -> bytes:
-        layout = self.layout
-        data = _HEADER.pack(
-            _MAGIC,
-            self.state.generation,
-            self.state.token,
-            layout.dimensions,
-            layout.codebook_floats,
-            layout.code_bytes,
-            layout.rows,
-            self.removed,
-            self.last_id,
-            self.is_erasing,
-        )
-        data += self.block_crcs.astype("<u4").tobytes()
-        return (data + _CRC.pack(zlib.crc32(data))).ljust(layout.payload_offset, b"\0")
+        """The bytes of the file beside."""
+        fields = asdict(self)
+        fields["state"]["token"] = self.state.token.hex()
+        return json.dumps({"index": fields, "checksum": zlib.crc32(json.dumps(fields).encode())}).encode()
+
+    @classmethod
+    def unpacked(cls, data: bytes) -> IndexRecord:
+        """What `packed` made the bytes of.
+
+        Raises:
+            DamagedIndexError: They are others.
+        """
+        with suppress(ValueError, TypeError, KeyError, RecursionError):
+            fields: dict[str, Any] = json.loads(data)["index"]
+            state = VectorState(fields["state"]["generation"], bytes.fromhex(fields["state"]["token"]))
+            record = cls(**{**fields, "state": state, "block_crcs": tuple(fields["block_crcs"])})
+            if record.packed() == data:
+                return record
+        raise DamagedIndexError("has a damaged record beside it")
 
 
-def write_index(file: Path, state: VectorState, parts: Sequence[Columns]) -> None:
-    """Write what was not removed of `parts`, which have one codebook, one after the other, atomically."""
-    first = parts[0]
-    rows = sum(int(np.isfinite(part.half_squares).sum()) for part in parts)
-    layout = _Layout(first.vectors.shape[1], len(first.codebook), first.codes.shape[1], rows)
+def record_file(file: Path) -> Path:
+    """The file beside an index file."""
+    return file.with_name(f"{file.name}.json")
+
+
+def write_index(file: Path, state: VectorState, part: Part, last_id: int) -> None:
+    """Write an index and its record, each atomically; a kill in between leaves two that do not fit."""
     with atomic_file(file) as out:
-        out.seek(layout.payload_offset)
-        writer = _BlockWriter(out)
-        writer.write_column(_kept(parts, [part.ids for part in parts]))
-        writer.write_column(_kept(parts, [part.half_squares for part in parts]))
-        writer.write_column([first.codebook])
-        writer.write_column(_kept(parts, [part.codes for part in parts]))
-        writer.write_column(_kept(parts, [part.vectors for part in parts]))
-        out.seek(0)
-        last_id = max((int(part.ids[-1]) for part in parts if len(part.ids)), default=0)
-        out.write(_Head(state, layout, 0, last_id, False, writer.finished_crcs()).packed())
+        load_faiss().write_index(part.with_ids(), load_faiss().PyCallbackIOWriter(out.write))
+        out.flush()
+        length = os.fstat(out.fileno()).st_size
+        data = np.asarray(np.memmap(out, np.uint8, "r"))
+        crcs = tuple(_crc(data, block) for block in range(-(-length // _BLOCK_BYTES)))
+        record = IndexRecord(
+            state, part.index.d, len(part), 0, last_id, len(part.codes), length, crcs, is_changing=True
+        )
+        _require_known_format(data, record, part)
+        _write_record(file, record)
+    _write_record(file, replace(record, is_changing=False))
 
 
-def read_index(file: Path, dimensions: int) -> tuple[VectorState, Columns]:
-    """The columns of a file that `write_index` wrote, with every byte checked; large files are mapped.
+def read_index(file: Path, dimensions: int) -> tuple[IndexRecord, Part]:
+    """An index that `write_index` wrote, with every byte checked; where it has codes, it is mapped.
 
     Raises:
         FileNotFoundError: There is none.
+        OldIndexError: It is of an earlier version.
         DamagedIndexError: It is truncated, altered, unreadable or of another kind.
     """
-    deadline = time.monotonic() + _ERASING_S_MAX
-    try:
-        with open_regular(file, buffering=0) as source:  # One file, although another may take its place.
-            while True:
-                head = _read_head(source)
-                if head.layout.dimensions != dimensions:
-                    raise DamagedIndexError("is of another kind")
-                payload = _payload(source, head.layout)
-                if not _altered(payload, head.block_crcs, range(head.layout.blocks)):
-                    return head.state, head.layout.columns(payload)
-                _await_another_head(source, head, deadline)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedIndexError(f"can't be read: {error.strerror}") from error
+    deadline = time.monotonic() + _CHANGING_S_MAX
+    while True:
+        record = _read_record(file)
+        if record.dimensions != dimensions:
+            raise DamagedIndexError("is of another kind")
+        data = _checked(file, record)
+        if data is not None:
+            return record, _part(record, data)
+        _await_another_record(file, record, deadline)
 
 
-def saved_extent(file: Path) -> SavedExtent | None:
-    """How far a file goes, without reading its vectors; None: it is missing or damaged."""
+def saved_record(file: Path) -> IndexRecord | None:
+    """How far an index file goes, without reading its vectors; None: it is missing or can't be used."""
     try:
-        with open_regular(file) as source:
-            head = _read_head(source)
+        record = _read_record(file)
+        return record if file.stat().st_size == record.length else None
     except (OSError, DamagedIndexError):
         return None
-    layout, has_sketch = head.layout, bool(head.layout.codebook_floats)
-    return SavedExtent(head.state, layout.dimensions, layout.rows, head.removed, head.last_id, has_sketch)
+
+
+def claimed_state(file: Path) -> VectorState | None:
+    """The state that an index file claims to hold, be it one of an earlier version; None: nobody knows."""
+    with suppress(OSError), open_regular(file) as source:
+        head = source.read(_OLD_HEADER.size)
+        if head.startswith(_OLD_MAGIC) and len(head) == _OLD_HEADER.size:
+            _, generation, token = _OLD_HEADER.unpack(head)
+            return VectorState(generation, token)
+    record = saved_record(file)
+    return record.state if record else None
+
+
+def move_index(file: Path, target: Path) -> None:
+    """Give an index file and its record other names."""
+    shutil.move(file, target)
+    with suppress(FileNotFoundError):  # An earlier version wrote none.
+        shutil.move(record_file(file), record_file(target))
+
+
+def delete_index(file: Path) -> None:
+    """Delete an index file, if there is one, and its record."""
+    file.unlink(missing_ok=True)
+    record_file(file).unlink(missing_ok=True)
 
 
 def erase_rows(file: Path, ids: IdArray, state: VectorState) -> None:
@@ -239,147 +238,108 @@ def erase_rows(file: Path, ids: IdArray, state: VectorState) -> None:
         OSError: The file can't be written.
         DamagedIndexError: It can't be trusted, or whoever erased before was killed in the middle.
     """
+    record = _read_record(file)
     with open(file, "r+b") as out:
-        head = _read_head(out)
-        if not head.layout.rows:
-            _write_head(out, replace(head, state=state))
-            return
-        payload = _mapped(out, head.layout, "r+")
-        columns = head.layout.columns(np.asarray(payload))
-        rows = rows_of(columns.ids, ids)
-        blocks = _blocks_of(np.asarray(payload), columns, rows)
-        if head.is_erasing or _altered(payload, head.block_crcs, blocks):
+        if record.is_changing or os.fstat(out.fileno()).st_size != record.length:
             raise DamagedIndexError("has altered bytes")
-        removed = head.removed + int(np.isfinite(columns.half_squares[rows]).sum())
-        _write_head(out, replace(head, is_erasing=True))
-        columns.half_squares[rows] = np.inf
-        columns.codes[rows] = 0
-        columns.vectors[rows] = 0
-        crcs = head.block_crcs.copy()
-        crcs[blocks] = [zlib.crc32(_block(payload, block).data) for block in blocks]
-        payload.flush()
-        _write_head(out, replace(head, state=state, removed=removed, block_crcs=crcs))
-
-
-def rows_of(rising: IdArray, ids: IdArray) -> IdArray:
-    """The places of those `ids` that occur in `rising`."""
-    rows = np.searchsorted(rising, ids)
-    present = rows < len(rising)
-    present[present] = rising[rows[present]] == ids[present]
-    return rows[present]
-
-
-def _padded(length: int) -> int:
-    return -(-length // _ALIGNMENT) * _ALIGNMENT
-
-
-def _read_head(source: BinaryIO) -> _Head:
-    for _ in range(2):  # While a process that erases rows writes the head, it does not fit its CRC.
-        with suppress(DamagedIndexError):
-            return _read_head_once(source)
-        time.sleep(_RETRY_S)
-    return _read_head_once(source)
-
-
-def _read_head_once(source: BinaryIO) -> _Head:
-    source.seek(0)
-    data = source.read(_HEADER.size)
-    if len(data) < _HEADER.size or not data.startswith(_MAGIC):
-        raise DamagedIndexError("is truncated or of another kind")
-    _, generation, token, *lengths, removed, last_id, is_erasing = _HEADER.unpack(data)
-    layout = _Layout(*lengths)
-    if os.fstat(source.fileno()).st_size != layout.payload_offset + layout.payload_bytes:
-        raise DamagedIndexError("is truncated or has altered bytes")
-    data += source.read(4 * layout.blocks)
-    if source.read(_CRC.size) != _CRC.pack(zlib.crc32(data)):
+        mapped = np.memmap(out, np.uint8, "r+")
+    data = np.asarray(mapped)
+    column = record.ids(data)
+    rows = places(np.maximum.accumulate(column), ids)
+    blocks = _blocks_with(record, rows)
+    if _altered(data, record, blocks):
         raise DamagedIndexError("has altered bytes")
-    crcs = np.frombuffer(data[_HEADER.size :], "<u4")
-    return _Head(VectorState(generation, token), layout, removed, last_id, bool(is_erasing), crcs)
+    _write_record(file, replace(record, is_changing=True))
+    column[rows] = -1
+    record.vectors(data)[rows] = ERASED
+    if record.code_bytes:
+        erase_codes(record.codes(data), rows, record.dimensions)
+    mapped.flush()
+    crcs = np.array(record.block_crcs)
+    crcs[blocks] = [_crc(data, block) for block in blocks.tolist()]
+    _write_record(
+        file, replace(record, state=state, erased=record.erased + len(rows), block_crcs=tuple(crcs.tolist()))
+    )
 
 
-def _write_head(out: BinaryIO, head: _Head) -> None:
-    out.seek(0)
-    out.write(head.packed())
-    out.flush()
-    os.fsync(out.fileno())
+def _read_record(file: Path) -> IndexRecord:
+    try:
+        with open_regular(file) as source:
+            if source.read(len(_OLD_MAGIC)) == _OLD_MAGIC:
+                raise OldIndexError("is of an earlier version")
+        try:
+            with open_regular(record_file(file)) as source:
+                return IndexRecord.unpacked(source.read(_RECORD_BYTES_MAX))
+        except FileNotFoundError:
+            raise DamagedIndexError("has no record beside it") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedIndexError(f"can't be read: {error.strerror}") from error
 
 
-def _payload(source: BinaryIO, layout: _Layout) -> CodeArray:
-    """All columns as bytes: mapped where large, else a copy in memory."""
-    if layout.rows and layout.payload_bytes >= MAPPED_BYTES_MIN:
-        return np.asarray(_mapped(source, layout, "r"))
-    source.seek(layout.payload_offset)
-    return np.fromfile(source, np.uint8, layout.payload_bytes)
+def _write_record(file: Path, record: IndexRecord) -> None:
+    atomic_write_bytes(record_file(file), record.packed())
 
 
-def _mapped(
-    source: BinaryIO, layout: _Layout, mode: Literal["r", "r+"]
-) -> np.memmap[Any, np.dtype[np.uint8]]:
-    return np.memmap(source, np.uint8, mode, layout.payload_offset, (layout.payload_bytes,))
+def _checked(file: Path, record: IndexRecord) -> UInt8Array | None:
+    """The bytes of an index file, mapped where it has codes; None: they do not fit the record."""
+    try:
+        with open_regular(file, buffering=0) as source:
+            if os.fstat(source.fileno()).st_size != record.length:
+                return None
+            if record.code_bytes:
+                data = np.asarray(np.memmap(source, np.uint8, "r"))
+            else:
+                data = np.fromfile(source, np.uint8)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedIndexError(f"can't be read: {error.strerror}") from error
+    return None if _altered(data, record, np.arange(len(record.block_crcs))) else data
 
 
-def _block(payload: CodeArray, block: int) -> CodeArray:
-    return payload[block * _BLOCK_BYTES : (block + 1) * _BLOCK_BYTES]
+def _part(record: IndexRecord, data: UInt8Array) -> Part:
+    try:
+        if record.code_bytes:  # Without the outer index: its map of ids takes 40 bytes a face.
+            return QuantizedPart.of_file(data[_INDEX_HEAD_BYTES:], record.ids(data))
+        return FlatPart.of_file(data)
+    except RuntimeError as error:
+        raise DamagedIndexError("is of another kind") from error
 
 
-def _altered(payload: CodeArray, crcs: npt.NDArray[np.uint32], blocks: range | IdArray) -> bool:
-    return any(zlib.crc32(_block(payload, int(block)).data) != crcs[block] for block in blocks)
-
-
-def _blocks_of(payload: CodeArray, columns: Columns, rows: IdArray) -> IdArray:
-    """The blocks in which the removable values of these rows stand."""
-    touched = [np.zeros(0, np.int64)]
-    for column in (columns.half_squares, columns.codes, columns.vectors):
-        start = column.__array_interface__["data"][0] - payload.__array_interface__["data"][0]
-        row_bytes = column[:1].nbytes
-        for edge in (0, row_bytes - 1) if row_bytes else ():
-            touched.append((start + rows * row_bytes + edge) // _BLOCK_BYTES)
-    return np.unique(np.concatenate(touched))
-
-
-def _await_another_head(source: BinaryIO, head: _Head, deadline: float) -> None:
-    """Bytes that do not fit their CRC are damaged, unless a process is erasing rows at this moment."""
-    while _read_head(source).packed() == head.packed():
-        if not head.is_erasing or time.monotonic() > deadline:
+def _await_another_record(file: Path, record: IndexRecord, deadline: float) -> None:
+    """Bytes that do not fit the record are damaged, unless a process is changing both at this moment."""
+    while _read_record(file) == record:
+        if not record.is_changing or time.monotonic() > deadline:
             raise DamagedIndexError("has altered bytes")
         time.sleep(_RETRY_S)
 
 
-def _kept(parts: Sequence[Columns], columns: Sequence[npt.NDArray[Any]]) -> Iterator[npt.NDArray[Any]]:
-    """One column of each part without the removed rows, a few at a time."""
-    for part, column in zip(parts, columns, strict=True):
-        kept = np.isfinite(part.half_squares)
-        for at in range(0, len(kept), _WRITTEN_ROWS):
-            yield column[at : at + _WRITTEN_ROWS][kept[at : at + _WRITTEN_ROWS]]
+def _require_known_format(data: UInt8Array, record: IndexRecord, part: Part) -> None:
+    """Make sure that rows can be erased from what FAISS wrote."""
+    ends = [0, -1] if record.rows else []
+    is_known = (
+        np.array_equal(record.ids(data), part.ids)
+        and np.array_equal(record.vectors(data)[ends], part.vectors[ends])
+        and np.array_equal(record.codes(data), part.codes)
+    )
+    if not is_known:
+        raise DamagedIndexError("this version of FAISS writes another format: install faiss-cpu 1.11 to 1.15")
 
 
-class _BlockWriter:
-    """Writes columns, each padded, and sums up every block."""
+def _crc(data: UInt8Array, block: int) -> int:
+    return zlib.crc32(data[block * _BLOCK_BYTES : (block + 1) * _BLOCK_BYTES].data)
 
-    def __init__(self, out: BinaryIO) -> None:
-        self._out = out
-        self._crcs: list[int] = []
-        self._crc, self._room = 0, _BLOCK_BYTES
 
-    def write_column(self, arrays: Iterable[npt.NDArray[Any]]) -> None:
-        length = 0
-        for array in arrays:
-            data = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            length += len(data)
-            self._write(data)
-        self._write(np.zeros(_padded(length) - length, np.uint8))
+def _altered(data: UInt8Array, record: IndexRecord, blocks: IdArray) -> bool:
+    return any(_crc(data, block) != record.block_crcs[block] for block in blocks.tolist())
 
-    def finished_crcs(self) -> npt.NDArray[np.uint32]:
-        """The CRC-32 of each block."""
-        if self._room < _BLOCK_BYTES:
-            self._crcs.append(self._crc)
-        return np.array(self._crcs, np.uint32)
 
-    def _write(self, data: CodeArray) -> None:
-        while len(data):
-            part, data = data[: self._room], data[self._room :]
-            self._out.write(part.data)
-            self._crc, self._room = zlib.crc32(part.data, self._crc), self._room - len(part)
-            if not self._room:
-                self._crcs.append(self._crc)
-                self._crc, self._room = 0, _BLOCK_BYTES
+def _blocks_with(record: IndexRecord, rows: IdArray) -> IdArray:
+    """The blocks in which the vectors of these rows stand, and all those of codes and ids."""
+    starts = record.vectors_at + 4 * record.dimensions * rows
+    ends = starts + 4 * record.dimensions - 1
+    before = np.arange(record.vectors_at // _BLOCK_BYTES + 1)
+    behind = np.arange(record.ids_at // _BLOCK_BYTES, len(record.block_crcs))
+    return np.unique(np.concatenate([before, behind, starts // _BLOCK_BYTES, ends // _BLOCK_BYTES]))

@@ -15,7 +15,8 @@ import numpy as np
 from facepipe.core.errors import FacepipeError, GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.impostors import FARTHEST_L2
-from facepipe.gallery.index.file import EMPTY_STATE, IdArray, VectorState
+from facepipe.gallery.index.file import EMPTY_STATE, VectorState
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import EncoderIdentity, Finding, NewTemplate
 from facepipe.gallery.storage.database import Database, create_database, text_of_any_bytes
 from facepipe.gallery.storage.encryption import codec_of_gallery, key_statements, new_codec

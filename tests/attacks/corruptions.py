@@ -247,7 +247,9 @@ def _index_of_another(case: Case) -> None:
     with Gallery.open(other, case.workshop.encoder, create=True) as gallery:
         for number, name in enumerate(reversed(PEOPLE)):
             gallery.add(name, [template(vector) for vector in person_vectors(number, 3)])
-    shutil.copyfile(other / "index.faiss", folder / "index.faiss")
+    names = ["index.faiss", "index.faiss.json"]
+    for name in case.dice.choice([names, names[:1], names[1:]]):
+        shutil.copyfile(other / name, folder / name)
     _judge(case, folder, [intact])
 
 
@@ -336,6 +338,7 @@ ATTACKS = [
     Attack("corruptions", "gallery log", _log),
     Attack("corruptions", "log of another gallery", _log_of_another),
     Attack("corruptions", "gallery index", partial(_gallery_file, name="index.faiss")),
+    Attack("corruptions", "record of the index", partial(_gallery_file, name="index.faiss.json")),
     Attack("corruptions", "index of another gallery", _index_of_another),
     Attack("corruptions", "encrypted gallery", _encrypted_gallery),
     Attack("corruptions", "batch job", partial(_job, encrypted=False)),

@@ -54,7 +54,7 @@ def here(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 def state(folder: Path) -> dict[str, bytes]:
     """Every file and what is in it; what a gallery derives and may make again does not count."""
-    derived = ("index.faiss", "-shm", "-wal")
+    derived = ("index.faiss", "index.faiss.json", "-shm", "-wal")
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(derived))
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 

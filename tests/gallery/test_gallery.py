@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, person_vectors, photo_hash, template, templates, unit
+from gallery_helpers import ENCODER, INDEX_FILES, person_vectors, photo_hash, template, templates, unit
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
@@ -243,5 +243,5 @@ def test_the_folder_and_its_files_are_private(tmp_path: Path) -> None:
         gallery.add("Ada", templates(person_vectors(1, 1)))
         assert stat.S_IMODE(gallery.path.stat().st_mode) == 0o700
     files = sorted(gallery.path.iterdir())
-    assert [f.name for f in files] == ["gallery.sqlite3", "index.faiss"]
-    assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600, 0o600]
+    assert [f.name for f in files] == ["gallery.sqlite3", *INDEX_FILES]
+    assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600, 0o600, 0o600]

@@ -14,14 +14,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, person_vectors, templates, unit
+from gallery_helpers import (
+    ENCODER,
+    INDEX_FILES,
+    person_vectors,
+    read_index_files,
+    templates,
+    unit,
+    write_index_files,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
-from facepipe.gallery.index.file import saved_extent
-from facepipe.gallery.index.vectors import IdArray, VectorIndex
+from facepipe.gallery.index.file import saved_record
+from facepipe.gallery.index.parts import IdArray, QuantizedPart
+from facepipe.gallery.index.vectors import VectorIndex
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.storage.face_table import FaceTable
 
@@ -114,9 +123,9 @@ def test_many_queries_are_answered_as_few_are() -> None:
 
 @pytest.fixture
 def small_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """From 3,000 vectors on the index changes over to the sketch, which brings 100 candidates."""
+    """From 3,000 vectors on the index changes over to the quantised scan, which brings 100 candidates."""
     monkeypatch.setattr("facepipe.gallery.index.vectors.EXACT_ROWS_MAX", 3000)
-    monkeypatch.setattr("facepipe.gallery.index.vectors.CANDIDATES", 100)
+    monkeypatch.setattr("facepipe.gallery.index.parts.CANDIDATES", 100)
     return 3000
 
 
@@ -127,10 +136,14 @@ def crowd(count: int) -> FloatArray:
     return unit(people + 0.7 * rng.normal(size=(count, 128)))
 
 
-def sketched(vectors: FloatArray) -> VectorIndex:
+def is_quantized(index: VectorIndex) -> bool:
+    return [type(part) for part in index._frozen] == [QuantizedPart]
+
+
+def quantized(vectors: FloatArray) -> VectorIndex:
     index = index_of(np.arange(1, len(vectors) + 1), vectors)
     index.settle()
-    assert index._sketch is not None
+    assert is_quantized(index)
     return index
 
 
@@ -138,11 +151,11 @@ def test_the_changeover_happens_beside_searches_that_stay_exact(small_limit: int
     vectors = crowd(4000)
     index = index_of(np.arange(1, 3001), vectors[:3000])
     index.search(vectors[:1], 1)
-    assert index._sketching is None
+    assert index._merging is None
     index.add(np.arange(3001, 4001), vectors[3000:])
     expected = nearest_by_brute_force(vectors[::100], np.arange(1, 4001), vectors, 5)
     searches = 0
-    while index._sketch is None:
+    while not is_quantized(index):
         np.testing.assert_array_equal(index.search(vectors[::100], 5)[1], expected[1])
         searches += 1
         assert searches < 10_000
@@ -152,9 +165,9 @@ def test_the_changeover_happens_beside_searches_that_stay_exact(small_limit: int
     np.testing.assert_allclose(distances[ids == expected[1]], expected[0][ids == expected[1]], atol=1e-12)
 
 
-def test_the_sketch_learns_of_additions_and_removals(small_limit: int) -> None:
+def test_the_quantised_scan_learns_of_additions_and_removals(small_limit: int) -> None:
     vectors = crowd(4000)
-    index = sketched(vectors[:3500])
+    index = quantized(vectors[:3500])
     index.add(np.arange(3501, 4001), vectors[3500:])
     index.remove(np.arange(1, 4001, 2))
     ids = index.search(vectors, 1)[1]
@@ -167,7 +180,7 @@ def test_where_candidates_run_short_all_are_looked_at(small_limit: int) -> None:
     """More photos of one person than there are candidates, all of them passed over or removed."""
     vectors = np.concatenate([person_vectors(1, 500, spread=0.001), crowd(3000)])
     own, others = np.arange(1, 501), np.arange(501, 3501)
-    index = sketched(vectors)
+    index = quantized(vectors)
     query = person_vectors(1, 1)
     expected = nearest_by_brute_force(query, others, vectors[500:], 5)
     np.testing.assert_array_equal(index.search(query, 5, exclude_ids=own)[1], expected[1])
@@ -176,14 +189,14 @@ def test_where_candidates_run_short_all_are_looked_at(small_limit: int) -> None:
     np.testing.assert_allclose(index.search(query, 5)[0], expected[0], atol=1e-12)
 
 
-def test_a_sketch_is_saved_and_goes_on(small_limit: int, tmp_path: Path) -> None:
+def test_a_quantised_index_is_saved_and_goes_on(small_limit: int, tmp_path: Path) -> None:
     vectors = crowd(4000)
     index = index_of(np.arange(1, 3501), vectors[:3500])
     index.remove(np.array([7, 8]))
-    index.save(tmp_path / "i")  # Waits for the sketch.
-    extent = saved_extent(tmp_path / "i")
-    assert extent is not None
-    assert (extent.rows, extent.last_id, extent.has_sketch) == (3498, 3500, True)
+    index.save(tmp_path / "i")  # Waits for the codes.
+    record = saved_record(tmp_path / "i")
+    assert record is not None
+    assert (record.rows, record.last_id, record.code_bytes > 0) == (3498, 3500, True)
     again = VectorIndex.load(tmp_path / "i", 128)
     index.add(np.arange(3501, 4001), vectors[3500:])
     again.add(np.arange(3501, 4001), vectors[3500:])
@@ -194,12 +207,13 @@ def test_a_sketch_is_saved_and_goes_on(small_limit: int, tmp_path: Path) -> None
         np.testing.assert_array_equal(other.search(vectors[::50], 4)[1], expected[1])
 
 
-def test_dimensions_that_can_not_be_sketched_stay_exact(small_limit: int, tmp_path: Path) -> None:
-    vectors = unit(np.random.default_rng(1).normal(size=(3100, 6)))
-    index = index_of(np.arange(1, 3101), vectors)
+@pytest.mark.parametrize("dimensions", [3, 6, 7, 8])
+def test_vectors_of_any_length_are_quantised(small_limit: int, tmp_path: Path, dimensions: int) -> None:
+    vectors = unit(np.random.default_rng(1).normal(size=(3100, dimensions)))
+    index = quantized(vectors)
     assert index.search(vectors[:20], 1)[1][:, 0].tolist() == list(range(1, 21))
     index.save(tmp_path / "i")
-    assert VectorIndex.load(tmp_path / "i", 6).search(vectors[:20], 1)[0].max() == 0
+    assert VectorIndex.load(tmp_path / "i", dimensions).search(vectors[:20], 1)[0].max() == 0
 
 
 # In the gallery
@@ -246,7 +260,7 @@ def _replace_by_foreign(file: Path) -> None:
     with Gallery.open(file.parent / "other", ENCODER, create=True) as other:
         other.add("Eve", templates(person_vectors(3, 5)))
         other.add("Zoe", templates(person_vectors(4, 3)))
-    shutil.copy(file.parent / "other" / "index.faiss", file)
+    write_index_files(file.parent, read_index_files(file.parent / "other"))
     shutil.rmtree(file.parent / "other")
 
 
@@ -281,12 +295,12 @@ def test_an_index_that_can_not_be_replaced_does_no_harm(
 
 
 def test_a_stale_index_is_brought_up_to_date_and_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stale = (folder / "index.faiss").read_bytes()
+    stale = read_index_files(folder)
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.remove("Bob")
         gallery.add("Bob", templates(person_vectors(6, 2)))
         gallery.add("Eve", templates(person_vectors(2, 1)))
-    (folder / "index.faiss").write_bytes(stale)
+    write_index_files(folder, stale)
     assert names_found(folder) == ["Ada", "Eve"]
     (message,) = caplog.messages
     assert "out of date" in message
@@ -301,11 +315,11 @@ def test_a_copy_restored_by_hand_does_not_fool_the_index(
     old = (folder / "gallery.sqlite3").read_bytes()
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.add("Eve", templates(person_vectors(3, 1)))
-    newer_index = (folder / "index.faiss").read_bytes()
+    newer_index = read_index_files(folder)
     (folder / "gallery.sqlite3").write_bytes(old)
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.add("Zoe", templates(person_vectors(4, 1)))
-    (folder / "index.faiss").write_bytes(newer_index)
+    write_index_files(folder, newer_index)
     caplog.clear()
     with Gallery.open(folder, ENCODER) as gallery:
         (match,) = gallery.match(person_vectors(4, 1))
@@ -407,13 +421,17 @@ def test_an_index_that_can_not_be_erased_in_place_is_deleted(folder: Path) -> No
     assert names_found(folder) == ["Ada", None]
 
 
-@pytest.mark.parametrize("limit", [1, 1 << 40])
+@pytest.mark.parametrize("limit", [600, 1 << 40])
 def test_a_file_replaced_while_in_use_disturbs_nobody(
     folder: Path, monkeypatch: pytest.MonkeyPatch, limit: int
 ) -> None:
     """Mapped or read, another process' file takes its place, and more is removed from that."""
-    monkeypatch.setattr("facepipe.gallery.index.file.MAPPED_BYTES_MIN", limit)
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.add("Crowd", templates(crowd(700)))
+    monkeypatch.setattr("facepipe.gallery.index.vectors.EXACT_ROWS_MAX", limit)
     queries = np.stack([person_vectors(i, 1)[0] for i in (1, 2, 3)])
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.rebuild_index()
     with Gallery.open(folder, ENCODER) as reader:
         assert [m.name for m in reader.match(queries)] == ["Ada", "Bob", None]
         with Gallery.open(folder, ENCODER) as writer:
@@ -498,3 +516,50 @@ def test_an_index_that_is_no_file_is_told_and_made_again(
     with Gallery.open(folder, ENCODER) as gallery:
         assert gallery.match(person_vectors(2, 1))[0].name == "Bob"
     assert stat.S_ISREG(os.lstat(file).st_mode)
+
+
+# Of earlier versions
+
+
+OLD_FORMAT = b"FACEPIX2"
+
+
+def write_old_index(folder: Path, generation: int, token: bytes) -> bytes:
+    """An index as it was before FAISS wrote it: of it nothing but the state is read any more."""
+    for name in INDEX_FILES:
+        (folder / name).unlink()
+    data = OLD_FORMAT + generation.to_bytes(8, "little") + token + person_vectors(2, 3).tobytes()
+    (folder / "index.faiss").write_bytes(data)
+    return data
+
+
+def state_of(folder: Path) -> tuple[int, bytes]:
+    with closing(sqlite3.connect(folder / "gallery.sqlite3")) as sql:
+        return tuple(sql.execute("SELECT * FROM vector_states ORDER BY generation DESC").fetchone())
+
+
+def test_an_index_of_an_earlier_version_is_replaced_without_a_word(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_old_index(folder, *state_of(folder))
+    assert names_found(folder) == ["Ada", "Bob"]
+    assert not (folder / "index.faiss").read_bytes().startswith(OLD_FORMAT)
+    assert names_found(folder) == ["Ada", "Bob"]
+    assert caplog.messages == []
+
+
+def test_what_is_removed_leaves_an_index_of_an_earlier_version(folder: Path) -> None:
+    write_old_index(folder, *state_of(folder))
+    with Gallery.open(folder, ENCODER) as gallery:
+        gallery.remove("Bob")
+        assert not (folder / "index.faiss").exists()
+
+
+def test_an_index_of_an_earlier_version_that_is_ahead_is_kept(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = write_old_index(folder, 99, b"0123456789abcdef")
+    assert names_found(folder) == ["Ada", "Bob"]
+    (file,) = folder.glob("index.lost-*.faiss")
+    assert file.read_bytes() == data
+    assert "can't be read" in caplog.messages[0]

@@ -12,7 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cli_helpers import facepipe
-from gallery_helpers import ENCODER, bytes_in, person_vectors, start, template, templates
+from gallery_helpers import (
+    ENCODER,
+    bytes_in,
+    person_vectors,
+    read_index_files,
+    start,
+    template,
+    templates,
+    write_index_files,
+)
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
@@ -203,7 +212,7 @@ def test_repairing_brings_lost_faces_back_without_names(behind: Path) -> None:
     assert named == {f"person {seed}": vectors_of(seed) for seed in range(5)}
     assert unknown == LOST
     assert done.aside is not None
-    assert [file.name.startswith("index.lost-") for file in done.aside.iterdir()] == [True]
+    assert [file.name.startswith("index.lost-") for file in done.aside.iterdir()] == [True, True]
     assert verify(behind, ENCODER) == ()
     assert repair(behind).findings == ()
 
@@ -218,12 +227,12 @@ def test_the_command_says_how_many_came_back(behind: Path) -> None:
 
 def test_faces_that_were_enrolled_again_are_not_lost(behind: Path) -> None:
     """Under new ids: nothing is left to bring back, and what was not enrolled again comes back."""
-    index = (behind / INDEX).read_bytes()
+    index = read_index_files(behind)
     (behind / INDEX).unlink()
     with Gallery.open(behind, ENCODER) as gallery:
         for seed in (6, 8, 5):
             gallery.add(f"again {seed}", templates(person_vectors(seed, OF_EACH)))
-    (behind / INDEX).write_bytes(index)
+    write_index_files(behind, index)
     assert repair(behind).brought_back == 3
     assert held_by(behind)[1] == vectors_of(7)
 
@@ -233,9 +242,9 @@ def test_what_was_removed_does_not_come_back(folder: Path) -> None:
     Gallery.open(folder).close()
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.rebuild_index()
-        index = (folder / INDEX).read_bytes()
+        index = read_index_files(folder)
         gallery.remove("person 3")
-    (folder / INDEX).write_bytes(index)
+    write_index_files(folder, index)
     flip(folder / FILE, (folder / FILE).read_bytes().index(b"photos/4-1"))
     done = repair(folder)
     assert done.quarantined == 1
@@ -285,13 +294,13 @@ def test_an_index_of_another_gallery_is_kept_beside_before_it_is_overwritten(
     for seed, name in enumerate(["a", "b"]):
         with Gallery.open(tmp_path / name, ENCODER, create=True) as gallery:
             gallery.add(name, templates(person_vectors(seed, 3)))
-    foreign = (tmp_path / "b" / INDEX).read_bytes()
-    (tmp_path / "a" / INDEX).write_bytes(foreign)
+    foreign = read_index_files(tmp_path / "b")
+    write_index_files(tmp_path / "a", foreign)
     with Gallery.open(tmp_path / "a", ENCODER) as gallery:
         assert gallery.match(person_vectors(0, 1))[0].name == "a"
     (aside,) = tmp_path.glob("a.damaged-*")
     assert str(aside) in caplog.text
-    assert (aside / INDEX).read_bytes() == foreign
+    assert read_index_files(aside) == foreign
     assert held_by(tmp_path / "a")[1] == set()
     assert verify(tmp_path / "a", ENCODER) == ()
 

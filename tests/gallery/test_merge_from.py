@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import facepipe
-from gallery_helpers import ENCODER, make_gallery_of_schema_2, person_vectors, template
+from gallery_helpers import ENCODER, INDEX_FILES, make_gallery_of_schema_2, person_vectors, template
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
@@ -74,7 +74,7 @@ def test_no_byte_of_the_other_gallery_is_changed(tmp_path: Path, make: Callable[
         assert gallery.people()[0].name == "Ada"
         assert gallery.people()[0].threshold_l2 == 0.5
     assert all_of(other) == before
-    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == [DATABASE, "index.faiss"]
+    assert sorted(file.name for file in (tmp_path / "own").iterdir()) == [DATABASE, *INDEX_FILES]
 
 
 def complaint_of(gallery: Gallery, other: Path) -> str:
@@ -102,7 +102,7 @@ def test_nor_of_a_damaged_one(tmp_path: Path, make: Callable[[Path], None], dama
     assert all_of(other) == before
     assert sorted(file.name for file in (tmp_path / "own").iterdir()) in (
         [DATABASE],
-        [DATABASE, "index.faiss"],
+        [DATABASE, *INDEX_FILES],
     )
 
 

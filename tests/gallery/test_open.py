@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, templates
+from gallery_helpers import ENCODER, INDEX_FILES, OTHER_ENCODER, person_vectors, templates
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import EncoderIdentity, Gallery
@@ -34,7 +34,7 @@ def test_a_gallery_that_another_process_made_first_is_not_replaced(tmp_path: Pat
     Store.create(tmp_path / "gallery.sqlite3", ENCODER)  # By one that found none a moment ago.
     with Gallery.open(tmp_path) as gallery:
         assert [p.name for p in gallery.people()] == ["Ada"]
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["gallery.sqlite3", "index.faiss"]
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["gallery.sqlite3", *INDEX_FILES]
 
 
 def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path) -> None:

@@ -14,7 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, template, templates
+from gallery_helpers import (
+    ENCODER,
+    INDEX_FILES,
+    OTHER_ENCODER,
+    person_vectors,
+    read_index_files,
+    template,
+    templates,
+    write_index_files,
+)
 
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.gallery import Gallery
@@ -260,16 +269,16 @@ def test_a_damaged_index_is_found_and_made_again(folder: Path) -> None:
 def test_an_index_of_another_gallery_is_found(folder: Path) -> None:
     with Gallery.open(folder.parent / "other", ENCODER, create=True) as other:
         other.add("Eve", templates(person_vectors(3, 5)))
-    shutil.copy(folder.parent / "other" / "index.faiss", folder)
+    write_index_files(folder, read_index_files(folder.parent / "other"))
     assert [finding.code for finding in verify(folder, ENCODER)] == ["index"]
 
 
 def test_an_index_that_is_missing_or_behind_is_no_fault(folder: Path) -> None:
-    stale = (folder / "index.faiss").read_bytes()
+    stale = read_index_files(folder)
     with Gallery.open(folder, ENCODER) as gallery:
         gallery.remove("Ada")
         gallery.add("Kim", templates(person_vectors(7, 3)))
-    (folder / "index.faiss").write_bytes(stale)
+    write_index_files(folder, stale)
     assert verify(folder, ENCODER) == ()
     (folder / "index.faiss").unlink()
     assert verify(folder, ENCODER) == ()
@@ -287,7 +296,7 @@ def test_a_truncated_gallery_is_salvaged_as_far_as_it_can_be_read(
     torn = file.read_bytes()
     with pytest.raises(GalleryError, match="repair"):
         Gallery.open(folder)
-    assert sorted(p.name for p in folder.iterdir()) == ["gallery.sqlite3", "index.faiss"]
+    assert sorted(p.name for p in folder.iterdir()) == ["gallery.sqlite3", *INDEX_FILES]
     assert [finding.code for finding in verify(folder, ENCODER)] == ["database"]
     done = repair(folder)
     assert done.aside is not None
