@@ -15,6 +15,7 @@ and before the vectors, where there are codes, these and the head of the flat in
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import shutil
 import struct
@@ -289,7 +290,7 @@ def _checked(file: Path, record: IndexRecord) -> UInt8Array | None:
             if os.fstat(source.fileno()).st_size != record.length:
                 return None
             if record.code_bytes:
-                data = np.asarray(np.memmap(source, np.uint8, "r"))
+                data: UInt8Array = np.memmap(source, np.uint8, "r")
             else:
                 data = np.fromfile(source, np.uint8)
     except FileNotFoundError:
@@ -302,10 +303,21 @@ def _checked(file: Path, record: IndexRecord) -> UInt8Array | None:
 def _part(record: IndexRecord, data: UInt8Array) -> Part:
     try:
         if record.code_bytes:  # Without the outer index: its map of ids takes 40 bytes a face.
-            return QuantizedPart.of_file(data[_INDEX_HEAD_BYTES:], record.ids(data))
+            part = QuantizedPart.of_file(data[_INDEX_HEAD_BYTES:], record.ids(data))
+            _release(data, 0, record.vectors_at)
+            _release(data, record.ids_at, record.length)
+            return part
         return FlatPart.of_file(data)
     except RuntimeError as error:
         raise DamagedIndexError("is of another kind") from error
+
+
+def _release(data: UInt8Array, start: int, end: int) -> None:
+    """Give back the memory of mapped bytes that were copied; they can still be read."""
+    mapped: Any = data.base
+    start, end = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > start and hasattr(mapped, "madvise"):  # Not on Windows.
+        mapped.madvise(mmap.MADV_DONTNEED, start, end - start)
 
 
 def _await_another_record(file: Path, record: IndexRecord, deadline: float) -> None:

@@ -53,6 +53,14 @@ class FlatPart:
         return cls(faiss.IndexIDMap2(faiss.IndexFlatL2(dimensions)))
 
     @classmethod
+    def made_of(cls, parts: Sequence[Part], removed: IdArray) -> Self:
+        """All vectors of `parts` but for ids that were `removed`."""
+        part = cls.empty(parts[0].index.d)
+        for ids, vectors in _held(parts, removed):
+            part.add(ids, vectors)
+        return part
+
+    @classmethod
     def of_file(cls, data: UInt8Array) -> Self:
         """A copy of what a file holds, without the rows that were erased from it."""
         part = cls(load_faiss().deserialize_index(data))
@@ -80,7 +88,7 @@ class FlatPart:
 
     @property
     def codes(self) -> UInt8Array:
-        """None: there is nothing that stands for the vectors."""
+        """None: the vectors themselves are compared."""
         return np.zeros(0, np.uint8)
 
     def with_ids(self) -> Any:
@@ -134,7 +142,7 @@ class QuantizedPart:
 
     @classmethod
     def made_of(cls, parts: Sequence[Part], removed: IdArray) -> Self:
-        """All vectors of `parts`, of which there must be some thousand, but for ids that were `removed`."""
+        """As of a flat part; there must be some thousand vectors to learn codes of."""
         faiss = load_faiss()
         quantizer = next(
             (faiss.clone_index(p.quantizer) for p in parts if isinstance(p, QuantizedPart)), None

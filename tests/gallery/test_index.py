@@ -207,6 +207,20 @@ def test_a_quantised_index_is_saved_and_goes_on(small_limit: int, tmp_path: Path
         np.testing.assert_array_equal(other.search(vectors[::50], 4)[1], expected[1])
 
 
+@pytest.mark.parametrize("kept", [0, 5, 3100])
+def test_what_is_left_of_a_quantised_index_is_saved(small_limit: int, tmp_path: Path, kept: int) -> None:
+    vectors = crowd(4000)
+    quantized(vectors).save(tmp_path / "i")
+    index = VectorIndex.load(tmp_path / "i", 128)
+    index.remove(np.arange(kept + 1, 4001))
+    index.save(tmp_path / "i")
+    for again in (index, VectorIndex.load(tmp_path / "i", 128)):
+        assert (len(again), is_quantized(again)) == (kept, kept > small_limit)
+        assert again.ids.tolist() == list(range(1, kept + 1))
+        assert again.last_id == 4000
+        assert again.search(vectors[:3], 1)[1].ravel().tolist() == [1, 2, 3][: 3 * min(kept, 1)]
+
+
 @pytest.mark.parametrize("dimensions", [3, 6, 7, 8])
 def test_vectors_of_any_length_are_quantised(small_limit: int, tmp_path: Path, dimensions: int) -> None:
     vectors = unit(np.random.default_rng(1).normal(size=(3100, dimensions)))
