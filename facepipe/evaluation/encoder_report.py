@@ -77,8 +77,8 @@ def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
         ("photos without a face", str(pairs.failed_photos)),
         *((f"TAR at FAR {row.far:g}, pairs", _tar(row)) for row in pairs.tar_at_far),
     ]
-    pairs = evaluation.all_pairs.tar_at_far if evaluation.all_pairs else ()
-    return [*rows, *((f"TAR at FAR {row.far:g}, all pairs", _tar(row)) for row in pairs)]
+    all_rates = evaluation.all_pairs.tar_at_far if evaluation.all_pairs else ()
+    return [*rows, *((f"TAR at FAR {row.far:g}, all pairs", _tar(row)) for row in all_rates)]
 
 
 def fold_rows(evaluation: EncoderEvaluation) -> list[Row]:

@@ -52,4 +52,4 @@ def _fused(heads: Sequence[nn.Module]) -> nn.Conv2d:
 
 
 def _by_anchor(parameter: Tensor) -> Tensor:
-    return parameter.detach().unflatten(0, (ANCHORS_PER_CELL, -1))  # type: ignore[no-untyped-call, no-any-return]
+    return parameter.detach().unflatten(0, (ANCHORS_PER_CELL, -1))  # type: ignore[no-any-return]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.index.file import IdArray
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import NewTemplate, Template
 from facepipe.gallery.storage.face_table import FaceTable
 from facepipe.gallery.storage.rows import require_kind
