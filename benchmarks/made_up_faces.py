@@ -14,7 +14,7 @@ DIMENSIONS = 128
 FACES_A_PERSON = 10
 STRANGERS_L2 = (1.339, 0.111)
 """Mean and deviation of the distances between faces of different people: 2,442,422 pairs among 2,217
-aligned crops of 300 people (Families in the Wild, CelebA), by an early facenet_dense (blocks 1, 2, 2),
+aligned crops of 300 people (Families in the Wild, CelebA), by an early encoder,
 mirror images averaged."""
 SAME_PERSON_L2 = (0.951, 0.182)
 """Of 14,014 pairs of the same person among them."""

@@ -32,9 +32,10 @@ import torch
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
-from facepipe.training.detection.config import detector_configuration
+from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.initialize import initial_detector
-from facepipe.training.detection.run import build_task as build_detector_task
+from facepipe.training.detection.prepare import build_task as build_detector_task
+from facepipe.training.engine.config import read_configuration
 from facepipe.training.engine.distributed import process_group
 from facepipe.training.engine.loop import TrainingLoop
 from facepipe.training.engine.loop_config import LoopConfig
@@ -42,9 +43,9 @@ from facepipe.training.engine.memory import keep_freed_memory
 from facepipe.training.engine.optimizer import OptimiserConfig, autocast
 from facepipe.training.engine.stream import Batches
 from facepipe.training.engine.task import Task
-from facepipe.training.recognition.config import encoder_configuration
+from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.initialize import initial_encoder, resolve_config
-from facepipe.training.recognition.run import build_task as build_encoder_task
+from facepipe.training.recognition.prepare import build_task as build_encoder_task
 
 _RECIPES = {"detector": "retinaface_mobilenet025", "encoder": "facenet_mobilefacenet_people"}
 _WARM_UP = 4
@@ -184,14 +185,16 @@ _Built = tuple[Task[Any], LoopConfig, OptimiserConfig]
 
 
 def _detector(data: Path, recipe: str, overrides: Sequence[str], cache: Path, device: torch.device) -> _Built:
-    config = detector_configuration(recipe, data=[data], cache=cache / "cache", overrides=overrides)
+    options = {"data": [{"folder": data}], "cache": cache / "cache"}
+    config = read_configuration(DetectorConfig, recipe, overrides, options)
     config = replace(config, validation=None)
     task = build_detector_task(config, initial_detector(config.network), device)
     return task, config.loop, config.optimiser
 
 
 def _encoder(data: Path, recipe: str, overrides: Sequence[str], cache: Path, device: torch.device) -> _Built:
-    config = encoder_configuration(recipe, crops=[data], cache=cache / "cache", overrides=overrides)
+    options = {"data": [{"path": data}], "cache": cache / "cache"}
+    config = read_configuration(EncoderConfig, recipe, overrides, options)
     start = initial_encoder(config.network)
     config = replace(
         config, validation=None, held_out_share=0.0, network=resolve_config(config.network, start)

@@ -7,21 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from training_helpers import export_maps, remove_batch_norm
 
 from facepipe.align import cut
 from facepipe.core.faces import UInt8Array
-from facepipe.facenet.network import FaceNet, facenet_dense
+from facepipe.facenet import network
+from facepipe.facenet.heads import DepthwiseHead
+from facepipe.facenet.layers import Backbone, conv_bn_relu
+from facepipe.facenet.network import FaceNet
 from facepipe.images.corruption import CorruptionConfig, corrupt
 from facepipe.images.reading import write_image
 from facepipe.training.engine.config import read_configuration
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import FaceCrops
+from facepipe.training.recognition.initialize import Encoder
 from facepipe.training.recognition.losses import LossConfig
 from facepipe.training.recognition.sources import CropSource
-from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
-from facepipe.weights.cards import InputSpec
+from facepipe.training.recognition.task import RecognitionTask
+from facepipe.weights.cards import EmbeddingSpec, InputSpec
 
 FACE = (slice(60, 200), slice(155, 295))
 """The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""
@@ -44,10 +50,44 @@ def write_people(folder: Path, astronaut: UInt8Array, people: int = 3, photos: i
     return folder
 
 
-def tiny_network(dimensions: int = 16, seed: int = 0) -> FaceNet:
+class TinyBackbone(Backbone):
+    """Maps at strides 4, 8 and 16."""
+
+    widths = (8, 12, 16)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn_relu(3, 4, stride=2)
+        steps = zip((4, *self.widths), self.widths, strict=False)
+        self.stages = nn.ModuleList(conv_bn_relu(inputs, outputs, stride=2) for inputs, outputs in steps)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        maps = [self.stem(images)]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return tuple(maps[1:])
+
+
+def build_tiny(dimensions: int) -> FaceNet:
     """For faces of 32 px; maps of 8, 4 and 2 px."""
+    return FaceNet(TinyBackbone(), DepthwiseHead(TinyBackbone.widths[-1], SIDE_PX // 16, dimensions))
+
+
+def tiny_network(dimensions: int = 16, seed: int = 0) -> FaceNet:
+    """A tiny network with parameters of this seed."""
     torch.manual_seed(seed)
-    return facenet_dense(dimensions, (8, 12, 16), (1, 1, 1), SIDE_PX // 16)
+    return build_tiny(dimensions)
+
+
+def tiny_encoder(encoder: FaceNet, size_px: int = SIDE_PX) -> Encoder:
+    """A network with preprocessing and embedding, as a task takes it."""
+    spec = InputSpec("rgb", (124, 116, 104), (58, 57, 57), size_px)
+    return Encoder("facenet_mobilenet", encoder, spec, EmbeddingSpec(16, "arcface_112", flip_average=True))
+
+
+def make_mobilenet_tiny() -> None:
+    """In this process `facenet_mobilenet` becomes a tiny network, so that whole runs take seconds."""
+    network.facenet_mobilenet = build_tiny
 
 
 def write_teacher(path: Path, dimensions: int = 16, seed: int = 1) -> Path:
@@ -55,9 +95,9 @@ def write_teacher(path: Path, dimensions: int = 16, seed: int = 1) -> Path:
     return export_teacher(tiny_network(dimensions, seed), path, SIDE_PX, TAPS)
 
 
-def export_teacher(network: FaceNet, path: Path, side_px: int, taps: Sequence[str]) -> Path:
+def export_teacher(teacher: FaceNet, path: Path, side_px: int, taps: Sequence[str]) -> Path:
     """An ONNX file of a network for one face, with names for its maps."""
-    return export_maps(network, path, side_px, ("vector", *taps))
+    return export_maps(teacher, path, side_px, ("vector", *taps))
 
 
 def tiny_config(*overrides: str) -> EncoderConfig:
@@ -67,9 +107,8 @@ def tiny_config(*overrides: str) -> EncoderConfig:
         None,
         [
             INPUT,
+            "network.architecture=facenet_mobilenet",
             "network.dimensions=16",
-            "network.widths=[8, 12, 16]",
-            "network.blocks=[1, 1, 1]",
             "device=cpu",
             "loss.cosine=0",
             "loss.hints_first=0",
@@ -88,15 +127,11 @@ def tiny_config(*overrides: str) -> EncoderConfig:
 
 def plain_task(folder: Path, batch_size: int) -> RecognitionTask:
     """A margin head over people, and unlabelled faces, for a network that sees each face alone."""
-    network = tiny_network()
-    remove_batch_norm(network)
+    plain = tiny_network()
+    remove_batch_norm(plain)
     sources = [CropSource(folder / "people", labelled=True), CropSource(folder / "people")]
-    return RecognitionTask(
-        network,
-        InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX),
-        FaceCrops(sources, folder / "cache"),
-        RecognitionTaskConfig(loss=LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1)),
-        batch_size=batch_size,
-        seed=7,
-        workers=0,
+    config = EncoderConfig(
+        loss=LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1),
+        loop=LoopConfig(batch_size=batch_size, seed=7, workers=0),
     )
+    return RecognitionTask(tiny_encoder(plain), FaceCrops(sources, folder / "cache"), config)

@@ -205,7 +205,7 @@ def test_the_commands_from_file_to_name(tmp_path: Path, astronaut: UInt8Array) -
 @pytest.mark.parametrize(
     "words",
     [
-        ("x.onnx", "--architecture", "facenet_dense"),
+        ("x.onnx", "--architecture", "facenet_mobilenet"),
         ("x.pth", "--size", "112"),
         ("x.pth", "--licence", "MIT"),
     ],

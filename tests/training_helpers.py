@@ -25,7 +25,7 @@ from facepipe.retinaface.network import retinaface_mobilenet025
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.crops import WeightedPhotos
 from facepipe.training.detection.data import PhotoFiles
-from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig
+from facepipe.training.detection.task import DetectorTask
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.engine.pixels import IMAGENET_INPUT
 from facepipe.training.engine.stream import naming
@@ -134,17 +134,12 @@ def plain_task(dataset: Path, batch_size: int) -> DetectorTask:
     network = retinaface_mobilenet025()
     remove_batch_norm(network)
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0)]
-    config = read_configuration(DetectorConfig, None, ["augment.size_px=64"])
-    return DetectorTask(
-        network,
-        IMAGENET_INPUT,
-        AnchorSpec(),
-        data,
-        DetectorTaskConfig(augment=config.augment),
-        batch_size=batch_size,
-        seed=7,
-        workers=0,
+    config = read_configuration(
+        DetectorConfig,
+        None,
+        ["augment.size_px=64", f"loop.batch_size={batch_size}", "loop.seed=7", "loop.workers=0"],
     )
+    return DetectorTask(network, IMAGENET_INPUT, AnchorSpec(), data, config)
 
 
 @dataclass

@@ -1,13 +1,12 @@
-"""The training half of the `facepipe` command, loaded when one of its commands is asked for."""
+"""`facepipe train`, `data` and `export`, loaded when one of them is called."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,10 +17,10 @@ from facepipe.core.errors import MissingExtraError
 from facepipe.training.engine.memory import keep_freed_memory
 
 if TYPE_CHECKING:
+    from facepipe.training.detection.config import DetectorConfig
     from facepipe.training.engine.runs import TrainingOutcome
     from facepipe.training.engine.task import Progress
-
-Config = TypeVar("Config")
+    from facepipe.training.recognition.config import EncoderConfig
 
 
 def _require_torch(purpose: str) -> None:
@@ -62,18 +61,22 @@ def _with_run_options(command: Command) -> Command:
 @click.option("--validate", "validation", type=FOLDER, help="Data set for average precision.")
 @click.option("--ground-truth", type=FOLDER, help="WIDER FACE's .mat files, for its own protocol.")
 @_with_run_options
-def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
+def train_detector_command(
+    run: Path, data: tuple[Path, ...], validation: Path | None, ground_truth: Path | None, **choices: Any
+) -> None:
     """Train RetinaFace; checkpoints, log and pictures go to the folder RUN.
 
     Ctrl-C or SIGTERM saves and leaves with 130; continue with --resume.
     """
     _require_torch("training")
-    from facepipe.training.detection.config import DetectorConfig, detector_configuration
-    from facepipe.training.detection.run import train_detector
+    from facepipe.training.detection.config import DetectorConfig
 
-    config = _configuration(DetectorConfig, detector_configuration, run, resume, **choices)
-    with _TrainingBar() as bar:
-        _report(train_detector(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
+    folders = {
+        "data": [{"folder": folder} for folder in data] or None,
+        "validation.photos": validation,
+        "validation.ground_truth": ground_truth,
+    }
+    _train(DetectorConfig, run, folders, **choices)
 
 
 @train.command("encoder")
@@ -84,42 +87,62 @@ def train_detector_command(run: Path, resume: bool, **choices: Any) -> None:
 @click.option("--pairs", type=FILE, help="Pairs to validate on, in the form of LFW's pairs.txt.")
 @click.option("--images", type=FOLDER, help="The pairs' photos, as PERSON/PERSON_0001.*")
 @_with_run_options
-def train_encoder_command(run: Path, resume: bool, **choices: Any) -> None:
+def train_encoder_command(
+    run: Path,
+    crops: tuple[Path, ...],
+    photos: tuple[Path, ...],
+    unlabelled: tuple[Path, ...],
+    pairs: Path | None,
+    images: Path | None,
+    **choices: Any,
+) -> None:
     """Train FaceNet; checkpoints, log and curves go to the folder RUN.
 
     --data, --photos and --unlabelled may be repeated and mixed. Ctrl-C or SIGTERM saves and leaves with 130;
     continue with --resume.
     """
     _require_torch("training")
-    from facepipe.training.recognition.config import EncoderConfig, encoder_configuration
-    from facepipe.training.recognition.run import train_encoder
+    from facepipe.training.recognition.config import EncoderConfig
 
-    config = _configuration(EncoderConfig, encoder_configuration, run, resume, **choices)
-    with _TrainingBar() as bar:
-        _report(train_encoder(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
+    faces = [
+        *({"path": path} for path in crops),
+        *({"path": path, "kind": "photos"} for path in photos),
+        *({"path": path, "labelled": False} for path in unlabelled),
+    ]
+    files = {"data": faces or None, "validation.pairs": pairs, "validation.images": images}
+    _train(EncoderConfig, run, files, **choices)
 
 
-def _configuration(
-    kind: type[Config],
-    from_recipe: Callable[..., Config],
+def _train(
+    kind: type[DetectorConfig] | type[EncoderConfig],
     run: Path,
-    resume: bool,
+    files: dict[str, Any],
     *,
     recipe: str | None,
+    cache: Path | None,
+    teacher: str | None,
     overrides: tuple[str, ...],
+    resume: bool,
     device: str | None,
-    **choices: Any,
-) -> Config:
+) -> None:
+    """Train by the settings of a recipe, or of the run that is resumed."""
+    from facepipe.training.engine.config import read_configuration
     from facepipe.training.engine.runs import configuration_of_run
+    from facepipe.training.train import train as train_network
 
+    options = {**files, "cache": cache, "teacher.weights": teacher}
     settings = [*overrides, *([f"device={device}"] if device else [])]
+    config: DetectorConfig | EncoderConfig
     if resume and recipe is None:
-        if any(choices.values()):
+        if any(options.values()):
             raise click.UsageError("A run goes on with its own data; change settings with --set.")
-        return configuration_of_run(kind, run, settings)
-    if recipe is None:
+        config = configuration_of_run(kind, run, settings)
+    elif recipe is None:
         raise click.UsageError("Name a recipe (--recipe), or continue a run (--resume).")
-    return from_recipe(recipe, **choices, overrides=settings)
+    else:
+        config = read_configuration(kind, recipe, settings, options)
+    with _TrainingBar() as bar:
+        _report(train_network(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
 
 
 def _report(outcome: TrainingOutcome) -> None:
@@ -166,7 +189,7 @@ class _TrainingBar:
 
 @click.group()
 def data() -> None:
-    """Look at data sets before training on them."""
+    """Check data sets before training on them."""
 
 
 @data.command("check")
@@ -174,7 +197,7 @@ def data() -> None:
 @click.option("--labels", type=FILE, help="Label file, where it is not in the folder.")
 @click.option("--json", "as_json", is_flag=True)
 def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
-    """Faults of a detector's data set, counts and sizes."""
+    """Print faults of a detector's data set, counts and sizes."""
     from facepipe.training.detection.check import check_dataset
 
     report = check_dataset(folder, labels)
@@ -202,12 +225,14 @@ def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
 def data_preview(
     folders: tuple[Path, ...], recipe: str, overrides: tuple[str, ...], count: int, out: Path
 ) -> None:
-    """A contact sheet of augmented crops with their boxes and landmarks."""
+    """Draw a contact sheet of augmented crops with their boxes and landmarks."""
     _require_torch("looking at training crops")
-    from facepipe.training.detection.config import detector_configuration
-    from facepipe.training.detection.run import write_preview
+    from facepipe.training.detection.config import DetectorConfig
+    from facepipe.training.detection.prepare import write_preview
+    from facepipe.training.engine.config import read_configuration
 
-    write_preview(detector_configuration(recipe, data=folders, overrides=overrides), out, count=count)
+    data = {"data": [{"folder": folder} for folder in folders]}
+    write_preview(read_configuration(DetectorConfig, recipe, overrides, data), out, count=count)
     echo(f"facepipe: {out}", err=True)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of either trainer to weights: safetensors, ONNX and card, which agree."""
+"""Checkpoints of both trainers to weights: safetensors, ONNX and card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from facepipe.core.errors import UsageError, WeightsError
 from facepipe.retinaface.network import RetinaFace
 from facepipe.runtime.onnx_export import write_pair
 from facepipe.training.detection.initialize import detector_of_checkpoints
-from facepipe.training.engine.checkpoints import load_checkpoint
+from facepipe.training.engine.checkpoints import Checkpoint, load_checkpoint
 from facepipe.training.engine.runs import training_record, validation_record
 from facepipe.training.recognition.initialize import encoder_of_checkpoints
 from facepipe.weights.cards import WeightCard, WeightFile
@@ -53,8 +53,9 @@ def export_checkpoint(
     """
     if not checkpoints:
         raise UsageError("no checkpoint to export")
-    network, kind = _trained(checkpoints)
-    state = load_checkpoint(checkpoints[-1])
+    states = [load_checkpoint(path) for path in checkpoints]
+    state, source = states[-1], str(checkpoints[-1])
+    network, kind = _trained(states, source)
     record = training_record(state, len(checkpoints))
     if class_bias:
         add_class_bias(network, class_bias)
@@ -90,14 +91,13 @@ def add_class_bias(network: nn.Module, logit: float) -> None:
             head.get_parameter("bias")[1::2] += logit
 
 
-def _trained(checkpoints: Sequence[Path]) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and what its kind has on a card."""
-    record = load_checkpoint(checkpoints[-1])["record"]
-    architecture = str(record.get("network", {}).get("architecture", ""))
+def _trained(states: Sequence[Checkpoint], source: str) -> tuple[nn.Module, dict[str, Any]]:
+    """The network, and fields of its card that depend on its kind."""
+    architecture = str(states[-1]["record"].get("network", {}).get("architecture", ""))
     if architecture.startswith("retinaface_"):
-        detector = detector_of_checkpoints(list(checkpoints))
+        detector = detector_of_checkpoints(states, source)
         return detector.network, {"kind": "detector", "input": detector.input, "anchors": detector.anchors}
     if architecture.startswith("facenet_"):
-        encoder = encoder_of_checkpoints(list(checkpoints))
+        encoder = encoder_of_checkpoints(states, source)
         return encoder.network, {"kind": "encoder", "input": encoder.input, "embedding": encoder.embedding}
-    raise WeightsError(f"{checkpoints[-1]}: was not written by one of facepipe's trainers")
+    raise WeightsError(f"{source}: was not written by one of facepipe's trainers")

@@ -1,4 +1,4 @@
-"""Names of parameters in the published FaceNet checkpoints, and what they are called here."""
+"""Parameter names of published FaceNet checkpoints, and their names here."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from facepipe.retinaface import published as retinaface
 
 
 def our_name(published: str) -> str:
-    """The name here of a parameter of a published 128-d FaceNet, with either of its trunks.
+    """The name here of a parameter of a published 128-d FaceNet, with either backbone.
 
     A name that is not theirs comes back as it is.
     """

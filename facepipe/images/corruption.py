@@ -10,6 +10,15 @@ import numpy as np
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 
+_CONTRAST = 0.3
+"""Largest relative change."""
+_BRIGHTNESS = 25.0
+"""Largest change, of 255 levels."""
+_CAST = 0.06
+"""Largest relative change of one colour channel."""
+_BLUR_PX = (0.3, 2.0)
+"""Standard deviation."""
+
 
 @dataclass(frozen=True, slots=True)
 class CorruptionConfig:
@@ -17,11 +26,8 @@ class CorruptionConfig:
 
     Attributes:
         light_share: Other contrast, brightness and colour cast.
-        contrast: Largest relative change.
-        brightness: Largest change, of 255 levels.
-        cast: Largest relative change of one colour channel.
         gray_share: No colour.
-        blur_share: Out of focus, by up to `blur_px` (standard deviation).
+        blur_share: Out of focus.
         low_resolution_share: Shrunk to a side within `low_resolution_px`, drawn log-uniformly, and enlarged.
         jpeg_share: Compressed, at a quality within `jpeg_quality`, while it is small.
         mask_share: The lower part of the face covered.
@@ -29,12 +35,8 @@ class CorruptionConfig:
     """
 
     light_share: float = 0.7
-    contrast: float = 0.3
-    brightness: float = 25.0
-    cast: float = 0.06
     gray_share: float = 0.08
     blur_share: float = 0.05
-    blur_px: float = 2.0
     low_resolution_share: float = 0.1
     low_resolution_px: tuple[int, int] = (20, 72)
     jpeg_share: float = 0.1
@@ -62,11 +64,11 @@ def corrupt(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator
     if glasses < config.glasses_share:
         _cover_eyes(face, rng)
     if light < config.light_share:
-        face = _relit(face, config, rng)
+        face = _relit(face, rng)
     if gray < config.gray_share:
         face = _gray(face)
     if blur < config.blur_share:
-        face = np.asarray(cv2.GaussianBlur(face, (0, 0), float(rng.uniform(0.3, config.blur_px))), np.uint8)
+        face = np.asarray(cv2.GaussianBlur(face, (0, 0), float(rng.uniform(*_BLUR_PX))), np.uint8)
     side = face.shape[0]
     if low < config.low_resolution_share:
         bottom, top = np.log(config.low_resolution_px)
@@ -76,10 +78,10 @@ def corrupt(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator
     return face if face.shape[0] == side else _resized(face, side)
 
 
-def _relit(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator) -> UInt8Array:
-    contrast = 1 + rng.uniform(-config.contrast, config.contrast)
-    gain = contrast * (1 + rng.uniform(-config.cast, config.cast, 3))
-    offset = 128 * (1 - contrast) + rng.uniform(-config.brightness, config.brightness)
+def _relit(face: UInt8Array, rng: np.random.Generator) -> UInt8Array:
+    contrast = 1 + rng.uniform(-_CONTRAST, _CONTRAST)
+    gain = contrast * (1 + rng.uniform(-_CAST, _CAST, 3))
+    offset = 128 * (1 - contrast) + rng.uniform(-_BRIGHTNESS, _BRIGHTNESS)
     levels = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(face, levels[None]), np.uint8)
 

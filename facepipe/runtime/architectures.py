@@ -17,16 +17,12 @@ COUNTER_SUFFIX = ".num_batches_tracked"
 """BatchNorm's count of training batches: no part of what a weight computes, so weight files go without it."""
 
 
-def build_network(
-    architecture: str, dimensions: int | None = None, parameters: Mapping[str, Tensor] | None = None
-) -> nn.Module:
+def build_network(architecture: str, dimensions: int | None = None) -> nn.Module:
     """The network of this name, with random weights, in training mode.
 
     Args:
-        architecture: As on a card, such as "facenet_dense".
+        architecture: As on a card, such as "facenet_mobilenetv1".
         dimensions: Length of an encoder's vectors; None for a detector.
-        parameters: Of such a network, which say how wide and deep it is where the name leaves that open
-            ("facenet_dense"); they are not loaded. None: the usual size.
 
     Raises:
         WeightsError: The name is unknown, or an encoder's `dimensions` are missing.
@@ -40,8 +36,6 @@ def build_network(
         raise WeightsError(f"unknown architecture {architecture!r}; known are {known}")
     if dimensions is None:
         raise WeightsError(f"{architecture} is an encoder: say how many dimensions its vectors have")
-    if parameters is not None and architecture in builders.sized_by_parameters:
-        return builders.sized_by_parameters[architecture](dimensions, parameters)
     return builders.encoders[architecture](dimensions)
 
 
@@ -78,16 +72,8 @@ def network_of_card(card: WeightCard, parameters: Mapping[str, Tensor], source: 
     Raises:
         WeightsError: They are not those of the card's architecture; names `source`.
     """
-    import torch
-
     dimensions = card.embedding.dimensions if card.embedding else None
-    try:
-        with torch.device("meta"):  # parameters that say how large the network is may be anybody's
-            layout = build_network(card.architecture, dimensions, parameters)
-    except (TypeError, ValueError, IndexError, ArithmeticError, RuntimeError) as error:
-        raise WeightsError(f"{source}: not a {card.architecture}'s parameters: {one_line(error)}") from error
-    _require_layout(layout, parameters, source)
-    network = build_network(card.architecture, dimensions, parameters)
+    network = build_network(card.architecture, dimensions)
     load_parameters(network, parameters, source)
     return network
 
@@ -98,13 +84,9 @@ def load_parameters(network: nn.Module, parameters: Mapping[str, Tensor], source
     Raises:
         WeightsError: A name is missing or unexpected, or a shape differs; names `source` and a few of them.
     """
-    _require_layout(network, parameters, source)
-    network.load_state_dict(dict(parameters), strict=False)
-
-
-def _require_layout(network: nn.Module, parameters: Mapping[str, Tensor], source: str) -> None:
     if problem := layout_difference(network, parameters).describe():
         raise WeightsError(f"{source}: other parameters than the architecture has: {problem}")
+    network.load_state_dict(dict(parameters), strict=False)
 
 
 class LayoutDifference(NamedTuple):
@@ -141,7 +123,6 @@ def _some(names: tuple[str, ...]) -> str:
 class _Builders(NamedTuple):
     detectors: dict[str, Callable[[], nn.Module]]
     encoders: dict[str, Callable[[int], nn.Module]]
-    sized_by_parameters: dict[str, Callable[[int, Mapping[str, Tensor]], nn.Module]]
 
 
 def _builders() -> _Builders:
@@ -159,11 +140,9 @@ def _builders() -> _Builders:
             "retinaface_resnet50": retinaface.retinaface_resnet50,
         },
         {
-            "facenet_dense": facenet.facenet_dense,
             "facenet_mobilenet": facenet.facenet_mobilenet,
             "facenet_mobilenetv1": facenet.facenet_mobilenetv1,
             "facenet_mobilefacenet": facenet.facenet_mobilefacenet,
             "facenet_inception_resnet_v1": facenet.facenet_inception_resnet_v1,
         },
-        {"facenet_dense": facenet.facenet_dense_like},
     )

@@ -1,4 +1,4 @@
-"""FaceNet's five trunks, against their layouts and against independent forms of the published ones."""
+"""FaceNet's four backbones, against their layouts and against independent forms of the published ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ from torch.nn import functional  # noqa: E402
 from facepipe.facenet.network import (  # noqa: E402
     FaceNet,
     FaceNetServing,
-    ResidualBlock,
     SplitPReLU,
-    facenet_dense,
+    facenet_mobilefacenet,
 )
 from facepipe.facenet.published import our_facenet_pytorch_name, our_name  # noqa: E402
 from facepipe.runtime.architectures import build_network, load_parameters, serving_module  # noqa: E402
@@ -29,7 +28,6 @@ MOBILENET_STRIDES = {"stage1": [2, 1, 2, 1, 2, 1], "stage2": [2, 1, 1, 1, 1, 1],
 @pytest.mark.parametrize(
     ("architecture", "dimensions", "millions"),
     [
-        ("facenet_dense", 128, 2.113),
         ("facenet_mobilenet", 128, 3.338),
         ("facenet_mobilenetv1", 128, 4.396),
         ("facenet_mobilefacenet", 128, 1.000),
@@ -46,7 +44,6 @@ def test_parameter_counts(architecture: str, dimensions: int, millions: float) -
 @pytest.mark.parametrize(
     ("architecture", "side", "map_sides"),
     [
-        ("facenet_dense", 112, (28, 14, 7)),
         ("facenet_mobilenet", 112, (28, 14, 7, 4)),
         ("facenet_mobilenet", 160, (40, 20, 10, 5)),
         ("facenet_mobilenetv1", 112, (56, 56, 28, 28, *[14] * 6, 7, 7)),
@@ -65,22 +62,14 @@ def test_vectors_and_taps(architecture: str, side: int, map_sides: tuple[int, ..
 
 
 def test_training_reaches_every_parameter_through_vectors_and_taps() -> None:
-    network = facenet_dense(128).train()
+    network = facenet_mobilefacenet(128).train()
     output = network(torch.randn(4, 3, 112, 112))
     (functional.normalize(output.vectors).std() + sum(tap.mean() for tap in output.taps)).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
-def test_a_wider_and_deeper_dense_network() -> None:
-    network = facenet_dense(256, widths=(64, 128, 256), blocks=(2, 3, 4)).eval()
-    output = network(torch.randn(1, 3, 112, 112))
-    assert output.vectors.shape == (1, 256)
-    assert [tap.shape[1] for tap in output.taps] == [64, 128, 256]
-    assert sum(isinstance(module, ResidualBlock) for module in network.modules()) == 9
-
-
 @pytest.mark.parametrize(
-    "architecture", ["facenet_dense", "facenet_mobilenet", "facenet_mobilenetv1", "facenet_mobilefacenet"]
+    "architecture", ["facenet_mobilenet", "facenet_mobilenetv1", "facenet_mobilefacenet"]
 )
 def test_serving_gives_unit_vectors_that_do_not_depend_on_the_rest_of_the_batch(architecture: str) -> None:
     serving = serving_module(randomised(build_network(architecture, 128)).train())
@@ -201,7 +190,8 @@ def test_inception_resnet_computes_what_the_package_does(prefix: str) -> None:
     ("architecture", "dimensions", "message"),
     [
         ("facenet_huge", 128, "unknown architecture 'facenet_huge'; known are retinaface_mobilenet025"),
-        ("facenet_dense", None, "facenet_dense is an encoder"),
+        ("facenet_dense", 128, "unknown architecture 'facenet_dense'"),
+        ("facenet_mobilenet", None, "facenet_mobilenet is an encoder"),
     ],
 )
 def test_a_network_that_can_not_be_built(architecture: str, dimensions: int | None, message: str) -> None:
@@ -210,7 +200,7 @@ def test_a_network_that_can_not_be_built(architecture: str, dimensions: int | No
 
 
 def test_parameters_of_another_network_are_refused() -> None:
-    network = build_network("facenet_dense", 128)
+    network = build_network("facenet_mobilenet", 128)
     parameters = network.state_dict()
     parameters["stranger"] = parameters.pop("head.bn.bias")
     parameters["head.bn.weight"] = torch.ones(64)
@@ -233,7 +223,7 @@ def test_without_torch_the_error_says_what_to_install(monkeypatch: pytest.Monkey
     monkeypatch.delattr("facepipe.facenet.network")
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingExtraError, match=r'pip install .*"torch>='):
-        build_network("facenet_dense", 128)
+        build_network("facenet_mobilenet", 128)
 
 
 def test_only_networks_can_be_served() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from facepipe.core.errors import UsageError
-from facepipe.training.detection.config import DataConfig, DetectorConfig, detector_configuration
+from facepipe.training.detection.config import DataConfig, DetectorConfig
 from facepipe.training.engine.config import RECIPES, from_plain, read_configuration, recipe_names, to_plain
 from facepipe.training.recognition.config import EncoderConfig
 
@@ -121,21 +121,22 @@ def test_plain_data_is_not_changed_by_overrides() -> None:
 def test_options_stand_between_recipe_and_overrides(tmp_path: Path) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('cache = "old"\n[[data]]\nfolder = "a"\n[[data]]\nfolder = "b"\n')
-    config = detector_configuration(
-        recipe,
-        data=[Path("1"), Path('odd "name" \\ [x]')],
-        teacher="some_detector",
-        validation=Path("true"),
-        cache=Path("new"),
-        overrides=["data.1.weight=3", "validation.limit=5"],
-    )
+    options = {
+        "data": [{"folder": Path("1")}, {"folder": Path('odd "name" \\ [x]')}],
+        "teacher.weights": "some_detector",
+        "validation.photos": Path("true"),
+        "validation.ground_truth": None,
+        "cache": Path("new"),
+    }
+    overrides = ["data.1.weight=3", "validation.limit=5"]
+    config = read_configuration(DetectorConfig, recipe, overrides, options)
     assert config.data == (DataConfig(Path("1")), DataConfig(Path('odd "name" \\ [x]'), 3.0))
     assert config.teacher is not None
     assert config.teacher.weights == "some_detector"
     assert config.validation is not None
     assert (config.validation.photos, config.validation.limit) == (Path("true"), 5)
     assert config.cache == Path("new")
-    assert detector_configuration(recipe).data == (DataConfig(Path("a")), DataConfig(Path("b")))
+    assert read_configuration(DetectorConfig, recipe).data == (DataConfig(Path("a")), DataConfig(Path("b")))
 
 
 # Any recipe

@@ -8,22 +8,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from facepipe.core.errors import DataError, MissingExtraError, OutputError, UsageError
+from facepipe.images.reading import read_image
 from facepipe.training.engine.checkpoints import (
     averaged_network,
     changed_settings,
     load_checkpoint,
     save_checkpoint,
 )
-from facepipe.training.engine.curves import draw_curves
+from facepipe.training.engine.curves import write_curves
 from facepipe.training.engine.logs import RunLog, read_log
 from facepipe.training.engine.loop import NonFiniteLossError, TrainingLoop
 from facepipe.training.engine.loop_config import LoopConfig
-from facepipe.training.engine.optimizer import OptimiserConfig, ScheduleConfig, build_optimiser
+from facepipe.training.engine.optimizer import OptimiserConfig, build_optimiser
 from facepipe.training.engine.task import Progress
 
 _SHORT = LoopConfig(
@@ -114,14 +116,14 @@ def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
     ],
 )
 def test_the_rate_over_a_run(shape: Any, step: int, factor: float) -> None:
-    schedule = ScheduleConfig(104, 4, shape, (0.6, 0.85))
-    assert schedule.factor(step) == pytest.approx(factor, abs=1e-12)
+    config = LoopConfig(steps=104, warmup_steps=4, schedule=shape)
+    assert config.rate_factor(step) == pytest.approx(factor, abs=1e-12)
 
 
 def test_the_rate_grows_with_the_batch_and_norms_do_not_decay() -> None:
     optimiser = build_optimiser(_Line(), OptimiserConfig(learning_rate=1e-3, reference_batch=16), 64)
     weights, rest = optimiser.param_groups
-    assert weights["peak_rate"] == pytest.approx(4e-3)
+    assert weights["initial_lr"] == pytest.approx(4e-3)
     assert (weights["weight_decay"], rest["weight_decay"]) == (0.02, 0.0)
     assert [p.ndim for p in weights["params"]] == [2, 2]
     assert [p.ndim for p in rest["params"]] == [1, 1, 1, 1]
@@ -280,11 +282,23 @@ def test_the_log_has_every_figure_once_also_after_a_crash(tmp_path: Path) -> Non
     _loop(tmp_path, _task(), replace(_SHORT, log_every=1)).run()
     curves = read_log(tmp_path / "log.csv")
     assert [step for step, _ in curves["square"]] == [1, 2, 3, 4, 5, 6]
-    assert {"square", "extra", "rate", "samples_per_s"} == set(curves)
+    assert {"square", "extra", "learning_rate", "samples_per_s"} == set(curves)
     assert (tmp_path / "log.csv").read_text().splitlines()[0] == "step,seconds,figure,value"
-    picture = draw_curves(curves)
-    assert picture.ndim == 3
-    assert (picture == (0, 96, 200)).all(axis=2).sum() > 20
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_every_figure_has_its_panel(tmp_path: Path, count: int) -> None:
+    """Five panels of one curve each, in rows of three."""
+    points = [(step, 1 / step) for step in range(1, 100)]
+    write_curves({f"figure {number}": points for number in range(count)}, tmp_path / "curves.png")
+    picture = read_image(tmp_path / "curves.png")
+    assert picture.shape[:2] == (260 * max(1, -(-count // 3)), 420 * min(3, max(1, count)))
+    line = (picture == (31, 119, 180)).all(axis=2)  # matplotlib's first colour
+    columns = min(3, max(1, count))
+    panels = [
+        panel for row in np.split(line, line.shape[0] // 260) for panel in np.split(row, columns, axis=1)
+    ]
+    assert [bool(panel.sum() > 20) for panel in panels] == [n < count for n in range(len(panels))]
 
 
 def test_a_log_cut_short_is_mended(tmp_path: Path) -> None:

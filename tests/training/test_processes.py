@@ -17,21 +17,20 @@ from recognition_helpers import tiny_config, write_people, write_teacher
 from torch import nn
 from training_helpers import TORCHRUN, assert_same_run, environment, run_python, to_toml, write_dataset
 
-import facepipe.training.detection.run as detector_run
+import facepipe.training.detection.prepare as preparation
 from facepipe.cli import main
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import read_image
 from facepipe.training.commands import _TrainingBar
 from facepipe.training.detection.config import DetectorConfig
-from facepipe.training.detection.run import train_detector
 from facepipe.training.engine.checkpoints import load_checkpoint
 from facepipe.training.engine.config import read_configuration, to_plain
 from facepipe.training.engine.logs import read_log
 from facepipe.training.engine.runs import configuration_of_run, only_run_in
 from facepipe.training.engine.task import Progress
 from facepipe.training.recognition.config import EncoderConfig
-from facepipe.training.recognition.run import train_encoder
 from facepipe.training.recognition.teacher import Teacher
+from facepipe.training.train import train
 
 SETTINGS = [
     "device=cpu",
@@ -73,14 +72,14 @@ def _at_step(step: int, number: signal.Signals = signal.SIGTERM) -> Callable[[Pr
 
 def _with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     """No detector has dropout yet; give it some."""
-    real = detector_run.initial_detector
+    real = preparation.initial_detector
 
     def with_dropout(config: Any) -> Any:
         start = real(config)
         start.network.backbone.stage1.append(nn.Dropout(0.3))
         return start
 
-    monkeypatch.setattr(detector_run, "initial_detector", with_dropout)
+    monkeypatch.setattr(preparation, "initial_detector", with_dropout)
 
 
 @pytest.mark.parametrize("step", [3, 4])
@@ -89,11 +88,11 @@ def test_a_detector_with_dropout_resumes_exactly(
 ) -> None:
     _with_dropout(monkeypatch)
     config = _config(dataset)
-    train_detector(config, tmp_path / "whole")
-    train_detector(config, tmp_path / "cut", on_step=_at_step(step))
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "cut", on_step=_at_step(step))
     assert load_checkpoint(tmp_path / "cut" / "last.pt")["step"] == step
     resumed = configuration_of_run(DetectorConfig, tmp_path / "cut")
-    train_detector(resumed, tmp_path / "cut", resume=True)
+    train(resumed, tmp_path / "cut", resume=True)
     whole, cut = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "cut"))
     assert_same_run(cut, whole)
     assert (
@@ -105,16 +104,13 @@ def test_an_encoder_with_dropout_resumes_exactly(tmp_path: Path, astronaut: UInt
     config = tiny_config(
         f"cache={tmp_path / 'cache'}",
         f"data.0.path={write_people(tmp_path / 'people', astronaut)}",
-        "network.architecture=facenet_mobilenet",
-        "network.widths=none",
-        "network.blocks=none",
         "loss.softmax=1",
         "loop.workers=1",
     )
-    train_encoder(config, tmp_path / "whole")
-    train_encoder(config, tmp_path / "cut", on_step=_at_step(2))
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "cut", on_step=_at_step(2))
     resumed = configuration_of_run(EncoderConfig, tmp_path / "cut")
-    train_encoder(resumed, tmp_path / "cut", resume=True)
+    train(resumed, tmp_path / "cut", resume=True)
     whole, cut = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "cut"))
     assert_same_run(cut, whole)
     torch.manual_seed(0)

@@ -31,7 +31,7 @@ FIVE_POINTS = EmbeddingSpec(128, "five_points_112", threshold_l2=1.05, threshold
 ENCODER = WeightCard(
     name="some_encoder",
     kind="encoder",
-    architecture="facenet_dense",
+    architecture="facenet_mobilenet",
     input=InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), size_px=112),
     parameters=WeightFile("some_encoder.safetensors", None),
     embedding=FIVE_POINTS,

@@ -253,7 +253,7 @@ SAFETENSORS = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("content", SAFETENSORS.values(), ids=SAFETENSORS)
-@pytest.mark.parametrize("architecture", ["facenet_dense", "facenet_mobilefacenet"])
+@pytest.mark.parametrize("architecture", ["facenet_mobilenet", "facenet_mobilefacenet"])
 def test_parameters_of_no_such_network_are_one_line(
     content: bytes, architecture: str, tmp_path: Path
 ) -> None:
@@ -294,12 +294,12 @@ PARTS: list[Any] = [
     {"a": None},
     {1: 2},
     float("nan"),
-    {"architecture": "facenet_dense"},
+    {"architecture": "facenet_mobilenet"},
 ]
 
 
 @pytest.mark.parametrize("part", ["step", "module", "average", "record", "network", "input"])
-@pytest.mark.parametrize("architecture", ["facenet_dense", "retinaface_mobilenet025"])
+@pytest.mark.parametrize("architecture", ["facenet_mobilenet", "retinaface_mobilenet025"])
 def test_no_checkpoint_is_one_line(part: str, architecture: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="needs the [train] extra")
     pytest.importorskip("onnx", reason="needs the [train] extra")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,8 +21,6 @@ _WINDOW_TRIES = 20
 _WIDEST_WINDOW = 2.0
 """Largest side of a window, in longer sides of the photo: a wider one would be mostly padding."""
 
-Framing = Literal["crop", "letterbox", "stretch"]
-
 
 @dataclass(frozen=True, slots=True)
 class AugmentConfig:
@@ -30,8 +28,6 @@ class AugmentConfig:
 
     Attributes:
         size_px: Side of the square crop that the network sees; a multiple of 32.
-        framing: "crop": a square window around a face; "letterbox": the whole photo, padded to a square;
-            "stretch": the whole photo, its aspect ratio lost. The last two are for comparison.
         scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
         whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
             of it, instead of a window of drawn scale: big faces are seen whole.
@@ -43,7 +39,6 @@ class AugmentConfig:
     """
 
     size_px: int = 320
-    framing: Framing = "crop"
     scale_range: tuple[float, float] = (0.4, 2.0)
     whole_photo_share: float = 0.25
     turn_share: float = 0.0
@@ -164,10 +159,6 @@ def _choose_window(
     width: int, height: int, boxes: FloatArray, config: AugmentConfig, rng: np.random.Generator
 ) -> Window:
     longest = max(width, height)
-    if config.framing == "stretch":
-        return Window(0, 0, width, height)
-    if config.framing == "letterbox":
-        return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
     for _ in range(_WINDOW_TRIES):
         side = _choose_side(width, height, config, rng)
         if len(boxes) == 0:

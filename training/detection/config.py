@@ -1,8 +1,7 @@
-"""All that a run of the detector's trainer is told."""
+"""Configuration of the detector's trainer."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,9 +11,7 @@ from facepipe.training.detection.augment import AugmentConfig
 from facepipe.training.detection.losses import LossConfig
 from facepipe.training.detection.small_faces import SmallFaceConfig
 from facepipe.training.detection.targets import MatchConfig
-from facepipe.training.engine.config import quoted, read_configuration
-from facepipe.training.engine.loop_config import LoopConfig
-from facepipe.training.engine.optimizer import OptimiserConfig
+from facepipe.training.engine.loop_config import RunConfig
 from facepipe.weights.cards import AnchorSpec, InputSpec
 
 Architecture = Literal[
@@ -27,7 +24,7 @@ Frozen = Literal["backbone", "finest"]
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """What is trained, and what it starts from.
+    """The network and its first weights.
 
     Attributes:
         architecture: As on a card.
@@ -37,7 +34,7 @@ class NetworkConfig:
             without, which it then agrees with; the light one as either, its new layers at random.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
-        frozen: What `loop.freeze_steps` keeps as it is: the "backbone", or all that the "finest" stride
+        frozen: The part that `loop.freeze_steps` freezes: the "backbone", or all that the "finest" stride
             depends on, so that large faces learn and small ones are found as before.
     """
 
@@ -56,7 +53,7 @@ class DataConfig:
         folder: With `images/` and a label file; without labels, any folder of photos.
         weight: Share of the samples, relative to the other data sets.
         labels: The label file where it is not in the folder.
-        labelled: False: the folder is photos only, and the teacher says what is in them.
+        labelled: False: the folder is photos only, and a teacher gives the targets.
     """
 
     folder: Path
@@ -74,14 +71,10 @@ class TeacherConfig:
     """A trained detector to learn from besides the labels.
 
     Attributes:
-        weights: Name or card of a weight, or a published .pth file.
-        architecture, input, anchors: Of a .pth file, which does not say; a card does.
+        weights: Name or card of a weight; `facepipe weights import` makes one of a published .pth file.
     """
 
     weights: str
-    architecture: Architecture = "retinaface_mobilenet025"
-    input: InputSpec | None = None
-    anchors: AnchorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +86,7 @@ class ValidationConfig:
         ground_truth: Folder of WIDER FACE's .mat files, where the photos are of its validation set: the
             official protocol is used then, and the labels are not.
         limit: At most so many photos, spread evenly over the set.
-        max_side: Photos are looked at with a longer side of this at most, in pixels; None: original size.
+        max_side: Photos are scaled down to a longer side of this at most, in pixels; None: original size.
         min_face_px: Without ground truth: labelled faces lower than this are ignored.
     """
 
@@ -105,60 +98,20 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class DetectorConfig:
-    """A run of the trainer.
+class DetectorConfig(RunConfig):
+    """Configuration of a run of the detector's trainer.
+
+    With a `cache`, decoded photos (three bytes a pixel) load ten times faster; without, none are kept.
 
     Attributes:
         data: What it trains on.
-        cache: Folder for decoded photos (three bytes a pixel), which load ten times faster; None: none.
-        device: "auto", "cpu", "cuda" or "cuda:N".
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     data: tuple[DataConfig, ...] = ()
-    cache: Path | None = None
-    device: str = "auto"
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     match: MatchConfig = field(default_factory=MatchConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
     teacher: TeacherConfig | None = None
     detail: SmallFaceConfig | None = None
     validation: ValidationConfig | None = None
-
-
-def detector_configuration(
-    recipe: str | Path | None,
-    *,
-    data: Sequence[Path] = (),
-    teacher: str | None = None,
-    validation: Path | None = None,
-    ground_truth: Path | None = None,
-    cache: Path | None = None,
-    overrides: Sequence[str] = (),
-) -> DetectorConfig:
-    """A configuration from a recipe, the options that every run needs, and overrides, the last of which wins.
-
-    Args:
-        recipe: See `read_configuration`.
-        data: Folders of data sets with labels, in place of the recipe's.
-        teacher: See `TeacherConfig.weights`.
-        validation: See `ValidationConfig.photos`.
-        ground_truth: See `ValidationConfig`.
-        cache: See `DetectorConfig`.
-        overrides: See `read_configuration`.
-
-    Raises:
-        UsageError: See `read_configuration`.
-    """
-    folders = ", ".join(f"{{folder = {quoted(folder)}}}" for folder in data)
-    options = {
-        "data": f"[{folders}]" if data else None,
-        "teacher.weights": quoted(teacher),
-        "validation.photos": quoted(validation),
-        "validation.ground_truth": quoted(ground_truth),
-        "cache": quoted(cache),
-    }
-    given = [f"{key}={value}" for key, value in options.items() if value is not None]
-    return read_configuration(DetectorConfig, recipe, [*given, *overrides])

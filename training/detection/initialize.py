@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,7 +16,7 @@ from facepipe.retinaface.published import imagenet_backbone_name, our_name
 from facepipe.runtime.architectures import build_network, layout_difference, load_network, load_parameters
 from facepipe.training.detection.config import Architecture, NetworkConfig, TeacherConfig
 from facepipe.training.detection.task import Teacher
-from facepipe.training.engine.checkpoints import averaged_network, load_checkpoint
+from facepipe.training.engine.checkpoints import Checkpoint, averaged_network, load_checkpoint
 from facepipe.training.engine.config import from_plain
 from facepipe.training.engine.pixels import IMAGENET_INPUT
 from facepipe.weights.cards import AnchorSpec, InputSpec
@@ -57,7 +57,7 @@ def initial_detector(config: NetworkConfig) -> Detector:
         load_published(network, Path(config.initial))
         known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
     elif config.initial.endswith(".pt"):
-        known = detector_of_checkpoints([Path(config.initial)])
+        known = detector_of_checkpoints([load_checkpoint(Path(config.initial))], config.initial)
     else:
         known = _detector_of_card(config.initial)
     network = known.network
@@ -75,33 +75,33 @@ def load_teacher(config: TeacherConfig) -> Teacher:
     Raises:
         WeightsError: It can't be found or read.
     """
-    if config.weights.endswith(".pth"):
-        network = _network(config.architecture)
-        load_published(network, Path(config.weights), allow_backbone=False)
-        return Teacher(network, config.input or PUBLISHED_INPUT, config.anchors or AnchorSpec())
     known = _detector_of_card(config.weights)
     return Teacher(known.network, known.input, known.anchors)
 
 
-def detector_of_checkpoints(paths: list[Path]) -> Detector:
+def detector_of_checkpoints(states: Sequence[Checkpoint], source: str) -> Detector:
     """Load the mean of the averaged weights of one or more checkpoints of one run.
 
+    Args:
+        states: The checkpoints.
+        source: Named in errors.
+
     Raises:
-        DataError: Damaged, of another trainer, or of different networks.
+        DataError: They are of different networks.
+        WeightsError: They are of another trainer.
     """
-    states = [load_checkpoint(path) for path in paths]
     plain = states[-1]["record"].get("network")
     if plain is None:
-        raise WeightsError(f"{paths[-1]}: was not written by the detector's trainer")
+        raise WeightsError(f"{source}: was not written by the detector's trainer")
     config = from_plain(NetworkConfig, plain, "network")
     network = _network(config.architecture)
     shipped = averaged_network(states)
-    load_parameters(network, shipped, str(paths[-1]))
+    load_parameters(network, shipped, source)
     input_spec, anchors = config.input or IMAGENET_INPUT, config.anchors or AnchorSpec()
     return Detector(config.architecture, network, input_spec, anchors)
 
 
-def load_published(network: RetinaFace, path: Path, *, allow_backbone: bool = True) -> None:
+def load_published(network: RetinaFace, path: Path) -> None:
     """Copy a published `.pth` file into a network: a whole RetinaFace, or an ImageNet backbone.
 
     Raises:
@@ -109,7 +109,7 @@ def load_published(network: RetinaFace, path: Path, *, allow_backbone: bool = Tr
     """
     published = read_legacy_checkpoint(path)
     renamed = {our_name(name): value for name, value in published.items()}
-    if any(name.startswith("fpn.") for name in renamed) or not allow_backbone:
+    if any(name.startswith("fpn.") for name in renamed):
         load_parameters(network, renamed, str(path))
         return
     if isinstance(network.backbone, ResNet50Stages):

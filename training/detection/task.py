@@ -13,25 +13,15 @@ from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.backbones import MobileNetV1Stages, ResNet50Stages
 from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
 from facepipe.retinaface.small_faces import SmallFaceRetinaFace
-from facepipe.training.detection.augment import AugmentConfig
-from facepipe.training.detection.config import Frozen
+from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
 from facepipe.training.detection.small_faces import SmallFaceConfig, SmallFaceTeacher, branch_of
-from facepipe.training.detection.targets import MatchConfig, match_batch
+from facepipe.training.detection.targets import match_batch
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
 from facepipe.weights.cards import AnchorSpec, InputSpec
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorTaskConfig:
-    """Settings of crops, of matching faces to anchors, and of the loss."""
-
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    match: MatchConfig = field(default_factory=MatchConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +86,9 @@ class DetectorTask:
         input_spec: Its preprocessing.
         anchors: Its anchors.
         data: At least one data set.
-        config: See `DetectorTaskConfig`.
-        batch_size: Crops in a batch of this process.
-        seed: Of crops and projections.
-        workers: Processes that prepare batches.
+        config: Of the run; with `loop.compile`, the teacher and the comparison with its maps are compiled.
         teacher: A detector to learn from besides labels.
-        detail: The teacher of the branch for small faces.
         validator: Measures a network; its "score" chooses the best checkpoint.
-        frozen: What `loop.freeze_steps` freezes: see `NetworkConfig.frozen`.
-        compiled: Whether to compile the teacher and the comparison with its maps with torch.compile.
         device: Of networks and batches.
 
     Raises:
@@ -118,29 +102,24 @@ class DetectorTask:
         input_spec: InputSpec,
         anchors: AnchorSpec,
         data: list[WeightedPhotos],
-        config: DetectorTaskConfig,
+        config: DetectorConfig,
         *,
-        batch_size: int,
-        seed: int,
-        workers: int,
         teacher: Teacher | None = None,
-        detail: SmallFaceConfig | None = None,
         validator: Callable[[RetinaFace], dict[str, float]] | None = None,
-        frozen: Frozen = "backbone",
-        compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
-        self._frozen = frozen
         _check_teacher(teacher, network, anchors, config.loss, data)
-        self._detail = detail
-        self._detail_teacher = _branch_teacher(detail, network, self._device)
+        self._detail = config.detail
+        self._detail_teacher = _branch_teacher(config.detail, network, self._device)
         self._variances, self._config = anchors.variances, config
-        self._workers = workers
-        self._batches = CropBatches(CropSampler(data, config.augment, seed), batch_size)
+        self._batches = CropBatches(
+            CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size
+        )
         self._validator = validator
         self._input = Normalisation(input_spec, self._device)
         all_hints = teacher is not None and config.loss.hints_from == "all"
+        compiled = config.loop.compile
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.teacher_forcing else ()
@@ -154,11 +133,12 @@ class DetectorTask:
     def pretrained_parts(self) -> list[nn.Module]:
         """The backbone, or all that outputs at stride 8 depend on: see `NetworkConfig.frozen`."""
         network = self.module.network
-        return _stride8_modules(network) if self._frozen == "finest" else [network.backbone]
+        is_finest = self._config.network.frozen == "finest"
+        return _stride8_modules(network) if is_finest else [network.backbone]
 
     def batches(self, first_step: int) -> Batches[DetectionBatch]:
         """Endless crops of this process, from this batch on."""
-        return batches_of_process(self._batches, first_step, self._workers)
+        return batches_of_process(self._batches, first_step, self._config.loop.workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the weighted parts against the labels and, with teachers, their outputs and maps."""

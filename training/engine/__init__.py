@@ -1,1 +1,1 @@
-"""What every training run shares: the loop, its optimizer, checkpoints, batches and settings."""
+"""The training loop of both trainers, with its optimiser, checkpoints, batches and settings."""

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that continues a run exactly, written atomically."""
+"""Checkpoints, which continue a run exactly; written atomically."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from facepipe.weights.legacy import require_plain
 LAST = "last.pt"
 """Continues a run."""
 PREVIOUS = "previous.pt"
-"""The one before: continues a run whose last checkpoint was damaged."""
+"""The checkpoint before `LAST`, for a run whose last one is damaged."""
 BEST = "best.pt"
 
+Checkpoint = dict[str, Any]
+"""See `facepipe.training.engine.loop.TrainingLoop`."""
+
 _NETWORK = "network."
-"""Prefix of what is shipped in the modules of both trainers (`TrainedDetector`, `TrainedEncoder`)."""
+"""Prefix of the parameters of the network itself in `TrainedDetector` and `TrainedEncoder`."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -60,7 +63,7 @@ def holds_run(folder: Path) -> bool:
 
 
 class LastCheckpoint(NamedTuple):
-    """What a run continues from.
+    """The checkpoint that a run continues from.
 
     Attributes:
         state: Of `LAST`, or of the newest whole checkpoint before it.
@@ -72,7 +75,7 @@ class LastCheckpoint(NamedTuple):
 
 
 def load_last(folder: Path) -> LastCheckpoint:
-    """Read what a run continues from.
+    """Read the checkpoint that a run continues from.
 
     Raises:
         DataError: There is no checkpoint, or all are damaged.
@@ -95,7 +98,7 @@ def _whole(path: Path) -> dict[str, Any] | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, onto the CPU.
+    """Read a checkpoint, onto the CPU.
 
     Raises:
         DataError: Missing, damaged, or not a checkpoint.
@@ -126,9 +129,9 @@ def _is_ours(state: Mapping[Any, Any]) -> bool:
 
 
 def averaged_network(states: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-    """The mean of the averaged (EMA) weights of what one or more checkpoints ship; counters of the last.
+    """Average the EMA weights of the networks of one or more checkpoints; counters are those of the last.
 
-    Projections and heads that only trained along are left out, and may differ.
+    Projections and heads that are used for training only are left out, and may differ.
 
     Raises:
         DataError: They are of different networks.
@@ -152,7 +155,7 @@ def _shipped(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lines like "loop.steps: 100 -> 200" for what differs between two records."""
+    """List the differences of two records in lines like "loop.steps: 100 -> 200"."""
     old, new = dict(_flat(before)), dict(_flat(now))
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"

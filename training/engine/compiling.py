@@ -1,4 +1,4 @@
-"""Whether torch.compile works for a network, found out before the run depends on it."""
+"""A trial of torch.compile before a run depends on it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _LOG = logging.getLogger("facepipe.training")
 
 
 def compiles(step: Callable[[], object], module: nn.Module, device: torch.device) -> bool:
-    """Whether a step of compiled functions runs, forward and backward; where it does not, a warning says why.
+    """Try a step of compiled functions, forward and backward; log a warning where it fails.
 
-    Functions are compiled when they are first called, and their gradients when those are: nothing less than
-    a step of the real network tells. No trace of it stays: no gradients, statistics or drawn random numbers.
+    Functions are compiled when they are first called, and their gradients when those are, so that only a
+    step of the real network shows it. Gradients, statistics and random state are as before afterwards.
 
     Args:
         step: Computes losses and gradients.

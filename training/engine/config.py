@@ -1,14 +1,14 @@
-"""Frozen dataclasses from TOML files and command-line overrides; unknown keys and wrong types are refused."""
+"""Frozen dataclasses from TOML files and command-line overrides, with checks of keys and types."""
 
 from __future__ import annotations
 
 import copy
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from facepipe.core.errors import FacepipeError, UsageError, one_line
@@ -27,9 +27,12 @@ def recipe_names() -> list[str]:
 
 
 def read_configuration(
-    kind: type[Config], recipe: str | Path | Mapping[str, Any] | None = None, overrides: Sequence[str] = ()
+    kind: type[Config],
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Config:
-    """A configuration: the defaults of `kind`, changed by a recipe, changed by overrides.
+    """Read a configuration: the defaults of `kind`, changed by a recipe, options and overrides in turn.
 
     Args:
         kind: A dataclass of numbers, text, paths, tuples and further dataclasses.
@@ -37,6 +40,7 @@ def read_configuration(
             the defaults.
         overrides: "section.key=value", the value as in TOML (quotes around text may be left off); "none"
             for nothing; an index for an item of a list: "data.0.weight=2".
+        options: Plain data or paths by "section.key"; None leaves a setting as it is.
 
     Raises:
         UsageError: No such recipe, malformed, an unknown key, a wrong type, or a value out of range; names
@@ -46,13 +50,16 @@ def read_configuration(
         values = copy.deepcopy(dict(recipe))
     else:
         values = {} if recipe is None else _read_toml(_recipe_path(recipe))
+    for key, value in options.items():
+        if value is not None:
+            _set(values, key, to_plain(value), key)
     for override in overrides:
         _apply(values, override)
     return from_plain(kind, values)
 
 
 def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
-    """A dataclass from plain data, as TOML or JSON gives it or `to_plain` wrote it.
+    """Make a dataclass of plain data, as TOML or JSON gives it or `to_plain` wrote it.
 
     Raises:
         UsageError: See `read_configuration`.
@@ -66,18 +73,15 @@ def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -
 
 
 def to_plain(value: Any) -> Any:
-    """A configuration as dictionaries, lists, numbers and text, without what is None."""
+    """Convert a configuration to dictionaries, lists, numbers and text, without what is None."""
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         items = {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
         return {key: item for key, item in items.items() if item is not None}
     if isinstance(value, (list, tuple)):
         return [to_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def quoted(value: str | Path | None) -> str | None:
-    """As a TOML string, for an override: a folder called 1 or [2] stays one."""
-    return None if value is None else json.dumps(str(value), ensure_ascii=False)
 
 
 def _recipe_path(recipe: str | Path) -> Path:
@@ -99,17 +103,23 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    *sections, key = (word.strip() for word in path.split("."))
-    if not equals or not all((*sections, key)):
+    words = [word.strip() for word in path.split(".")]
+    if not equals or not all(words):
         raise UsageError(f"{_shown(override)}: expected section.key=value")
+    _set(values, ".".join(words), _parsed(text), override)
+
+
+def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
+    """Set a value at "section.key"; `override` is named in errors."""
+    *sections, key = path.split(".")
     target: Any = values
     for section, following in pairwise((*sections, key)):
         target = _descended(target, section, [] if following.isdecimal() else {}, override)
     if isinstance(target, list):
         _descended(target, key, {}, override)
-        target[int(key)] = _parsed(text)
+        target[int(key)] = value
     else:
-        target[key] = _parsed(text)
+        target[key] = value
 
 
 def _descended(target: Any, key: str, new: Any, override: str) -> Any:

@@ -1,16 +1,18 @@
-"""Training in several processes: who I am among those that torchrun started, and what we do together."""
+"""Training in several processes that torchrun started: rank, sums over processes, devices."""
 
 from __future__ import annotations
 
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from facepipe.core.errors import DataError, DeviceError
 from facepipe.core.processors import asked_threads, granted_processors
@@ -69,13 +71,19 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether any process says yes; every process must ask."""
+    """Whether the flag is set in any process; collective, so every process must call it."""
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+
+
+def without_exchange(module: nn.Module) -> AbstractContextManager[Any]:
+    """Return a context in which gradients only add up and processes do not exchange them."""
+    inner = getattr(module, "_orig_mod", module)  # of a compiled one
+    return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """The first process goes through the block before the others: it makes what they find made.
+    """Run the block in the first process before the others, which then find its files.
 
     Raises:
         DataError: In the others: it failed in the first, which says why.

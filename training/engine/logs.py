@@ -10,8 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from facepipe.core.errors import DataError, MissingExtraError, OutputError
 from facepipe.core.files import atomic_write_bytes
+from facepipe.training.engine.distributed import sum_over_ranks, world_size
 
 _COLUMNS = ["step", "seconds", "figure", "value"]
 Curves = dict[str, list[tuple[int, float]]]
@@ -52,7 +55,7 @@ class RunLog:
             self._events.flush()
 
     def forget_after(self, step: int) -> None:
-        """Drop what a killed run wrote after its last checkpoint: the next one will write it again.
+        """Drop the lines that a killed run wrote after its last checkpoint: a resumed run writes them again.
 
         Raises:
             OutputError: The log can't be written.
@@ -63,6 +66,31 @@ class RunLog:
             lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
             kept = [line for line in lines if _step_of(line) <= step]
             atomic_write_bytes(self._path, "".join(kept).encode())
+
+
+class LogWindow:
+    """Sums of losses and seconds since the last line of the log."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.sums: dict[str, float] = {}
+        self.steps, self.seconds = 0, 0.0
+
+    def add(self, losses: dict[str, float], seconds: float) -> None:
+        """Add the losses of a step."""
+        self.latest = losses
+        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
+        for key, value in losses.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+
+    def means(self, device: torch.device) -> dict[str, float]:
+        """Average the losses over steps and processes."""
+        values = torch.tensor(list(self.sums.values()), device=device) / self.steps
+        return dict(zip(self.sums, (sum_over_ranks(values) / world_size()).tolist(), strict=True))
 
 
 def read_log(path: Path) -> Curves:

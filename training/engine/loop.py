@@ -1,11 +1,7 @@
-"""The one training loop: accumulation, averaged weights, checkpoints, resume, logs, several processes.
-
-Tasks bring batches and losses.
-"""
+"""The training loop of both trainers: steps, averaged weights, validation, checkpoints, resuming."""
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -16,8 +12,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from facepipe.core.errors import DataError, FacepipeError
 from facepipe.core.files import make_private_folder
@@ -32,24 +30,23 @@ from facepipe.training.engine.checkpoints import (
 )
 from facepipe.training.engine.compiling import compiles
 from facepipe.training.engine.depthwise import replace_strided_depthwise
-from facepipe.training.engine.distributed import any_rank, is_main, sum_over_ranks, world_size
-from facepipe.training.engine.logs import RunLog
+from facepipe.training.engine.distributed import any_rank, is_main, without_exchange, world_size
+from facepipe.training.engine.logs import LogWindow, RunLog
 from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.optimizer import (
     OptimiserConfig,
-    ScheduleConfig,
     autocast,
     build_optimiser,
     restore_optimiser,
-    set_rate,
 )
-from facepipe.training.engine.signals import StopRequest, stop_wish
+from facepipe.training.engine.signals import StopRequest, stop_request
 from facepipe.training.engine.stream import Batches
 from facepipe.training.engine.task import Progress, Task
 
 _LOG = logging.getLogger("facepipe.training")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
+Weights = list[Tensor] | tuple[Tensor, ...]
 
 
 class NonFiniteLossError(FacepipeError):
@@ -57,7 +54,7 @@ class NonFiniteLossError(FacepipeError):
 
 
 class TrainingLoop(Generic[Batch]):
-    """Runs a task in `folder`: `last.pt`, `best.pt`, `log.csv`.
+    """Trains a task, with checkpoints and log in `folder`.
 
     Args:
         task: What to train.
@@ -86,10 +83,11 @@ class TrainingLoop(Generic[Batch]):
         replace_strided_depthwise(task.module)
         self._device = next(task.module.parameters()).device
         self._samples_per_step = config.batch_size * optimiser.accumulate * world_size()
-        self._schedule = ScheduleConfig(config.steps, config.warmup_steps, config.schedule, config.milestones)
         self.optimiser = build_optimiser(task.module, optimiser, self._samples_per_step)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
-        self.average = copy.deepcopy(task.module).requires_grad_(False)
+        self._averaged = AveragedModel(task.module, multi_avg_fn=self._average_weights, use_buffers=True)
+        self._averaged.requires_grad_(False).n_averaged += 1  # weights at the start count as averaged once
+        self.average: nn.Module = self._averaged.module
         self.step, self.seconds, self.best, self._validated = 0, 0.0, -math.inf, 0
         self.figures: dict[str, float] = {}
         self._module: nn.Module | None = None
@@ -118,24 +116,27 @@ class TrainingLoop(Generic[Batch]):
         self._log_file = RunLog(self.folder, self.config.tensorboard and is_main(), self.step)
         if is_main():
             self._log_file.forget_after(self.step)
-        with ExitStack() as self._until_the_end, stop_wish() as wish:
+        with ExitStack() as self._until_the_end, stop_request() as stop:
             batches = self.task.batches(self.step * self.accumulate)
             with closing(batches):
-                self._train(batches, wish)
+                self._train(batches, stop)
         return self.best
 
-    def _train(self, batches: Batches[Batch], wish: StopRequest) -> None:
-        config, window = self.config, _Window()
-        self._validate_when_due(wish)  # a run that was stopped may owe it
+    def _train(self, batches: Batches[Batch], stop: StopRequest) -> None:
+        config, window = self.config, LogWindow()
+        self._validate_when_due(stop)  # a run that was stopped may owe it
+        # Warm-up and decay go on where a resumed run was saved.
+        schedule = LambdaLR(self.optimiser, config.rate_factor, last_epoch=self.step - 1)
         started = time.perf_counter()
-        while (work := self._ready(batches, wish)) is not None:
+        while (work := self._ready(batches, stop)) is not None:
             losses = self._one_step(work)
             self.step += 1
             spent = time.perf_counter() - started
             self.seconds += spent
             window.add(losses, spent)
             self._report(window)
-            self._validate_when_due(wish)
+            schedule.step()
+            self._validate_when_due(stop)
             if self.step % config.checkpoint_every == 0:
                 self._save()
             if config.keep_every and self.step % config.keep_every == 0:
@@ -144,7 +145,7 @@ class TrainingLoop(Generic[Batch]):
         self._end()
 
     def _end(self) -> None:
-        """Save, and raise what went wrong; a run without any step leaves nothing to continue."""
+        """Save the run and raise its failure; without any step there is nothing to save."""
         failed = any_rank(self._failure is not None, self._device)
         try:
             if self.step:
@@ -157,8 +158,8 @@ class TrainingLoop(Generic[Batch]):
         if not self.step:
             raise KeyboardInterrupt
 
-    def _ready(self, batches: Batches[Batch], wish: StopRequest) -> list[Batch] | None:
-        """The batches of the next step, for which the network is ready; None: the run ends here."""
+    def _ready(self, batches: Batches[Batch], stop: StopRequest) -> list[Batch] | None:
+        """The batches of the next step; None: the run ends here."""
 
         def make_ready() -> list[Batch]:
             work = [next(batches) for _ in range(self.accumulate)]
@@ -168,25 +169,25 @@ class TrainingLoop(Generic[Batch]):
 
         if self.step >= self.config.steps:
             return None
-        work = self._attempt(make_ready, wish)
+        work = self._attempt(make_ready, stop)
         return None if any_rank(work is None, self._device) else work
 
-    def _attempt(self, work: Callable[[], Result], wish: StopRequest) -> Result | None:
+    def _attempt(self, work: Callable[[], Result], stop: StopRequest) -> Result | None:
         """Do something between two steps, where a run can be saved; None: it was interrupted or failed."""
         if self._failure is not None:
             return None
         try:
-            with wish.interrupting():
+            with stop.interrupting():
                 return work()
         except KeyboardInterrupt:
-            if not wish.asked:
+            if not stop.asked:
                 raise
         except Exception as error:
             self._failure = error
         return None
 
     def _prepared(self, batch: Batch) -> nn.Module:
-        """The module as it is called: parts frozen or not, spread over processes, compiled."""
+        """The module with parts frozen, in DistributedDataParallel and compiled, as configured."""
         for part in self.task.pretrained_parts():
             part.requires_grad_(self.step >= self.config.freeze_steps)
         module = self.task.module
@@ -198,7 +199,7 @@ class TrainingLoop(Generic[Batch]):
         self._set_mode(compiled)
 
         def step() -> None:
-            with _no_exchange(compiled):
+            with without_exchange(compiled):
                 self._backward(compiled, batch)
 
         if not compiles(step, self.task.module, self._device):
@@ -219,10 +220,9 @@ class TrainingLoop(Generic[Batch]):
         assert self._module is not None
         self._restore_random()
         self._set_mode(self._module)
-        set_rate(self.optimiser, self._schedule.factor(self.step))
         seen: dict[str, float] = {}
         for i, batch in enumerate(work, 1):
-            with _no_exchange(self._module) if i < len(work) else nullcontext():
+            with without_exchange(self._module) if i < len(work) else nullcontext():
                 parts = self._backward(self._module, batch)
             for key, value in parts.items():
                 seen[key] = seen.get(key, 0.0) + value / self.accumulate
@@ -254,27 +254,21 @@ class TrainingLoop(Generic[Batch]):
         self._scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         if is_main():
-            self._update_average()
+            self._averaged.update_parameters(self.task.module)
 
-    @torch.no_grad()
-    def _update_average(self) -> None:
+    def _average_weights(self, averaged: Weights, current: Weights, updates: Tensor | int) -> None:
         # A young average follows quickly, so that the first weights are soon forgotten.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        current = self.task.module.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.dtype.is_floating_point:
-                value.lerp_(current[name], 1 - decay)
-            else:
-                value.copy_(current[name])
+        get_ema_multi_avg_fn(decay)(averaged, current, updates)  # type: ignore[no-untyped-call]
 
-    def _report(self, window: _Window) -> None:
+    def _report(self, window: LogWindow) -> None:
         config = self.config
         speed = self._samples_per_step * window.steps / window.seconds
         left = (config.steps - self.step) * window.seconds / window.steps
         self.on_step(Progress(self.step, config.steps, window.latest, speed, left))
         if self.step % config.log_every == 0 or self.step == config.steps:
-            rate = self._schedule.factor(self.step - 1)
-            self._log({"samples_per_s": speed, "rate": rate, **window.means(self._device)})
+            rate = self.optimiser.param_groups[0]["lr"]
+            self._log({"samples_per_s": speed, "learning_rate": rate, **window.means(self._device)})
             window.clear()
 
     def _log(self, figures: dict[str, float]) -> None:
@@ -282,11 +276,11 @@ class TrainingLoop(Generic[Batch]):
             self._log_file.write(self.step, self.seconds, figures)
             self.on_log({"step": self.step, "seconds": round(self.seconds, 1), **figures})
 
-    def _validate_when_due(self, wish: StopRequest) -> None:
+    def _validate_when_due(self, stop: StopRequest) -> None:
         due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
         if not is_main() or not due or self._validated == self.step:
             return
-        figures = self._attempt(self._measured, wish)
+        figures = self._attempt(self._measured, stop)
         if figures is None:
             return
         self.figures, self._validated = figures, self.step
@@ -311,7 +305,7 @@ class TrainingLoop(Generic[Batch]):
             save_checkpoint(self.folder / name, self._state())
 
     def _state(self) -> dict[str, Any]:
-        """The schedule has no state of its own, and sample i is a function of the seed and i."""
+        """All that continues the run: learning rate and samples are functions of the step."""
         return {
             "step": self.step,
             "epoch": self.step * self._samples_per_step / max(1, self.task.samples_per_epoch),
@@ -355,39 +349,10 @@ class TrainingLoop(Generic[Batch]):
         }
 
     def _restore_random(self) -> None:
-        """Go on drawing where the run was saved: last of all before a step, whatever was drawn since."""
+        """Restore the random state of a checkpoint, right before the first step: nothing may draw between."""
         state, self._random = self._random, {}
         if not state:
             return
         torch.set_rng_state(state["random"])
         if self._device.type == "cuda" and state["cuda_random"] is not None:
             torch.cuda.set_rng_state(state["cuda_random"], self._device)
-
-
-class _Window:
-    """Sums since the last line of the log."""
-
-    def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
-        self.clear()
-
-    def clear(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.steps, self.seconds = 0, 0.0
-
-    def add(self, losses: dict[str, float], seconds: float) -> None:
-        self.latest = losses
-        self.steps, self.seconds = self.steps + 1, self.seconds + seconds
-        for key, value in losses.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-
-    def means(self, device: torch.device) -> dict[str, float]:
-        """Over steps and processes."""
-        values = torch.tensor(list(self.sums.values()), device=device) / self.steps
-        return dict(zip(self.sums, (sum_over_ranks(values) / world_size()).tolist(), strict=True))
-
-
-def _no_exchange(module: nn.Module) -> Any:
-    """While gradients only add up, processes need not exchange them."""
-    inner = getattr(module, "_orig_mod", module)
-    return inner.no_sync() if isinstance(inner, DistributedDataParallel) else nullcontext()

@@ -1,21 +1,29 @@
-"""How long a training run is and what it leaves behind."""
+"""Settings of every training run: its length, learning rate, checkpoints, device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
 from facepipe.core.errors import UsageError
-from facepipe.training.engine.optimizer import Precision, Schedule
+from facepipe.training.engine.optimizer import OptimiserConfig, Precision
+
+Schedule = Literal["cosine", "step", "constant"]
 
 
 @dataclass(frozen=True, slots=True)
 class LoopConfig:
-    """How long a run is and what it leaves behind.
+    """Length, schedule, precision and checkpoints of a run.
 
     Attributes:
         steps: Optimiser steps of the whole run.
         batch_size: Samples a batch (a process, under torchrun).
-        warmup_steps, schedule, milestones: See `ScheduleConfig`.
+        warmup_steps: Steps in which the learning rate rises linearly to its peak.
+        schedule: Learning rate after the warm-up: "cosine" to zero, "step" (a tenth at each milestone) or
+            "constant".
+        milestones: Of "step": shares of the way from the end of the warm-up to the end of the run.
         freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
         ema_decay: Of the averaged weights, which are validated and shipped.
         precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
@@ -55,3 +63,29 @@ class LoopConfig:
                 raise UsageError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"loop.ema_decay: expected 0 or more and below 1, got {self.ema_decay}")
+
+    def rate_factor(self, step: int) -> float:
+        """Learning rate as a share of its peak, for the step that follows `step` finished ones."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
+        if self.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        if self.schedule == "step":
+            return float(0.1 ** sum(done >= milestone for milestone in self.milestones))
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """Settings that the configurations of both trainers share.
+
+    Attributes:
+        cache: Folder for decoded images.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+    """
+
+    cache: Path | None = None
+    device: str = "auto"
+    optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)

@@ -1,4 +1,4 @@
-"""What the system allocator does with the memory of tensors that a step no longer needs."""
+"""Settings of the system allocator for the memory of tensors that a step has freed."""
 
 from __future__ import annotations
 

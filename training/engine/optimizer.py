@@ -1,8 +1,7 @@
-"""How weights move: the optimiser, its learning rate over a run, and the numbers they are computed in."""
+"""The optimiser and its learning rate, and the precision that networks run in."""
 
 from __future__ import annotations
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,13 +11,12 @@ from torch import nn
 
 from facepipe.core.errors import UsageError
 
-Schedule = Literal["cosine", "step", "constant"]
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, slots=True)
 class OptimiserConfig:
-    """How weights move.
+    """The optimiser and its settings.
 
     Attributes:
         name: "adamw", or "sgd" (nesterov).
@@ -48,44 +46,16 @@ class OptimiserConfig:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class ScheduleConfig:
-    """The learning rate over a run of `steps`, as a factor of its peak.
-
-    Attributes:
-        steps: Optimiser steps of the whole run.
-        warmup_steps: Linear rise to the peak.
-        shape: What follows: "cosine" to zero, "step" (a tenth at each milestone) or "constant".
-        milestones: Of "step": shares of the way from the end of the warm-up to the end of the run.
-    """
-
-    steps: int
-    warmup_steps: int
-    shape: Schedule
-    milestones: tuple[float, ...]
-
-    def factor(self, step: int) -> float:
-        """Of the peak rate, for the step that follows `step` finished ones."""
-        if step < self.warmup_steps:
-            return (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
-        if self.shape == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-        if self.shape == "step":
-            return 0.1 ** sum(done >= milestone for milestone in self.milestones)
-        return 1.0
-
-
 def build_optimiser(
     module: nn.Module, config: OptimiserConfig, samples_per_step: int
 ) -> torch.optim.Optimizer:
-    """The optimiser of all parameters; each group keeps its "peak_rate"."""
+    """Build the optimiser of all parameters; "initial_lr" of its groups is the peak learning rate."""
     rate = config.learning_rate * samples_per_step / config.reference_batch
     trained = list(module.parameters())  # frozen ones too: they have no gradient and stay
     decayed, free = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
     groups: list[dict[str, Any]] = [
-        {"params": decayed, "weight_decay": config.weight_decay, "peak_rate": rate},
-        {"params": free, "weight_decay": 0.0, "peak_rate": rate},
+        {"params": decayed, "weight_decay": config.weight_decay, "initial_lr": rate},
+        {"params": free, "weight_decay": 0.0, "initial_lr": rate},
     ]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=True)
@@ -93,18 +63,12 @@ def build_optimiser(
 
 
 def restore_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load moments and counters from a checkpoint; rates and weight decay stay as configured now."""
-    kept = ("peak_rate", "weight_decay")
+    """Load moments and counters from a checkpoint; learning rate and weight decay stay as configured now."""
+    kept = ("initial_lr", "weight_decay")
     configured = [{key: group[key] for key in kept} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, settings in zip(optimiser.param_groups, configured, strict=True):
         group.update(settings)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, factor: float) -> None:
-    """Every group's rate becomes this share of its peak."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_rate"] * factor
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:

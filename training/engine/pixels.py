@@ -1,4 +1,4 @@
-"""Pixels on disk and on their way into a network: memory-mapped pictures, preprocessing as a card says it."""
+"""Memory-mapped pictures, and a network's preprocessing on its device."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ IMAGENET_INPUT = InputSpec("rgb", (123.675, 116.28, 103.53), (58.395, 57.12, 57.
 class PictureFile:
     """Random access to RGB pictures of any sizes in one memory-mapped file.
 
-    It travels to worker processes as its path, not as its pixels.
+    It is pickled for worker processes as its path, not as its pixels.
 
     Args:
         path: One picture's bytes after the other.
@@ -52,7 +52,7 @@ def cached_pictures(
     pictures: Callable[[], Iterable[tuple[UInt8Array, Line]]],
     size_hw: Callable[[Line], tuple[int, int]],
 ) -> tuple[PictureFile, list[Line]]:
-    """Pictures decoded once into the file `path` and used ever after, and a line of plain data on each.
+    """Open pictures that are decoded once into the file `path`, with a line of plain data on each.
 
     Args:
         path: The JSON file of the lines stands beside it.
@@ -96,7 +96,7 @@ def _write_pictures(path: Path, contents: Path, pictures: Iterable[tuple[UInt8Ar
 
 
 class Normalisation:
-    """uint8 RGB (batch, h, w, 3) to float32 (batch, 3, h, w), channels last in memory, as a card says."""
+    """Preprocessing of a card: uint8 RGB (batch, h, w, 3) to float32 (batch, 3, h, w), channels last."""
 
     def __init__(self, spec: InputSpec, device: torch.device) -> None:
         self._device = device
@@ -104,7 +104,7 @@ class Normalisation:
         self._bgr = spec.channels == "bgr"
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """See the class."""
+        """Normalise a batch; see the class."""
         images = pixels.to(self._device, non_blocking=True)
         images = images.flip(-1) if self._bgr else images
         # Whole rows at a time, in place: a last axis of 3 is too short for vector units.

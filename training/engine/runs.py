@@ -1,4 +1,4 @@
-"""What runs of all trainers share: their folder, what they leave behind, and what a card says of them."""
+"""The folder of a run, its outcome, and its record on a card."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from typing import Any, TypeVar
 
 from facepipe.core.errors import OutputError, UsageError
 from facepipe.core.files import make_private_folder
-from facepipe.images.reading import write_image
 from facepipe.training.engine.checkpoints import BEST, LAST, holds_run, load_last
-from facepipe.training.engine.config import read_configuration
-from facepipe.training.engine.curves import draw_curves
+from facepipe.training.engine.config import from_plain, read_configuration
+from facepipe.training.engine.curves import write_curves
 from facepipe.training.engine.distributed import is_main
 from facepipe.training.engine.logs import read_log
 from facepipe.training.engine.loop import TrainingLoop
@@ -28,7 +27,7 @@ _LOG = logging.getLogger("facepipe.training")
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """What a run left behind.
+    """Outcome of a run.
 
     Attributes:
         step, steps: Finished, and of the whole run; fewer after Ctrl-C.
@@ -51,10 +50,10 @@ class TrainingOutcome:
 
 
 def check_folder(folder: Path, resume: bool) -> None:
-    """A new run wants a folder without one, and a resumed run one with it.
+    """Refuse a new run in a folder that holds one, and a resumed one in a folder that holds none.
 
     Raises:
-        UsageError: It is the other way round.
+        UsageError: Names the cure.
     """
     if holds_run(folder) != resume:
         cure = "holds no run to continue" if resume else "holds a run; continue it with --resume"
@@ -90,7 +89,7 @@ def only_run_in(folder: Path) -> Iterator[None]:
 
 
 def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration that a run was started with, from its last checkpoint, for resuming it.
+    """Read the configuration that a run was started with, from its last checkpoint, for resuming it.
 
     Raises:
         UsageError: There is no run, it is another trainer's, or an override is wrong.
@@ -98,11 +97,19 @@ def configuration_of_run(kind: type[Config], folder: Path, overrides: Sequence[s
     """
     if not holds_run(folder):
         raise UsageError(f"{folder}: holds no run to continue ({LAST})")
-    return read_configuration(kind, load_last(folder).state["record"], overrides)
+    record = load_last(folder).state["record"]
+    try:
+        from_plain(kind, record)
+    except UsageError as error:
+        raise UsageError(
+            f"{folder}: this run is of another trainer or version of facepipe ({error}); begin a new one "
+            f"from its weights: --set network.initial={folder / LAST}"
+        ) from error
+    return read_configuration(kind, record, overrides)
 
 
 def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = None) -> TrainingOutcome:
-    """What a loop left behind; draws its curves.
+    """Draw the curves of a run and return its outcome.
 
     Raises:
         OutputError: The picture can't be written.
@@ -110,7 +117,7 @@ def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = Non
     curves = folder / "curves.png"
     if is_main():
         log = folder / "log.csv"
-        write_image(curves, draw_curves(read_log(log) if log.exists() else {}))
+        write_curves(read_log(log) if log.exists() else {}, curves)
     validated = math.isfinite(loop.best)
     return TrainingOutcome(
         step=loop.step,
@@ -125,7 +132,7 @@ def outcome_of(loop: TrainingLoop[Any], folder: Path, samples: Path | None = Non
 
 
 def training_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
-    """For a card: how a checkpoint, or the mean of several, was trained."""
+    """Return the training of a checkpoint, or of the mean of several, for a card."""
     return {
         "steps": state["step"],
         "epochs": round(state.get("epoch", 0.0), 2),
@@ -136,7 +143,7 @@ def training_record(state: dict[str, Any], checkpoints: int) -> dict[str, Any]:
 
 
 def validation_record(state: dict[str, Any]) -> dict[str, Any]:
-    """For a card: a checkpoint's latest figures with their setting."""
+    """Return a checkpoint's latest figures with their setting, for a card."""
     figures, setting = state.get("figures"), state["record"].get("validation")
     if not figures:
         return {}
@@ -145,7 +152,7 @@ def validation_record(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Where files lay on this computer is nobody's business; what they are called is."""
+    """Shorten absolute paths to their last two parts: a card is public."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""A network in training as the pipeline's classes take it."""
+"""A network in training behind the interface of `facepipe.runtime`, for validation."""
 
 from __future__ import annotations
 

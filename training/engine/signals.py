@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a wish to end well while weights move, an interruption of everything else."""
+"""Ctrl-C and SIGTERM: a request to stop after the step, or an interruption of other work."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class StopRequest:
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Interrupt the block at the wish: for work that can be done again.
+        """Interrupt the block on a request: for work that can be done again.
 
         Raises:
-            KeyboardInterrupt: The wish is there.
+            KeyboardInterrupt: A stop is requested.
         """
         self._interrupting = True
         try:
@@ -41,11 +41,11 @@ class StopRequest:
 
 
 @contextmanager
-def stop_wish() -> Iterator[StopRequest]:
-    """While the block runs, Ctrl-C and SIGTERM set the wish instead of killing the process."""
-    wish = StopRequest()
-    with _handled_by(wish, signal.SIGINT, signal.SIGTERM):
-        yield wish
+def stop_request() -> Iterator[StopRequest]:
+    """While the block runs, Ctrl-C and SIGTERM request a stop instead of killing the process."""
+    stop = StopRequest()
+    with _handled_by(stop, signal.SIGINT, signal.SIGTERM):
+        yield stop
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def leave_signals_to_parent() -> None:
-    """For workers that load data: a signal to the whole group must not kill them before the run has saved."""
+    """Ignore signals in a loading worker: one to the whole group must not kill it before the run is saved."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,4 +1,4 @@
-"""Batches without end, prepared by worker processes; a resumed run sees what it would have seen.
+"""Endless batches, prepared by worker processes; a resumed run gets the batches that it would have got.
 
 torch's DataLoader would do, but for a long run it fails badly: it waits for ever for an exception that can't
 be pickled, raises the death of a worker wherever the trainer happens to be, and draws from the random numbers
@@ -86,7 +86,7 @@ def endless_batches(
 
 @contextmanager
 def naming(photo: str) -> Iterator[None]:
-    """Name the photo in whatever goes wrong in the block.
+    """Name the photo in every error of the block.
 
     Raises:
         DataError: Something unexpected; errors that name a photo already pass.
@@ -192,7 +192,7 @@ class _Worker(Generic[Batch]):
 
 
 class _Failure(NamedTuple):
-    """Why a worker could not make a batch, in what can always be pickled."""
+    """The failure of a worker, in types that can always be pickled."""
 
     kind: type[DataError | PhotoError]
     message: str

@@ -1,4 +1,4 @@
-"""What the training loop and one kind of training know of each other."""
+"""The interface between the training loop and what is trained."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Batch = TypeVar("Batch")
 
 
 class Task(Protocol[Batch]):
-    """What one kind of training brings to the loop."""
+    """Module, batches, losses and validation of one kind of training."""
 
     @property
     def module(self) -> nn.Module:
@@ -24,7 +24,7 @@ class Task(Protocol[Batch]):
         """Photos, to count epochs by."""
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The parts of `module` that `LoopConfig.freeze_steps` means."""
+        """The parts of `module` that `LoopConfig.freeze_steps` freezes."""
 
     def batches(self, first_step: int) -> Batches[Batch]:
         """An endless stream for this process that continues exactly at `first_step` (in batches)."""
@@ -41,7 +41,7 @@ class Task(Protocol[Batch]):
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is, after every step.
+    """Progress of a run after a step.
 
     Attributes:
         step, steps: Finished, and of the whole run.

@@ -1,4 +1,4 @@
-"""Random alignments for training: faces turned, scaled, shifted and mirrored a little."""
+"""Alignment jitter for training: faces rotated, scaled, shifted and mirrored a little."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from facepipe.core.faces import FloatArray
 
 @dataclass(frozen=True, slots=True)
 class JitterConfig:
-    """How an alignment is shaken; the numbers are standard deviations, cut off at twice their size.
+    """Standard deviations of the alignment jitter; draws are cut off at twice their size.
 
     Attributes:
         flip_share: Share of faces that are mirrored.
-        rotation_rad: Turn.
+        rotation_rad: Angle.
         scale: Relative change of size.
         shift: As a share of the side, in both directions.
     """
@@ -30,11 +30,11 @@ class JitterConfig:
         if not 0 <= self.flip_share <= 1:
             raise UsageError(f"jitter.flip_share: expected 0..1, got {self.flip_share}")
         if min(self.rotation_rad, self.scale, self.shift) < 0:
-            raise UsageError("shake: expected rotation_rad, scale and shift from 0")
+            raise UsageError("jitter: expected rotation_rad, scale and shift from 0")
 
 
 def jitter_matrix(size_px: int, config: JitterConfig, rng: np.random.Generator) -> FloatArray:
-    """A random similarity (3, 3) about the middle of the network's input, perhaps mirrored."""
+    """Draw a similarity (3, 3) about the middle of the network's input, perhaps mirrored."""
     mirrored = rng.random() < config.flip_share
     draws = np.clip(rng.normal(size=4), -2, 2)
     angle, scale = draws[0] * config.rotation_rad, 1 + draws[1] * config.scale

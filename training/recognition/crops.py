@@ -1,4 +1,4 @@
-"""Aligned face crops as pixels: decoded once into a memory-mapped file, and who they show."""
+"""Aligned face crops, decoded once into a memory-mapped file, and the people in them."""
 
 from __future__ import annotations
 

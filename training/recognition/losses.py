@@ -1,4 +1,4 @@
-"""What an encoder is asked for: a teacher's vectors, maps and similarities; people apart from each other."""
+"""Losses of the encoder: distillation from a teacher, triplet loss, margin softmax."""
 
 from __future__ import annotations
 
@@ -30,14 +30,11 @@ class LossConfig:
             before it (Li et al., arXiv:1911.13053).
             The teacher's maps are all of the student's, of its widths; the student sees undamaged faces.
         relation: Similarities within the batch, against the teacher's.
-        triplet: People apart by `triplet_margin`.
+        triplet: Triplet loss between the people of a batch.
         mining: Which triplets: "semi_hard" (FaceNet, Schroff et al., arXiv:1503.03832) or "batch_hard"
             (Hermans et al., arXiv:1703.07737).
-        triplet_margin: Of squared distances (semi_hard), of distances (batch_hard), on the unit sphere.
         softmax: Cross-entropy of a margin head over the labelled people.
         margin: "cosface" (Wang et al., arXiv:1801.09414) or "arcface" (Deng et al., arXiv:1801.07698).
-        softmax_margin: Off the cosine (cosface), or onto the angle in radians (arcface).
-        softmax_scale: The cosines are multiplied by this.
     """
 
     cosine: float = 3.0
@@ -47,26 +44,13 @@ class LossConfig:
     relation: float = 0.0
     triplet: float = 0.0
     mining: Mining = "semi_hard"
-    triplet_margin: float = 0.2
     softmax: float = 0.0
     margin: Margin = "cosface"
-    softmax_margin: float = 0.35
-    softmax_scale: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "cosine",
-            "hints_first",
-            "hints_last",
-            "relation",
-            "triplet",
-            "softmax",
-            "triplet_margin",
-        ):
+        for name in ("cosine", "hints_first", "hints_last", "relation", "triplet", "softmax"):
             if getattr(self, name) < 0:
                 raise UsageError(f"loss.{name}: expected 0 or more, got {getattr(self, name)}")
-        if not (0 <= self.softmax_margin < 1 and self.softmax_scale > 0):
-            raise UsageError("loss: expected softmax_margin from 0, below 1, and a positive softmax_scale")
 
     @property
     def needs_teacher(self) -> bool:
@@ -106,14 +90,14 @@ def relation_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
     return functional.mse_loss((vectors @ vectors.T)[apart], theirs) / theirs.var()
 
 
-def triplet_loss(vectors: Tensor, people: Tensor, mining: Mining, margin: float) -> Tensor:
-    """Faces of one person nearer to each other than to others, by a margin; 0 where there are no triplets.
+def triplet_loss(vectors: Tensor, people: Tensor, mining: Mining, margin: float = 0.2) -> Tensor:
+    """Mean triplet loss of a batch; 0 where there are no triplets.
 
     Args:
         vectors: Unit vectors (batch, dimensions).
         people: int64 (batch,); faces of `NOBODY` take no part, not as strangers either: they may be anyone.
         mining: See `LossConfig`.
-        margin: See `LossConfig`.
+        margin: Of squared distances (semi_hard), of distances (batch_hard), on the unit sphere.
     """
     known = people != NOBODY
     vectors, people = vectors[known], people[known]
@@ -150,18 +134,22 @@ def _semi_hard(squared: Tensor, same: Tensor, pairs: Tensor, margin: float) -> T
 
 
 class MarginHead(nn.Module):
-    """One direction a person, for cross-entropy with a margin; thrown away after training.
+    """One direction a person, for cross-entropy with a margin; discarded after training.
 
     Args:
-        dimensions: Length of a vector.
+        dimensions: Length of an embedding.
         people: How many.
-        config: Kind, margin and scale.
+        kind: See `LossConfig.margin`.
+        margin: Subtracted from the cosine (cosface), or added to the angle in radians (arcface).
+        scale: The cosines are multiplied by this.
     """
 
-    def __init__(self, dimensions: int, people: int, config: LossConfig) -> None:
+    def __init__(
+        self, dimensions: int, people: int, kind: Margin, margin: float = 0.35, scale: float = 30.0
+    ) -> None:
         super().__init__()
         self.directions = nn.Parameter(functional.normalize(torch.randn(people, dimensions)))
-        self._kind, self._margin, self._scale = config.margin, config.softmax_margin, config.softmax_scale
+        self._kind, self._margin, self._scale = kind, margin, scale
 
     def forward(self, vectors: Tensor, people: Tensor) -> Tensor:
         """Cross-entropy (batch,) of unit vectors (batch, dimensions); 0 for faces of `NOBODY`."""

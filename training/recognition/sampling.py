@@ -24,7 +24,7 @@ _EPOCH, _PEOPLE, _AUGMENT = range(3)
 
 @dataclass(frozen=True, slots=True)
 class BatchConfig:
-    """What a batch is made of.
+    """Composition of a batch.
 
     Attributes:
         people: So many labelled people ...
@@ -44,14 +44,14 @@ class FaceBatch:
     """Faces of one step.
 
     Attributes:
-        clean: RGB uint8 (batch, size, size, 3), shaken: what a teacher sees; None: there is no such teacher.
-        damaged: The same faces, pixels damaged: what the student sees.
+        clean: RGB uint8 (batch, size, size, 3), for a teacher; None: there is no such teacher.
+        corrupted: The same faces with corrupted pixels, for the student.
         people: int64 (batch,); `NOBODY` where unknown.
         indices: int64 (batch,) into the crops.
     """
 
     clean: Tensor | None
-    damaged: Tensor
+    corrupted: Tensor
     people: Tensor
     indices: Tensor
 
@@ -117,10 +117,10 @@ class FaceSampler:
         crops: Where pixels come from.
         plan: Which crops a batch holds.
         size_px: Side of the network's input.
-        shake, damage: See there.
+        jitter, corruption: See there.
         seed: Sample i is a function of this and i.
         margin: Of the crops: see `facepipe.align.MARGINS`.
-        with_clean: Whether anyone looks at the undamaged faces.
+        with_clean: Whether batches hold the faces without corruption, too.
     """
 
     def __init__(
@@ -144,9 +144,9 @@ class FaceSampler:
         indices = self._plan[number]
         first = number * self._plan.size
         pairs = [self._faces(int(index), first + i) for i, index in enumerate(indices)]
-        clean, damaged = (torch.from_numpy(np.stack(faces)) for faces in zip(*pairs, strict=True))
+        clean, corrupted = (torch.from_numpy(np.stack(faces)) for faces in zip(*pairs, strict=True))
         people = torch.from_numpy(self.crops.people[indices])
-        return FaceBatch(clean if self._with_clean else None, damaged, people, torch.from_numpy(indices))
+        return FaceBatch(clean if self._with_clean else None, corrupted, people, torch.from_numpy(indices))
 
     def files(self, number: int) -> list[str]:
         """See `facepipe.training.engine.stream.BatchSource`."""
@@ -162,7 +162,7 @@ class FaceSampler:
 
 
 def grouped_by_person(people: Indices, crops: Indices) -> list[Indices]:
-    """The labelled ones of these crops, person by person; `people` (n,) says who each crop shows."""
+    """Group the labelled ones of these crops by person; `people` (n,) is the person in each crop."""
     labelled = crops[people[crops] != NOBODY]
     by_person = labelled[np.argsort(people[labelled], kind="stable")]
     starts = np.flatnonzero(np.diff(people[by_person], prepend=NOBODY))[1:]

@@ -1,4 +1,4 @@
-"""Where faces come from: aligned crops, whole photos of people, the data sets of a detector."""
+"""Sources of faces: aligned crops, whole photos of people, data sets of a detector."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class CropSource:
 
     Attributes:
         path: A folder of photos, or a tar file of them.
-        labelled: Whether the folder a crop lies in says who it shows.
+        labelled: Whether the folder a crop lies in is the person's.
         photos: Of the folder; None: all below it.
     """
 
@@ -111,35 +111,33 @@ class CropSource:
 
 @dataclass(frozen=True, slots=True)
 class PhotoSource:
-    """Whole photos: the face that each is of is found and aligned.
+    """Whole photos, of which the main face is found and aligned.
 
-    Photos that can't be read, and those without a face that the detector is sure of, are said and left out.
+    Photos that can't be read, and those without a confident face, are logged and left out.
 
     Attributes:
         path: A folder of photos.
-        labelled: Whether the folder a photo lies in says who it shows.
+        labelled: Whether the folder a photo lies in is the person's.
         crop_px: Side of the crops.
-        detector: Name or card of the detector's weight.
-        min_score: Least confidence of a face, 0..1.
+        min_score: Minimum confidence of a face, 0..1.
         photos: Of the folder; None: all below it.
     """
 
     path: Path
     labelled: bool
     crop_px: int
-    detector: str = DEFAULT_DETECTOR
     min_score: float = EnrollRules().min_score
     photos: tuple[Path, ...] | None = None
 
     def signatures(self) -> Iterator[str]:
         """See `FaceSource`."""
-        fingerprint = load_card(self.detector).card.fingerprint
+        fingerprint = load_card(DEFAULT_DETECTOR).card.fingerprint
         yield f"photos {self.labelled} {self.crop_px} {fingerprint} {self.min_score}"
         yield from _file_signatures(self._photos())
 
     def faces(self) -> Iterator[Face]:
         """See `FaceSource`."""
-        detector = FaceDetector.load(self.detector)
+        detector = FaceDetector.load()
         photos = list(self._photos())
         left_out = 0
         for path in photos:
@@ -168,24 +166,22 @@ class PhotoSource:
 
 @dataclass(frozen=True, slots=True)
 class DetectionSource:
-    """Faces cut out of a detector's data set by its labelled landmarks; nobody knows who they are.
+    """Faces cut out of a detector's data set by its labelled landmarks, without names.
 
     Attributes:
         path: The data set: see `facepipe.evaluation.labels.read_labels`.
         crop_px: Side of the crops.
-        min_face_px: Least shorter side of a face's box in its photo.
-        labels: The label file where it is not in the folder.
+        min_face_px: Minimum shorter side of a face's box in its photo.
     """
 
     path: Path
     crop_px: int
     min_face_px: float
-    labels: Path | None = None
 
     def signatures(self) -> Iterator[str]:
         """See `FaceSource`."""
         yield f"detection {self.crop_px} {self.min_face_px}"
-        for photo in read_labels(self.path, self.labels):
+        for photo in read_labels(self.path):
             yield from _file_signatures([photo.path])
             yield f"{photo.boxes_xyxy.tolist()} {photo.landmarks.tolist()}"
 
@@ -195,7 +191,7 @@ class DetectionSource:
         Raises:
             PhotoError: A photo can't be read.
         """
-        for photo in read_labels(self.path, self.labels):
+        for photo in read_labels(self.path):
             sides = (photo.boxes_xyxy[:, 2:] - photo.boxes_xyxy[:, :2]).min(axis=1)
             large = (sides >= self.min_face_px) & np.isfinite(photo.landmarks).all(axis=(1, 2))
             pixels = read_image(photo.path) if large.any() else None
@@ -238,6 +234,6 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _person(name: str) -> str:
-    """Photos beside the people's folders are nobody's."""
+    """The person's folder; empty for photos beside the folders."""
     _, *folders, _ = PurePosixPath(name).parts
     return folders[-1] if folders else ""

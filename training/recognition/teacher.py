@@ -1,4 +1,4 @@
-"""A trained encoder to learn from: its vectors, and its inner maps by name, as it is or computed before."""
+"""A trained encoder to learn from: its embeddings and feature maps, computed on the way or before."""
 
 from __future__ import annotations
 
@@ -38,17 +38,15 @@ class TeacherConfig:
 
     Attributes:
         weights: Name or card of an encoder's weight, or an ONNX file (.onnx) whose first input takes faces
-            and nothing else; None: no teacher.
-        vector: Name of the value that holds its vectors; empty: the first output.
+            and nothing else, and whose first output is their embedding; None: no teacher.
         taps: Names of inner maps for hints, fine to coarse, each of the size of one of the student's.
-        input: How it wants its pixels; None: as its card says, or else as the student does.
-        view: "shared": it looks at every shaken face before that is damaged. "canonical": it looks once at
-            every crop as it is and at its mirror image, and the student learns the mean vector, however
-            strongly the face is shaken and damaged; fast, but without hints.
+        input: Its preprocessing; None: that of its card, or else the student's.
+        view: "shared": the teacher sees every face with its jitter, before it is corrupted. "canonical": it
+            sees every crop and its mirror image once, and the student learns the mean vector, however strong
+            jitter and corruption are; fast, but without hints.
     """
 
     weights: str | None = None
-    vector: str = ""
     taps: tuple[str, ...] = ()
     input: InputSpec | None = None
     view: View = "shared"
@@ -59,7 +57,7 @@ class TeacherConfig:
 
 
 class TeacherOutput(NamedTuple):
-    """What the teacher says of a batch of faces."""
+    """A teacher's embeddings and feature maps of a batch of faces."""
 
     vectors: Tensor
     """float32 (batch, dimensions), of unit length."""
@@ -72,11 +70,11 @@ class Teacher:
 
     Args:
         config: With `weights`.
-        student_input: Taken where neither `config` nor a card says how the teacher wants its pixels.
+        student_input: The teacher's preprocessing where neither `config` nor a card has one.
         device: Where its output goes.
 
     Attributes:
-        size_px: Side of the faces that it wants.
+        size_px: Side of the faces that it takes.
 
     Raises:
         WeightsError: The file can't be read, or lacks a value that `config` names.
@@ -90,7 +88,7 @@ class Teacher:
         self._input = Normalisation(spec, torch.device("cpu"))
         assert spec.size_px is not None
         self.size_px = spec.size_px
-        values = [config.vector or output_names(path)[0], *config.taps]
+        values = [output_names(path)[0], *config.taps]
         self._run = open_onnx(path, values)
 
     def __call__(self, pixels: Tensor) -> TeacherOutput:
@@ -103,20 +101,20 @@ class Teacher:
 
 
 class TeacherTargets(Protocol):
-    """What is learned from a teacher."""
+    """Targets that a teacher gives for batches and for single crops."""
 
     wants_clean: bool
     """Whether batches must hold the undamaged faces."""
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
-        """What the student shall say of the faces of a batch."""
+        """Return targets of the faces of a batch."""
 
     def of_crops(self, indices: Indices) -> Tensor:
-        """Unit vectors (n, dimensions) of unshaken, undamaged crops."""
+        """Return unit vectors (n, dimensions) of crops without jitter and corruption."""
 
 
 class SharedView:
-    """The teacher looks at the faces of every batch as they are shaken."""
+    """Targets of the faces of every batch, with their jitter, computed as batches come."""
 
     wants_clean = True
 
@@ -136,7 +134,7 @@ class SharedView:
 
 
 class CanonicalView:
-    """The teacher has looked at every crop once.
+    """Targets of whole crops, computed once before training.
 
     Args:
         vectors: Unit vectors (n, dimensions) of all crops.
@@ -164,7 +162,7 @@ def open_teacher_targets(
     cache: Path | None,
     device: torch.device,
 ) -> TeacherTargets:
-    """A teacher's lessons on these crops.
+    """Open a teacher's targets for these crops.
 
     Args:
         config: With `weights`.
@@ -172,7 +170,7 @@ def open_teacher_targets(
         student_input: Of the network that learns.
         margin: Of the crops: see `facepipe.align.MARGINS`.
         cache: Folder for the vectors of the canonical view.
-        device: Where lessons go.
+        device: Where targets go.
 
     Raises:
         WeightsError: The teacher can't be read.
@@ -203,7 +201,7 @@ def canonical_vectors(
         DataError: The cache can't be written.
     """
     path, spec = find_teacher(config, student_input)
-    meaning = [_sha256(path), config.vector, astuple(spec), margin]
+    meaning = [_sha256(path), astuple(spec), margin]
     teacher: Teacher | None = None
     parts = []
     for part in crops.parts:

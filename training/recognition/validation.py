@@ -35,7 +35,6 @@ class PairValidator:
         input_spec: Their preprocessing.
         embedding: Their vectors.
         crop_px: Side of the crops that are made of whole photos.
-        detector: Finds the faces of whole photos.
         cache: Folder for crops.
 
     Raises:
@@ -50,7 +49,6 @@ class PairValidator:
         embedding: EmbeddingSpec,
         *,
         crop_px: int,
-        detector: str,
         cache: Path,
     ) -> None:
         assert input_spec.size_px is not None
@@ -59,7 +57,7 @@ class PairValidator:
         source = (
             CropSource(config.images, photos=photos)
             if config.aligned
-            else PhotoSource(config.images, False, crop_px, detector, _ANY_SCORE, photos)
+            else PhotoSource(config.images, False, crop_px, _ANY_SCORE, photos)
         )
         crops = DecodedCrops(source, cache)
         self._keys = [_key(name) for name in crops.names]

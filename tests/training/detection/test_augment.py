@@ -14,7 +14,6 @@ from facepipe.evaluation.labels import LabelledPhoto, read_labels
 from facepipe.training.detection.augment import (
     PADDING_RGB,
     AugmentConfig,
-    Framing,
     augment,
     turn_boxes,
     turn_crop,
@@ -54,11 +53,11 @@ def _nearest_dot(crop: UInt8Array, point: FloatArray) -> int:
     return int(np.abs(_DOT_RGB - crop[y, x]).sum(axis=1).argmin())
 
 
-@pytest.mark.parametrize("framing", ["crop", "letterbox", "stretch"])
+@pytest.mark.parametrize("whole_photo_share", [0, 0.25, 1])
 @pytest.mark.parametrize("seed", range(12))
-def test_boxes_and_landmarks_follow_the_pixels(framing: Framing, seed: int) -> None:
+def test_boxes_and_landmarks_follow_the_pixels(whole_photo_share: float, seed: int) -> None:
     pixels, photo = _test_card()
-    config = replace(_PLAIN, framing=framing, scale_range=(0.5, 2.0))
+    config = replace(_PLAIN, whole_photo_share=whole_photo_share, scale_range=(0.5, 2.0))
     crop = augment(pixels, photo, config, np.random.default_rng(seed))
     assert crop.pixels.shape == (160, 160, 3)
     (box,) = crop.boxes_xyxy
@@ -74,8 +73,8 @@ def test_boxes_and_landmarks_follow_the_pixels(framing: Framing, seed: int) -> N
 
 
 def test_half_of_the_crops_are_mirrored() -> None:
-    pixels, photo = _test_card()
-    config = replace(_PLAIN, framing="stretch")
+    pixels, photo = _test_card(260, 260)
+    config = replace(_PLAIN, whole_photo_share=1)
     crops = [augment(pixels, photo, config, np.random.default_rng(seed)) for seed in range(200)]
     mirrored = sum(_nearest_dot(crop.pixels, crop.landmarks[0, 0]) == 1 for crop in crops)
     assert 70 < mirrored < 130
@@ -98,7 +97,7 @@ def test_crops_keep_a_face_that_trains_where_the_photo_has_one(seed: int) -> Non
 
 
 def test_small_cut_and_invalid_faces_are_ignored_and_broken_boxes_dropped() -> None:
-    config = replace(_PLAIN, framing="stretch", min_face_px=10)
+    config = replace(_PLAIN, whole_photo_share=1, min_face_px=10)
     boxes: list[list[float]] = [
         [40, 40, 60, 60],
         [80, 80, 85, 85],
@@ -125,7 +124,7 @@ def test_photos_of_any_size_without_faces(size: tuple[int, int]) -> None:
 
 
 def test_colours_change_the_photo_and_never_the_padding() -> None:
-    config = replace(_PLAIN, framing="letterbox", colour_share=1, gray_share=0.5)
+    config = AugmentConfig(160, scale_range=(1.6, 1.6), whole_photo_share=0, colour_share=1, gray_share=0.5)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
     crops = [augment(pixels, labelled([]), config, np.random.default_rng(seed)) for seed in range(5)]
     for crop in crops:
@@ -203,7 +202,7 @@ def test_processes_take_turns(sampler: CropSampler) -> None:
 def test_the_preview_shows_boxes_and_ignored_faces(tmp_path: Path, astronaut: UInt8Array) -> None:
     photos = read_labels(write_dataset(tmp_path, astronaut))
     photos = [replace(photo, ignored_xyxy=np.array([[4, 4, 30, 30]], np.float32)) for photo in photos]
-    config = AugmentConfig(size_px=64, framing="stretch", colour_share=0, gray_share=0)
+    config = AugmentConfig(size_px=64, whole_photo_share=1, colour_share=0, gray_share=0)
     sheet = preview([WeightedPhotos(PhotoFiles(photos), 1)], config, count=5, columns=3, cell_px=100)
     assert sheet.shape == (2 * 106, 3 * 106, 3)
     for colour in ((0, 230, 80), (255, 160, 0), (255, 0, 0), (0, 120, 255)):

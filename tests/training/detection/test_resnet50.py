@@ -20,7 +20,7 @@ from facepipe.training.engine.logs import read_log
 STEPS = 10
 SETTINGS = (
     "augment.size_px=160",
-    "augment.framing=letterbox",
+    "augment.whole_photo_share=1",
     "augment.colour_share=0",
     f"loop.steps={STEPS}",
     "loop.batch_size=2",

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,19 +31,22 @@ from facepipe.images.reading import read_image
 from facepipe.retinaface.backbones import MobileNetV1Stages
 from facepipe.retinaface.network import RetinaFace, retinaface_mobilenet025, retinaface_resnet50
 from facepipe.runtime.architectures import load_network
+from facepipe.training.detection.augment import AugmentConfig
 from facepipe.training.detection.config import DetectorConfig, NetworkConfig, TeacherConfig
 from facepipe.training.detection.crops import WeightedPhotos
 from facepipe.training.detection.data import PhotoFiles
 from facepipe.training.detection.initialize import initial_detector, load_teacher
 from facepipe.training.detection.losses import LossConfig
-from facepipe.training.detection.run import train_detector, write_preview
-from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig, Teacher
+from facepipe.training.detection.prepare import write_preview
+from facepipe.training.detection.task import DetectorTask, Teacher
 from facepipe.training.engine.checkpoints import load_checkpoint
 from facepipe.training.engine.config import read_configuration, to_plain
 from facepipe.training.engine.logs import read_log
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import IMAGENET_INPUT
 from facepipe.training.engine.runs import configuration_of_run
 from facepipe.training.export import export_checkpoint
+from facepipe.training.train import train
 from facepipe.weights.cards import AnchorSpec, InputSpec
 
 
@@ -80,7 +82,7 @@ def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path,
         "loop.ema_decay=0.8",
         "optimiser.reference_batch=4",
         "optimiser.learning_rate=5e-3",
-        "augment.framing=letterbox",
+        "augment.whole_photo_share=1",
         "augment.size_px=128",
         "augment.colour_share=0",
         "loop.log_every=5",
@@ -88,7 +90,7 @@ def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path,
         f"validation.photos={dataset}",
         "validation.max_side=128",
     )
-    outcome = train_detector(config, tmp_path / "run")
+    outcome = train(config, tmp_path / "run")
     losses = read_log(tmp_path / "run" / "log.csv")
     for part, share in (("class", 0.4), ("box", 0.4), ("landmark", 0.3)):
         assert losses[part][-1][1] < share * losses[part][0][1], part
@@ -126,12 +128,12 @@ from pathlib import Path
 import torch
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.detection.config import DetectorConfig
-from facepipe.training.detection.run import train_detector
+from facepipe.training.train import train
 torch.set_num_threads(1)
 def kill(progress):
     if progress.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
-train_detector(read_configuration(DetectorConfig, None, sys.argv[2:]), Path(sys.argv[1]), on_step=kill)
+train(read_configuration(DetectorConfig, None, sys.argv[2:]), Path(sys.argv[1]), on_step=kill)
 """
 
 
@@ -151,8 +153,8 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
         assert killed.returncode == -9, killed.stderr
         assert load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == 4
         resumed_config = configuration_of_run(DetectorConfig, tmp_path / "killed")
-        train_detector(resumed_config, tmp_path / "killed", resume=True)
-        train_detector(config, tmp_path / "whole")
+        train(resumed_config, tmp_path / "killed", resume=True)
+        train(config, tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)
     killed_state, whole_state = (load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole"))
@@ -167,10 +169,10 @@ from pathlib import Path
 import torch
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.detection.config import DetectorConfig
-from facepipe.training.detection.run import train_detector
+from facepipe.training.train import train
 torch.set_num_threads(1)
 config = read_configuration(DetectorConfig, None, sys.argv[2:])
-print(train_detector(config, Path(sys.argv[1]), on_step=lambda p: print(p.step, flush=True)).step)
+print(train(config, Path(sys.argv[1]), on_step=lambda p: print(p.step, flush=True)).step)
 """
 
 
@@ -253,10 +255,7 @@ def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Pat
         IMAGENET_INPUT,
         AnchorSpec(),
         data,
-        DetectorTaskConfig(augment=config.augment, loss=config.loss),
-        batch_size=2,
-        seed=0,
-        workers=0,
+        config,
         teacher=Teacher(wide, InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))),
     )
     assert len(task.module.projections) == 6
@@ -345,19 +344,18 @@ def _task_with(
     compiled: bool = False,
 ) -> DetectorTask:
     data = [WeightedPhotos(PhotoFiles(read_labels(dataset)), 1.0, labelled)]
-    augment = replace(DetectorTaskConfig().augment, size_px=64)
-    config = DetectorTaskConfig(augment=augment, loss=loss or LossConfig())
+    config = DetectorConfig(
+        augment=AugmentConfig(size_px=64),
+        loss=loss or LossConfig(),
+        loop=LoopConfig(batch_size=1, workers=0, compile=compiled),
+    )
     return DetectorTask(
         network or retinaface_mobilenet025(),
         IMAGENET_INPUT,
         AnchorSpec(),
         data,
         config,
-        batch_size=1,
-        seed=0,
-        workers=0,
         teacher=teacher,
-        compiled=compiled,
     )
 
 
@@ -379,19 +377,13 @@ def test_a_teacher_sees_the_same_pixels_in_its_own_form(dataset: Path) -> None:
         assert losses[part].item() == pytest.approx(0, abs=1e-5)
 
 
-def test_published_files_are_starts_and_teachers(shared_data: Path) -> None:
+def test_training_starts_from_published_files(shared_data: Path) -> None:
     weights = shared_data / "weights"
     backbone = initial_detector(NetworkConfig(initial=str(weights / "mobilenetv1_025_imagenet.pth")))
     whole = initial_detector(NetworkConfig(initial=str(weights / "retinaface_mnet025_bgr.pth")))
-    teacher = load_teacher(TeacherConfig(str(weights / "retinaface_mnet025_bgr.pth")))
     assert backbone.input == IMAGENET_INPUT
-    assert teacher.input.channels == "bgr"
-    for name, value in teacher.network.state_dict().items():
-        assert torch.equal(value, whole.network.state_dict()[name])
     stem = "backbone.stage1.0.0.weight"
     assert not torch.equal(backbone.network.state_dict()[stem], whole.network.state_dict()[stem])
-    with pytest.raises(WeightsError, match=r"mobilenetv1_025_imagenet\.pth"):
-        load_teacher(TeacherConfig(str(weights / "mobilenetv1_025_imagenet.pth")))
     with pytest.raises(WeightsError, match=r"mnet025_bgr\.pth"):
         initial_detector(
             NetworkConfig("retinaface_resnet50", initial=str(weights / "retinaface_mnet025_bgr.pth"))
@@ -399,7 +391,7 @@ def test_published_files_are_starts_and_teachers(shared_data: Path) -> None:
 
 
 def test_an_export_may_raise_what_coarse_strides_say_of_faces(tmp_path: Path, dataset: Path) -> None:
-    last = train_detector(_config(dataset, "loop.steps=2"), tmp_path / "run").last
+    last = train(_config(dataset, "loop.steps=2"), tmp_path / "run").last
     plain, raised = (
         export_checkpoint([last], f"by_{bias}", tmp_path, class_bias=bias) for bias in (0.0, 0.5)
     )
@@ -418,7 +410,7 @@ def test_an_export_may_raise_what_coarse_strides_say_of_faces(tmp_path: Path, da
 def test_training_goes_on_from_a_weight_or_a_checkpoint(tmp_path: Path, dataset: Path) -> None:
     spec = 'network.input={channels="bgr", mean=[104, 117, 123], std=[1, 1, 1]}'
     anchors = "network.anchors.sizes_px=[[10, 20], [32, 64], [128, 256]]"
-    outcome = train_detector(_config(dataset, "loop.steps=2", spec, anchors), tmp_path / "run")
+    outcome = train(_config(dataset, "loop.steps=2", spec, anchors), tmp_path / "run")
     weight = export_checkpoint([outcome.last], "first", tmp_path)
     for initial in (str(outcome.last), str(tmp_path / "first.json")):
         start = initial_detector(NetworkConfig(initial=initial))
@@ -441,15 +433,15 @@ def test_torchvision_has_no_mobilenet_v1() -> None:
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
     config = _config(dataset, "loop.steps=1")
     with pytest.raises(UsageError, match="no run to continue"):
-        train_detector(config, tmp_path / "run", resume=True)
+        train(config, tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match="no run to continue"):
         configuration_of_run(DetectorConfig, tmp_path / "run")
-    train_detector(config, tmp_path / "run")
+    train(config, tmp_path / "run")
     with pytest.raises(UsageError, match="--resume"):
-        train_detector(config, tmp_path / "run")
+        train(config, tmp_path / "run")
     longer = configuration_of_run(DetectorConfig, tmp_path / "run", ["loop.steps=2"])
     assert longer.data == config.data
-    assert train_detector(longer, tmp_path / "run", resume=True).step == 2
+    assert train(longer, tmp_path / "run", resume=True).step == 2
 
 
 @pytest.mark.parametrize(
@@ -469,7 +461,7 @@ def test_what_is_missing_is_named(
     tmp_path: Path, dataset: Path, override: str, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        train_detector(_config(dataset, override), tmp_path / "run")
+        train(_config(dataset, override), tmp_path / "run")
     assert not (tmp_path / "run" / "last.pt").exists()
 
 

@@ -18,13 +18,15 @@ from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.config import Architecture, DetectorConfig, NetworkConfig
 from facepipe.training.detection.crops import DetectionBatch
 from facepipe.training.detection.initialize import Detector, detector_of_checkpoints, initial_detector
-from facepipe.training.detection.run import build_task, train_detector
+from facepipe.training.detection.prepare import build_task
 from facepipe.training.detection.small_faces import BranchTask, SmallFaceConfig, SmallFaceTeacher
 from facepipe.training.detection.task import DetectorTask
 from facepipe.training.distillation.teacher_forcing import InnerMaps
+from facepipe.training.engine.checkpoints import load_checkpoint
 from facepipe.training.engine.config import read_configuration
 from facepipe.training.engine.logs import read_log
 from facepipe.training.export import export_checkpoint
+from facepipe.training.train import train
 from facepipe.weights.cards import AnchorSpec, InputSpec
 from facepipe.weights.registry import load_card
 
@@ -137,9 +139,9 @@ def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_be
 ) -> None:
     frozen = ("network.frozen=finest", "loop.freeze_steps=3", "loop.steps=3", "loop.ema_decay=0.1")
     initial = (f"network.architecture={architecture}", f"network.initial={architecture}")
-    train_detector(run_config(dataset, None, *initial, *frozen), tmp_path)
+    train(run_config(dataset, None, *initial, *frozen), tmp_path)
     before = initial_detector(NetworkConfig(architecture, initial=architecture)).network.eval()
-    after = detector_of_checkpoints([tmp_path / "last.pt"]).network.eval()
+    after = detector_of_checkpoints([load_checkpoint(tmp_path / "last.pt")], "last.pt").network.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     finest = 2 * 8**2
     with torch.no_grad():
@@ -180,7 +182,7 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     settings = ("loop.steps=12", "optimiser.learning_rate=0.02", "loop.ema_decay=0")
     config = run_config(dataset, detail, "detail.alone=true", "detail.forced_share=1", *settings)
     before = grown().state_dict()
-    outcome = train_detector(config, tmp_path / "run")
+    outcome = train(config, tmp_path / "run")
     errors = [value for _, value in read_log(tmp_path / "run" / "log.csv")["detail"]]
     assert errors[-1] < 0.7 * errors[0]
     begun = NetworkConfig(DETAIL, initial=str(outcome.last))
@@ -190,7 +192,7 @@ def test_alone_it_learns_and_the_rest_stays(tmp_path: Path, dataset: Path, detai
     assert all(name.startswith("detail.") for name in moved)
 
     whole = run_config(dataset, detail, f"network.initial={outcome.last}", "loop.steps=2")
-    outcome = train_detector(whole, tmp_path / "whole")
+    outcome = train(whole, tmp_path / "whole")
     assert {"class", "box", "landmark", "detail"} <= set(read_log(tmp_path / "whole" / "log.csv"))
     weight = export_checkpoint([outcome.last], "fine", tmp_path / "weights", licence="MIT")
     assert weight.card.architecture == DETAIL
@@ -291,9 +293,9 @@ def test_what_does_not_fit_is_refused(dataset: Path, detail: SmallFaceConfig, tm
         replace(detail, forced_share=1.5)
     plain = run_config(dataset, detail, "network.architecture=retinaface_mobilenet025")
     with pytest.raises(UsageError, match="teaches a branch for small faces"):
-        train_detector(plain, tmp_path / "run")
+        train(plain, tmp_path / "run")
     with pytest.raises(WeightsError, match="is not a retinaface_mobilenet025"):
-        train_detector(
+        train(
             run_config(
                 dataset,
                 detail,
@@ -314,4 +316,4 @@ def test_a_weight_with_plain_relus_is_no_beginning(monkeypatch: pytest.MonkeyPat
 
 
 def _checkpoint(dataset: Path, detail: SmallFaceConfig, folder: Path) -> Path:
-    return train_detector(run_config(dataset, detail, "loop.steps=1"), folder / "one").last
+    return train(run_config(dataset, detail, "loop.steps=1"), folder / "one").last

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +14,9 @@ from recognition_helpers import (
     FACE,
     INPUT,
     SIDE_PX,
+    build_tiny,
     plain_task,
     tiny_config,
-    tiny_network,
     write_people,
     write_teacher,
 )
@@ -30,7 +28,7 @@ from facepipe.core.errors import DataError, FacepipeError, UsageError, WeightsEr
 from facepipe.core.faces import UInt8Array
 from facepipe.encoder import FaceEncoder
 from facepipe.images.reading import write_image
-from facepipe.runtime.architectures import build_network, load_parameters
+from facepipe.runtime.architectures import build_network
 from facepipe.training.engine.checkpoints import load_checkpoint
 from facepipe.training.engine.config import from_plain, to_plain
 from facepipe.training.engine.logs import read_log
@@ -39,8 +37,14 @@ from facepipe.training.engine.runs import configuration_of_run
 from facepipe.training.export import export_checkpoint
 from facepipe.training.recognition.config import EncoderConfig, NetworkConfig
 from facepipe.training.recognition.initialize import encoder_of_checkpoints, initial_encoder
-from facepipe.training.recognition.run import train_encoder
+from facepipe.training.train import train
 from facepipe.weights.cards import InputSpec
+
+
+@pytest.fixture(autouse=True)
+def tiny_mobilenet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`facenet_mobilenet` is tiny here, so that whole runs take seconds."""
+    monkeypatch.setattr("facepipe.facenet.network.facenet_mobilenet", build_tiny)
 
 
 @pytest.fixture
@@ -96,7 +100,7 @@ def test_people_are_learned_by_the_command_and_the_export_gives_the_same_vectors
     assert encoder.card.training["steps"] == 40
     assert str(tmp_path) not in encoder.card.to_json()
     assert encoder.card.measured["validation"]["same_person_auc"] > 0
-    trained = encoder_of_checkpoints([Path(best)])
+    trained = encoder_of_checkpoints([load_checkpoint(Path(best))], best)
     faces = np.stack([astronaut[60 + i : 92 + i, 200 : 200 + SIDE_PX] for i in range(0, 80, 20)])
     both = [_vectors(trained.network, f, trained.input) for f in (faces, faces[:, :, ::-1].copy())]
     expected = nn.functional.normalize(sum(nn.functional.normalize(v) for v in both))  # type: ignore[arg-type]
@@ -109,7 +113,7 @@ def test_a_run_that_can_not_begin_says_why(tmp_path: Path, people: Path) -> None
         (["--resume"], "no run to continue"),
         ([], "Name a recipe"),
         (["--recipe", "facenet_mobilefacenet_people"], "no faces to train on"),
-        (["--recipe", "facenet_dense", "--data", str(people)], "name one"),
+        (["--recipe", "facenet_mobilenet", "--data", str(people)], "name one"),
     ):
         done = CliRunner().invoke(main, ["train", "encoder", str(tmp_path / "none"), *arguments])
         assert done.exit_code == 2, done.output
@@ -120,15 +124,17 @@ _KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 import torch
+from recognition_helpers import make_mobilenet_tiny
 from facepipe.training.engine.config import from_plain
 from facepipe.training.recognition.config import EncoderConfig
-from facepipe.training.recognition.run import train_encoder
+from facepipe.training.train import train
+make_mobilenet_tiny()
 torch.set_num_threads(1)
 def kill(progress):
     if progress.step == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 config = from_plain(EncoderConfig, json.loads(sys.argv[2]))
-train_encoder(config, Path(sys.argv[1]), on_step=kill)
+train(config, Path(sys.argv[1]), on_step=kill)
 """
 
 
@@ -156,8 +162,8 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
         assert done.returncode == -9, done.stderr
         assert load_checkpoint(tmp_path / "killed" / "last.pt")["step"] == 4
         resumed = configuration_of_run(EncoderConfig, tmp_path / "killed")
-        train_encoder(resumed, tmp_path / "killed", resume=True)
-        train_encoder(config, tmp_path / "whole")
+        train(resumed, tmp_path / "killed", resume=True)
+        train(config, tmp_path / "whole")
     finally:
         torch.set_num_threads(threads)
     killed, whole = (load_checkpoint(tmp_path / name / "last.pt") for name in ("killed", "whole"))
@@ -203,71 +209,29 @@ def test_two_processes_train_network_and_margin_head_as_one_with_the_whole_batch
     assert (one["module"][directions] - before[directions]).abs().max() > 1e-4
 
 
-def test_a_grown_network_begins_as_the_shallower_one(
-    tmp_path: Path, people: Path, astronaut: UInt8Array, caplog: pytest.LogCaptureFixture
-) -> None:
-    config = _settings(tmp_path, people, "loss.softmax=1", "loop.steps=2", "network.blocks=[1, 1, 1]")
-    first = train_encoder(config, tmp_path / "run").last
-    small = encoder_of_checkpoints([first])
-    export_checkpoint([first], "small", tmp_path)
-    with pytest.raises(UsageError, match="class bias: an encoder has no strides"):
-        export_checkpoint([first], "biased", tmp_path, class_bias=0.5)
-    faces = np.stack([astronaut[i : i + SIDE_PX, 200 : 200 + SIDE_PX] for i in range(60, 140, 20)])
-    for initial in (str(first), str(tmp_path / "small.json")):
-        grown = initial_encoder(NetworkConfig(initial=initial, blocks=(2, 3, 1)))
-        assert len(grown.network.state_dict()) > len(small.network.state_dict())
-        for ours, theirs in zip(
-            grown.network.eval()(_pixels(faces)).taps, small.network.eval()(_pixels(faces)).taps, strict=True
-        ):
-            assert torch.equal(ours, theirs)
-        assert torch.equal(
-            _vectors(grown.network, faces, grown.input), _vectors(small.network, faces, small.input)
-        )
-    further = replace(config, network=NetworkConfig(initial=str(first), blocks=(2, 3, 1)))
-    with caplog.at_level(logging.INFO, "facepipe.training"):
-        deeper = train_encoder(further, tmp_path / "deeper").last
-    assert "grown from blocks (1, 1, 1) to (2, 3, 1)" in caplog.text
-    weight = export_checkpoint([deeper], "deeper", tmp_path)
-    again = initial_encoder(NetworkConfig(initial=str(tmp_path / "deeper.json")))
-    assert [len(getattr(again.network.trunk, f"stage{i}")) for i in (1, 2, 3)] == [2, 4, 2]
-    moved = again.network.state_dict()["trunk.stage2.3.second.1.weight"]
-    assert moved.abs().max() > 0
-    assert weight.card.training["recipe"]["network"]["blocks"] == [2, 3, 1]
-    for blocks, widths in (((0, 1, 1), None), ((1, 1, 1), (16, 24, 32))):
-        with pytest.raises(FacepipeError, match=r"grows by blocks only|blocks from 1"):
-            initial_encoder(NetworkConfig(initial=str(first), blocks=blocks, widths=widths))
-
-
-def _pixels(faces: UInt8Array) -> torch.Tensor:
-    return torch.from_numpy(faces).permute(0, 3, 1, 2).float() / 255
-
-
-def test_a_dense_network_is_built_as_its_parameters_are() -> None:
-    parameters = tiny_network(24).state_dict()
-    network = build_network("facenet_dense", 24, parameters)
-    load_parameters(network, parameters, "memory")
-    with pytest.raises(WeightsError, match="missing"):
-        load_parameters(build_network("facenet_dense", 24), parameters, "memory")
-
-
 @pytest.mark.parametrize(
     ("architecture", "size_px", "taps"),
     [
         ("facenet_mobilenet", SIDE_PX, '["tap0", "tap1", "tap2"]'),
+        ("facenet_mobilenetv1", 112, "[]"),
         ("facenet_mobilefacenet", 112, "[]"),
         ("facenet_inception_resnet_v1", 80, "[]"),
     ],
 )
-def test_the_other_trunks_train_with_hints_where_they_fit(
-    tmp_path: Path, people: Path, architecture: str, size_px: int, taps: str
+def test_every_backbone_trains_with_hints_where_they_fit(
+    tmp_path: Path,
+    people: Path,
+    architecture: str,
+    size_px: int,
+    taps: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.undo()  # of `tiny_mobilenet`
     teacher = write_teacher(tmp_path / "teacher.onnx")
     config = _settings(
         tmp_path,
         people,
         f"network.architecture={architecture}",
-        "network.widths=none",
-        "network.blocks=none",
         INPUT.replace(f"size_px={SIDE_PX}", f"size_px={size_px}"),
         f"teacher.weights={teacher}",
         f"teacher.taps={taps}",
@@ -278,7 +242,7 @@ def test_the_other_trunks_train_with_hints_where_they_fit(
         "loop.batch_size=4",
     )
     start = initial_encoder(config.network).network.state_dict()
-    outcome = train_encoder(config, tmp_path / "run")
+    outcome = train(config, tmp_path / "run")
     state = load_checkpoint(outcome.last)["module"]
     stem = next(name for name in start if name.endswith("weight"))
     assert state[f"network.{stem}"].shape == start[stem].shape
@@ -318,7 +282,7 @@ def test_pairs_choose_the_best_checkpoint(tmp_path: Path, people: Path, astronau
         f"validation.images={images}",
         "validation.aligned=true",
     )
-    outcome = train_encoder(config, tmp_path / "run")
+    outcome = train(config, tmp_path / "run")
     # Nearly the same crops for one person, and quite other parts of the photo for others.
     assert outcome.figures["pairs_accuracy"] == outcome.score == 1.0
     assert outcome.best is not None
@@ -346,7 +310,7 @@ def test_whole_photos_are_aligned_for_training_and_validation(
         f"validation.pairs={tmp_path / 'pairs.txt'}",
         f"validation.images={tmp_path / 'photos'}",
     )
-    outcome = train_encoder(config, tmp_path / "run")
+    outcome = train(config, tmp_path / "run")
     assert "pairs_accuracy" in outcome.figures
     left_out = [record.getMessage() for record in caplog.records if "left out: " in record.getMessage()]
     assert len(left_out) == 2
@@ -390,13 +354,12 @@ def test_whole_photos_are_aligned_for_training_and_validation(
             UsageError,
             "wants faces of 32 px",
         ),
-        ([INPUT.replace("size_px=32", "size_px=40")], UsageError, "multiple of 16"),
         (
-            ["network.architecture=facenet_mobilefacenet", "network.widths=none", "network.blocks=none"],
+            ["network.architecture=facenet_mobilefacenet"],
             UsageError,
             "facenet_mobilefacenet needs faces of 112 px, got 32",
         ),
-        (["network.initial=facenet_mobilefacenet_128"], WeightsError, "not a facenet_dense"),
+        (["network.initial=facenet_mobilefacenet_128"], WeightsError, "not a facenet_mobilenet"),
         (["network.initial=retinaface_mobilenet025"], WeightsError, "not an encoder"),
         (["network.initial={empty}/gone.pt"], DataError, "gone.pt"),
         (["validation.pairs=/none.txt", "validation.images=/none"], DataError, "none.txt"),
@@ -425,7 +388,7 @@ def test_what_is_wrong_is_said(
         write_teacher(places["wide"], dimensions=24)
     named = [_filled(override, places) for override in overrides]
     with pytest.raises(error, match=message):
-        train_encoder(_settings(tmp_path, people, "loss.softmax=1", *named), tmp_path / "run")
+        train(_settings(tmp_path, people, "loss.softmax=1", *named), tmp_path / "run")
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
@@ -445,13 +408,31 @@ def test_checkpoints_of_the_other_trainer_are_refused_and_recognised(tmp_path: P
         export_checkpoint([tmp_path / "other.pt"], "x", tmp_path)
 
 
-def test_a_checkpoint_that_says_little_of_itself_is_read(tmp_path: Path) -> None:
-    """Of its record, architecture and depth are enough: the parameters say the rest."""
-    network = tiny_network(16)
+def test_a_checkpoint_of_an_architecture_that_is_gone_is_refused(tmp_path: Path) -> None:
+    network = {"architecture": "facenet_dense", "widths": [48, 96, 192], "blocks": [1, 2, 2]}
+    state = {"step": 1, "module": {}, "average": {}, "seconds": 1.0, "record": {"network": network}}
+    torch.save(state, tmp_path / "old.pt")
+    with pytest.raises(WeightsError, match=r"old\.pt: unknown architecture 'facenet_dense'; known are"):
+        initial_encoder(NetworkConfig(initial=str(tmp_path / "old.pt")))
+
+
+def test_an_encoder_takes_no_class_bias(tmp_path: Path) -> None:
+    network = build_network("facenet_mobilenet", 16)
     average = {f"network.{name}": value for name, value in network.state_dict().items()}
-    record = {"network": {"architecture": "facenet_dense", "blocks": [1, 1, 1]}}
+    record = {"network": {"architecture": "facenet_mobilenet"}}
+    state = {"step": 1, "seconds": 1.0, "module": {}, "average": average, "record": record}
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(UsageError, match="class bias: an encoder has no strides"):
+        export_checkpoint([tmp_path / "last.pt"], "biased", tmp_path, class_bias=0.5)
+
+
+def test_a_checkpoint_that_says_little_of_itself_is_read(tmp_path: Path) -> None:
+    """Of its record, the architecture is enough: the parameters say the rest."""
+    network = build_network("facenet_mobilenet", 16)
+    average = {f"network.{name}": value for name, value in network.state_dict().items()}
+    record = {"network": {"architecture": "facenet_mobilenet"}}
     torch.save({"step": 1, "module": {}, "average": average, "record": record}, tmp_path / "scratch.pt")
-    known = encoder_of_checkpoints([tmp_path / "scratch.pt"])
+    known = encoder_of_checkpoints([load_checkpoint(tmp_path / "scratch.pt")], "scratch.pt")
     assert known.embedding.dimensions == 16
     for name, value in network.state_dict().items():
         assert torch.equal(known.network.state_dict()[name], value)
@@ -461,5 +442,3 @@ def test_configurations_of_runs_are_read_back() -> None:
     config = tiny_config("data.0.path=/faces", "teacher.weights=x", "loop.steps=9")
     assert from_plain(EncoderConfig, json.loads(json.dumps(to_plain(config)))) == config
     assert isinstance(config.loop, LoopConfig)
-    with pytest.raises(UsageError, match="facenet_dense's"):
-        tiny_config("network.architecture=facenet_mobilenet")

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from recognition_helpers import SIDE_PX, TAPS, export_teacher, tiny_network, write_people, write_teacher
+from recognition_helpers import (
+    SIDE_PX,
+    TAPS,
+    export_teacher,
+    tiny_encoder,
+    tiny_network,
+    write_people,
+    write_teacher,
+)
 from torch import nn
 from torch.nn import functional
 from training_helpers import LANDMARKS, write_dataset
@@ -16,20 +24,17 @@ from training_helpers import LANDMARKS, write_dataset
 from facepipe.align import MARGINS, align_faces, cut
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
-from facepipe.facenet.network import (
-    FaceNet,
-    InvertedResidual,
-    MobileFaceNetTrunk,
-    MobileNetV1Trunk112,
-    facenet_mobilefacenet,
-    facenet_mobilenetv1,
-)
+from facepipe.facenet.mobilefacenet import InvertedResidual, MobileFaceNet
+from facepipe.facenet.mobilenetv1 import MobileNetV1Stride16
+from facepipe.facenet.network import FaceNet, facenet_mobilefacenet, facenet_mobilenetv1
 from facepipe.images.reading import write_image
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
 from facepipe.training.recognition.losses import LossConfig
 from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
-from facepipe.training.recognition.task import RecognitionTask, RecognitionTaskConfig
+from facepipe.training.recognition.task import RecognitionTask
 from facepipe.training.recognition.teacher import (
     Teacher,
     TeacherConfig,
@@ -93,15 +98,15 @@ def test_in_the_canonical_view_no_teacher_runs_while_training(
 ) -> None:
     config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), view="canonical")
     task = RecognitionTask(
-        tiny_network(),
-        SPEC,
+        tiny_encoder(tiny_network()),
         crops,
-        RecognitionTaskConfig(loss=LossConfig(hints_first=0, hints_last=0), held_out_share=0.3),
-        batch_size=8,
-        seed=0,
-        workers=0,
-        teacher=config,
-        cache=tmp_path / "cache",
+        EncoderConfig(
+            cache=tmp_path / "cache",
+            loss=LossConfig(hints_first=0, hints_last=0),
+            held_out_share=0.3,
+            teacher=config,
+            loop=LoopConfig(batch_size=8, workers=0),
+        ),
     )
     monkeypatch.setattr(Teacher, "__call__", lambda *_: pytest.fail("the teacher ran"))
     batch = next(task.batches(0))
@@ -109,7 +114,7 @@ def test_in_the_canonical_view_no_teacher_runs_while_training(
     (cosine,) = task.losses(task.module, batch, 0.0).values()
     vectors = canonical_vectors(config, crops, SPEC, MARGIN, tmp_path / "cache")
     with torch.no_grad():
-        ours = task.module(Normalisation(SPEC, torch.device("cpu"))(batch.damaged))[0]
+        ours = task.module(Normalisation(SPEC, torch.device("cpu"))(batch.corrupted))[0]
     expected = 3 * (1 - (ours * torch.from_numpy(vectors[batch.indices])).sum(dim=1).mean())
     assert cosine.item() == pytest.approx(expected.item(), abs=1e-3)
     with torch.no_grad():
@@ -120,14 +125,9 @@ def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: Fa
     """A teacher that is the student: the identity is found, and the hints are nearly free."""
     config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx", seed=0)), taps=TAPS)
     task = RecognitionTask(
-        tiny_network(seed=0),
-        SPEC,
+        tiny_encoder(tiny_network(seed=0)),
         crops,
-        RecognitionTaskConfig(),
-        batch_size=8,
-        seed=0,
-        workers=0,
-        teacher=config,
+        EncoderConfig(teacher=config, loop=LoopConfig(batch_size=8, workers=0)),
     )
     batch = task._sampler.batch(0)
     batch = type(batch)(batch.clean, batch.clean, batch.people, batch.indices)  # type: ignore[arg-type]
@@ -145,14 +145,13 @@ def _task_with_forcing(folder: Path, crops: FaceCrops, student: FaceNet, teacher
     taps = tuple(f"map{number}" for number in range(len(student.trunk.widths)))
     path = export_teacher(teacher, folder / "mobile.onnx", 112, taps)
     return RecognitionTask(
-        student,
-        InputSpec("rgb", (124, 116, 104), (58, 57, 57), 112),
+        tiny_encoder(student, 112),
         crops,
-        RecognitionTaskConfig(loss=LossConfig(teacher_forcing=True)),
-        batch_size=4,
-        seed=0,
-        workers=0,
-        teacher=TeacherConfig(str(path), taps=taps),
+        EncoderConfig(
+            loss=LossConfig(teacher_forcing=True),
+            teacher=TeacherConfig(str(path), taps=taps),
+            loop=LoopConfig(batch_size=4, workers=0),
+        ),
     )
 
 
@@ -171,14 +170,14 @@ def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
 ) -> None:
     """A student that differs from its teacher in one block errs in that block's map and in no later one."""
     student, teacher = _network(build, 1), _network(build, 1)
-    assert isinstance(student.trunk, MobileFaceNetTrunk | MobileNetV1Trunk112)
+    assert isinstance(student.trunk, MobileFaceNet | MobileNetV1Stride16)
     with torch.no_grad():
         _last_pointwise(student.trunk.blocks[3]).weight.mul_(-1)  # type: ignore[operator, union-attr]
     task = _task_with_forcing(tmp_path, crops, student, teacher)
     batch = task._sampler.batch(0)
     task.module.eval()
-    assert task._lessons is not None
-    truth = task._lessons.of_batch(batch)
+    assert task._targets is not None
+    truth = task._targets.of_batch(batch)
     assert batch.clean is not None
     with torch.no_grad():
         vectors, maps, _ = task.module(task._input(batch.clean), None, truth.taps)
@@ -201,21 +200,20 @@ def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
 def test_forcing_needs_every_map_of_a_chain_of_blocks(tmp_path: Path, crops: FaceCrops) -> None:
     with pytest.raises(UsageError, match="facenet_mobilefacenet"):
         RecognitionTask(
-            tiny_network(),
-            SPEC,
+            tiny_encoder(tiny_network()),
             crops,
-            RecognitionTaskConfig(loss=LossConfig(teacher_forcing=True)),
-            batch_size=4,
-            seed=0,
-            workers=0,
-            teacher=TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), taps=TAPS),
+            EncoderConfig(
+                loss=LossConfig(teacher_forcing=True),
+                teacher=TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx")), taps=TAPS),
+                loop=LoopConfig(batch_size=4, workers=0),
+            ),
         )
 
 
 def test_directions_begin_as_the_means_of_peoples_vectors(crops: FaceCrops) -> None:
     people_only = LossConfig(cosine=0, hints_first=0, hints_last=0, softmax=1)
-    config = RecognitionTaskConfig(loss=people_only, held_out_share=0.1)
-    task = RecognitionTask(tiny_network(seed=0), SPEC, crops, config, batch_size=8, seed=0, workers=0)
+    config = EncoderConfig(loss=people_only, held_out_share=0.1, loop=LoopConfig(batch_size=8, workers=0))
+    task = RecognitionTask(tiny_encoder(tiny_network(seed=0)), crops, config)
     trained, _ = crops.split(0.1)
     own = trained[crops.people[trained] == 1]
     faces = torch.from_numpy(np.stack([cut(crops.pixels(int(i)), SIDE_PX, MARGIN) for i in own]))

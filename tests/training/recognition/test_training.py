@@ -25,7 +25,7 @@ from facepipe.training.engine.stream import endless_batches
 from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
 from facepipe.training.recognition.losses import (
-    LossConfig,
+    Margin,
     MarginHead,
     cosine_loss,
     hint_loss,
@@ -91,7 +91,7 @@ def test_same_people_are_one_before_they_are_numbered(tmp_path: Path) -> None:
     assert numbers.tolist() == [0, 1, NOBODY, 0, 0, 1]
 
 
-def test_an_unshaken_crop_is_the_inner_frame(face: UInt8Array) -> None:
+def test_a_crop_without_jitter_is_the_inner_frame(face: UInt8Array) -> None:
     np.testing.assert_array_equal(cut(face, 112, 0.1), face[14:126, 14:126])
     exact = face[14:126, 14:126].copy()
     np.testing.assert_array_equal(cut(exact, 112, 0.1), exact)
@@ -108,7 +108,7 @@ def test_a_mirrored_cut_is_the_mirror_image(face: UInt8Array) -> None:
 @pytest.mark.parametrize(
     "kind", [name for name in CorruptionConfig.__dataclass_fields__ if name.endswith("_share")]
 )
-def test_each_damage_changes_pixels_and_leaves_the_original(face: UInt8Array, kind: str) -> None:
+def test_each_corruption_changes_pixels_and_leaves_the_original(face: UInt8Array, kind: str) -> None:
     config = CorruptionConfig(**{f.name: 0.0 for f in _shares()} | {kind: 1.0})  # type: ignore[arg-type]
     before = face.copy()
     first = corrupt(face, config, np.random.default_rng(1))
@@ -122,21 +122,21 @@ def _shares() -> list[object]:
     return [f for name, f in CorruptionConfig.__dataclass_fields__.items() if name.endswith("_share")]
 
 
-def test_teacher_and_student_see_the_same_shaken_face(crops: FaceCrops) -> None:
-    batch = _sampler(crops, damaged=UNTOUCHED).batch(3)
+def test_teacher_and_student_see_the_same_jittered_face(crops: FaceCrops) -> None:
+    batch = _sampler(crops, corruption=UNTOUCHED).batch(3)
     assert batch.clean is not None
-    assert torch.equal(batch.clean, batch.damaged)
-    worse = _sampler(crops, damaged=CorruptionConfig(light_share=1.0)).batch(3)
+    assert torch.equal(batch.clean, batch.corrupted)
+    worse = _sampler(crops, corruption=CorruptionConfig(light_share=1.0)).batch(3)
     assert worse.clean is not None
     assert torch.equal(worse.clean, batch.clean)
-    assert not torch.equal(worse.damaged, batch.clean)
+    assert not torch.equal(worse.corrupted, batch.clean)
 
 
 def test_batches_depend_on_seed_and_number_alone(crops: FaceCrops) -> None:
     first, again = (_sampler(crops, BatchConfig(people=2, photos_per_person=2)) for _ in range(2))
     first.batch(0), first.batch(1)
-    assert torch.equal(first.batch(5).damaged, again.batch(5).damaged)
-    assert not torch.equal(first.batch(5).damaged, first.batch(6).damaged)
+    assert torch.equal(first.batch(5).corrupted, again.batch(5).corrupted)
+    assert not torch.equal(first.batch(5).corrupted, first.batch(6).corrupted)
 
 
 def test_a_worker_that_starts_afresh_gets_paths_and_not_pixels(
@@ -147,7 +147,7 @@ def test_a_worker_that_starts_afresh_gets_paths_and_not_pixels(
     monkeypatch.setattr(multiprocessing, "Process", multiprocessing.get_context("spawn").Process)
     with closing(endless_batches(sampler, first_batch=2, every=3, workers=1)) as batches:
         for number in (2, 5):
-            assert torch.equal(next(batches).damaged, sampler.batch(number).damaged)
+            assert torch.equal(next(batches).corrupted, sampler.batch(number).corrupted)
 
 
 def test_every_crop_comes_once_an_epoch(crops: FaceCrops) -> None:
@@ -214,8 +214,8 @@ def test_triplets_by_hand() -> None:
 
 
 @pytest.mark.parametrize("margin", ["cosface", "arcface"])
-def test_margin_head_by_hand(margin: str) -> None:
-    head = MarginHead(2, 2, LossConfig(margin=margin, softmax_margin=0.3, softmax_scale=10))  # type: ignore[arg-type]
+def test_margin_head_by_hand(margin: Margin) -> None:
+    head = MarginHead(2, 2, margin, 0.3, 10)
     head.directions.data = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
     angle = 0.4
     vectors = torch.tensor([[math.cos(angle), math.sin(angle)], [1.0, 0.0]], requires_grad=True)
@@ -233,7 +233,7 @@ def test_margin_head_by_hand(margin: str) -> None:
 def _sampler(
     crops: FaceCrops,
     batch: BatchConfig = BatchConfig(),  # noqa: B008
-    damaged: CorruptionConfig = CorruptionConfig(),  # noqa: B008
+    corruption: CorruptionConfig = CorruptionConfig(),  # noqa: B008
 ) -> FaceSampler:
     plan = BatchPlan(crops.people, np.arange(len(crops)), batch, size=8, seed=0)
-    return FaceSampler(crops, plan, 112, JitterConfig(), damaged, seed=0)
+    return FaceSampler(crops, plan, 112, JitterConfig(), corruption, seed=0)

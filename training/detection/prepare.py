@@ -1,12 +1,10 @@
-"""A whole run of the detector's trainer, from a configuration to checkpoints and pictures."""
+"""From the detector's configuration to data, teacher and task; pictures of its crops and detections."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -21,61 +19,30 @@ from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
 from facepipe.training.detection.pictures import detection_sheet, preview
 from facepipe.training.detection.small_faces import BranchTask, TrainedBranch
-from facepipe.training.detection.task import DetectorTask, DetectorTaskConfig, TrainedDetector
+from facepipe.training.detection.task import DetectorTask, TrainedDetector
 from facepipe.training.detection.validation import Validator, evenly, network_detector
-from facepipe.training.engine.config import to_plain
-from facepipe.training.engine.distributed import is_main, main_first, process_group, world_size
-from facepipe.training.engine.loop import TrainingLoop
-from facepipe.training.engine.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
-from facepipe.training.engine.signals import sigterm_interrupts
-from facepipe.training.engine.task import Progress
+from facepipe.training.engine.distributed import is_main, main_first
 
-_LOG = logging.getLogger("facepipe.training")
 _SAMPLE_PHOTOS = 12
 _SAMPLE_FACES = 100
 """A photo; a network that has learned nothing yet finds thousands."""
 
 
-def train_detector(
-    config: DetectorConfig,
-    folder: Path,
-    *,
-    resume: bool = False,
-    on_log: Callable[[dict[str, float]], None] = lambda _: None,
-    on_step: Callable[[Progress], None] = lambda _: None,
-) -> TrainingOutcome:
-    """Train a detector in `folder`; under torchrun in several processes.
-
-    Args:
-        config: See `DetectorConfig`.
-        folder: For checkpoints, log and pictures; made where missing.
-        resume: Continue the run that is in it.
-        on_log: Called with the figures of every logged step and validation, in the first process.
-        on_step: Called after every step.
+def prepare(config: DetectorConfig, device: torch.device) -> tuple[DetectorConfig, DetectorTask | BranchTask]:
+    """Build the task of a run, and complete its configuration from the first weights.
 
     Raises:
-        UsageError: The folder holds a run and `resume` is not asked for, or the other way round; another run
-            trains in it; no data.
-        DataError, PhotoError, WeightsError, DeviceError: Something it needs is missing or damaged.
-        NonFiniteLossError: Names the photos of the batch.
-        KeyboardInterrupt: Ctrl-C or SIGTERM before the first step, or a second Ctrl-C; otherwise they end the
-            run well.
+        UsageError: No data, or a teacher that does not fit.
+        DataError, PhotoError, WeightsError: Something it needs is missing or damaged.
     """
-    check_folder(folder, resume)
-    with sigterm_interrupts(), process_group(config.device) as device, only_run_in(folder):
-        torch.manual_seed(config.loop.seed)
-        start = initial_detector(config.network)
-        # The checkpoint must say what the numbers mean, wherever that was read from.
-        config = replace(config, network=replace(config.network, input=start.input, anchors=start.anchors))
-        task = build_task(config, start, device)
-        _LOG.info("training on %s with %d process(es)", device, world_size())
-        loop = TrainingLoop(task, config.optimiser, config.loop, folder, to_plain(config), on_log, on_step)
-        loop.run(resume)
-        return _outcome(loop, config, folder)
+    start = initial_detector(config.network)
+    # A checkpoint must hold the preprocessing and anchors, wherever they were read from.
+    config = replace(config, network=replace(config.network, input=start.input, anchors=start.anchors))
+    return config, build_task(config, start, device)
 
 
 def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTask | BranchTask:
-    """What the training loop runs: data, teacher and validation opened around a network.
+    """Open data, teacher and validation for a network.
 
     Raises:
         UsageError: No data, or a teacher that does not fit.
@@ -102,21 +69,15 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         start.input,
         start.anchors,
         data,
-        DetectorTaskConfig(config.augment, config.match, config.loss),
-        batch_size=config.loop.batch_size,
-        seed=config.loop.seed,
-        workers=config.loop.workers,
+        config,
         teacher=load_teacher(config.teacher) if config.teacher else None,
-        detail=config.detail,
         validator=validator,
-        frozen=config.network.frozen,
-        compiled=config.loop.compile,
         device=device,
     )
 
 
 def open_data(data: Sequence[DataConfig], cache: Path | None) -> list[WeightedPhotos]:
-    """The data sets of a configuration, decoded into `cache` where there is one.
+    """Open the data sets of a configuration, decoded into `cache` where there is one.
 
     Raises:
         UsageError: None is named.
@@ -133,7 +94,7 @@ def open_data(data: Sequence[DataConfig], cache: Path | None) -> list[WeightedPh
 
 
 def write_preview(config: DetectorConfig, picture: Path, *, count: int = 24) -> None:
-    """Write a contact sheet of the first crops of a run, with what the labels say: see `preview`.
+    """Write a contact sheet of the first crops of a run with their labels: see `preview`.
 
     Raises:
         UsageError, DataError, PhotoError: The data can't be read.
@@ -143,14 +104,12 @@ def write_preview(config: DetectorConfig, picture: Path, *, count: int = 24) -> 
     write_picture(picture, preview(data, config.augment, seed=config.loop.seed, count=count))
 
 
-def _outcome(loop: TrainingLoop[Any], config: DetectorConfig, folder: Path) -> TrainingOutcome:
-    samples = folder / "samples.jpg" if loop.step == config.loop.steps else None
-    if samples and is_main():
-        _draw_samples(loop.average, config, samples)
-    return outcome_of(loop, folder, samples)
+def draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path) -> None:
+    """Write a page of detections of a trained network on a few photos.
 
-
-def _draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path) -> None:
+    Raises:
+        OutputError: The picture can't be written.
+    """
     assert isinstance(module, TrainedDetector | TrainedBranch)
     assert config.network.input is not None
     assert config.network.anchors is not None

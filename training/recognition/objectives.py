@@ -1,0 +1,89 @@
+"""Whether losses, teacher, network and data of a run fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from facepipe.core.errors import DataError, UsageError
+from facepipe.facenet.mobilefacenet import MobileFaceNet
+from facepipe.facenet.mobilenetv1 import MobileNetV1Stride16
+from facepipe.facenet.network import FaceNet
+from facepipe.training.recognition.config import EncoderConfig
+from facepipe.training.recognition.crops import FaceCrops
+from facepipe.training.recognition.losses import LossConfig
+
+
+def check_objectives(config: EncoderConfig) -> None:
+    """Refuse losses that can't be computed, before hours are spent on data.
+
+    Raises:
+        UsageError: Nothing is learned, or a loss lacks a teacher, its maps or people in a batch.
+    """
+    loss, teacher = config.loss, config.teacher if config.teacher.weights else None
+    if loss.needs_teacher and teacher is None:
+        raise UsageError(
+            "loss.cosine, hints and relation compare with a teacher: name one (teacher.weights), or set "
+            "loss.cosine, loss.hints_first, loss.hints_last and loss.relation to 0"
+        )
+    if not loss.needs_teacher and not loss.needs_people:
+        raise UsageError("all parts of the loss have weight 0")
+    if teacher is not None and not loss.needs_teacher:
+        raise UsageError("a teacher is named, and nothing is learned from it: set loss.cosine above 0")
+    if teacher is not None and loss.needs_hints and not teacher.taps:
+        why = "the canonical view has none" if teacher.view == "canonical" else "teacher.taps names none"
+        raise UsageError(
+            f"hints compare inner maps, and {why}: set loss.hints_first and loss.hints_last to 0, or share "
+            "the teacher's view and name its maps"
+        )
+    if loss.teacher_forcing and not loss.needs_hints:
+        raise UsageError("loss.teacher_forcing teaches by hints: set loss.hints_first above 0")
+    if loss.triplet and not config.batch.people:
+        raise UsageError("loss.triplet needs several faces of a person in a batch: set batch.people")
+
+
+def check_people(loss: LossConfig, crops: FaceCrops) -> None:
+    """Refuse losses that compare people, without people.
+
+    Raises:
+        DataError: There are fewer than two.
+    """
+    if loss.needs_people and crops.people_count < 2:
+        raise DataError(
+            f"loss.triplet and loss.softmax tell people apart, and the data has {crops.people_count}: "
+            "give a folder with a sub-folder per person (labelled = true)"
+        )
+
+
+def check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
+    """Refuse teacher forcing where the teacher's maps are not those of the student's blocks.
+
+    Raises:
+        UsageError: They are not, or the network is no chain of blocks.
+    """
+    if not isinstance(network.trunk, MobileFaceNet | MobileNetV1Stride16):
+        raise UsageError(
+            "loss.teacher_forcing feeds blocks one by one: set network.architecture to facenet_mobilenetv1 "
+            "or facenet_mobilefacenet"
+        )
+    wanted, given = ([tuple(tap.shape[1:]) for tap in taps] for taps in (ours, theirs))
+    if wanted != given:
+        raise UsageError(
+            "loss.teacher_forcing needs all maps of the student: name teacher.taps of shapes "
+            f"{', '.join('x'.join(map(str, shape)) for shape in wanted)}, in this order; got "
+            f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
+        )
+
+
+def check_dimensions(ours: Tensor, theirs: Tensor) -> None:
+    """Refuse a teacher whose embeddings are longer or shorter than the student's.
+
+    Raises:
+        UsageError: They are.
+    """
+    if ours.shape[1] != theirs.shape[1]:
+        raise UsageError(
+            f"the teacher's vectors have {theirs.shape[1]} dimensions, the student's {ours.shape[1]}: set "
+            f"network.dimensions={theirs.shape[1]}"
+        )

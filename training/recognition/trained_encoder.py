@@ -1,0 +1,81 @@
+"""The encoder with the layers that only training needs: projections for hints, and a margin head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facepipe.facenet.network import FaceNet
+from facepipe.training.recognition.losses import MarginHead
+
+
+class TrainedEncoder(nn.Module):
+    """The network, and layers that are discarded after training.
+
+    Args:
+        network: What is trained and shipped.
+        projections: From maps of the network to the teacher's width.
+        taps: Which of the network's maps each of them takes.
+        margin_head: Over the labelled people.
+    """
+
+    def __init__(
+        self,
+        network: FaceNet,
+        projections: list[nn.Conv2d],
+        taps: tuple[int, ...] = (),
+        margin_head: MarginHead | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.projections = nn.ModuleList(projections)
+        self.taps = taps
+        self.margin_head = margin_head
+
+    def forward(
+        self, images: Tensor, people: Tensor | None = None, given: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Preprocessed faces (batch, 3, side, side) to unit vectors, maps and the head's losses.
+
+        Maps are projected to the teacher's width, or as they are where blocks are `given` the teacher's maps.
+        """
+        output = self.network(images, given)
+        vectors = functional.normalize(output.vectors.float())
+        projected = [
+            projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
+        ]
+        maps = list(output.taps) if given else projected
+        losses = None if self.margin_head is None or people is None else self.margin_head(vectors, people)
+        return vectors, maps, losses
+
+
+class LeastSquares:
+    """Least squares for a 1x1 convolution from one map's channels to another's.
+
+    Args:
+        inputs: Channels of the one.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.float64)
+        self._cross: Tensor | None = None
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add maps (batch, channels, h, w) of the same places."""
+        x, y = (m.detach().cpu().double().movedim(1, -1).flatten(0, -2) for m in (inputs, outputs))
+        x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        self._gram += x.T @ x
+        cross = x.T @ y
+        self._cross = cross if self._cross is None else self._cross + cross
+
+    def solve_into(self, layer: nn.Conv2d, ridge: float) -> None:
+        """Set a 1x1 convolution; `ridge`, as a share of the mean square, damps rarely active channels."""
+        assert self._cross is not None
+        damping = ridge * self._gram.diagonal().mean() * torch.eye(len(self._gram), dtype=torch.float64)
+        solution = torch.linalg.solve(self._gram + damping, self._cross).float()
+        assert layer.bias is not None
+        layer.weight.copy_(solution[:-1].T[:, :, None, None])
+        layer.bias.copy_(solution[-1])
