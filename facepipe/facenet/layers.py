@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from torch import Tensor, nn
 
 from facepipe.retinaface.layers import conv_bn
@@ -24,9 +22,15 @@ def conv_bn_relu(inputs: int, outputs: int, size: int = 3, stride: int = 1, grou
     return nn.Sequential(*conv_bn(inputs, outputs, size, stride, groups), nn.ReLU(inplace=True))
 
 
-def chained(first: Tensor, blocks: Iterable[nn.Module], given: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """The first map and that of every block; see `FaceNet.forward` for `given`."""
-    maps = [first]
-    for number, block in enumerate(blocks):
-        maps.append(block(given[number] if given else maps[-1]))
-    return tuple(maps)
+class ChainedBackbone(Backbone):
+    """A stem and blocks in a row, whose outputs are the maps."""
+
+    stem: nn.Sequential
+    blocks: nn.ModuleList
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of the stem and of every block."""
+        maps = [self.stem(images)]
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return tuple(maps)

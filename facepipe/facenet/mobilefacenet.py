@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from facepipe.facenet.layers import Backbone, chained, conv_bn_relu
+from facepipe.facenet.layers import ChainedBackbone, conv_bn_relu
 from facepipe.retinaface.layers import conv_bn
 
 
@@ -30,10 +28,10 @@ class InvertedResidual(nn.Module):
         return x + narrow if self.adds else narrow
 
 
-class MobileFaceNet(Backbone):
+class MobileFaceNet(ChainedBackbone):
     """MobileFaceNet (Chen et al., arXiv:1804.07573) with ReLU, a pointwise layer more in its stem; 112 px.
 
-    Its maps are the stem's and every block's.
+    Its maps are at strides 2 (one), 4 (five), 8 (seven) and 16 (three).
     """
 
     rows = ((2, 64, 5, 2), (4, 128, 1, 2), (2, 128, 6, 1), (4, 128, 1, 2), (2, 128, 2, 1))
@@ -54,12 +52,3 @@ class MobileFaceNet(Backbone):
                 self.blocks.append(InvertedResidual(width, outputs, step, expansion))
                 width = outputs
         self.widths = (64, *(outputs for _, outputs, blocks, _ in self.rows for _ in range(blocks)))
-
-    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """Maps at strides 2 (one), 4 (five), 8 (seven) and 16 (three).
-
-        Args:
-            images: Preprocessed aligned faces (batch, 3, 112, 112).
-            given: See `FaceNet.forward`.
-        """
-        return chained(self.stem(images), self.blocks, given)

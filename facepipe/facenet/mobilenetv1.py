@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 
-from facepipe.facenet.layers import Backbone, chained
+from facepipe.facenet.layers import Backbone, ChainedBackbone
 from facepipe.retinaface.backbones import MobileNetV1Stages
 from facepipe.retinaface.layers import conv_bn
 
@@ -51,11 +49,11 @@ class SeparableBlock(nn.Module):
         return y
 
 
-class MobileNetV1Stride16(Backbone):
+class MobileNetV1Stride16(ChainedBackbone):
     """MobileNetV1 of width 1.0 for 112-pixel faces, with PReLU and a stride of 16 in place of 32.
 
     Its stem is dense and works at a stride of 2, which costs less than MobileNetV1's first blocks would at
-    a stride of 1. Its maps are the stem's and every block's, before their activation.
+    a stride of 1. Its maps, before activations, have sides of 56 (two), 28 (two), 14 (six) and 7 px (two).
     """
 
     rows = ((128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
@@ -72,15 +70,6 @@ class MobileNetV1Stride16(Backbone):
             self.blocks.append(SeparableBlock(width, outputs, stride))
             width = outputs
         self.widths = (128, *(outputs for outputs, _ in self.rows))
-
-    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
-        """Maps of sides 56 (two), 28 (two), 14 (six) and 7 (two).
-
-        Args:
-            images: Preprocessed aligned faces (batch, 3, 112, 112).
-            given: See `FaceNet.forward`.
-        """
-        return chained(self.stem(images), self.blocks, given)
 
 
 def _replace_activations(network: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,16 +42,10 @@ class FaceNet(nn.Module):
         self.trunk = backbone  # as its parameters are called in weight files
         self.head = head
 
-    def forward(self, images: Tensor, given: Sequence[Tensor] = ()) -> FaceNetOutput:
-        """Preprocessed aligned faces (batch, 3, side, side) to vectors and taps.
-
-        Args:
-            images: See above.
-            given: Maps of the shapes of all taps, which the head and the backbone's blocks take in place of
-                the map before them, so that each learns alone; empty: they take that map.
-        """
-        taps = self.trunk(images, given) if given else self.trunk(images)
-        return FaceNetOutput(self.head(given[-1] if given else taps[-1]), taps)
+    def forward(self, images: Tensor) -> FaceNetOutput:
+        """Preprocessed aligned faces (batch, 3, side, side) to vectors and taps."""
+        taps = self.trunk(images)
+        return FaceNetOutput(self.head(taps[-1]), taps)
 
 
 class SplitPReLU(nn.Module):

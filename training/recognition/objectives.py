@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from facepipe.core.errors import DataError, UsageError
-from facepipe.facenet.mobilefacenet import MobileFaceNet
-from facepipe.facenet.mobilenetv1 import MobileNetV1Stride16
+from facepipe.facenet.layers import ChainedBackbone
 from facepipe.facenet.network import FaceNet
 from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import FaceCrops
@@ -56,13 +55,13 @@ def check_people(loss: LossConfig, crops: FaceCrops) -> None:
         )
 
 
-def check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> None:
-    """Refuse teacher forcing where the teacher's maps are not those of the student's blocks.
+def forced_modules(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[nn.Module]:
+    """Return the modules whose outputs a teacher's maps replace.
 
     Raises:
-        UsageError: They are not, or the network is no chain of blocks.
+        UsageError: The teacher's maps are not those of the student's blocks, or it is no chain of blocks.
     """
-    if not isinstance(network.trunk, MobileFaceNet | MobileNetV1Stride16):
+    if not isinstance(network.trunk, ChainedBackbone):
         raise UsageError(
             "loss.teacher_forcing feeds blocks one by one: set network.architecture to facenet_mobilenetv1 "
             "or facenet_mobilefacenet"
@@ -74,6 +73,7 @@ def check_forced(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Tens
             f"{', '.join('x'.join(map(str, shape)) for shape in wanted)}, in this order; got "
             f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
         )
+    return [network.trunk.stem, *network.trunk.blocks]
 
 
 def check_dimensions(ours: Tensor, theirs: Tensor) -> None:

@@ -68,7 +68,7 @@ class BatchPlan:
 
     Raises:
         UsageError: So many people do not fit into a batch.
-        DataError: There are fewer people with two or more crops than a batch wants, or no crops.
+        DataError: There are fewer people with two or more crops than a batch needs, or no crops.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class BatchPlan:
             raise DataError("no faces to train on")
         if len(self._groups) < config.people:
             raise DataError(
-                f"a batch wants {config.people} people, but only {len(self._groups)} have two or more crops"
+                f"a batch needs {config.people} people, but only {len(self._groups)} have two or more crops"
             )
         self._orders: dict[int, Indices] = {}
 

@@ -27,9 +27,9 @@ from facepipe.training.recognition.losses import (
 )
 from facepipe.training.recognition.objectives import (
     check_dimensions,
-    check_forced,
     check_objectives,
     check_people,
+    forced_modules,
 )
 from facepipe.training.recognition.sampling import (
     BatchPlan,
@@ -63,7 +63,7 @@ class RecognitionTask:
         device: Of the network.
 
     Raises:
-        UsageError: A loss wants a teacher or people that there are not, or the teacher's maps do not fit.
+        UsageError: A loss lacks a teacher or people, or the teacher's maps do not fit.
         DataError: Too few people or faces for a batch.
         WeightsError: The teacher can't be read.
     """
@@ -101,7 +101,7 @@ class RecognitionTask:
             config.corruption,
             loop.seed,
             margin=self._margin,
-            with_clean=self._targets is not None and self._targets.wants_clean,
+            with_clean=self._targets is not None and self._targets.needs_clean,
         )
         self.module = self._trained(start.network)
         self._held_out = self._to_measure(held_out)
@@ -223,6 +223,7 @@ class RecognitionTask:
         config = self._config.loss
         projections: list[nn.Conv2d] = []
         taps: tuple[int, ...] = ()
+        forced: list[nn.Module] = []
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._config.loop.seed)
             batch = self._sampler.batch(0)
@@ -232,7 +233,7 @@ class RecognitionTask:
                 truth = self._targets.of_batch(batch)
                 check_dimensions(ours.vectors, truth.vectors)
                 if config.teacher_forcing:
-                    check_forced(network, ours.taps, truth.taps)
+                    forced = forced_modules(network, ours.taps, truth.taps)
                 else:
                     taps = matching_taps(self._config.teacher, ours.taps, truth.taps)
                     projections = [
@@ -241,7 +242,7 @@ class RecognitionTask:
                     ]
             people = self._crops.people_count
             head = MarginHead(ours.vectors.shape[1], people, config.margin) if config.softmax else None
-            module = TrainedEncoder(network, projections, taps, head)
+            module = TrainedEncoder(network, projections, taps, head, forced)
         # Convolutions are fastest with channels last in memory, on CPUs and GPUs alike.
         return module.to(device=self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 

@@ -103,7 +103,7 @@ class Teacher:
 class TeacherTargets(Protocol):
     """Targets that a teacher gives for batches and for single crops."""
 
-    wants_clean: bool
+    needs_clean: bool
     """Whether batches must hold the undamaged faces."""
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
@@ -116,7 +116,7 @@ class TeacherTargets(Protocol):
 class SharedView:
     """Targets of the faces of every batch, with their jitter, computed as batches come."""
 
-    wants_clean = True
+    needs_clean = True
 
     def __init__(self, teacher: Teacher, crops: FaceCrops, margin: float) -> None:
         self._teacher, self._crops, self._margin = teacher, crops, margin
@@ -140,7 +140,7 @@ class CanonicalView:
         vectors: Unit vectors (n, dimensions) of all crops.
     """
 
-    wants_clean = False
+    needs_clean = False
 
     def __init__(self, vectors: Tensor) -> None:
         self._vectors = vectors
@@ -174,7 +174,7 @@ def open_teacher_targets(
 
     Raises:
         WeightsError: The teacher can't be read.
-        UsageError: The teacher can't share the student's view: it wants faces of another size.
+        UsageError: The teacher can't share the student's view: it takes faces of another size.
         DataError: The cache can't be written.
     """
     if config.view == "canonical":
@@ -183,7 +183,7 @@ def open_teacher_targets(
     teacher = Teacher(config, student_input, device)
     if teacher.size_px != student_input.size_px:
         raise UsageError(
-            f"the teacher wants faces of {teacher.size_px} px, the student has {student_input.size_px}: "
+            f"the teacher takes faces of {teacher.size_px} px, the student has {student_input.size_px}: "
             "set teacher.view=canonical, or train at the teacher's size"
         )
     return SharedView(teacher, crops, margin)
@@ -267,7 +267,7 @@ def _mean_vectors(teacher: Teacher, part: DecodedCrops, margin: float) -> FloatA
         both = teacher(faces).vectors + teacher(faces.flip(2)).vectors
         vectors.append(functional.normalize(both).cpu().numpy())
         if first % (100 * _BATCH) == 0:
-            _LOG.info("the teacher looks at faces from %d of %d", first, len(part))
+            _LOG.info("the teacher encodes faces from %d of %d", first, len(part))
     return np.concatenate(vectors)
 
 

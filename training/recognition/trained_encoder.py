@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.facenet.network import FaceNet
+from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.recognition.losses import MarginHead
 
 
@@ -20,6 +21,7 @@ class TrainedEncoder(nn.Module):
         projections: From maps of the network to the teacher's width.
         taps: Which of the network's maps each of them takes.
         margin_head: Over the labelled people.
+        forced: Modules whose outputs a teacher's maps can replace, in the order of the network's maps.
     """
 
     def __init__(
@@ -28,26 +30,30 @@ class TrainedEncoder(nn.Module):
         projections: list[nn.Conv2d],
         taps: tuple[int, ...] = (),
         margin_head: MarginHead | None = None,
+        forced: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
         self.taps = taps
         self.margin_head = margin_head
+        self._inner_maps = InnerMaps(forced)
 
     def forward(
-        self, images: Tensor, people: Tensor | None = None, given: Sequence[Tensor] = ()
+        self, images: Tensor, people: Tensor | None = None, teacher_maps: Sequence[Tensor] = ()
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Preprocessed faces (batch, 3, side, side) to unit vectors, maps and the head's losses.
 
-        Maps are projected to the teacher's width, or as they are where blocks are `given` the teacher's maps.
+        Maps are projected to the teacher's width; with `teacher_maps`, which replace the outputs of `forced`
+        (teacher forcing), they are those outputs.
         """
-        output = self.network(images, given)
+        with self._inner_maps.recording(teacher_maps) as own_maps:
+            output = self.network(images)
         vectors = functional.normalize(output.vectors.float())
         projected = [
             projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
         ]
-        maps = list(output.taps) if given else projected
+        maps = own_maps if teacher_maps else projected
         losses = None if self.margin_head is None or people is None else self.margin_head(vectors, people)
         return vectors, maps, losses
 

@@ -352,7 +352,7 @@ def test_whole_photos_are_aligned_for_training_and_validation(
         (
             ["loss.cosine=1", "teacher.weights={teacher}", INPUT.replace("size_px=32", "size_px=48")],
             UsageError,
-            "wants faces of 32 px",
+            "takes faces of 32 px",
         ),
         (
             ["network.architecture=facenet_mobilefacenet"],
@@ -414,6 +414,15 @@ def test_a_checkpoint_of_an_architecture_that_is_gone_is_refused(tmp_path: Path)
     torch.save(state, tmp_path / "old.pt")
     with pytest.raises(WeightsError, match=r"old\.pt: unknown architecture 'facenet_dense'; known are"):
         initial_encoder(NetworkConfig(initial=str(tmp_path / "old.pt")))
+
+
+def test_a_run_with_settings_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
+    record = to_plain(tiny_config()) | {"detector": "retinaface_mobilenet025"}
+    torch.save({"step": 1, "module": {}, "average": {}, "record": record}, tmp_path / "last.pt")
+    with pytest.raises(
+        UsageError, match=r"version of facepipe \(unknown setting detector.*network\.initial=.*last\.pt"
+    ):
+        configuration_of_run(EncoderConfig, tmp_path)
 
 
 def test_an_encoder_takes_no_class_bias(tmp_path: Path) -> None:

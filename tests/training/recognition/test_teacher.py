@@ -24,8 +24,8 @@ from training_helpers import LANDMARKS, write_dataset
 from facepipe.align import MARGINS, align_faces, cut
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
-from facepipe.facenet.mobilefacenet import InvertedResidual, MobileFaceNet
-from facepipe.facenet.mobilenetv1 import MobileNetV1Stride16
+from facepipe.facenet.layers import ChainedBackbone
+from facepipe.facenet.mobilefacenet import InvertedResidual
 from facepipe.facenet.network import FaceNet, facenet_mobilefacenet, facenet_mobilenetv1
 from facepipe.images.reading import write_image
 from facepipe.training.engine.loop_config import LoopConfig
@@ -170,7 +170,7 @@ def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
 ) -> None:
     """A student that differs from its teacher in one block errs in that block's map and in no later one."""
     student, teacher = _network(build, 1), _network(build, 1)
-    assert isinstance(student.trunk, MobileFaceNet | MobileNetV1Stride16)
+    assert isinstance(student.trunk, ChainedBackbone)
     with torch.no_grad():
         _last_pointwise(student.trunk.blocks[3]).weight.mul_(-1)  # type: ignore[operator, union-attr]
     task = _task_with_forcing(tmp_path, crops, student, teacher)
