@@ -42,6 +42,7 @@ _OPTIONAL = (
     "torch",
     "torchvision",
     "facenet-pytorch",
+    "matplotlib",
     "onnx",
 )
 

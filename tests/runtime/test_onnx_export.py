@@ -255,7 +255,7 @@ def encoder_card(name: str = "mine", dimensions: int = 128) -> WeightCard:
     return WeightCard(
         name=name,
         kind="encoder",
-        architecture="facenet_mobilefacenet",
+        architecture="facenet_mobilenet",
         input=InputSpec("rgb", (127.5,) * 3, (127.5,) * 3, 112),
         parameters=WeightFile(f"{name}.safetensors", None),
         embedding=EmbeddingSpec(dimensions, "arcface_112"),
@@ -264,15 +264,15 @@ def encoder_card(name: str = "mine", dimensions: int = 128) -> WeightCard:
 
 @pytest.mark.parametrize("half_storage", [False, True])
 def test_a_written_pair_agrees_and_is_self_contained(folder: Path, half_storage: bool) -> None:
-    network = randomised(build_network("facenet_mobilefacenet", 128))
+    network = randomised(build_network("facenet_mobilenet", 128))
     before = {name: value.clone() for name, value in network.state_dict().items()}
     weight = write_pair(network, encoder_card(), folder, half_storage=half_storage)
     assert sorted(path.name for path in folder.iterdir()) == ["mine.json", "mine.onnx", "mine.safetensors"]
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     parameters = read_parameters(weight)
-    assert parameters["trunk.stem.0.0.weight"].dtype == (np.float16 if half_storage else np.float32)
-    assert parameters["trunk.stem.0.1.running_var"].dtype == np.float32
-    assert len(read_onnx(weight)) == pytest.approx(1.00e6 * (2 if half_storage else 4), rel=0.03)
+    assert parameters["trunk.stages.stage1.0.0.weight"].dtype == (np.float16 if half_storage else np.float32)
+    assert parameters["trunk.stages.stage1.0.1.running_var"].dtype == np.float32
+    assert len(read_onnx(weight)) == pytest.approx(3.34e6 * (2 if half_storage else 4), rel=0.03)
     images = np.random.default_rng(0).normal(0, 1, (3, 3, 112, 112)).astype(np.float32)
     (ours,), (theirs,) = run_torch(weight, images), run_onnx(weight, images)
     np.testing.assert_allclose(theirs, ours, atol=1e-5)
@@ -282,17 +282,17 @@ def test_a_written_pair_agrees_and_is_self_contained(folder: Path, half_storage:
 
 
 def test_a_pair_that_disagrees_is_not_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = serving_module(randomised(build_network("facenet_mobilefacenet", 128)))
+    other = serving_module(randomised(build_network("facenet_mobilenet", 128)))
     honest = convert.export_onnx
     monkeypatch.setattr(convert, "export_onnx", lambda serving, card, **_: honest(other, card))
     with pytest.raises(WeightsError, match="torch and ONNX disagree by"):
-        write_pair(build_network("facenet_mobilefacenet", 128), encoder_card(), folder)
+        write_pair(build_network("facenet_mobilenet", 128), encoder_card(), folder)
     assert not list(folder.iterdir())
 
 
 def test_a_network_that_is_not_the_cards_is_not_written(folder: Path) -> None:
     with pytest.raises(WeightsError, match=r"other parameters than the architecture has: 5 of other shape"):
-        write_pair(build_network("facenet_mobilefacenet", 64), encoder_card(dimensions=128), folder)
+        write_pair(build_network("facenet_mobilenet", 64), encoder_card(dimensions=128), folder)
     assert not list(folder.iterdir())
 
 
@@ -300,7 +300,7 @@ def test_an_encoder_without_a_size_is_not_written(folder: Path) -> None:
     card = encoder_card()
     sizeless = replace(card, input=replace(card.input, size_px=None))
     with pytest.raises(WeightsError, match=r"card of mine: an encoder needs 'input.size_px'"):
-        write_pair(build_network("facenet_mobilefacenet", 128), sizeless, folder)
+        write_pair(build_network("facenet_mobilenet", 128), sizeless, folder)
 
 
 @pytest.mark.parametrize("module", ["torch", "onnx"])
