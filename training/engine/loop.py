@@ -259,7 +259,7 @@ class TrainingLoop(Generic[Batch]):
     def _average_weights(self, averaged: Weights, current: Weights, updates: Tensor | int) -> None:
         # A young average follows quickly, so that the first weights are soon forgotten.
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
-        get_ema_multi_avg_fn(decay)(averaged, current, updates)  # type: ignore[no-untyped-call]
+        get_ema_multi_avg_fn(decay)(averaged, current, updates)
 
     def _report(self, window: LogWindow) -> None:
         config = self.config
