@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def measure(
     contestants = {**_ours(weights), **_others(yunet)}
     pictures = {size: _picture(size, labelled) for size in sizes}
     times = {
-        size: in_turns({n: lambda look=look, p=p: look(p) for n, look in contestants.items()}, rounds)
+        size: in_turns({n: partial(detect, p) for n, detect in contestants.items()}, rounds)
         for size, p in pictures.items()
     }
     network = load_network(load_card(weights))
@@ -169,7 +170,7 @@ def _yunet(file: Path) -> PhotoAnalysis:
 def _picture(size: str, labelled: list[LabelledPhoto]) -> UInt8Array:
     """A photo of this size: many photos side by side where it is large, so that faces are no larger."""
     width, height = map(int, size.split("x"))
-    rows, row, at = [], [], 0
+    rows, at = [], 0
     tiles = [read_image(photo.path) for photo in labelled[:_MOST_TILES]] or [data.astronaut()]
     side = min(512, width, height)
     for _ in range(0, height, side):

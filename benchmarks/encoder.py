@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -63,7 +64,7 @@ def _in_turns(
     for name, encoder in encoders.items():
         side = encoder.input_size_px
         crops = rng.integers(0, 256, (batch, side, side, 3), dtype=np.uint8)
-        ways[name] = lambda encoder=encoder, crops=crops: encoder.encode(crops)
+        ways[name] = partial(encoder.encode, crops)
     other = _inception(batch, costs)
     if other is not None:
         ways[OTHER] = other

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,9 @@ def latency_of(search: Callable[[FloatArray], object], queries: FloatArray) -> L
     """Times every query by itself, and batches of 64 for as long."""
     for query in queries[:_WARM_UP]:
         search(query[None])
-    singles = np.array([timed(lambda query=query: search(query[None])) for query in queries])
+    singles = np.array([timed(partial(search, query[None])) for query in queries])
     batches = [queries[at : at + BATCH] for at in range(0, len(queries) - BATCH + 1, BATCH)]
-    batched = np.array([timed(lambda batch=batch: search(batch)) for batch in batches])
+    batched = np.array([timed(partial(search, batch)) for batch in batches])
     (p50, p50_cpu), (p99, p99_cpu) = np.percentile(1000 * singles, [50, 99], axis=0)
     batch_p50, batch_p99 = np.percentile(1000 * batched[:, 0], [50, 99])
     return Latency(*map(float, (p50, p99, p50_cpu, p99_cpu, batch_p50, batch_p99)))

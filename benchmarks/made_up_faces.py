@@ -69,13 +69,15 @@ class FaceMaker:
         amount = np.exp(0.42 * self._rng.standard_normal((len(people), 1), np.float32))
         own = self._rng.standard_normal((len(people), DIMENSIONS), np.float32) * self._photo_scale
         faces = (self._people[people] + amount * own) @ self._turn
-        return faces / np.linalg.norm(faces, axis=1, keepdims=True)
+        unit: FloatArray = faces / np.linalg.norm(faces, axis=1, keepdims=True)
+        return unit
 
 
 def _spread(total: float, fading: float) -> FloatArray:
     """Deviation (d,) along each direction; the variances fade exponentially and sum up to `total`."""
     variances = np.exp(-np.arange(DIMENSIONS) / fading)
-    return np.sqrt(total * variances / variances.sum()).astype(np.float32)
+    deviations: FloatArray = np.sqrt(total * variances / variances.sum()).astype(np.float32)
+    return deviations
 
 
 def make_faces(size: int, queries: int, file: Path) -> Faces:

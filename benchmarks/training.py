@@ -29,6 +29,7 @@ import click
 import cv2
 import numpy as np
 import torch
+from torch import nn
 
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
@@ -106,25 +107,34 @@ def measure(
     return {name: loop.batch_size / statistics.median(taken) for name, taken in seconds.items()}
 
 
+class _Recorded(nn.Module):
+    """Calls a function and keeps its last answer."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        super().__init__()
+        self.call = call
+        self.answer: Any = None
+
+    def forward(self, *inputs: Any) -> Any:
+        self.answer = self.call(*inputs)
+        return self.answer
+
+
 def loss_share(task: Task[Any], loop: LoopConfig, samples_per_s: float, device: torch.device) -> float:
     """Time of targets and losses, there and back, as a share of the step's."""
     with closing(task.batches(0)) as batches:
         batch = next(batches)
-    answers: list[Any] = []
-
-    def ask(*inputs: Any) -> Any:
-        answers.append(task.module(*inputs))
-        return answers[-1]
-
+    recorded = _Recorded(task.module)
     with autocast(loop.precision, device):
-        task.losses(ask, batch, 0.0)
-    maps, output, detail = answers[0]
+        task.losses(recorded, batch, 0.0)
+    maps, output, detail = recorded.answer
     output = type(output)(*(part.detach().requires_grad_() for part in output))
+    repeated = _Recorded(lambda *_: (maps, output, detail))
 
     def once() -> float:
         started = time.perf_counter()
         with autocast(loop.precision, device):
-            parts = task.losses(lambda *_: (maps, output, detail), batch, 0.0)
+            parts = task.losses(repeated, batch, 0.0)
         torch.stack(list(parts.values())).sum().backward()
         _finish(device)
         return time.perf_counter() - started

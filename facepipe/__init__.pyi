@@ -25,4 +25,5 @@ from .shortcuts import represent as represent
 from .shortcuts import stream as stream
 from .shortcuts import verify as verify
 
+__all__: list[str]
 __version__: str

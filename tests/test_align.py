@@ -151,7 +151,7 @@ def test_degenerate_landmarks_are_a_clear_error(astronaut: UInt8Array, name: str
 
 
 def test_points_on_a_line_still_determine_a_transform() -> None:
-    matrix = Alignment.fit([[0.0, 0], [0, 10], [0, 20], [0, 30], [0, 40]]).matrix
+    matrix = Alignment.fit([[0.0, 0.0], [0.0, 10.0], [0.0, 20.0], [0.0, 30.0], [0.0, 40.0]]).matrix
     assert np.linalg.det(matrix[:, :2]) > 0
 
 
@@ -346,5 +346,5 @@ def test_a_reduced_copy_is_aligned_as_its_own_landmarks_would_be(
     np.testing.assert_allclose(found.matrix, in_copy.matrix, atol=1e-9)
     assert found.misfit == whole.misfit
     small = cv2.resize(astronaut, None, fx=1 / reduction, fy=1 / reduction, interpolation=cv2.INTER_AREA)
-    crops = [warp_faces(np.asarray(small, np.uint8), [alignment]) for alignment in (found, in_copy)]
-    assert np.array_equal(*crops)
+    crop, expected = (warp_faces(np.asarray(small, np.uint8), [fit]) for fit in (found, in_copy))
+    assert np.array_equal(crop, expected)

@@ -26,7 +26,7 @@ from facepipe import cli
 from facepipe.batch.job import Job
 from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
-from facepipe.commands.output import LineFormatter, Output, echo, redraw, tell
+from facepipe.commands.output import LineFormatter, Output, echo, log, redraw
 from facepipe.core.faces import Match
 from facepipe.core.json_lines import record_to_json
 from facepipe.core.plain_text import visible, visible_json, visible_line
@@ -108,7 +108,7 @@ def test_a_line_that_is_printed_is_one_line(text: str) -> None:
     def print_it() -> None:
         echo(text)
         echo(text, err=True)
-        tell(text)
+        log(text)
 
     out, err = printed(print_it)
     assert is_harmless(out + err)

@@ -8,7 +8,7 @@ import os
 import shutil
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -83,7 +83,8 @@ def test_ids_must_rise(index: VectorIndex, ids: list[int]) -> None:
 def test_any_changes_leave_what_brute_force_finds(data: st.DataObject) -> None:
     """Vectors of all the lengths that count as unit length, ties among them."""
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    index, held = VectorIndex(8), {}
+    index = VectorIndex(8)
+    held: dict[int, FloatArray] = {}
     next_id = 1
     for _ in range(data.draw(st.integers(1, 5))):
         count = data.draw(st.integers(0, 40))
@@ -100,8 +101,8 @@ def test_any_changes_leave_what_brute_force_finds(data: st.DataObject) -> None:
     assert index.ids.tolist() == sorted(held)
     queries = unit(rng.normal(size=(3, 8)))
     distances, found = index.search(queries, 7, excluded)
-    vectors = np.array(list(allowed.values()), np.float32).reshape(-1, 8)
-    expected, _ = nearest_by_brute_force(queries, np.array(list(allowed), np.int64), vectors, 7)
+    stored = np.array(list(allowed.values()), np.float32).reshape(-1, 8)
+    expected, _ = nearest_by_brute_force(queries, np.array(list(allowed), np.int64), stored, 7)
     np.testing.assert_allclose(distances, expected, atol=1e-12)
     for query, row, ids in zip(queries, distances, found, strict=True):
         assert len(set(ids.tolist())) == len(ids)
@@ -122,7 +123,7 @@ def test_many_queries_are_answered_as_few_are() -> None:
 
 
 @pytest.fixture
-def small_limit(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+def small_limit(monkeypatch: pytest.MonkeyPatch) -> int:
     """From 3,000 vectors on the index changes over to the quantised scan, which brings 100 candidates."""
     monkeypatch.setattr("facepipe.gallery.index.vectors.EXACT_ROWS_MAX", 3000)
     monkeypatch.setattr("facepipe.gallery.index.parts.CANDIDATES", 100)

@@ -40,14 +40,14 @@ def test_names_have_a_home_and_only_they() -> None:
     assert sorted(listed) == facepipe.__all__
     assert dir(facepipe) == sorted([*facepipe.__all__, "__version__"])
     with pytest.raises(AttributeError, match="No facepipe attribute FaceNet"):
-        _ = facepipe.FaceNet
+        _ = facepipe.FaceNet  # type: ignore[attr-defined]
     with pytest.raises(ImportError):
         exec("from facepipe import no_such_thing")
 
 
 def test_renamed_names_still_work_with_a_warning() -> None:
     with pytest.warns(DeprecationWarning, match=r"facepipe\.enrol is now facepipe\.enroll"):
-        assert facepipe.enrol is facepipe.enroll
+        assert facepipe.enrol is facepipe.enroll  # type: ignore[attr-defined]
 
 
 def test_all_at_once() -> None:

@@ -17,12 +17,12 @@ def test_a_strided_depthwise_convolution_trains_as_torchs(side: int) -> None:
     theirs.load_state_dict(ours.state_dict())
     images = torch.randn(2, 6, side, side)
     outputs = [layer.train()(images) for layer in (ours, theirs)]
-    assert torch.allclose(*outputs, atol=1e-6)
+    assert torch.allclose(outputs[0], outputs[1], atol=1e-6)
     gradients = [
         torch.autograd.grad(output.square().sum(), layer.weight)[0]
         for output, layer in zip(outputs, (ours, theirs), strict=True)
     ]
-    assert torch.allclose(*gradients, atol=1e-4)
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-4)
     assert torch.equal(ours.eval()(images), theirs(images))
 
 

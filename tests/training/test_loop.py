@@ -3,7 +3,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class _ToyTask:
     def pretrained_parts(self) -> list[nn.Module]:
         return [part for name, part in self.module.named_children() if name == "backbone"]
 
-    def batches(self, first_step: int) -> Iterator[tuple[int, Tensor]]:
+    def batches(self, first_step: int) -> Generator[tuple[int, Tensor]]:
         number = first_step
         while True:
             yield number, torch.randn(self.batch_size, 3, generator=torch.Generator().manual_seed(number))
@@ -162,7 +162,7 @@ def test_the_average_follows_the_weights(tmp_path: Path) -> None:
 
 def test_accumulated_batches_are_one_large_batch(tmp_path: Path) -> None:
     class Halves(_ToyTask):
-        def batches(self, first_step: int) -> Iterator[tuple[int, Tensor]]:
+        def batches(self, first_step: int) -> Generator[tuple[int, Tensor]]:
             for number, x in super().batches(first_step // 2):
                 yield from ((number, half) for half in x.chunk(2))
 

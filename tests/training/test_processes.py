@@ -72,11 +72,13 @@ def _at_step(step: int, number: signal.Signals = signal.SIGTERM) -> Callable[[Pr
 
 def _with_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
     """No detector has dropout yet; give it some."""
-    real = preparation.initial_detector
+    real = preparation.initial_detector  # type: ignore[attr-defined]
 
     def with_dropout(config: Any) -> Any:
         start = real(config)
-        start.network.backbone.stage1.append(nn.Dropout(0.3))
+        start.network.backbone.stage1.append(  # type: ignore[operator, union-attr]
+            nn.Dropout(0.3)
+        )
         return start
 
     monkeypatch.setattr(preparation, "initial_detector", with_dropout)

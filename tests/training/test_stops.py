@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class _Task:
     def pretrained_parts(self) -> list[nn.Module]:
         return [self.module[0]]  # type: ignore[index]
 
-    def batches(self, first_step: int) -> Iterator[Tensor]:
+    def batches(self, first_step: int) -> Generator[Tensor]:
         torch.rand(first_step + 1)  # as whatever opens the data may draw
         number = first_step
         while True:
@@ -170,8 +170,8 @@ class _Hanging:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_a_run_whose_worker_hangs(tmp_path: Path, number: signal.Signals) -> None:
     loop = _loop(tmp_path)
-    loop.task.batches = lambda first: endless_batches(  # type: ignore[method-assign]
-        _Hanging(), first_batch=first, every=1, workers=1
+    loop.task.batches = lambda first_step: endless_batches(  # type: ignore[method-assign]
+        _Hanging(), first_batch=first_step, every=1, workers=1
     )
     timer = threading.Timer(1, os.kill, (os.getpid(), number))
     loop.on_step = lambda progress: timer.start() if progress.step == 2 else None
@@ -363,7 +363,7 @@ def test_where_compiling_fails_the_run_goes_on_as_if_it_had_not_been_tried(
     config = replace(_CONFIG, precision=precision, freeze_steps=2)
     _loop(tmp_path / "whole", config).run()
     torch.compiler.reset()
-    compilers = {"forward": (_fail, _uncompiled), "backward": (_uncompiled, _fail)}[part]
+    compilers: Any = {"forward": (_fail, _uncompiled), "backward": (_uncompiled, _fail)}[part]
     backend, real = aot_autograd(fw_compiler=compilers[0], bw_compiler=compilers[1]), torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: real(module, backend=backend))
     _loop(tmp_path / "cut", replace(config, compile=True)).run()

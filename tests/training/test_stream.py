@@ -28,7 +28,7 @@ def _stream(source: Numbers, workers: int) -> Iterator[Iterator[Tensor]]:
     """Batches 1, 2, ...; all processes are gone at the end."""
     batches = endless_batches(source, first_batch=1, every=1, workers=workers)
     with closing(batches):
-        yield batches  # type: ignore[misc]
+        yield batches
     assert multiprocessing.active_children() == []
 
 

@@ -28,7 +28,8 @@ from hypothesis import strategies as st
 import facepipe.weights.connection as connection
 import facepipe.weights.downloads as download
 from facepipe.core.errors import WeightsError
-from facepipe.weights.downloads import FetchOptions, fetch
+from facepipe.weights.connection import FetchOptions
+from facepipe.weights.downloads import fetch
 from facepipe.weights.published import PUBLISHED
 
 NAME = "published_facenet_mobilenet_128"

@@ -95,7 +95,7 @@ def test_diou_leads_a_box_to_its_face() -> None:
     optimiser = torch.optim.Adam([found], lr=0.1)
     for _ in range(400):
         optimiser.zero_grad()
-        diou_loss(found, true, _VARIANCES).sum().backward()  # type: ignore[no-untyped-call]
+        diou_loss(found, true, _VARIANCES).sum().backward()
         optimiser.step()
     assert diou_loss(found, true, _VARIANCES).max().item() < 0.1
 
@@ -112,7 +112,7 @@ def test_faces_without_landmarks_train_class_and_box_only() -> None:
     output = _output([[[0.0, 0.0]] * 2], fill=1.0)
     output = RetinaFaceOutput(*(part.requires_grad_() for part in output))
     losses = multibox_loss(output, _targets([[FACE, FACE]], landmarks_known=False), LossConfig(), _VARIANCES)
-    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(list(losses.values())).sum().backward()
     assert losses["landmark"].item() == 0
     assert output.landmarks.grad is not None
     assert output.landmarks.grad.abs().sum() == 0
@@ -135,7 +135,7 @@ def test_how_many_anchors_train(labels: list[int], ratio: int, trained: int) -> 
     classes = torch.arange(10.0).reshape(1, 5, 2).square().requires_grad_()
     output = RetinaFaceOutput(torch.zeros(1, 5, 4), classes, torch.zeros(1, 5, 10))
     losses = multibox_loss(output, _targets([labels]), LossConfig(negatives_per_positive=ratio), _VARIANCES)
-    losses["class"].backward()  # type: ignore[no-untyped-call]
+    losses["class"].backward()
     assert classes.grad is not None
     assert int((classes.grad.abs().sum(dim=-1) > 0).sum()) == trained
 
@@ -146,7 +146,7 @@ def test_hard_negatives_are_chosen_crop_by_crop() -> None:
         torch.zeros(2, 3, 4), torch.tensor(logits, requires_grad=True), torch.zeros(2, 3, 10)
     )
     targets = _targets([[FACE, BACKGROUND, BACKGROUND]] * 2)
-    multibox_loss(output, targets, LossConfig(negatives_per_positive=1), _VARIANCES)["class"].backward()  # type: ignore[no-untyped-call]
+    multibox_loss(output, targets, LossConfig(negatives_per_positive=1), _VARIANCES)["class"].backward()
     assert output.classes.grad is not None
     assert (output.classes.grad.abs().sum(dim=-1) > 0).tolist() == [[True, False, True], [True, False, True]]
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -261,7 +262,7 @@ def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Pat
     assert len(task.module.projections) == 6
     losses = task.losses(task.module, next(task.batches(0)), 0.0)
     assert {"class", "soft_class", "soft_box", "soft_landmark", "hint"} <= set(losses)
-    losses["hint"].backward()  # type: ignore[no-untyped-call]
+    losses["hint"].backward()
     for projection in task.module.projections:
         assert projection.weight.grad is not None
     assert all(parameter.grad is None for parameter in wide.parameters())
@@ -271,12 +272,13 @@ def test_a_teacher_of_other_widths_gives_hints_through_projections(tmp_path: Pat
 
 def test_all_hints_reach_every_block_of_the_backbone(dataset: Path) -> None:
     teacher = Teacher(retinaface_mobilenet025(), IMAGENET_INPUT)
-    for hints_from, maps in (("pyramid", 6), ("all", 6 + 14)):
+    expected: dict[Literal["pyramid", "all"], int] = {"pyramid": 6, "all": 6 + 14}
+    for hints_from, maps in expected.items():
         task = _task_with(dataset, teacher, loss=LossConfig(hints_from=hints_from))
         shown, _, _ = task.module(torch.zeros(1, 3, 64, 64))
         assert len(shown) == maps
     losses = task.losses(task.module, next(task.batches(0)), 0.0)
-    losses["hint"].backward()  # type: ignore[no-untyped-call]
+    losses["hint"].backward()
     assert all(p.grad is not None for p in task.module.network.backbone.parameters())
 
 
@@ -319,7 +321,7 @@ def test_forced_parts_learn_the_teachers_maps_each_from_the_maps_before(dataset:
     assert wrong == [number == 7 for number in range(14 + 6)]
     torch.testing.assert_close(heads.boxes, output.boxes)
 
-    task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
+    task.losses(task.module, batch, 0.0)["hint"].backward()
     pulled = {n for n, p in student.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-5}
     assert pulled
     assert all(name.startswith("backbone.stage2.1.") for name in pulled)

@@ -125,7 +125,7 @@ def test_the_branch_changes_no_coarser_outputs_than_it_enters(
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before = network(images).classes
-        network.small_face_laterals[entered][1].weight.normal_(0, 1)
+        network.small_face_laterals[entered][1].weight.normal_(0, 1)  # type: ignore[index]
         after = network(images).classes
     strides = [2 * 8**2, 2 * 4**2, 2 * 2**2]
     moved = [a - b for a, b in zip(after.split(strides, 1), before.split(strides, 1), strict=True)]
@@ -163,12 +163,12 @@ def test_each_block_learns_from_the_teachers_map_before_it(
     teacher_maps = task._teacher(batch.pixels)
     assert wrong_maps(task.module(task._input(batch.pixels), teacher_maps), teacher_maps) == [4]
     assert wrong_maps(task.module(task._input(batch.pixels), ()), teacher_maps) == list(range(4, 16))
-    task.losses(task.module, batch, 0.0)["detail"].backward()  # type: ignore[no-untyped-call]
+    task.losses(task.module, batch, 0.0)["detail"].backward()
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
     assert pulled
     assert all(name.startswith("small_face_branch.blocks.4.") for name in pulled)
 
-    task.losses(task.module, batch, detail.forced_share)["detail"].backward()  # type: ignore[no-untyped-call]
+    task.losses(task.module, batch, detail.forced_share)["detail"].backward()
     pulled = {n for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().max() > 1e-3}
     assert {name.split(".")[2] for name in pulled} == {str(number) for number in range(16)}
 
@@ -210,13 +210,13 @@ def test_maps_that_the_branch_enters_are_not_compared(
     task = build_task(config, Detector(DETAIL, network, INPUT, AnchorSpec()), CPU)
     assert isinstance(task, DetectorTask)
     with torch.no_grad():
-        network.small_face_laterals[entered][1].weight.normal_(0, 0.1)
+        network.small_face_laterals[entered][1].weight.normal_(0, 0.1)  # type: ignore[index]
     task.module.eval()
     task._input = task._teacher._input  # type: ignore[union-attr]
     losses = task.losses(task.module, next(task.batches(0)), 0.0)
     assert losses["hint"].item() < 1e-6
     assert losses["detail"].item() > 0.1
-    losses["detail"].backward()  # type: ignore[no-untyped-call]
+    losses["detail"].backward()
     pulled = {name for name, p in network.named_parameters() if p.grad is not None}
     branch = network.small_face_branch
     assert pulled == {f"small_face_branch.{name}" for name, _ in branch.named_parameters()}
@@ -247,7 +247,7 @@ def test_it_learns_its_layers_from_the_one_without_a_branch(dataset: Path) -> No
     teacher_maps, _ = task._teacher(batch.pixels)  # type: ignore[misc]
     ours, _, _ = task.module(task._input(batch.pixels), teacher_maps)
     assert wrong_maps(ours, teacher_maps) == [14, 17]  # P3 and SSH's first
-    task.losses(task.module, batch, 0.0)["hint"].backward()  # type: ignore[no-untyped-call]
+    task.losses(task.module, batch, 0.0)["hint"].backward()
     pulled = {n for n, p in start.network.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     new = {f"{part}.0.weight" for part in ("fpn.merges.0", "contexts.0.field3", "contexts.0.reduce")}
     assert new <= pulled

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import multiprocessing
 import pickle
 import tarfile
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -118,7 +120,7 @@ def test_each_corruption_changes_pixels_and_leaves_the_original(face: UInt8Array
     np.testing.assert_array_equal(first, corrupt(face, config, np.random.default_rng(1)))
 
 
-def _shares() -> list[object]:
+def _shares() -> list[dataclasses.Field[Any]]:
     return [f for name, f in CorruptionConfig.__dataclass_fields__.items() if name.endswith("_share")]
 
 
