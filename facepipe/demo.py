@@ -23,16 +23,16 @@ PERSON = "Eileen Collins"
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo has to say, and whether all went as it should."""
+    """The lines of the demo, and whether all went as it should."""
 
     lines: tuple[str, ...]
     passed: bool
 
 
 def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoResult:
-    """Enroll NASA's portrait of Eileen Collins (public domain, from scikit-image) and look for her.
+    """Enroll NASA's portrait of Eileen Collins (public domain, from scikit-image) and find her again.
 
-    She is looked for in altered copies; photos without her must stay without names. The gallery is temporary.
+    Altered copies must get her name; photos without her must stay without names. The gallery is temporary.
 
     Args:
         folder: Gets the photos, and annotated copies in `annotated/`.
@@ -45,8 +45,8 @@ def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoRe
     make_folder(folder)
     path = folder / "portrait.png"
     write_picture(path, portrait)
-    looked_at = {**{f"she_is_{name}.jpg": photo for name, photo in _altered(portrait)}, **others}
-    for name, photo in looked_at.items():
+    probes = {**{f"she_is_{name}.jpg": photo for name, photo in _altered(portrait)}, **others}
+    for name, photo in probes.items():
         write_picture(folder / name, photo)
     with (
         temporary_folder(Path(tempfile.gettempdir())) as temporary,
@@ -55,11 +55,11 @@ def run_demo(folder: Path, open_pipeline: Callable[..., FacePipeline]) -> DemoRe
         for report in enroll(pipeline, [PersonPhoto(PERSON, path)]):
             if report.outcome.value != "enrolled":
                 raise FacepipeError(f"the portrait could not be enrolled: {report.sentence}")
-        results = list(pipeline.identify_files([folder / name for name in looked_at]))
-    return _judged(folder, results)
+        results = list(pipeline.identify_files([folder / name for name in probes]))
+    return _result(folder, results)
 
 
-def _judged(folder: Path, results: list[PhotoResult]) -> DemoResult:
+def _result(folder: Path, results: list[PhotoResult]) -> DemoResult:
     annotated = PictureFolder(folder / "annotated", [result.path for result in results])
     lines, passed = [f"enrolled {PERSON} from {folder / 'portrait.png'}"], True
     for result in results:

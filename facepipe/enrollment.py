@@ -1,4 +1,4 @@
-"""Learning people from photos: who is in which photo, which photos are good enough, what was stored."""
+"""Enrollment of people from photos: who is in which photo, which are good enough, what was stored."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from facepipe.core.counting import counted
 from facepipe.core.csv_files import read_rows
 from facepipe.core.errors import PhotoError, UsageError
+from facepipe.core.faces import Faces
 from facepipe.core.json_lines import record_to_json
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.audit import FaceRemark, remarks_on_new
@@ -20,7 +21,7 @@ from facepipe.images.face_crops import box_of, encode_crop
 from facepipe.images.finding import PhotoSearch
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.quality import EnrollRules, assess_main_face
+from facepipe.quality import EnrollRules, MainFace, assess_main_face
 
 _PATH_WORDS = ("path", "photo", "photos", "file", "filename", "filepath", "image", "picture", "source")
 _NAME_WORDS = ("name", "person", "people", "who", "label", "identity", "fullname")
@@ -171,7 +172,7 @@ def enroll(
 
     Args:
         pipeline: With a gallery.
-        photos: Whom to learn from what.
+        photos: Who is in which.
         rules: What a face must have.
         force: Take the largest face of a photo that breaks the rules, if it has any face.
         keep_crops: Store the pictures of the faces too.
@@ -186,47 +187,52 @@ def enroll(
         raise UsageError("enrolling needs a gallery")
     if isinstance(photos, PersonPhoto | str | os.PathLike):
         raise UsageError("expected photos to enroll, got one: give a list of PersonPhoto(name, path)")
+    enrollment = _Enrollment(pipeline, gallery, rules, force, keep_crops, max_pixels)
     for photo in photos:
         if not isinstance(photo, PersonPhoto):
             raise UsageError(f"expected PersonPhoto(name, path), got {photo!r:.80}")
         try:
-            report = _enroll_photo(pipeline, gallery, photo, rules, force, keep_crops, max_pixels)
+            report = enrollment.enroll(photo)
         except PhotoError as error:
             report = EnrollReport(photo, Outcome.FAILED, sentence=str(error))
         yield report
 
 
-def _enroll_photo(
-    pipeline: FacePipeline,
-    gallery: Gallery,
-    photo: PersonPhoto,
-    rules: EnrollRules | None,
-    force: bool,
-    keep_crops: bool,
-    max_pixels: int,
-) -> EnrollReport:
-    digest = photo_sha256(photo.path)
-    if gallery.has_photo(digest, photo.name):
-        return EnrollReport(photo, Outcome.KNOWN, sentence="enrolled before")
-    image = read_image(photo.path, max_pixels=max_pixels)
-    faces = pipeline.detect(image)
-    assessment = assess_main_face(image, faces, rules, crop=pipeline.encoder.crop)
-    face = assessment.face
-    reasons = tuple(refusal.reason.value for refusal in assessment.refusals)
-    scale = pipeline.detector.options.scale_of((image.shape[1], image.shape[0]))
-    hint = PhotoResult(photo.path, faces=faces, scale=scale).hint
-    sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in assessment.refusals), hint)))
-    if face is None or (reasons and not force):
-        return EnrollReport(photo, Outcome.REFUSED, reasons, sentence)
-    embedding = pipeline.encoder.encode(face.crop[None])[0]
-    warnings = remarks_on_new(gallery, photo.name, embedding)
-    template = NewTemplate(
-        embedding=embedding,
-        source=str(photo.path.resolve()),
-        box_xyxy=box_of(faces, face.row),
-        quality=face.measures.sharpness,
-        photo_sha256=digest,
-        crop=encode_crop(face.crop) if keep_crops else None,
-    )
-    gallery.add(photo.name, [template])
-    return EnrollReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)
+@dataclass(frozen=True, slots=True)
+class _Enrollment:
+    """The arguments of `enroll`."""
+
+    pipeline: FacePipeline
+    gallery: Gallery
+    rules: EnrollRules | None
+    force: bool
+    keep_crops: bool
+    max_pixels: int
+
+    def enroll(self, photo: PersonPhoto) -> EnrollReport:
+        digest = photo_sha256(photo.path)
+        if self.gallery.has_photo(digest, photo.name):
+            return EnrollReport(photo, Outcome.KNOWN, sentence="enrolled before")
+        image = read_image(photo.path, max_pixels=self.max_pixels)
+        faces = self.pipeline.detect(image)
+        assessment = assess_main_face(image, faces, self.rules, crop=self.pipeline.encoder.crop)
+        reasons = tuple(refusal.reason.value for refusal in assessment.refusals)
+        scale = self.pipeline.detector.options.scale_of((image.shape[1], image.shape[0]))
+        hint = PhotoResult(photo.path, faces=faces, scale=scale).hint
+        sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in assessment.refusals), hint)))
+        if assessment.face is None or (reasons and not self.force):
+            return EnrollReport(photo, Outcome.REFUSED, reasons, sentence)
+        template = self._template(photo, digest, faces, assessment.face)
+        warnings = remarks_on_new(self.gallery, photo.name, template.embedding)
+        self.gallery.add(photo.name, [template])
+        return EnrollReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)
+
+    def _template(self, photo: PersonPhoto, digest: str, faces: Faces, face: MainFace) -> NewTemplate:
+        return NewTemplate(
+            embedding=self.pipeline.encoder.encode(face.crop[None])[0],
+            source=str(photo.path.resolve()),
+            box_xyxy=box_of(faces, face.row),
+            quality=face.measures.sharpness,
+            photo_sha256=digest,
+            crop=encode_crop(face.crop) if self.keep_crops else None,
+        )

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
 from facepipe.core.errors import PhotoError
-from facepipe.images.jpeg import Frame, read_frame, scanned_samples
+from facepipe.images.jpeg import FrameHeader, read_frame, scanned_samples
 from facepipe.images.tiff import is_tiff, libtiff_bytes
 
 MOST_SCANNED_SAMPLES = 2_000_000_000
@@ -118,7 +118,7 @@ def _webp_pixels(header: bytes) -> int:
 
 
 def _coefficient_bytes(photo: Image.Image, stream: BufferedReader | BytesIO) -> int:
-    frame: Frame | None = read_frame(stream)
+    frame: FrameHeader | None = read_frame(stream)
     return _UNKNOWN_COEFFICIENTS * photo.width * photo.height if frame is None else frame.coefficient_bytes
 
 

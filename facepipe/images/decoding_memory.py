@@ -7,7 +7,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import cache
-from types import TracebackType
 from typing import Self
 
 from facepipe.core.errors import FacepipeError, PhotoError
@@ -134,9 +133,7 @@ class PhotoMemory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
 
 

@@ -28,7 +28,7 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class FrameHeader:
     """The picture of a JPEG.
 
     Attributes:
@@ -67,7 +67,7 @@ class Frame:
         return _COEFFICIENT_BYTES * sum(self.samples.values()) if self.several_scans else 0
 
 
-def read_frame(stream: BufferedReader | BytesIO) -> Frame | None:
+def read_frame(stream: BufferedReader | BytesIO) -> FrameHeader | None:
     """Read the headers of a JPEG up to its first scan; None where they are damaged."""
     size_wh, progressive = (0, 0), False
     components: tuple[Component, ...] = ()
@@ -76,11 +76,12 @@ def read_frame(stream: BufferedReader | BytesIO) -> Frame | None:
             size_wh = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
             components, progressive = _components(segment), marker in _PROGRESSIVE
         if marker == _START_OF_SCAN:
-            return Frame(size_wh, components, progressive, at, _scanned(segment)) if components else None
+            header = FrameHeader(size_wh, components, progressive, at, _scanned(segment))
+            return header if components else None
     return None
 
 
-def scanned_samples(stream: BufferedReader | BytesIO, frame: Frame) -> int:
+def scanned_samples(stream: BufferedReader | BytesIO, frame: FrameHeader) -> int:
     """Samples that all scans go through, each as often as scans hold it: a measure of the work."""
     samples = frame.samples
     return sum(

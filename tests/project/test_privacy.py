@@ -48,7 +48,7 @@ from pathlib import Path
 from facepipe.enrollment import PersonPhoto
 runtime = facepipe.choose_runtime({runtime!r})
 with facepipe.FacePipeline.load("my-gallery", create_gallery=True, runtime=runtime) as pipeline:
-    list(facepipe.enrol(pipeline, [PersonPhoto("Ada", Path("photo.png"))]))
+    list(facepipe.enroll(pipeline, [PersonPhoto("Ada", Path("photo.png"))]))
     print([match.name for match in pipeline.identify(facepipe.read_image("photo.png")).matches])
 """
 TRAINING = """

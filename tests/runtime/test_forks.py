@@ -66,7 +66,7 @@ from facepipe.gallery import NewTemplate
 def main(folder):
     photo = facepipe.read_image(folder + "/photo.png")
     pipeline = facepipe.FacePipeline.load(folder + "/gallery", create_gallery=True)
-    for report in facepipe.enrol(pipeline, [PersonPhoto("Ada", Path(folder, "photo.png"))]):
+    for report in facepipe.enroll(pipeline, [PersonPhoto("Ada", Path(folder, "photo.png"))]):
         assert report.outcome.value == "enrolled", report
 
     def names():
