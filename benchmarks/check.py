@@ -1,11 +1,11 @@
-"""Have we become slower? Ratios of a small run against those of `benchmarks/ratios.json`.
+"""Guard against regressions of speed: ratios of a small run against those of `benchmarks/ratios.json`.
 
     python -m benchmarks.check [--update]
 
 Seconds differ from machine to machine and from hour to hour, ratios taken in one run hardly do: how much
 faster the detector is than itself on torch, the encoder likewise, and a batch than a plain loop and than
 facenet-pytorch. They are kept for every kind of machine that was measured
-(`benchmarks.measure.kind_of_machine`); on another kind there is nothing to compare with, which is said. Exit
+(`benchmarks.measure.kind_of_machine`); on another kind nothing is compared, and a line is printed. Exit
 code 1 where a ratio fell by more than a fifth in each of three attempts. `--update` writes the ratios of this
 run into the file.
 """
@@ -34,7 +34,7 @@ _BATCH = 8
 @click.command()
 @click.option("--update", is_flag=True, help="Write the ratios of this run into the file.")
 def main(update: bool) -> None:
-    """Exits with 1 where something has become slower."""
+    """Exit with 1 where something has become slower."""
     known = json.loads(RATIOS.read_text(encoding="utf-8"))
     kind = kind_of_machine()
     if update:

@@ -1,10 +1,10 @@
-"""How fast does the detector look at a photo, how well does it see, and what do others take for it?
+"""Speed and accuracy of the detector beside those of others.
 
     python -m benchmarks.detector [--data FOLDER] [--yunet FILE] [--size WxH]... [--rounds N] [--json]
 
-Every contestant looks at the same photos, in turns: our detector on each runtime that is installed, YuNet (an
-ONNX file of OpenCV's model zoo that takes any size) and the MTCNN of facenet-pytorch. All see the photos as
-they are; "as served" is ours with its usual longest side, scales and merging. Photos are the labelled ones of
+All detect in the same photos, in turns: our detector on each runtime that is installed, YuNet (an ONNX file
+of OpenCV's model zoo that takes any size) and the MTCNN of facenet-pytorch. All take the photos in their
+size; "as served" is ours with its usual longest side, scales and merging. Photos are the labelled ones of
 FOLDER (`images/` and `label.txt`, docs/training.md), laid side by side and cut to size, or else the portrait
 that comes with scikit-image.
 
@@ -41,8 +41,8 @@ from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _ENGINES: tuple[Engine, ...] = ("onnx", "openvino", "torch")
 _SIZES = ("320x320", "640x640", "1280x960", "4000x3000")
-_MOST_TILES = 60
-_LEAST_FACE_PX = 8.0
+_MAX_TILES = 60
+_MIN_FACE_PX = 8.0
 _YUNET_NMS_IOU = 0.45
 AS_SERVED = "as served"
 
@@ -99,7 +99,7 @@ def measure(
     }
     if labelled:
         chosen = labelled[:: max(1, len(labelled) // photos)][:photos]
-        figures["ap"] = {name: _ap(look, chosen) for name, look in contestants.items()}
+        figures["ap"] = {name: _ap(detect, chosen) for name, detect in contestants.items()}
         figures["ap_photos"] = len(chosen)
     return figures
 
@@ -123,11 +123,11 @@ def _ours(weights: str) -> dict[str, PhotoAnalysis]:
 def _own(weights: str, options: DetectorOptions, choice: RuntimeChoice) -> PhotoAnalysis:
     detector = FaceDetector.load(weights, options, choice)
 
-    def look(photo: UInt8Array) -> npt.NDArray[np.float64]:
+    def detect(photo: UInt8Array) -> npt.NDArray[np.float64]:
         faces = detector.detect(photo)
         return np.column_stack([faces.boxes_xyxy, faces.scores]).astype(np.float64)
 
-    return look
+    return detect
 
 
 def _others(yunet: Path | None) -> dict[str, PhotoAnalysis]:
@@ -141,13 +141,13 @@ def _others(yunet: Path | None) -> dict[str, PhotoAnalysis]:
         return found
     mtcnn = MTCNN(keep_all=True)
 
-    def look(photo: UInt8Array) -> npt.NDArray[np.float64]:
+    def detect(photo: UInt8Array) -> npt.NDArray[np.float64]:
         boxes, scores = mtcnn.detect(photo)
         if boxes is None:
             return np.zeros((0, 5))
         return np.column_stack([np.asarray(boxes, np.float64), np.asarray(scores, np.float64)])
 
-    found["facenet-pytorch MTCNN, torch"] = look
+    found["facenet-pytorch MTCNN, torch"] = detect
     return found
 
 
@@ -156,7 +156,7 @@ def _yunet(file: Path) -> PhotoAnalysis:
     limits = (SCORE_THRESHOLD, _YUNET_NMS_IOU, 5000)
     network = cv2.FaceDetectorYN.create("onnx", model, nothing, (320, 320), *limits)
 
-    def look(photo: UInt8Array) -> npt.NDArray[np.float64]:
+    def detect(photo: UInt8Array) -> npt.NDArray[np.float64]:
         network.setInputSize(photo.shape[1::-1])
         _, found = network.detect(np.ascontiguousarray(photo[..., ::-1]))
         if found is None:
@@ -164,14 +164,14 @@ def _yunet(file: Path) -> PhotoAnalysis:
         x, y, w, h = found[:, :4].T
         return np.column_stack([x, y, x + w, y + h, found[:, -1]]).astype(np.float64)
 
-    return look
+    return detect
 
 
 def _picture(size: str, labelled: list[LabelledPhoto]) -> UInt8Array:
     """A photo of this size: many photos side by side where it is large, so that faces are no larger."""
     width, height = map(int, size.split("x"))
     rows, at = [], 0
-    tiles = [read_image(photo.path) for photo in labelled[:_MOST_TILES]] or [data.astronaut()]
+    tiles = [read_image(photo.path) for photo in labelled[:_MAX_TILES]] or [data.astronaut()]
     side = min(512, width, height)
     for _ in range(0, height, side):
         row = []
@@ -187,10 +187,10 @@ def _padded(size: str) -> tuple[int, int]:
     return height, width
 
 
-def _ap(look: PhotoAnalysis, photos: list[LabelledPhoto]) -> float:
-    found = {str(photo.path): look(read_image(photo.path)) for photo in photos}
+def _ap(detect: PhotoAnalysis, photos: list[LabelledPhoto]) -> float:
+    found = {str(photo.path): detect(read_image(photo.path)) for photo in photos}
     truth = {str(photo.path): photo.boxes_xyxy for photo in photos}
-    return detection_ap(truth, found, _LEAST_FACE_PX) or 0.0
+    return detection_ap(truth, found, _MIN_FACE_PX) or 0.0
 
 
 def as_table(figures: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""How many faces a second does the encoder turn into vectors, and on what does it run best?
+"""Speed of the encoder, in faces a second, on each runtime.
 
     python -m benchmarks.encoder [--encoder-weights NAME] [--batch N]... [--rounds N] [--json]
 

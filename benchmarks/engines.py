@@ -1,4 +1,4 @@
-"""How fast nearest faces are found: the latency of a search, and engines that galleries are compared with."""
+"""Latency of searches, and the engines that galleries are compared with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _WARM_UP = 20
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Of one query and of a batch of 64, in milliseconds; `cpu` of the searching thread."""
+    """Latency of one query and of a batch of 64, in milliseconds; `cpu`: processor time of the thread."""
 
     p50_ms: float
     p99_ms: float
@@ -42,7 +42,7 @@ class Latency:
 
 
 def latency_of(search: Callable[[FloatArray], object], queries: FloatArray) -> Latency:
-    """Times every query by itself, and batches of 64 for as long."""
+    """Time every query by itself, and the same queries in batches of 64."""
     for query in queries[:_WARM_UP]:
         search(query[None])
     singles = np.array([timed(partial(search, query[None])) for query in queries])
@@ -54,14 +54,14 @@ def latency_of(search: Callable[[FloatArray], object], queries: FloatArray) -> L
 
 
 def timed(act: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of this thread's processor time."""
+    """Return the seconds that a call takes, by the clock and of this thread's processor time."""
     started, started_cpu = time.perf_counter(), time.thread_time()
     act()
     return time.perf_counter() - started, time.thread_time() - started_cpu
 
 
 def resident_bytes() -> int:
-    """All memory of this process that is in use, what it has mapped of files too; Linux only, else 0."""
+    """Return the resident memory of this process, mapped files included; Linux only, else 0."""
     gc.collect()
     status = Path("/proc/self/status")
     if not status.exists():
@@ -72,7 +72,7 @@ def resident_bytes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class EngineFigures:
-    """An index without names, changes or files."""
+    """Measurements of an index without names, changes or files."""
 
     build_s: float
     latency: Latency

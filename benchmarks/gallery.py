@@ -1,8 +1,8 @@
-"""How fast, how large and how right is a gallery of a thousand, or of a million faces?
+"""Speed, size and recall of galleries of a thousand to millions of faces.
 
     python benchmarks/gallery.py [--size N]... [--engine NAME]... [--queries N] [--json FILE] [--folder DIR]
 
-Needs no data: the vectors are made up, to be as far from one another as those of real faces. Prints a table
+Needs no data: the embeddings are made up, as far from one another as those of real faces. Prints a table
 for each size; hnswlib and usearch are compared where they are installed. A million faces need 4 GB of disk,
 3 GB of memory and, with hnswlib and usearch, half an hour; ten million (`--size 10000000`) ten times as much.
 
@@ -46,7 +46,7 @@ _FILLED_AT_ONCE = 50_000
 
 @dataclass(frozen=True, slots=True)
 class GalleryFigures:
-    """What the gallery does at one size; the seconds are those of a clock."""
+    """Measurements of a gallery of one size; seconds are those of a clock."""
 
     fill_faces_a_s: float
     save_s: float

@@ -24,7 +24,7 @@ CHUNK = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """What is searched, and for what.
+    """Enrolled faces and queries, with their exact answers.
 
     Attributes:
         enrolled: float32 (n, d), mapped from a file; person i owns rows 10 i to 10 i + 9.
@@ -44,16 +44,16 @@ class Faces:
 
     @property
     def queries(self) -> FloatArray:
-        """Known ones first."""
+        """All queries, known people first."""
         return np.concatenate([self.known, self.strangers])
 
 
 class FaceMaker:
-    """Makes up unit vectors with the distances measured of real faces.
+    """Generator of unit vectors with the distances measured of real faces.
 
-    A face is the mean face, plus what is the person's own, plus what is the photo's own (of which some photos
-    have more), in directions that matter unequally, as those of real vectors do; then the whole is turned at
-    random. The weights were chosen so that the distances come out as measured; `main` prints what comes out.
+    A face is the mean face, plus a deviation of the person, plus one of the photo (larger for some photos),
+    with variances that differ by direction as those of real embeddings do, in a random rotation. The
+    variances were chosen to give the measured distances; `distances_made` describes what they give.
     """
 
     def __init__(self, people: int, seed: int = 1) -> None:
@@ -124,7 +124,7 @@ def nearest_by_brute_force(enrolled: FloatArray, queries: FloatArray) -> npt.NDA
 
 
 def distances_made(seed: int = 5) -> str:
-    """What the made-up faces' distances come out as, beside those of real ones."""
+    """Describe the distances of made-up faces beside those of real ones."""
     maker = FaceMaker(2000, seed)
     people = np.arange(2000)
     one, other = maker.photos(people), maker.photos(people)

@@ -87,7 +87,7 @@ def measure(source: Path | None, photos: int, contestants: tuple[str, ...]) -> d
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_folder(folder / "photos", source, photos)
-        _enrol(folder / "gallery")
+        _enroll(folder / "gallery")
         return {contestant: _in_own_process(contestant, folder) for contestant in contestants}
 
 
@@ -145,7 +145,7 @@ def fitted(photo: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
     return np.asarray(cv2.resize(fitted, size_wh), np.uint8)
 
 
-def _enrol(gallery: Path) -> None:
+def _enroll(gallery: Path) -> None:
     from facepipe.gallery import NewTemplate
     from facepipe.pipeline import FacePipeline
 

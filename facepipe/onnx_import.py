@@ -1,4 +1,4 @@
-"""Face encoders of others, as ONNX files, made weights with a card. Needs no extra."""
+"""Import of face encoders of others from ONNX files. Needs no extra."""
 
 from __future__ import annotations
 
@@ -41,27 +41,27 @@ def import_onnx_encoder(
     licence: str = "",
     folder: Path | None = None,
 ) -> Weight:
-    """Turn a face encoder in an ONNX file into a weight, after a run on the sample photo.
+    """Import a face encoder from an ONNX file as a weight, after a test on the sample photo.
 
-    Layout, side and length of a vector are read from the file. A file can't tell channel order, range and
-    template, and a wrong one gives vectors that are only worse: they are what most published encoders take
-    unless they are given.
+    Layout, side and length of the embedding are read from the file. Channel order, range and template are
+    not in it, and wrong ones give worse embeddings without an error: the defaults are those of most
+    published encoders.
 
     Args:
-        file: One input of images, (n, 3, side, side) or (n, side, side, 3), any n or 1; one output, a vector
-            an image, of any length.
+        file: One input of images, (n, 3, side, side) or (n, side, side, 3), any n or 1; one output (n, d),
+            the embeddings.
         name: Of the new weight.
         channels: Order of the input's channels.
-        mean: Subtracted from the pixels, 0..255. None: 127.5, or 0 where the network begins by doing that.
-        std: Divides what is left. None: 127.5, or 1 likewise.
+        mean: Subtracted from the pixels, 0..255. None: 127.5, or 0 where the network normalises itself.
+        std: Divides the difference. None: 127.5, or 1 in that case.
         alignment: Template of the faces, a name in `facepipe.align.TEMPLATES`.
         size_px: Side of the input, where the file leaves it open. None: that of the template.
         licence: For the card.
         folder: Where to; None: the user's own weights.
 
     Raises:
-        WeightsError: Unreadable, no such network, it can't tell the face in the sample photo from others of
-            its photos, or the name is taken.
+        WeightsError: Unreadable, no such network, other pictures are as near to the sample photo's face as
+            altered copies of it, or the name is taken.
         UsageError: The file's side is another one than `size_px`, or the template is unknown.
     """
     check_new_name(name)
@@ -69,8 +69,8 @@ def import_onnx_encoder(
         raise UsageError(f"unknown alignment {alignment!r}: expected one of {', '.join(TEMPLATES)}")
     model = _read(file)
     form, begins_with = _input_of(model, file)
-    own = bool(begins_with & _PREPROCESSING)
-    default_mean, default_std = (0.0, 1.0) if own else (127.5, 127.5)
+    takes_pixels = bool(begins_with & _PREPROCESSING)
+    default_mean, default_std = (0.0, 1.0) if takes_pixels else (127.5, 127.5)
     card = WeightCard(
         name=name,
         kind="encoder",
@@ -86,7 +86,7 @@ def import_onnx_encoder(
         embedding=EmbeddingSpec(1, alignment),
         licence=licence or "that of the imported file",
         training={"imported_from": file.name, "imported_sha256": hashlib.sha256(model).hexdigest()},
-        limits="imported: its makers know what it is bad at",
+        limits="imported: ask its authors",
     )
     return write_weight(folder or user_folder(), _tried(card, model, file), None, model)
 
@@ -101,7 +101,7 @@ def _read(file: Path) -> bytes:
 
 
 def _input_of(model: bytes, file: Path) -> tuple[InputForm, set[str]]:
-    """The form of its input, and the operators that take it."""
+    """Return the form of the network's input, and the operators that take it."""
     try:
         inputs = onnx_session(model, 1).get_inputs()
     except Exception as error:  # each failure has a class of its own, without a common root
@@ -118,10 +118,10 @@ def _side_px(file: Path, form: InputForm, wanted: int | None, alignment: str) ->
 
 
 def _tried(card: WeightCard, model: bytes, file: Path) -> WeightCard:
-    """The card with the length of a vector, after the network has told the sample's face from no faces.
+    """Complete the card with the length of the embedding, and test the network on the sample photo.
 
     Raises:
-        WeightsError: It can't.
+        WeightsError: Other pictures are as near to the sample's face as altered copies of it.
     """
     with tempfile.TemporaryDirectory() as folder:
         network = open_network(write_weight(Path(folder), card, None, model), choose_runtime())
@@ -145,11 +145,11 @@ def _tried(card: WeightCard, model: bytes, file: Path) -> WeightCard:
 
 
 def _sample_distances(encoder: FaceEncoder) -> tuple[float, float]:
-    """From the sample's face to the farthest of its altered copies, and to the nearest other picture."""
+    """Measure from the sample's face to the farthest of its altered copies and the nearest other picture."""
     face = _sample_face(encoder)
     copies = list(_altered(face))
-    vectors = encoder.encode(np.stack([face, *copies, *_no_faces(encoder.input_size_px)]))
-    distances = np.linalg.norm(vectors[1:] - vectors[0], axis=1)
+    embeddings = encoder.encode(np.stack([face, *copies, *_no_faces(encoder.input_size_px)]))
+    distances = np.linalg.norm(embeddings[1:] - embeddings[0], axis=1)
     return float(distances[: len(copies)].max()), float(distances[len(copies) :].min())
 
 

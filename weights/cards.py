@@ -1,4 +1,4 @@
-"""A weight's card: everything that must be known to use a weight file, read from one JSON file.
+"""Cards of weights: JSON files with all that is needed to use a weight file.
 
 The card `NAME.json` stands beside `NAME.safetensors` (parameters) and `NAME.onnx` (for serving).
 Preprocessing, anchors, thresholds and templates are read from here and never retyped.
@@ -45,7 +45,7 @@ _LEVELS_MAX, _SIZES_MAX, _ANCHOR_MAX_PX = 8, 16, 1 << 16
 
 
 def check_name(name: str) -> str:
-    """`name` itself, if it may name a weight: it becomes part of a path and must stay in it.
+    """Return `name` if it can name a weight: it becomes part of a path and must not lead out of it.
 
     Raises:
         WeightsError: Not 1 to 100 letters, digits, '.', '-' and '_', beginning with a letter or digit.
@@ -60,12 +60,12 @@ def check_name(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """How pixels become the network's input: `(pixel - mean) / std` a channel, pixels 0..255.
+    """Preprocessing of pixels: `(pixel - mean) / std` per channel, pixels 0..255.
 
     Attributes:
         channels: Order of the channels that the network was trained on.
-        mean: One value a channel, *in the order of `channels`*, in pixel units (0..255).
-        std: Likewise.
+        mean: One value per channel, *in the order of `channels`*, in pixel units (0..255).
+        std: One value per channel, in the same order and units.
         size_px: Side of the square input, or None where any multiple of 32 is taken.
     """
 
@@ -115,13 +115,13 @@ class EmbeddingSpec:
     """An encoder's output.
 
     Attributes:
-        dimensions: Length of a vector; vectors have unit length.
+        dimensions: Numbers of an embedding, which has unit length.
         alignment: Name of the landmark template in `facepipe.align.TEMPLATES` that crops are warped to.
-        flip_average: Whether a face's vector is the normalised sum of those of the crop and its mirror image.
+        flip_average: Whether an embedding is the normalised sum of those of the crop and its mirror image.
         threshold_l2: Default largest Euclidean distance at which a face is named; None: not measured.
         threshold_source: How that threshold was measured, in a sentence.
-        impostors: How near strangers come, as `ImpostorModel` writes and reads it: it
-            makes a threshold of a gallery's size. None: not measured, `threshold_l2` serves all galleries.
+        impostors: Distances between strangers, as `ImpostorModel` writes and reads them, which give a
+            threshold for each size of gallery. None: not measured; `threshold_l2` is used for all galleries.
     """
 
     dimensions: int
@@ -142,7 +142,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file of a weight, beside its card. `sha256` (64 hex digits) None: not written yet."""
+    """A file of a weight, beside its card. `sha256`: 64 hex digits; None: not written yet."""
 
     name: str
     sha256: str | None
@@ -160,7 +160,7 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True)
 class WeightCard:
-    """A weight as an object.
+    """All that is known of a weight.
 
     Attributes:
         name: Unique name in the registry; also the stem of the files.
@@ -168,13 +168,13 @@ class WeightCard:
         architecture: Name that `build_network` knows, such as "retinaface_mobilenet025".
         input: Preprocessing.
         parameters: The safetensors file; None for an imported ONNX file, which torch can't run.
-        onnx: The serving file; None for a weight that runs on torch only. There is one of both at least.
+        onnx: The serving file; None for a weight that runs on torch only. At least one of both is there.
         anchors: Detectors only.
         embedding: Encoders only.
         licence: Terms of use of the weight.
         training: Free-form record: data, teacher, recipe, hours.
         measured: Free-form record: accuracy, each figure with its test setting.
-        limits: What it is known to be bad at.
+        limits: Known weaknesses.
     """
 
     name: str
@@ -201,7 +201,7 @@ class WeightCard:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits that change whenever the numbers coming out would: with files or preprocessing."""
+        """16 hex digits of the hash of the files and the preprocessing, all that outputs depend on."""
         parameters = self.parameters and self.parameters.sha256
         without_onnx = self._fingerprint_of(parameters)
         if self.onnx is None or _SHIPPED_BEFORE.get(without_onnx) == self.onnx.sha256:
@@ -210,7 +210,7 @@ class WeightCard:
 
     @property
     def earlier_fingerprint(self) -> str | None:
-        """The fingerprint of versions that left out the ONNX file; None: the same, or a shipped weight's."""
+        """The fingerprint of versions that left out the ONNX file; None: the same, or of a shipped weight."""
         if self.parameters is None:
             return None
         without_onnx = self._fingerprint_of(self.parameters.sha256)

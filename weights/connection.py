@@ -1,4 +1,4 @@
-"""One file by http or https, from servers that may be slow, wrong or hostile."""
+"""Download of one file by http or https, from servers that may be slow, faulty or hostile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 from facepipe.core.errors import WeightsError, one_line
 
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes that are there and the bytes that there will be (None: the server didn't say)."""
+"""Called with the bytes received and the bytes of the whole file (None: not known)."""
 
 OFFLINE_CURE = "or put the file into a folder and name that folder in FACEPIPE_OFFLINE_WEIGHTS"
 _CHUNK_BYTES = 1 << 16
@@ -28,12 +28,12 @@ _WORTH_A_RETRY = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """How patient a download is.
+    """Limits of a download.
 
     Attributes:
-        timeout_s: Longest silence of the server, in seconds.
+        timeout_s: Longest wait for the next bytes, in seconds.
         total_s: Longest time of the whole download with all attempts, in seconds.
-        retries: Further attempts after the first one is cut off or the server is out of order.
+        retries: Further attempts after a lost connection or a failure of the server.
         first_wait_s: Pause before the first retry, in seconds; each later one is twice as long.
         min_bytes, max_bytes: A smaller or larger file is refused.
     """
@@ -47,14 +47,14 @@ class FetchOptions:
 
 
 class TransientError(Exception):
-    """The connection or the server failed in a way that may pass."""
+    """A failure of the connection or the server that may pass."""
 
 
 class Deadline:
-    """Ends the connections that were made through it once the time is over, whatever they wait for.
+    """A limit of time for connections: it closes those made through it when the time is over.
 
-    A timeout of a socket begins again with each byte: a server that sends one now and then would be waited
-    for without end, even before its answer begins.
+    A socket's timeout begins again with each byte, so that a server that sends one now and then would keep
+    a download waiting without end.
     """
 
     def __init__(self, total_s: float) -> None:
@@ -95,7 +95,7 @@ class Deadline:
 
 
 def require_address(url: str) -> None:
-    """Check that `url` is an address that can be asked: http or https, a host, no name and password.
+    """Check that `url` is an http or https address with a host and without name and password.
 
     Raises:
         WeightsError: It is none.
@@ -119,7 +119,7 @@ def require_address(url: str) -> None:
 def receive(
     url: str, options: FetchOptions, deadline: Deadline, progress: Progress | None = None
 ) -> Iterator[bytes]:
-    """The file at `url`, in pieces; all that the server says about it is checked.
+    """Yield the file at `url` in pieces, and check its type, encoding and size.
 
     Raises:
         WeightsError: It is no address, the answer is no whole file as it is, or the time is over.
@@ -151,7 +151,7 @@ def _explained(url: str, error: Exception) -> Exception:
 
 
 def page_cure(source: str) -> str:
-    """What to do where something else than a weight is at an address."""
+    """Advice for an address where something else than a weight was found."""
     return f"Open {source} in a browser to see what is wrong, {OFFLINE_CURE}"
 
 
@@ -159,14 +159,14 @@ def page_cure(source: str) -> str:
 
 
 class _NoRedirections(urllib.request.HTTPRedirectHandler):
-    """Leaves redirections to the caller: urllib reads their bodies to the end, and asks ftp servers too."""
+    """Leave redirections to the caller: urllib would read their bodies to the end, and follow them to ftp."""
 
     def redirect_request(self, *_: Any) -> None:
         """Follow none."""
 
 
 class _Connecting(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
-    """Connects through a deadline."""
+    """Connect through a deadline."""
 
     def __init__(self, deadline: Deadline) -> None:
         urllib.request.HTTPSHandler.__init__(self)
@@ -187,7 +187,7 @@ class _Connecting(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
 
 
 def _answer(url: str, options: FetchOptions, deadline: Deadline) -> http.client.HTTPResponse:
-    """The answer at the end of the redirections."""
+    """Open `url`, following redirections."""
     opener = urllib.request.build_opener(_NoRedirections, _Connecting(deadline))
     require_address(url)
     asked = url
@@ -206,7 +206,7 @@ def _answer(url: str, options: FetchOptions, deadline: Deadline) -> http.client.
 
 
 def _redirected(asked: str, location: str | None) -> str:
-    """Where to ask next: never by plain http after https.
+    """Return the address of a redirection, which may not lead from https to http.
 
     Raises:
         WeightsError: Nowhere, or the redirection leaves https.

@@ -1,4 +1,4 @@
-"""Fetching published weights: the only part of facepipe that uses the network, and only when asked to."""
+"""Download of published weights: the only part of facepipe that uses the network, and only on request."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class FetchResult:
     Attributes:
         path: Where it is.
         sha256: Its hash, 64 hex digits.
-        was_known: Whether that hash was known before, from the registry or an earlier fetch; if not, only
-            the connection vouches for the file, and the hash is remembered from now on.
+        was_known: Whether that hash was known before, from the registry or an earlier fetch. If not, nothing
+            but the connection was checked, and later fetches must give a file of this hash.
         origin: Where it came from.
     """
 
@@ -61,14 +61,14 @@ def fetch(
     options: FetchOptions = _PATIENT,
     progress: Progress | None = None,
 ) -> FetchResult:
-    """Get a published file: the one that is there already, else from the offline folder, else by network.
+    """Return a published file that exists, else copy it from the offline folder, else download it.
 
     Args:
         name: A name in `facepipe.weights.published.PUBLISHED`.
         folder: Where to; None: `$FACEPIPE_HOME/downloads`. It is made if it is missing.
         url: Another http(s) address of the same file, such as a mirror's; None: its authors'.
-        options: Patience.
-        progress: Told about the bytes that have arrived.
+        options: Limits of time and size.
+        progress: Called with the bytes received so far.
 
     Raises:
         WeightsError: Unknown name, no connection, an error page or another file than expected in its place,
@@ -94,7 +94,7 @@ def fetch(
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """The hash that a file has to have (None: any), and what to do when it has another."""
+    """The required hash of a file (None: any), and the advice where it has another."""
 
     sha256: str | None
     cure: str
@@ -141,7 +141,7 @@ def _download(
 
 
 def _save(chunks: Iterable[bytes], target: Path, source: str, expected: _Expected) -> str:
-    """Write to `target` what is whole and right, else nothing. Returns its sha256."""
+    """Write a file to `target` once it is complete and verified, and return its sha256."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(target, mode=SHARED_FILE_MODE) as temporary:
@@ -160,7 +160,7 @@ def _written(chunks: Iterable[bytes], write: Callable[[bytes], int]) -> Iterator
 
 
 def _not_a_page(chunks: Iterable[bytes], source: str) -> Iterator[bytes]:
-    """Servers and proxies answer 200 with an error page or message; it must not become a weight."""
+    """Pass chunks on, but refuse web pages: servers and proxies send error pages with status 200."""
     empty = True
     for chunk in chunks:
         if empty and chunk.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGE_BEGINNINGS):
@@ -188,7 +188,7 @@ def _hash_chunks(chunks: Iterable[bytes]) -> str:
 
 
 def _check_file(file: Path, sha256: str, expected: _Expected, source: str) -> None:
-    """Compare the hash with the known one; where none is known, the file has to be what it claims to be."""
+    """Compare the hash with the required one; where there is none, check that it is a checkpoint."""
     if expected.sha256 is None:
         require_checkpoint(file, source)
     elif sha256 != expected.sha256:
@@ -200,7 +200,7 @@ def _hashes_path() -> Path:
 
 
 def _remembered_hashes() -> dict[str, str]:
-    """Hashes of files first fetched when none was known: a later fetch has to get the same file."""
+    """Read the hashes of files that were fetched when none was published, by name."""
     path = _hashes_path()
     try:
         return decode_json(path.read_bytes(), dict[str, str])

@@ -1,4 +1,4 @@
-"""Reading and writing a weight's files: nothing is used whose hash differs from the card's."""
+"""Reading and writing of a weight's files, which are verified by the hashes on its card."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Parameters = dict[str, NDArray[Any]]
 
 
 def read_parameters(weight: Weight) -> Parameters:
-    """The verified parameters, by name, in the type they are stored in (float16 or float32, int64 counters).
+    """Read and verify the parameters, by name, in their stored type (float16 or float32, int64 counters).
 
     Raises:
         WeightsError: This weight has none, or it is missing, not the file that the card describes, or not
@@ -46,7 +46,7 @@ def read_parameters(weight: Weight) -> Parameters:
 
 
 def read_onnx(weight: Weight) -> bytes:
-    """The verified serving file, as bytes that ONNX Runtime takes.
+    """Read and verify the serving file, as bytes for ONNX Runtime.
 
     Raises:
         WeightsError: This weight has none, or it is missing, or not the file that the card describes, or one
@@ -81,9 +81,9 @@ def write_weight(
 ) -> Weight:
     """Write NAME.safetensors, NAME.onnx and NAME.json to `folder`, which is made if it is missing.
 
-    The file names and hashes in `card` are filled in. The card comes last, and the files of a card that it
-    replaces stay as they are until then: whenever this is cut off, the folder holds the whole old weight or
-    the whole new one. So a file whose name the old card uses has a part of its hash in its name.
+    The file names and hashes in `card` are filled in. The card is written last, and the files of a card that
+    it replaces stay until then: if the process is killed, the folder holds the whole old weight or the whole
+    new one. So a new file whose name the old card uses has a part of its hash in its name.
 
     Args:
         folder: Where to.
@@ -119,7 +119,7 @@ def write_weight(
 
 
 def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
-    """The files that a card names; none where it can't be read."""
+    """Return the files named on a card; none where it can't be read."""
     try:
         card = read_card(card_path).card
     except WeightsError:
@@ -128,7 +128,7 @@ def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
 
 
 def _new_file(name: str, suffix: str, data: bytes, old: tuple[WeightFile, ...]) -> WeightFile:
-    """The file of these bytes, under a name that no other one of `old` has."""
+    """Describe the file of these bytes, under a name that no other file of `old` has."""
     sha256 = _sha256(data)
     plain = WeightFile(f"{name}{suffix}", sha256)
     taken = any(file.name == plain.name and file.sha256 != sha256 for file in old)
@@ -136,7 +136,7 @@ def _new_file(name: str, suffix: str, data: bytes, old: tuple[WeightFile, ...]) 
 
 
 def _remove_unused(folder: Path, name: str) -> None:
-    """Remove the files that were written for a weight of this name and that no card names (any more)."""
+    """Remove files that were written for a weight of this name and are on no card."""
     ours = re.compile(rf"({re.escape(name)}(?:-[0-9a-f]{{16}})?)\.(?:safetensors|onnx)")
     used = {file.name for path in folder.glob("*.json") for file in _files_of(path)}
     for path in folder.glob(f"{name}*"):
@@ -159,7 +159,7 @@ def _to_safetensors(name: str, parameters: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def _read_verified(weight: Weight, file: WeightFile) -> bytes:
-    """The very bytes that were hashed are returned, so that nothing can change in between."""
+    """Read a file once, verify its hash and return the same bytes: nothing can change in between."""
     path = weight.folder / file.name
     try:
         data = path.read_bytes()

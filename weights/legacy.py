@@ -1,4 +1,4 @@
-"""Reading published `.pth` and `.pt` checkpoints without running anything that is in them."""
+"""Reading of published `.pth` and `.pt` checkpoints without running code in them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PACKED_MAX = 1 << 20
 
 
 def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a PyTorch checkpoint, on the CPU, under the names they were published with.
+    """Read the tensors of a PyTorch checkpoint to the CPU, by their published names.
 
     A "state_dict" inside a training checkpoint is unwrapped, and the "module." that data-parallel
     training puts before every name is taken off.
@@ -44,7 +44,7 @@ def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
 
 
 def require_checkpoint(path: Path, source: str) -> None:
-    """Check, without torch, that a file is a PyTorch checkpoint, and whole as far as its container shows.
+    """Check, without torch, that a file is a PyTorch checkpoint and its container complete.
 
     Args:
         path: The file.
@@ -74,7 +74,7 @@ def _is_checkpoint(stream: BinaryIO) -> bool:
 
 
 def _is_whole_zip(stream: BinaryIO) -> bool:
-    """Whether it holds torch's `data.pkl`, and all members have the right CRC."""
+    """Whether a zip holds torch's `data.pkl`, and all members have the right CRC."""
     with zipfile.ZipFile(stream) as archive:
         has_tensors = any(name.endswith("/data.pkl") for name in archive.namelist())
         return has_tensors and not _unpacks_to_more(stream) and archive.testzip() is None
@@ -91,7 +91,7 @@ def _unpacks_to_more(stream: BinaryIO) -> bool:
 
 
 def _is_older_form(stream: BinaryIO) -> bool:
-    """Whether values follow the five pickles that torch wrote before it took to zip; they are not run."""
+    """Whether a file is of torch's format before zip, five pickles and values; the pickles are not run."""
     operations = 0
     for _ in range(_OLDER_PICKLES):
         for _ in pickletools.genops(stream):
@@ -102,7 +102,7 @@ def _is_older_form(stream: BinaryIO) -> bool:
 
 
 def load_without_code(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU, if it is data only.
+    """Load a file of `torch.save` to the CPU with `weights_only=True`.
 
     Raises:
         WeightsError: Missing, empty, truncated, not a checkpoint, or holding code.
@@ -161,10 +161,10 @@ def _only_tensors(path: Path, state: Any) -> dict[str, torch.Tensor]:
 
 
 def require_plain(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Check that all values are real numbers that lie in memory one by one.
+    """Check that all tensors are dense, real and hold each of their values in memory.
 
-    A tensor may also be sparse or nested, without values (meta), or one value that stands for any number of
-    them: what computes with such would fail, or fill the memory.
+    Sparse, nested and meta tensors, and expanded ones whose one value stands for any number of them, would
+    make later computations fail or fill the memory.
 
     Raises:
         WeightsError: One is not so; names it.

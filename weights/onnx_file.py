@@ -1,4 +1,4 @@
-"""What an ONNX file may hold, checked in its bytes before a runtime opens them.
+"""Checks of an ONNX file's bytes, before a runtime opens them.
 
 The file is read as protobuf messages by their field numbers in onnx.proto, so that no ONNX package is needed.
 """
@@ -35,7 +35,7 @@ _REFUSED = {
     ("tensor", 13): _OUTSIDE,
     ("tensor", 14): _OUTSIDE,
 }
-"""What no network of faces needs, by message and field."""
+"""Parts that are refused since no network for faces needs them, by message and field."""
 
 
 def require_self_contained(model: bytes, source: str | Path) -> None:
@@ -60,7 +60,7 @@ def require_self_contained(model: bytes, source: str | Path) -> None:
 
 
 def operators_on(model: bytes, value: str) -> set[str]:
-    """The kinds of operators that take `value`, such as the network's input, in a file that was checked."""
+    """Return the types of the operators that take `value`, such as the network's input, of a checked file."""
     kinds = set()
     for field, graph in _fields(memoryview(model)):
         if field == _GRAPH and isinstance(graph, memoryview):
@@ -75,7 +75,7 @@ def operators_on(model: bytes, value: str) -> set[str]:
 
 
 def _refused_part(model: memoryview) -> str | None:
-    """The first thing in `_REFUSED` that is there.
+    """Return the first part in `_REFUSED` that the file has.
 
     Raises:
         ValueError: The bytes are no ONNX file.

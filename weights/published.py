@@ -1,4 +1,4 @@
-"""Weights that others have published: where they are, and all that a card for them has to say.
+"""Weights published by others: their addresses, and the contents of their cards.
 
 Figures are their authors' own. None of these files comes with facepipe, and none is needed to run it.
 """
@@ -24,8 +24,8 @@ class PublishedWeight:
         architecture: As on a card.
         input: As on a card.
         licence: Terms of use, as far as they are known.
-        trained_on: Data, as its authors say.
-        sha256: 64 hex digits; None: its authors publish none, so the first one that is fetched is remembered.
+        trained_on: Data, by its authors.
+        sha256: 64 hex digits; None: not published; that of the first fetch is required from then on.
         anchors: Detectors only.
         embedding: Encoders only. No threshold: none has been measured for these.
         framing: Encoders only: how its authors cut faces out of photos.

@@ -1,4 +1,4 @@
-"""Finding weights by name: those shipped in the package, the user's own, and those in the offline folder."""
+"""Weights by name: those shipped in the package, the user's own, and those in the offline folder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Origin = Literal["shipped", "user", "offline"]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A card and the folder that it and its files are in. The files are not looked at yet."""
+    """A card and the folder of its files, which are not read yet."""
 
     card: WeightCard
     folder: Path
@@ -67,7 +67,7 @@ def offline_folder() -> Path | None:
 
 
 def list_weights() -> list[WeightEntry]:
-    """Every card that is found, in the order of search: shipped, the user's, offline.
+    """List all cards in the order of search: shipped, the user's, offline.
 
     A damaged card, and one hidden by an earlier card of the same name, is listed with its `problem`.
     """
@@ -79,9 +79,9 @@ def list_weights() -> list[WeightEntry]:
 
 
 def load_card(name_or_path: str | Path) -> Weight:
-    """The weight of this name, or of the card at this path (a `Path`, or text with a slash or with `.json`).
+    """Load the card of this name, or at this path (a `Path`, or text with a slash or with `.json`).
 
-    Shipped weights come first: a card elsewhere can't take the place of one that came with the package.
+    Shipped weights come first: a card elsewhere can't replace one of the package.
 
     Raises:
         WeightsError: Unknown (lists the known names and near matches), or the card is damaged.
@@ -123,7 +123,7 @@ def _read_text(path: Path) -> str:
 
 
 def check_new_name(name: str) -> str:
-    """`name` itself, if a weight of the user's may be called so.
+    """Return `name` if a user's weight may have it.
 
     Raises:
         WeightsError: Not usable in a path, or the name of a shipped weight, which would hide the new one.

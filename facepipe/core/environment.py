@@ -1,4 +1,4 @@
-"""Settings that other packages read when they are loaded, and those packages that need more than settings."""
+"""Settings that other packages read when they are imported, and the imports that need more than settings."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxru
 def openvino_core() -> openvino.Core:
     """OpenVINO; the only place that imports it.
 
-    Its import sends an event to Google Analytics and writes to `~/intel`, and does neither where the package
-    that does so is missing: for the time of the import, it is.
+    Its import sends an event to Google Analytics and writes to `~/intel`, by a package that is hidden during
+    the import.
 
     Raises:
         ImportError: It is not installed.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 
 def one_line(error: object, longest: int = 300) -> str:
-    """What another package says of a failure, without line breaks, cut to a length."""
+    """Return the message of another package's error without line breaks, cut to a length."""
     text = " ".join(str(error).split())
     return text if len(text) <= longest else f"{text[:longest]} ..."
 
 
 class FacepipeError(Exception):
-    """Root of the tree. The message names what failed and says what to do about it."""
+    """Base of all errors. The message names what failed and what to do about it."""
 
     exit_code = 1
 

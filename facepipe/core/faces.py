@@ -1,4 +1,4 @@
-"""Vocabulary of all parts: the faces of one photo, and a gallery's answer for a face."""
+"""The types that all parts share: the faces of a photo, and the matches of a gallery."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LANDMARK_NAMES = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
 class MatchStatus(Enum):
-    """How sure a gallery is of a face. The values are stable codes for reports."""
+    """Outcome of matching a face. The values are stable codes for reports."""
 
     NAMED = "named"
     UNSURE = "unsure"
@@ -30,7 +30,7 @@ class MatchStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A gallery's answer for one face.
+    """The match of a face in a gallery.
 
     Attributes:
         name: The person, or None where the face is not named.
@@ -61,7 +61,7 @@ class Match:
 
     @property
     def label(self) -> str:
-        """Whose face it is, for people to read: `Ada`, `Ada?` where that is unsure, or `unknown`."""
+        """The name for people to read: `Ada`, `Ada?` where it is unsure, or `unknown`."""
         if self.candidate_name is not None:
             return f"{self.candidate_name}?"
         return self.name or "unknown"
@@ -76,7 +76,7 @@ class Face:
         score: Detector confidence in 0..1.
         landmarks: float32 (5, 2), x and y in the order of `LANDMARK_NAMES`.
         embedding: float32 (d,), unit length; None before encoding, and of a face that was not encoded.
-        match: Answer of a gallery, or None before matching.
+        match: Of a gallery, or None before matching.
         enrollable: Whether enrollment would take it too, or None before it was measured.
     """
 
@@ -100,7 +100,7 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Faces:
-    """The n faces of one photo as columns of equal length; later steps of the way add columns.
+    """The n faces of one photo as columns of equal length; later steps of the pipeline add columns.
 
     Iterating gives a `Face` for each row, most confident first, and so does an index: `faces[0]`. A slice, a
     mask or several indices give `Faces` again, as `select` does.
@@ -113,7 +113,7 @@ class Faces:
         landmarks: float32 (n, 5, 2), x and y in the order of `LANDMARK_NAMES`.
         embeddings: float32 (n, d), unit length, or None before encoding. A row of NaN is a face that was not
             encoded: its landmarks determine no alignment, or it is not good enough to be compared.
-        matches: n answers of a gallery, or None before matching.
+        matches: n matches in a gallery, or None before matching.
         enrollable: bool (n,), which of them enrollment would take too, or None before they were measured.
 
     Raises:
@@ -179,7 +179,7 @@ class Faces:
         return sides.min(axis=1) if len(self) else np.zeros((0,), np.float32)
 
     def select(self, rows: Rows) -> Self:
-        """The chosen rows of every column, in the order asked for. `rows`: indices or a mask of n."""
+        """Return the given rows of all columns, in their order. `rows`: indices or a mask of n."""
         index = np.asarray(rows)
         index = np.flatnonzero(index) if index.dtype == np.bool_ else index.astype(np.intp)
         return replace(
@@ -193,7 +193,7 @@ class Faces:
         )
 
     def with_embeddings(self, embeddings: FloatArray, rows: Rows | None = None) -> Self:
-        """These faces with their embeddings, float32 (n, d); or with those of some rows, the others NaN."""
+        """Return these faces with their embeddings, float32 (n, d); or with those of some rows, the others NaN."""
         if rows is None:
             return replace(self, embeddings=embeddings)
         spread = np.full((len(self), embeddings.shape[1]), np.nan, np.float32)
@@ -201,11 +201,11 @@ class Faces:
         return replace(self, embeddings=spread)
 
     def with_matches(self, matches: Iterable[Match]) -> Self:
-        """These faces with a gallery's answers, one a face."""
+        """Return these faces with their n matches."""
         return replace(self, matches=tuple(matches))
 
     def with_enrollable(self, enrollable: BoolArray) -> Self:
-        """These faces with whether enrollment would take them, bool (n,)."""
+        """Return these faces with a mask of those that enrollment would take, bool (n,)."""
         return replace(self, enrollable=enrollable)
 
 
@@ -215,14 +215,14 @@ def _require_shape(name: str, array: npt.NDArray[np.generic], shape: tuple[int, 
 
 
 def mirror_boxes(boxes_xyxy: FloatArray, width: float) -> FloatArray:
-    """Boxes (n, 4) as they are in a mirrored picture of this width."""
+    """Mirror boxes (n, 4) in a picture of this width."""
     mirrored = boxes_xyxy.copy()
     mirrored[:, [0, 2]] = width - boxes_xyxy[:, [2, 0]]
     return mirrored
 
 
 def mirror_landmarks(landmarks: FloatArray, width: float) -> FloatArray:
-    """Landmarks (n, 5, 2) as they are in a mirrored picture: the viewer's left and right are swapped."""
+    """Mirror landmarks (n, 5, 2) in a picture of this width; the viewer's left and right are swapped."""
     mirrored = landmarks[:, [1, 0, 2, 4, 3]].copy()
     mirrored[..., 0] = width - mirrored[..., 0]
     return mirrored

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, private from their first byte, and nothing left of killed writers.
+"""Atomic writing of private files, and removal of the temporary files of killed processes.
 
 Temporary files and folders have hidden names of one form. Whoever makes one holds a file lock (`flock`) on
 it, which the system releases however the process ends: one whose lock can be taken has no writer any more.
@@ -41,7 +41,7 @@ _swept: set[str] = set()
 
 @contextmanager
 def atomic_file(path: Path, mode: int = PRIVATE_FILE_MODE, *, replace: bool = True) -> Iterator[BinaryIO]:
-    """Open a file to write to that becomes `path` when the block ends well, and is gone when it doesn't.
+    """Open a temporary file that becomes `path` when the block succeeds, and is removed when it fails.
 
     The bytes go to a hidden temporary file in the same folder, are synced to disk, and then take the
     place of `path`: a reader, or whoever comes after a killed process, sees the old file or the new one.
@@ -63,7 +63,7 @@ def atomic_file(path: Path, mode: int = PRIVATE_FILE_MODE, *, replace: bool = Tr
 def atomic_path(
     path: Path, suffix: str = "", mode: int = PRIVATE_FILE_MODE, *, replace: bool = True
 ) -> Iterator[Path]:
-    """Do what `atomic_file` does for writers that open files by name: yields the temporary file.
+    """Yield the path of a temporary file, as `atomic_file` does, for writers that open files by name.
 
     Args:
         path: Where to.
@@ -135,7 +135,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def _becoming(path: Path, suffix: str, mode: int, replace: bool) -> Iterator[tuple[Path, BinaryIO]]:
-    """A locked temporary file, and its name, that becomes `path` when the block ends well."""
+    """Open a locked temporary file, and yield it and its name; it becomes `path` when the block succeeds."""
     sweep_once(path.parent)
     temporary, descriptor = _locked_temporary(path.parent, suffix, lambda new: os.open(new, _NEW_FILE, mode))
     assert descriptor is not None

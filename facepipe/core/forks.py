@@ -1,4 +1,4 @@
-"""What a forked process may not use of its parent's: networks with threads, connections with locks.
+"""Objects that a forked process must not share with its parent, such as networks with threads.
 
 It can't free them either: it would wait for threads that exist in the parent only.
 """

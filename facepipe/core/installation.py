@@ -1,4 +1,4 @@
-"""How to install what is missing or damaged, from where facepipe came: no package index has it."""
+"""Commands that install missing or damaged parts, from the source of facepipe: no package index has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records as JSON, one line each, that every encoding of Unicode has."""
+"""Records as lines of JSON that every encoding of Unicode can hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def record_to_json(record: Any) -> str:
-    """A dataclass or mapping as one line of JSON that every encoding of Unicode has; paths become text."""
+    """Return a dataclass or mapping as one line of JSON for any encoding of Unicode; paths become text."""
     if is_dataclass(record) and not isinstance(record, type):
         record = asdict(record)
     line = json.dumps(record, ensure_ascii=False, allow_nan=False, default=text_of)

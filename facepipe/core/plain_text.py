@@ -1,4 +1,4 @@
-"""Text for people's eyes: nothing in it commands a terminal or changes the order of what is read."""
+"""Text without characters that control a terminal or change the order of reading."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _HARMFUL = re.compile(
 
 
 def text_of(value: str | os.PathLike[str]) -> str:
-    r"""Text that UTF-8 can hold: bytes of file names that are no text become `\udcff`."""
+    r"""Return text that UTF-8 can hold: bytes of file names that are no text become `\udcff`."""
     return os.fspath(value).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def visible(text: object) -> str:
-    r"""Text with control characters, bidirectional ones and lone surrogates escaped: `\x1b`, `\u202e`.
+    r"""Escape control characters, bidirectional ones and lone surrogates: `\x1b`, `\u202e`.
 
     Line breaks and tabs stay. A terminal would obey the others: names of files and people can hold any.
     """
@@ -26,12 +26,12 @@ def visible(text: object) -> str:
 
 
 def visible_line(text: object) -> str:
-    r"""Do what `visible` does, and escape line breaks as `\n`: a name can't add a line of its own."""
+    r"""Escape line breaks as `\n` besides what `visible` escapes."""
     return visible(text).replace("\n", "\\n")
 
 
 def visible_json(line: str) -> str:
-    """JSON of the same value without such characters. They can stand in its strings only."""
+    """Escape such characters in JSON, where they can be in strings only."""
     return _HARMFUL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 

@@ -1,4 +1,4 @@
-"""How many threads are worth starting: processors, CPU quotas of control groups, and what was asked for."""
+"""The number of threads: processors, CPU quotas of control groups, and `$FACEPIPE_THREADS`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def compute_threads() -> int:
-    """How many threads are to compute at once: `$FACEPIPE_THREADS`, else `granted_processors()`.
+    """Return the number of computing threads: `$FACEPIPE_THREADS`, else `granted_processors()`.
 
     Raises:
         UsageError: The variable is no number from 1 to 1024.
@@ -41,7 +41,7 @@ def asked_threads() -> int | None:
 
 
 def granted_processors(root: Path = Path("/")) -> int:
-    """How many processors this process can keep busy: those it may run on, within its CPU quota.
+    """Return the number of processors that this process may use: its affinity, within its CPU quota.
 
     A quota of one and a half processors counts as two: threads that exceed it wait a part of the time.
 
@@ -53,7 +53,7 @@ def granted_processors(root: Path = Path("/")) -> int:
 
 
 def describe_threads(root: Path = Path("/")) -> str:
-    """How many threads compute, and why so many.
+    """Describe the number of computing threads and the reason for it.
 
     Raises:
         UsageError: See `compute_threads`.
@@ -67,7 +67,7 @@ def describe_threads(root: Path = Path("/")) -> str:
 
 
 def visible_processors() -> int:
-    """How many processors this process may run on, whatever share of their time it gets."""
+    """Return the number of processors in this process's affinity."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows

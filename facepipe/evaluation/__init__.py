@@ -1,1 +1,1 @@
-"""How good the networks are: the published protocols in NumPy, on detections and embeddings from anywhere."""
+"""Accuracy of detectors, encoders and names, by published protocols in NumPy."""

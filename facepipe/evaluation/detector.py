@@ -1,4 +1,4 @@
-"""How good a detector is, in the settings that others publish: WIDER FACE's protocol, landmarks, time."""
+"""Accuracy of a detector in published settings: WIDER FACE's protocol, landmarks, time."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class DetectorProtocol:
         return NMS_IOU[self.setting] if self.nms_iou is None else self.nms_iou
 
     def options(self) -> DetectorOptions:
-        """For the detector, which is given photos that are scaled already."""
+        """Return the detector's options, for photos that are scaled already."""
         return DetectorOptions(
             self.score_threshold, self.overlap, max_side=None, multi_scale=self.multi_scale
         )
@@ -83,7 +83,7 @@ class DetectorProtocol:
 
 @dataclass(frozen=True, slots=True)
 class DetectorEvaluation:
-    """Figures of one detector.
+    """Accuracy of one detector.
 
     Attributes:
         weights: The detector's name.
@@ -120,7 +120,7 @@ def evaluate_detector(
     max_pixels: int = DEFAULT_MAX_PIXELS,
     watch: Watch = iter,
 ) -> DetectorEvaluation:
-    """Measures a detector; its own options are replaced by the protocol's.
+    """Measure a detector; its options are replaced by the protocol's.
 
     Args:
         detector: What is measured.
@@ -154,7 +154,7 @@ def evaluate_detector(
 
 
 def find_faces(detector: FaceDetector, photo: UInt8Array, protocol: DetectorProtocol) -> Faces:
-    """The faces of one RGB photo (h, w, 3), in its pixels, detected by the protocol.
+    """Detect the faces of one RGB photo (h, w, 3) by the protocol, in the photo's pixels.
 
     Args:
         detector: With the protocol's options.

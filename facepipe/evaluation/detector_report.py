@@ -1,4 +1,4 @@
-"""A detector's figures for people: a page of HTML and lines for a terminal."""
+"""Report of a detector's accuracy: a page of HTML and lines for a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = tuple[str, str, str]
 
 
 def write_detector_report(folder: Path, evaluation: DetectorEvaluation) -> Path:
-    """Writes `detector.html` and `detector.json`, which has the points of the curves; answers the page.
+    """Write `detector.html` and `detector.json`, which has the points of the curves; return the page.
 
     Raises:
         OutputError: They can't be written.
@@ -55,7 +55,7 @@ def text(evaluation: DetectorEvaluation) -> list[str]:
 
 
 def protocol_in_words(evaluation: DetectorEvaluation) -> str:
-    """What the figures are of."""
+    """Describe the setting of the figures."""
     protocol = evaluation.protocol
     sizes = {
         "original": "photos at their original size",
@@ -82,7 +82,7 @@ def height_rows(evaluation: DetectorEvaluation) -> list[Row]:
 
 
 def landmark_rows(summary: LandmarkSummary) -> list[tuple[str, str]]:
-    """What was measured, and its value."""
+    """Names of the measures, and their values."""
     rows = [
         ("faces found of those labelled", f"{summary.found} of {summary.faces}"),
         ("share of the box's side, mean", _share(summary.nme_box)),
@@ -94,7 +94,7 @@ def landmark_rows(summary: LandmarkSummary) -> list[tuple[str, str]]:
 
 
 def _drawn(curves: Mapping[str, PrecisionRecall]) -> dict[str, Curve]:
-    """Without the thresholds that nothing reaches, where there is no precision to speak of."""
+    """Leave out the thresholds that no detection reaches, where precision is not defined."""
     reached = {name: curve.precision > 0 for name, curve in curves.items()}
     return {name: (c.recall[reached[name]], c.precision[reached[name]]) for name, c in curves.items()}
 

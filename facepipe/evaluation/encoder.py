@@ -1,4 +1,4 @@
-"""An encoder measured: pairs, strangers, identification, sizes and damage, from faces found once."""
+"""Accuracy of an encoder: pairs, strangers, identification, sizes and damage, on faces found once."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class AllPairsFigures:
 
 @dataclass(frozen=True, slots=True)
 class EncoderEvaluation:
-    """All figures of one encoder.
+    """Accuracy of one encoder.
 
     Attributes:
         encoder: Name of the weight.
@@ -101,7 +101,7 @@ class EncoderEvaluation:
         all_pairs: Of the same photos; None: no two are of one person, or none of two.
         by_size: The pairs by the size of the smaller face; empty for crops.
         impostors: The model that thresholds are made of; None: too few people.
-        galleries: Whether its thresholds keep their promise; empty: too few people.
+        galleries: Rates of strangers named at its thresholds; empty: too few people.
         enrolled_per_person: Photos enrolled in `identification`; people with no more are strangers there.
         identification: Open set, among the photos of the pairs; None: nobody has more photos.
         people: Open set, among the photos of `--people`; None: not asked for.
@@ -136,7 +136,7 @@ def evaluate_encoder(
     damaged: bool = False,
     watch: Watch[str] = iter,
 ) -> EncoderEvaluation:
-    """Measures an encoder. Every photo is looked at once, and once more turned where `damaged`.
+    """Measure an encoder. Faces are found once in every photo, and once more in the turned one if `damaged`.
 
     Args:
         pipeline: Detector and encoder.
@@ -180,7 +180,7 @@ def evaluate_encoder(
 
 
 def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
-    """Puts strangers' distances, a threshold and the main figures on the encoder's card; answers its path.
+    """Write strangers' distances, a threshold and the main figures on the encoder's card; return its path.
 
     The fingerprint stays: galleries of the encoder remain valid.
 
@@ -208,7 +208,7 @@ def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
 
 
 def _fallback_threshold(model: ImpostorModel) -> tuple[float, str]:
-    """For those who do not ask the model: a threshold, and how it was measured."""
+    """Return the threshold for use without the model, and how it was measured."""
     exact_l2 = model.threshold_l2(DEFAULT_FPIR, _FALLBACK_TEMPLATES)
     low_l2, high_l2 = model.interval_l2(DEFAULT_FPIR, _FALLBACK_TEMPLATES)
     return round(exact_l2, 2), (
@@ -219,7 +219,7 @@ def _fallback_threshold(model: ImpostorModel) -> tuple[float, str]:
 
 
 def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
-    """What a card says of accuracy: few figures, each with its setting."""
+    """Return the figures for a card, each with its setting."""
     pairs = evaluation.pairs
     record: dict[str, Any] = {
         "verification": {
@@ -312,7 +312,7 @@ def _by_size(
 def _open_set(
     photos: Mapping[str, Path], vectors: Mapping[str, FloatArray], enroll: int, model: ImpostorModel | None
 ) -> IdentificationResult | None:
-    """The first photos of each person are enrolled, the others probe; who has no others is a stranger."""
+    """Enroll the first photos of each person, probe with the others; who has no others is a stranger."""
     by_person: dict[str, list[str]] = {}
     for key in photos:
         by_person.setdefault(key.rpartition("/")[0], []).append(key)

@@ -1,4 +1,4 @@
-"""An encoder's figures for people: a page of HTML and lines for a terminal."""
+"""Report of an encoder's accuracy: a page of HTML and lines for a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Row = tuple[str, ...]
 
 
 def write_encoder_report(folder: Path, evaluation: EncoderEvaluation) -> Path:
-    """Writes `encoder.html` and `encoder.json` into `folder`; answers the page.
+    """Write `encoder.html` and `encoder.json` into `folder`; return the page.
 
     Raises:
         OutputError: They can't be written.
@@ -68,7 +68,7 @@ def text(evaluation: EncoderEvaluation) -> list[str]:
 
 
 def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
-    """What was measured on the pairs, and its value."""
+    """Names of the measures on the pairs, and their values."""
     pairs, error = evaluation.pairs, evaluation.pairs.accuracy_error
     rows: list[Row] = [
         ("accuracy", _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else "")),
@@ -106,7 +106,7 @@ def size_rows(evaluation: EncoderEvaluation) -> list[Row]:
 
 
 def gallery_rows(evaluation: EncoderEvaluation) -> list[Row]:
-    """Templates, threshold, strangers named, and by how much that varied."""
+    """Templates, threshold, strangers named, and its spread."""
     return [
         (
             f"{check.templates} templates, {_percent(check.wanted)} wanted",
@@ -119,7 +119,7 @@ def gallery_rows(evaluation: EncoderEvaluation) -> list[Row]:
 
 
 def identification_rows(result: IdentificationResult) -> list[Row]:
-    """What was measured, and its value."""
+    """Names of the measures, and their values."""
     rows: list[Row] = [
         ("templates, people", f"{result.templates}, {result.people}"),
         ("known, strangers, no face", f"{result.known}, {result.strangers}, {result.without_face}"),

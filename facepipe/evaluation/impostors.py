@@ -1,4 +1,4 @@
-"""Whether a threshold made of strangers' distances keeps its promise on other people's galleries."""
+"""Test of thresholds by `ImpostorModel` on galleries of other people."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _SPLITS, _GALLERIES = 10, 3
 
 @dataclass(frozen=True, slots=True)
 class GalleryCheck:
-    """How many strangers a threshold by `ImpostorModel` lets in, measured on people who had no part in it.
+    """Rate of strangers named at a threshold by `ImpostorModel`, measured on people who had no part in it.
 
     Attributes:
         templates: Of the galleries tried.
         threshold_l2: Mean of the thresholds for `wanted`.
-        wanted: Share of strangers that was to be named.
-        measured: Share that was, the mean over galleries.
+        wanted: Share of strangers for which the threshold was made.
+        measured: Share of strangers named, the mean over galleries.
         spread: Its standard deviation over the random halves of the people.
     """
 
@@ -65,12 +65,12 @@ class LabelledVectors:
         return LabelledVectors(self.vectors[rows], self.people[rows])
 
     def all_pairs(self) -> FacePairs:
-        """All pairs of them."""
+        """Return all pairs of the faces."""
         return all_pairs(self.vectors, self.people)
 
 
 def check_galleries(faces: LabelledVectors, fpir: float = DEFAULT_FPIR) -> tuple[GalleryCheck, ...]:
-    """Tries the model on random galleries of `GALLERY_SIZES`, as far as there are faces.
+    """Test the model on random galleries of `GALLERY_SIZES`, as far as there are faces.
 
     Ten times, a model is made of one half of the people, galleries are drawn from all, and people of the
     other half who are not in the gallery try to get a name. A gallery takes all photos of a person.

@@ -22,7 +22,7 @@ _RETINAFACE_LINES = {
 """What lines of so many numbers hold; others would lose landmarks without a word."""
 _WIDER_LINES = {4: "a box", 10: "a box and six attributes"}
 _WIDER_INVALID_COLUMN = 7
-_MOST_DIGITS = 9
+_MAX_DIGITS = 9
 
 
 def _no_boxes() -> FloatArray:
@@ -37,7 +37,7 @@ class LabelledPhoto:
         path: The photo.
         boxes_xyxy: float32 (n, 4) pixels.
         landmarks: float32 (n, 5, 2) pixels; NaN where unknown.
-        ignored_xyxy: float32 (m, 4) pixels: faces too bad to learn from, and no background either.
+        ignored_xyxy: float32 (m, 4) pixels: faces too bad to be positives, but not background.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class LabelledPhoto:
 
 
 def read_labels(folder: Path, labels: Path | None = None) -> list[LabelledPhoto]:
-    """The photos of a data set: `folder/images` and a label file in one of the two forms.
+    """Read the photos of a data set: `folder/images` and a label file in one of the two formats.
 
     Args:
         folder: The data set.
@@ -71,7 +71,7 @@ def read_labels(folder: Path, labels: Path | None = None) -> list[LabelledPhoto]
 
 
 def unlabelled_photos(folder: Path) -> list[LabelledPhoto]:
-    """Every photo below a folder, without labels: a teacher says what is in them.
+    """List all photos below a folder, without labels, for training by a teacher.
 
     Raises:
         UsageError: The folder holds no photos.
@@ -126,7 +126,7 @@ def _wider_photos(lines: list[str], labels: Path, images: Path) -> Iterator[Labe
 
 def _face_count(lines: list[str], at: int, labels: Path) -> int:
     word = lines[at].strip() if at < len(lines) else ""
-    if not word.isdecimal() or len(word) > _MOST_DIGITS:
+    if not word.isdecimal() or len(word) > _MAX_DIGITS:
         raise DataError(f"{labels}, line {at + 1}: expected the number of faces, got {word[:60]!r}")
     return int(word)
 

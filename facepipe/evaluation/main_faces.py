@@ -1,4 +1,4 @@
-"""The face that each photo is of: found and aligned once, encoded as often as there are kinds of damage."""
+"""Main faces of photos: found and aligned once, and encoded once per kind of damage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Watch = Callable[[Sequence[Item]], Iterable[Item]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MainFaces:
-    """The main faces of photos, as an encoder wants them; photos without a face have no row.
+    """The aligned main faces of photos; photos without a face have no row.
 
     Attributes:
         keys: Of the photos, n.
@@ -40,7 +40,7 @@ class MainFaces:
     def vectors(
         self, encoder: FaceEncoder, damage: Callable[[UInt8Array], UInt8Array] | None = None
     ) -> dict[str, FloatArray]:
-        """The unit vectors by key, of the crops as they are or after `damage` to each."""
+        """Return the embeddings by key, of the crops or of each after `damage`."""
         crops = self.crops
         if damage and len(crops):
             crops = np.stack([damage(crop) for crop in crops])
@@ -50,7 +50,7 @@ class MainFaces:
 def find_main_faces(
     pipeline: FacePipeline, photos: Mapping[str, Path], watch: Watch[str] = iter, turned_deg: float = 0
 ) -> MainFaces:
-    """Finds and aligns the main face of each photo, turned before it is looked at if so wished.
+    """Find and align the main face of each photo, which may be rotated first.
 
     Raises:
         PhotoError: A photo can't be read.
@@ -69,7 +69,7 @@ def find_main_faces(
 
 
 def read_crops(encoder: FaceEncoder, photos: Mapping[str, Path], watch: Watch[str] = iter) -> MainFaces:
-    """Takes photos for aligned crops, as the trainer does.
+    """Read photos as aligned crops, as the trainer does.
 
     One of the encoder's input size is the alignment's frame itself; a larger one has the margin around it
     that its template is trained with.
@@ -90,7 +90,7 @@ def read_crops(encoder: FaceEncoder, photos: Mapping[str, Path], watch: Watch[st
 
 
 def turned(photo: UInt8Array, angle_deg: float) -> UInt8Array:
-    """The whole photo turned about its middle, counter-clockwise, over black that makes it larger."""
+    """Rotate a photo about its centre, counter-clockwise, on a larger black canvas."""
     height, width = photo.shape[:2]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle_deg, 1.0)
     cos, sin = np.abs(matrix[0, :2])

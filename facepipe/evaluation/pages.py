@@ -74,7 +74,7 @@ def plot(
 
 
 def _shares(values: RealArray, ticks: Sequence[float]) -> Float64Array:
-    """0..1 from the first tick to the last; what lies beyond is left at the edge."""
+    """Scale values to 0..1 from the first tick to the last, clipped at both."""
     shares: Float64Array = np.clip((np.asarray(values, np.float64) - ticks[0]) / (ticks[-1] - ticks[0]), 0, 1)
     return shares
 

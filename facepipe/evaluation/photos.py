@@ -1,4 +1,4 @@
-"""Accuracy of the whole way, from raw photos to names: people against a gallery."""
+"""Accuracy of the whole pipeline, from raw photos to names: people against a gallery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder makes of bad photos: the same pairs, measured again after known damage."""
+"""Accuracy on bad photos: the same pairs, measured again after known damage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RobustnessRow:
         failed_photos: In which no face was found any more.
         accuracy: As `VerificationResult`; thresholds are chosen on the damaged pairs.
         accuracy_error: Likewise.
-        accuracy_at_clean: At the threshold that is best for the undamaged pairs: what a fixed one is worth.
+        accuracy_at_clean: At the fixed threshold that is best for the undamaged pairs.
         tar_at_far: As `VerificationResult`.
     """
 
@@ -49,7 +49,7 @@ def robustness(
     photos: Mapping[str, Path] | None,
     watch: Watch[str] = iter,
 ) -> Iterator[RobustnessRow]:
-    """Measures the pairs once per damage.
+    """Measure the pairs once per kind of damage.
 
     Args:
         pipeline: With the encoder to measure.
@@ -84,7 +84,7 @@ def robustness(
 
 
 def damages() -> dict[str, Callable[[UInt8Array], UInt8Array]]:
-    """What is done to aligned crops, by name; all but the blur by the trainer's own means."""
+    """Return the kinds of damage to aligned crops by name; all but the blur are the trainer's."""
     return {
         **{f"{px} px": _only(low_resolution_share=1.0, low_resolution_px=(px, px)) for px in (64, 32, 24)},
         "JPEG quality 20": _only(jpeg_share=1.0, jpeg_quality=(20, 20)),

@@ -1,1 +1,1 @@
-"""Where and as what networks run: engines, architectures by name, ONNX export."""
+"""Running of networks: runtimes, architectures by name, ONNX export."""

@@ -1,4 +1,4 @@
-"""Torch networks by the architecture names that stand on weight cards. Needs the [train] extra."""
+"""Torch networks by the architecture names on cards. Needs the [train] extra."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COUNTER_SUFFIX = ".num_batches_tracked"
 
 
 def build_network(architecture: str, dimensions: int | None = None) -> nn.Module:
-    """The network of this name, with random weights, in training mode.
+    """Build the network of this name, with random weights, in training mode.
 
     Args:
         architecture: As on a card, such as "facenet_mobilenetv1".
@@ -40,7 +40,7 @@ def build_network(architecture: str, dimensions: int | None = None) -> nn.Module
 
 
 def serving_module(network: nn.Module) -> nn.Module:
-    """The network in its serving form and in evaluation mode: `RetinaFaceServing` or `FaceNetServing`."""
+    """Wrap a network for serving, in evaluation mode: `RetinaFaceServing` or `FaceNetServing`."""
     from facepipe.facenet.network import FaceNet, FaceNetServing
     from facepipe.retinaface.network import RetinaFace
     from facepipe.retinaface.serving import RetinaFaceServing
@@ -53,7 +53,7 @@ def serving_module(network: nn.Module) -> nn.Module:
 
 
 def load_network(weight: Weight) -> nn.Module:
-    """A weight's network with its verified parameters as float32, in evaluation mode, on the CPU.
+    """Load a weight's network with its verified parameters as float32, in evaluation mode, on the CPU.
 
     Raises:
         WeightsError: A file is missing or damaged, or holds other parameters than the architecture's.
@@ -67,7 +67,7 @@ def load_network(weight: Weight) -> nn.Module:
 
 
 def network_of_card(card: WeightCard, parameters: Mapping[str, Tensor], source: str) -> nn.Module:
-    """The network that a card describes, with these parameters.
+    """Build the network that a card describes, with these parameters.
 
     Raises:
         WeightsError: They are not those of the card's architecture; names `source`.

@@ -33,13 +33,13 @@ _ENGINES: dict[Engine, str] = {"onnx": "ONNX Runtime", "openvino": "OpenVINO", "
 
 @dataclass(frozen=True, slots=True)
 class RuntimeChoice:
-    """What runs where; made by `choose_runtime`, which checks that it exists here.
+    """A runtime and its device, made by `choose_runtime`, which checks that they are available.
 
     Attributes:
         runtime: "onnx", "openvino" or "torch".
         device: "cpu", "cuda" or "cuda:N".
         threads: Threads within one operation on the CPU.
-        calls: How many calls of a network are to run side by side on the CPU, each on `threads` threads.
+        calls: Number of concurrent calls of a network on the CPU, each on `threads` threads.
     """
 
     runtime: Engine
@@ -59,7 +59,7 @@ class Network(Protocol):
     """
 
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
-        """The outputs in the network's own order.
+        """Return the outputs in the network's order.
 
         Raises:
             WeightsError: The network can't compute them for such a batch, or not in the memory there is.
@@ -69,10 +69,10 @@ class Network(Protocol):
 def choose_runtime(
     runtime: RuntimeName = "auto", device: str = "auto", threads: int | None = None, calls: int = 1
 ) -> RuntimeChoice:
-    """Decide what to use. "auto" is ONNX Runtime on the CPU; a CUDA device asks for torch.
+    """Choose a runtime. "auto" is ONNX Runtime on the CPU, and torch for a CUDA device.
 
     In 32-bit floats OpenVINO takes 0.89 to 1.04 of ONNX Runtime's processor time on our networks
-    (docs/batch.md): too little to choose it unasked.
+    (docs/batch.md): too little to be the default.
 
     Args:
         runtime: One of `RUNTIME_NAMES`.
@@ -188,9 +188,8 @@ class OnnxNetwork:
 class OpenVinoNetwork:
     """A network on OpenVINO, CPU, in 32-bit floats.
 
-    Left to itself OpenVINO computes in bfloat16 where the processor can. That takes a quarter to a half of
-    the time, but moves vectors by 0.01 (docs/batch.md), where 32-bit floats agree with ONNX Runtime to 1e-6:
-    accuracy goes first.
+    By default OpenVINO computes in bfloat16 where the processor can. That takes a quarter to a half of the
+    time, but moves embeddings by 0.01 (docs/batch.md), where 32-bit floats agree with ONNX Runtime to 1e-6.
     """
 
     def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
@@ -258,11 +257,11 @@ class TorchNetwork:
 
 @dataclass(frozen=True, slots=True)
 class InputForm:
-    """How an ONNX file takes images, as its input's shape shows.
+    """The layout of an ONNX file's input, by its shape.
 
     Attributes:
         channels_last: (n, h, w, 3) instead of (n, 3, h, w).
-        one_by_one: One image a call only.
+        one_by_one: Only one image per call.
         side_px: Of the images, where it is fixed and they are square; None: any.
     """
 

@@ -1,4 +1,4 @@
-"""How well groups of faces are people: BCubed precision and recall."""
+"""Accuracy of clustering: BCubed precision and recall."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BCubed:
 
 
 def bcubed(groups: Sequence[Hashable], people: Sequence[Hashable]) -> BCubed:
-    """Measures a grouping; a face alone is a group of its own.
+    """Measure a grouping; a face alone is a group.
 
     Args:
         groups: n labels that were found.

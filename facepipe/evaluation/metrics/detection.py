@@ -17,7 +17,7 @@ from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
 
 MATCH_IOU = 0.5
-"""Least overlap of a detection with the face it finds. Source: WIDER FACE evaluation, after PASCAL VOC."""
+"""Smallest overlap of a detection with the face it finds. Source: WIDER FACE evaluation, after PASCAL VOC."""
 
 SCORE_STEPS = 1000
 """Points of a precision-recall curve, at scores 0.999, 0.998, ... 0. Source: WIDER FACE evaluation."""
@@ -76,7 +76,7 @@ def iou_with_edges(boxes_xyxy: RealArray, other_boxes_xyxy: RealArray) -> Float6
 
 
 def match_detections(true_boxes_xyxy: Sequence[RealArray], detections: Sequence[RealArray]) -> Matching:
-    """Finds the true face of every detection; the two sequences go through the same photos in the same order.
+    """Find the true face of every detection; the two sequences go through the same photos in the same order.
 
     Args:
         true_boxes_xyxy: Per photo (n, 4), pixels.
@@ -177,7 +177,7 @@ def _normalised(scores: Float64Array) -> Float64Array:
 
 
 def _count_above(scores: Float64Array, chosen: BoolArray) -> IntArray:
-    """How many of the chosen detections reach each of the `SCORE_STEPS` thresholds."""
+    """Count the chosen detections that reach each of the `SCORE_STEPS` thresholds."""
     thresholds = 1 - np.arange(1, SCORE_STEPS + 1) / SCORE_STEPS
     rising = scores[chosen][::-1]
     return len(rising) - np.searchsorted(rising, thresholds, side="left")

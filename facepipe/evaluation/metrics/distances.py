@@ -16,7 +16,7 @@ from facepipe.gallery.impostors import FARTHEST_L2
 
 @dataclass(frozen=True, slots=True)
 class Roc:
-    """What is accepted as the threshold grows.
+    """A ROC curve: shares of accepted pairs by the threshold.
 
     Attributes:
         thresholds_l2: float64 (k,), every distance that occurs, rising.

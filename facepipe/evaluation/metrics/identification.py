@@ -1,4 +1,4 @@
-"""Who is it, or nobody enrolled: the nearest template of a gallery, with strangers among the probes."""
+"""Open-set identification: the nearest template of a gallery, with strangers among the probes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBES_AT_ONCE = 1024
 
 @dataclass(frozen=True, slots=True)
 class Nearest:
-    """The gallery's nearest template of every probe.
+    """The nearest template to every probe.
 
     Attributes:
         names: Of the nearest template's person; where no face was found in the probe, None.
@@ -55,7 +55,7 @@ class IdentificationResult:
     """Open-set identification of one encoder.
 
     Attributes:
-        templates: Vectors in the gallery.
+        templates: Embeddings in the gallery.
         people: Names in the gallery.
         known: Probes of people in the gallery.
         strangers: Probes of people who are not.
@@ -84,7 +84,7 @@ class IdentificationResult:
 
 
 def nearest_templates(gallery: RealArray, gallery_names: Sequence[str], probes: RealArray) -> Nearest:
-    """Finds the nearest template of every probe, exactly.
+    """Find the nearest template to every probe by exact search.
 
     Args:
         gallery: (m, d), unit vectors, several a person where there are several photos.
@@ -117,7 +117,7 @@ def identification(
     true_names: Sequence[str | None],
     thresholds_l2: Sequence[float] = (),
 ) -> IdentificationResult:
-    """Identifies the probes and counts.
+    """Identify the probes and count the outcomes.
 
     Args:
         gallery: As in `nearest_templates`, and so the next two.

@@ -1,4 +1,4 @@
-"""How far detected landmarks lie from the true ones, on photos with labelled faces."""
+"""Errors of detected landmarks, on photos with labelled faces."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class LandmarkErrors:
 
 
 def landmark_errors(photos: Sequence[LabelledPhoto], detections: Sequence[Faces]) -> LandmarkErrors:
-    """Compares detections with the labels of the same photos, in the same order.
+    """Compare detections with the labels of the same photos, in the same order.
 
     A labelled face takes the detection that overlaps it most; faces with fewer than five labelled points are
     left out.

@@ -1,4 +1,4 @@
-"""Same person or not: pairs of photos, n-fold accuracy, true accepts at a false-accept rate.
+"""Verification of pairs of photos: n-fold accuracy, true accepts at a false-accept rate.
 
 Source of the protocol and of pairs.txt: G. Huang et al., "Labeled Faces in the Wild", 2007.
 """
@@ -36,11 +36,11 @@ class PairDistances:
     """The measured pairs.
 
     Attributes:
-        distances_l2: float64 (n,), 0..2; 2 where a photo has no vector.
+        distances_l2: float64 (n,), 0..2; 2 where a photo has no embedding.
         same_person: bool (n,).
         folds: int64 (n,).
-        failed_pairs: Pairs of which a photo has no vector.
-        failed_photos: Photos without a vector.
+        failed_pairs: Pairs of which a photo has no embedding.
+        failed_photos: Photos without an embedding.
     """
 
     distances_l2: Float64Array
@@ -107,7 +107,7 @@ class VerificationResult:
 
 
 def read_pairs(file: Path) -> tuple[PhotoPair, ...]:
-    """Reads a pairs.txt: a header, then per fold so many rows of one person and as many of two.
+    """Read a pairs.txt: a header, then per fold so many rows of one person and as many of two.
 
     The header is "folds pairs" or, for one fold, "pairs". Rows are "person number number" and "person number
     person number", split by tabs or, without any tab, by blanks.
@@ -151,7 +151,7 @@ def find_photos(images: Path, keys: Sequence[str]) -> dict[str, Path]:
 
 
 def pair_distances(pairs: Sequence[PhotoPair], embeddings: Mapping[str, RealArray]) -> PairDistances:
-    """Measures the pairs; a photo that is not in `embeddings` (unit vectors by key) is one without a face.
+    """Measure the pairs; a photo that is not in `embeddings` (by key) counts as one without a face.
 
     Such a pair is at distance 2, "different": a fault when it is one person, and right when it is two.
     """
@@ -171,7 +171,7 @@ def pair_distances(pairs: Sequence[PhotoPair], embeddings: Mapping[str, RealArra
 
 
 def verification(measured: PairDistances) -> VerificationResult:
-    """The figures of the measured pairs.
+    """Compute the figures of the measured pairs.
 
     Raises:
         DataError: No pair of one person, or none of two.
@@ -194,7 +194,7 @@ def verification(measured: PairDistances) -> VerificationResult:
 
 
 def best_threshold(distances_l2: Float64Array, same_person: BoolArray) -> float:
-    """The threshold with the most right answers, all possible ones tried: half way to the next distance.
+    """Return the most accurate threshold of all possible ones: half way to the next distance.
 
     Of several equally good ones, the middle one.
     """

@@ -93,7 +93,7 @@ class WiderGroundTruth:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Reads `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat`.
+        """Read `wider_face_val.mat` and `wider_{easy,medium,hard}_val.mat`.
 
         Raises:
             DataError: A file is missing or damaged, or the files do not belong together.
@@ -113,7 +113,7 @@ def wider_key(photo: PurePath) -> str:
 
 
 def wider_ap(ground_truth: WiderGroundTruth, detections: Mapping[str, RealArray]) -> WiderResult:
-    """Measures detections by the official protocol.
+    """Measure detections by the official protocol.
 
     Args:
         ground_truth: All photos of the benchmark, or more than are measured.
