@@ -129,7 +129,7 @@ class Alignment:
         return cls(matrix, float(np.sqrt((distances**2).mean()) / _REFERENCE_PX))
 
     def in_reduced_copy(self, reduction: float) -> Alignment:
-        """The same face in a copy of the photo with `reduction` times fewer pixels a side.
+        """Return the same face in a copy of the photo with `reduction` times fewer pixels a side.
 
         Whole numbers are the middles of pixels in both, as warps have it.
         """
@@ -144,7 +144,7 @@ class Alignment:
 
 
 def fit_alignments(landmarks: FloatArray) -> list[Alignment | None]:
-    """The alignment of each of n faces, None where its landmarks (n, 5, 2) determine none."""
+    """Return the alignment of each of n faces, None where its landmarks (n, 5, 2) determine none."""
     return [_fit_if_possible(points) for points in landmarks]
 
 
@@ -256,7 +256,7 @@ def _bounds_under_crop(matrix: Matrix, size_px: int, shape: tuple[int, ...]) -> 
 
 
 def _averaged_down(region: UInt8Array, scale: float) -> tuple[UInt8Array, Matrix]:
-    """The region reduced by the whole factor that leaves a warp of less than 2 to 1, and the way back.
+    """Return the region reduced by the whole factor that leaves a warp of less than 2 to 1, and the way back.
 
     Plain bilinear sampling skips pixels beyond 2 to 1. Measured against a 6 x 6 supersampled warp, mean
     squared error of faces 2 to 2.5 times the crop falls from 12 to 5 gray levels squared, above 3 times from
@@ -274,13 +274,13 @@ def _averaged_down(region: UInt8Array, scale: float) -> tuple[UInt8Array, Matrix
 
 
 def _chain(second: Matrix, first: Matrix) -> Matrix:
-    """The affine transform, (2, 3), that does `first` and then `second`."""
+    """Return the affine transform, (2, 3), that does `first` and then `second`."""
     product: Matrix = second @ np.vstack([first, (0.0, 0.0, 1.0)])
     return product
 
 
 def frame_matrix(crop_px: int, size_px: int, margin: float) -> FloatArray:
-    """The affine map (2, 3) from a crop's pixels to the network's input, unshaken: see `MARGINS`."""
+    """Return the affine map (2, 3) from a crop's pixels to the network's input (no jitter; `MARGINS`)."""
     margin = 0.0 if crop_px == size_px else margin * crop_px
     scale = size_px / (crop_px - 2 * margin)
     # Pixel centres lie at whole numbers, the picture's corner at -0.5.

@@ -34,7 +34,7 @@ _COLUMNS = (4, 2, 10)
 """Of the network's outputs: a box, the probabilities of background and face, five points."""
 _COARSER_BY = 4
 _COARSEST_LONG_SIDE = 448
-"""A photo longer than this is also analysed in quarter size: its faces may exceed the largest anchor."""
+"""A photo longer than this is also analyzed in quarter size: its faces may exceed the largest anchor."""
 _LARGEST_FACE_PX = 192
 """Shorter side, in pixels of a level, up to which its faces are taken; the coarser level finds larger ones.
 
@@ -96,7 +96,7 @@ class DetectorOptions:
             raise UsageError(f"top-k: expected at least 1, got {self.top_k}")
 
     def scale_of(self, size_wh: tuple[int, int]) -> float:
-        """How large a photo of a width and height is analysed: the share of each side, up to 1."""
+        """Return how large a photo of a width and height is analyzed: the share of each side, up to 1."""
         if self.max_side is None:
             return 1.0
         long_side, short_side = max(size_wh), min(size_wh)
@@ -181,7 +181,7 @@ class FaceDetector:
         return [self._merge(seen[i], size_wh) for i, size_wh in enumerate(sizes_wh)]
 
     def _levels(self, index: int, photo: UInt8Array, size_wh: tuple[int, int]) -> list[_Level]:
-        """The photo at every scale it needs, finest first."""
+        """Return the photo at every scale it needs, finest first."""
         height, width = photo.shape[:2]
         long_side = max(width, height)
         scale = self.options.scale_of((width, height))
@@ -295,7 +295,7 @@ class _Level:
         return _padded(width), _padded(height)
 
     def to_photo(self, faces: Faces) -> _LevelDetections:
-        """All candidates of this level in pixels of the photo, with those that are its own to find."""
+        """Return all candidates of this level in pixels of the photo, with those that are its own to find."""
         own = (faces.sizes_px >= self.min_face_side_px) & (faces.sizes_px <= self.max_face_side_px)
         # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
         height, width = self.image.shape[:2]

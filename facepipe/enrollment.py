@@ -21,7 +21,8 @@ from facepipe.images.face_crops import box_of, encode_crop
 from facepipe.images.finding import PhotoSearch
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline, PhotoResult
-from facepipe.quality import EnrollRules, MainFace, assess_main_face
+from facepipe.quality import MainFace, assess_main_face
+from facepipe.quality_rules import EnrollRules
 
 _PATH_WORDS = ("path", "photo", "photos", "file", "filename", "filepath", "image", "picture", "source")
 _NAME_WORDS = ("name", "person", "people", "who", "label", "identity", "fullname")

@@ -24,7 +24,8 @@ from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
-from facepipe.quality import NamingRules, Reason, accepted_rows, assess
+from facepipe.quality import accepted_rows, assess
+from facepipe.quality_rules import NamingRules, Reason
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
 from facepipe.weights.cards import WeightCard
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
@@ -47,7 +48,7 @@ class PhotoResult:
         photo: RGB uint8 (h, w, 3), upright; None after an error.
         faces: As far as the pipeline went; None after an error.
         error: A sentence that names the file; None where all went well.
-        scale: How large the photo was analysed: the share of each side, up to 1.
+        scale: How large the photo was analyzed: the share of each side, up to 1.
     """
 
     path: Path
@@ -69,11 +70,11 @@ class PhotoResult:
             return ""
         percent = round(100 * self.scale)
         return (
-            f"analysed at {percent}% of its size; --original-size or a larger --max-side finds smaller ones"
+            f"analyzed at {percent}% of its size; --original-size or a larger --max-side finds smaller ones"
         )
 
     def without_photo(self) -> PhotoResult:
-        """The same without its pixels, for keeping many."""
+        """Return the same without its pixels, for keeping many."""
         return replace(self, photo=None)
 
 
@@ -172,7 +173,7 @@ class FacePipeline:
         return faces.with_embeddings(self.encoder.encode(crops), rows)
 
     def embed_comparable(self, photo: UInt8Array, rules: NamingRules | None = None) -> Faces:
-        """The faces of a photo that are good enough to be compared, with their embeddings.
+        """Return the faces of a photo that are good enough to be compared, with their embeddings.
 
         Args:
             photo: RGB uint8 (h, w, 3).
@@ -300,7 +301,7 @@ def process_files(
         paths: The files, or one of them.
         step: Finds the faces of an RGB uint8 photo (h, w, 3).
         max_pixels: Larger photos fail.
-        scale_of: How large `step` analyses a photo of a width and height; see `PhotoResult.scale`.
+        scale_of: How large `step` analyzes a photo of a width and height; see `PhotoResult.scale`.
     """
     for path in map(Path, each_path(paths)):
         try:
@@ -315,7 +316,7 @@ def process_files(
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:
-    """What binds a gallery to an encoder. Without a measured threshold nobody is named by default.
+    """Return what binds a gallery to an encoder. Without a measured threshold nobody is named by default.
 
     Raises:
         WeightsError: The card is not an encoder's, or its numbers on strangers are damaged.

@@ -35,7 +35,7 @@ class HeadPose:
 
 
 def head_pose(landmarks: FloatArray) -> HeadPose:
-    """The pose of one face from its landmarks (5, 2) in pixels, under scaled orthographic projection.
+    """Return the pose of one face from its landmarks (5, 2) in pixels, under scaled orthographic projection.
 
     The affine map that best takes the head's landmarks to those seen is brought to the nearest rotation.
     Landmarks all in one point give angles that mean nothing.

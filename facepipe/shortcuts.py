@@ -21,7 +21,7 @@ from facepipe.images.finding import find_photos
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import read_image
 from facepipe.pipeline import FacePipeline, card_identity
-from facepipe.quality import NamingRules
+from facepipe.quality_rules import NamingRules
 from facepipe.tracking import Frame
 
 _log = logging.getLogger("facepipe")
@@ -217,7 +217,7 @@ def stream(
 
 @lru_cache(maxsize=1)
 def _default_pipeline(process: int) -> FacePipeline:
-    """The default networks; a forked process, which may not share them, loads its own."""
+    """Return the default networks; a forked process, which may not share them, loads its own."""
     return FacePipeline.load()
 
 

@@ -15,7 +15,8 @@ from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.json_lines import record_to_json
 from facepipe.pipeline import FacePipeline, NamingOptions
-from facepipe.quality import NamingRules, accepted_rows, assess
+from facepipe.quality import accepted_rows, assess
+from facepipe.quality_rules import NamingRules
 
 _BEST_FACES = 5
 """A track is named by the mean embedding of so many of its largest faces."""
@@ -40,11 +41,11 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class VideoOptions:
-    """How a video is analysed.
+    """How a video is analyzed.
 
     Attributes:
-        every_s: Seconds between the frames that are analysed.
-        lost_after_s: A face that is missing in analysed frames for longer begins a new track afterwards.
+        every_s: Seconds between the frames that are analyzed.
+        lost_after_s: A face that is missing in analyzed frames for longer begins a new track afterwards.
         min_iou: Lowest overlap of a face's box with the last one of its track, where the place is to count.
         jump_share: A face at another place, or in another shot, goes on with a track where their embeddings
             are within this share of the largest distance of one person, the encoder's threshold.
@@ -213,7 +214,7 @@ class ShotCounter:
         self._before: npt.NDArray[np.float32] | None = None
 
     def number(self, rgb: UInt8Array) -> int:
-        """The shot of the next frame, RGB uint8 (h, w, 3)."""
+        """Return the shot of the next frame, RGB uint8 (h, w, 3)."""
         size_wh = (_THUMBNAIL_PX, _THUMBNAIL_PX)
         values = cv2.resize(rgb, size_wh, interpolation=cv2.INTER_AREA).astype(np.float32).ravel()
         values -= values.mean()
@@ -261,7 +262,7 @@ class Tracker:
         self._linker.add(frame.time_s, found)
 
     def tracks(self) -> list[Track]:
-        """The tracks so far, named, in the order of their beginnings."""
+        """Return the tracks so far, named, in the order of their beginnings."""
         return name_tracks(self._pipeline, self._linker.tracks, self._options)
 
 
@@ -307,7 +308,7 @@ def _match(pipeline: FacePipeline, track: Sequence[Sighting], options: VideoOpti
 
 
 def track_record(number: int, track: Track) -> dict[str, Any]:
-    """A track for JSON Lines: who, from when to when, and every sighting."""
+    """Return a track for JSON Lines: who, from when to when, and every sighting."""
     match = track.match
     return {
         "track": number,

@@ -42,7 +42,7 @@ class UnknownGroup:
 def remembering_unknown(
     pipeline: FacePipeline, results: Iterable[PhotoResult], *, keep_crops: bool = False
 ) -> Iterator[PhotoResult]:
-    """The results as they come, each after its unknown faces were kept; see `remember_unknown`.
+    """Yield the results as they come, each after its unknown faces were kept; see `remember_unknown`.
 
     Args:
         pipeline: With the gallery that the faces are kept in.

@@ -36,7 +36,7 @@ _STREAMS = frozenset(("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "udp", "tc
 
 
 def read_frames(source: str | int, every_s: float = 0.0, *, for_s: float | None = None) -> Iterator[Frame]:
-    """The frames of a video file, or of a webcam by its number: one at most in every `every_s` seconds.
+    """Yield the frames of a video file, or of a webcam by its number: one at most in every `every_s` seconds.
 
     Times are the container's, which need no constant rate. They rise from frame to frame.
 
@@ -71,7 +71,7 @@ def _next_multiple(time_s: float, every_s: float) -> float:
 
 
 def stated_duration_s(source: str | int) -> float | None:
-    """How long a file states to be, about; None where it does not, and for webcams and streams.
+    """Return how long a file states to be, about; None where it does not, and for webcams and streams.
 
     Raises:
         PhotoError: It can't be opened.
@@ -84,7 +84,7 @@ def stated_duration_s(source: str | int) -> float | None:
 
 
 def is_cut_off(source: str) -> bool:
-    """Whether a file ends before its container says: MP4 and its kin, Matroska and WebM, AVI.
+    """Return whether a file ends before the length its container states (MP4, Matroska, WebM, AVI).
 
     Other containers don't say. How many frames a container states tells nothing: trimmed videos, and those
     whose sound goes on for longer, hold fewer.
@@ -106,7 +106,7 @@ def is_cut_off(source: str) -> bool:
 
 @contextmanager
 def _opened(source: str | int) -> Iterator[cv2.VideoCapture]:
-    """A capture, which is closed at the end.
+    """Yield a capture, which is closed at the end.
 
     Raises:
         PhotoError: A file is missing or may not be read, or its frames are too large.
@@ -135,7 +135,7 @@ def _require_usual_size(capture: cv2.VideoCapture, source: str | int) -> None:
 
 
 def is_stream(source: str) -> bool:
-    """Whether it is the address of a stream, which is read from the network, and no file."""
+    """Return whether it is the address of a stream, which is read from the network, and no file."""
     scheme, separator, _ = source.partition("://")
     return bool(separator) and scheme.lower() in _STREAMS and not os.path.exists(source)
 
@@ -165,7 +165,7 @@ def _why_unreadable(source: str | int) -> str:
 
 
 def _grabbed(capture: cv2.VideoCapture, source: str | int, for_s: float | None) -> Iterator[float]:
-    """The time of each frame, which is not converted yet."""
+    """Yield the time of each frame, which is not converted yet."""
     times = _container_times(capture) if isinstance(source, str) else _clock_times(capture)
     for time_s in times:
         if for_s is not None and time_s > for_s:
@@ -180,7 +180,7 @@ def _clock_times(capture: cv2.VideoCapture) -> Iterator[float]:
 
 
 def _container_times(capture: cv2.VideoCapture) -> Iterator[float]:
-    """The container's times; where it has none, one frame's length after the frame before."""
+    """Yield the container's times; where it has none, one frame's length after the frame before."""
     step_s, shift_s = 1 / _stated_rate(capture), 0.0
     last_s: float | None = None
     while capture.grab():
@@ -320,7 +320,7 @@ def _write_copy(
     on_frame: Callable[[float], None] | None,
     for_s: float | None,
 ) -> int:
-    """How many frames were written."""
+    """Return how many frames were written."""
     with _opened(source) as capture:
         rate, last_repeats = _copy_clock(list(_grabbed(capture, source, for_s)), _stated_rate(capture))
     writer, size_wh, written = cv2.VideoWriter(), (0, 0), 0
@@ -343,7 +343,7 @@ def _write_copy(
 
 
 def _copy_clock(times_s: Sequence[float], stated_rate: float) -> tuple[float, int]:
-    """The rate of a copy, and how many of its frames the video's last one fills."""
+    """Return the rate of a copy, and how many of its frames the video's last one fills."""
     rate = _writable(stated_rate)
     if len(times_s) < 2:
         return rate, 1
@@ -354,12 +354,12 @@ def _copy_clock(times_s: Sequence[float], stated_rate: float) -> tuple[float, in
 
 
 def _writable(rate: float) -> float:
-    """The rate that OpenCV writes for this one: it is rounded to three decimals at most."""
+    """Return the rate that OpenCV writes for this one: it is rounded to three decimals at most."""
     return next(near for decimals in range(4) if abs((near := round(rate, decimals)) - rate) <= 1e-3)
 
 
 def _held(frames: Iterator[Frame], rate: float, last_repeats: int) -> Iterator[tuple[Frame, int]]:
-    """Each frame with how many frames of a constant rate it fills, until the next one's time."""
+    """Yield each frame with how many frames of a constant rate it fills, until the next one's time."""
     written, before = 0, None
     for frame in frames:
         if before is not None:

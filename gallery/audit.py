@@ -179,7 +179,7 @@ def _audited(gallery: Gallery, threshold_l2: float) -> Audit:
 
 
 def remarks_on_new(gallery: Gallery, name: str, embedding: FloatArray) -> tuple[FaceRemark, ...]:
-    """What is odd about a face, float32 (d,), that is to be enrolled under a name, known or not."""
+    """Return what is odd about a face, float32 (d,), that is to be enrolled under a name, known or not."""
     with gallery.one_state():
         is_known = gallery.knows(name)
         alike = [] if is_known else gallery.people_like(name)
@@ -193,7 +193,7 @@ def remarks_on_new(gallery: Gallery, name: str, embedding: FloatArray) -> tuple[
 
 
 def remarks(own_l2: float | None, other: PersonAt | None, threshold_l2: float) -> tuple[FaceRemark, ...]:
-    """What is odd about a face.
+    """Return what is odd about a face.
 
     Args:
         own_l2: Distance to the nearest other face under its name; None: there is none.
@@ -224,7 +224,7 @@ def _suspects(
     others: Sequence[PersonAt | None],
     threshold_l2: float,
 ) -> list[Suspect]:
-    """The faces that may be under a wrong name; near duplicates are not."""
+    """Return the faces that may be under a wrong name; near duplicates are not."""
     found = []
     for template, own_l2, other in zip(templates, own, others, strict=True):
         odd = [
@@ -254,7 +254,7 @@ def _still_suspect(gallery: Gallery, suspects: Sequence[Suspect], threshold_l2: 
 def _compared_without(
     gallery: Gallery, suspect: Suspect, without: set[int]
 ) -> tuple[list[float | None], list[PersonAt | None]]:
-    """The distances to the person's own faces and to the other person, without some faces."""
+    """Return the distances to the person's own faces and to the other person, without some faces."""
     person, own_id = suspect.template.person, suspect.template.id
     own_ids = [template.id for template in gallery.templates(person)]
     vector = gallery.vectors(person)[own_ids.index(own_id)]

@@ -35,7 +35,7 @@ class GalleryBase:
 
     @contextmanager
     def one_state(self) -> Iterator[None]:
-        """All that is read inside is of one state, whoever writes meanwhile.
+        """Hold one state for all that is read inside, whoever writes meanwhile.
 
         Threads that share the gallery wait. Nothing can be changed inside.
         """
@@ -77,7 +77,7 @@ class GalleryBase:
                 logger.warning("%s: similar_name: %s", self.path, lookalike_sentence(names))
 
     def _stored_name(self, name: str) -> str:
-        """A name as its person has it: earlier versions stored names with invisible characters.
+        """Return a name as its person has it: earlier versions stored names with invisible characters.
 
         Inside a transaction.
         """
@@ -85,7 +85,7 @@ class GalleryBase:
         return name if name != cleaned and self._store.people.has(name) else cleaned
 
     def _person_id(self, name: str) -> int:
-        """The id of a person. Inside a transaction.
+        """Return the id of a person. Inside a transaction.
 
         Raises:
             GalleryError: Nobody has this name.

@@ -73,7 +73,7 @@ def _parts(vectors: FloatArray, rows: IntArray, radius_l2: float) -> Iterator[In
 
 
 def _neighbours(vectors: FloatArray, radius_l2: float) -> Any:
-    """A sparse (n, n) matrix that is not 0 where two faces are within the radius."""
+    """Return a sparse (n, n) matrix that is not 0 where two faces are within the radius."""
     from scipy.sparse import csr_matrix
 
     faiss = load_faiss()

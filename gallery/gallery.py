@@ -103,7 +103,7 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
             self._store.close()
 
     def info(self) -> GalleryInfo:
-        """The gallery in figures."""
+        """Return the gallery in figures."""
         with self._store.reading():
             generation, index_is_behind = self._store.generation(), self._index.is_file_behind()
             people, templates, unknown_faces = self._store.counts()

@@ -101,7 +101,7 @@ class ImpostorModel:
         source: str = "",
         resamples: int = 100,
     ) -> Self:
-        """The model of measured distances.
+        """Return the model of measured distances.
 
         Common distances are kept as they are. The rare small ones are smoothed, and continued to rates that
         so many pairs can't show, by a generalised Pareto distribution in the cosine, fitted by
@@ -166,7 +166,7 @@ class ImpostorModel:
             raise DataError(f"impostors: {one_line(error)}") from error
 
     def threshold_l2(self, fpir: float, templates: int) -> float:
-        """The threshold at which the share `fpir` of strangers gets a name from so many templates.
+        """Return the threshold at which the share `fpir` of strangers gets a name from so many templates.
 
         At most `max_threshold_l2`. An empty gallery counts as one of one template.
 
@@ -176,15 +176,15 @@ class ImpostorModel:
         return min(self.max_threshold_l2, self._distance(self.distances_l2, fpir, templates))
 
     def interval_l2(self, fpir: float, templates: int) -> tuple[float, float]:
-        """The 95% interval of that threshold, before `max_threshold_l2` cuts it off."""
+        """Return the 95% interval of that threshold, before `max_threshold_l2` cuts it off."""
         return self._distance(self.low_l2, fpir, templates), self._distance(self.high_l2, fpir, templates)
 
     def fpir(self, threshold_l2: float, templates: int) -> float:
-        """The share of strangers that get a name from so many templates, 0..1."""
+        """Return the share of strangers that get a name from so many templates, 0..1."""
         return self._fpir(self.distances_l2, threshold_l2, templates)
 
     def fpir_interval(self, threshold_l2: float, templates: int) -> tuple[float, float]:
-        """The 95% interval of that share."""
+        """Return the 95% interval of that share."""
         return (
             self._fpir(self.high_l2, threshold_l2, templates),
             self._fpir(self.low_l2, threshold_l2, templates),
@@ -202,7 +202,7 @@ class ImpostorModel:
 
 
 def rate_of_one_comparison(fpir: float, templates: int) -> float:
-    """The false-accept rate of one comparison that adds up to `fpir` over so many independent ones.
+    """Return the false-accept rate of one comparison that adds up to `fpir` over so many independent ones.
 
     Raises:
         UsageError: The rate is not within 0..1.
@@ -272,7 +272,7 @@ def _bootstrap(
 
 
 def _quantiles(cosines: Float64Array, weights: Float64Array) -> Float64Array:
-    """The cosines that the shares `FAR_LEVELS` lie above; float64 (levels,). The given ones fall."""
+    """Return the cosines that the shares `FAR_LEVELS` lie above; float64 (levels,). The given ones fall."""
     heap = np.cumsum(weights)
     far, last = np.asarray(FAR_LEVELS), len(cosines) - 1
     counted = cosines[np.minimum(np.searchsorted(heap, far * heap[-1]), last)]

@@ -18,7 +18,7 @@ _BETWEEN_LOOKS_S = 0.05
 
 
 def index_findings(file: Path, store: Store) -> tuple[Finding, ...]:
-    """What is wrong with an index file. Outside of any transaction.
+    """Return what is wrong with an index file. Outside of any transaction.
 
     Other processes save the index and erase from it meanwhile: a second look tells that from a fault.
     """
@@ -31,7 +31,7 @@ def index_findings(file: Path, store: Store) -> tuple[Finding, ...]:
 
 
 def _findings(file: Path, store: Store) -> Iterator[Finding]:
-    """An index file that is missing or behind is no fault: the next use catches it up."""
+    """Check an index file; a missing or older one is no fault: the next use catches it up."""
     try:
         index = VectorIndex.load(file, store.encoder.dimensions)
     except FileNotFoundError:

@@ -40,7 +40,7 @@ logger = logging.getLogger("facepipe")
 
 
 def derived_files(folder: Path) -> list[Path]:
-    """The files of a gallery that an index or lost faces may be in."""
+    """Return the files of a gallery that an index or lost faces may be in."""
     return [path for file in (folder / INDEX_FILE, *lost_files(folder)) for path in (file, record_file(file))]
 
 
@@ -66,7 +66,7 @@ class DerivedIndex:
         self._expected_generation = 0 if store.is_encrypted else store.opened_state.generation
 
     def current(self) -> VectorIndex:
-        """The index of the present vectors. Inside a transaction."""
+        """Return the index of the present vectors. Inside a transaction."""
         state = self._store.vector_state()
         self.is_due = True
         if self._index is None:
@@ -114,7 +114,7 @@ class DerivedIndex:
         self._expected_generation = 0
 
     def is_file_behind(self) -> bool:
-        """Whether the file can't be used, or so much is missing from it that opening it takes long.
+        """Return whether the file can't be used, or so much is missing from it that opening it takes long.
 
         Inside a transaction.
         """
@@ -225,7 +225,7 @@ class DerivedIndex:
                 self._expected_generation = 0
 
     def _load(self) -> VectorIndex:
-        """The saved index if it can be trusted, else an empty one; says what is wrong."""
+        """Return the saved index if it can be trusted, else an empty one, with a warning."""
         dimensions = self._store.encoder.dimensions
         try:
             index = VectorIndex.load(self._file, dimensions)

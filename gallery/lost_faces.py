@@ -54,12 +54,12 @@ class LostFaces:
 
 
 def lost_files(folder: Path) -> list[Path]:
-    """The files of lost faces in a gallery's folder."""
+    """Return the files of lost faces in a gallery's folder."""
     return sorted(folder.glob(_PATTERN))
 
 
 def lost_faces(folder: Path, dimensions: int) -> list[LostFaces]:
-    """What is kept of lost faces in a gallery's folder."""
+    """Return what is kept of lost faces in a gallery's folder."""
     return [_read(file, dimensions) for file in lost_files(folder)]
 
 
@@ -72,7 +72,7 @@ def _read(file: Path, dimensions: int) -> LostFaces:
 
 
 def missing_from(store: Store, index: VectorIndex) -> tuple[IdArray, bool]:
-    """The templates of an index that the truth lacks and never removed. Inside a transaction.
+    """Return the templates of an index that the truth lacks and never removed. Inside a transaction.
 
     Returns:
         Their ids int64 (n,), rising, and whether the index is of this gallery: the truth holds other faces of
@@ -123,7 +123,7 @@ def _file_of(state: VectorState, folder: Path) -> Path:
 
 
 def as_unknown(lost: Iterable[LostFaces]) -> list[NewTemplate]:
-    """The faces, to be remembered without names."""
+    """Return the faces, to be remembered without names."""
     return [NewTemplate(vector) for faces in lost for vector in faces.vectors]
 
 

@@ -45,10 +45,10 @@ class Directory(Protocol):
     """Which person each template is of; only the neighbours of a face are looked up."""
 
     def people_of(self, template_ids: IdArray) -> IdArray:
-        """The person ids of templates, in the same shape."""
+        """Return the person ids of templates, in the same shape."""
 
     def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
-        """The templates of people: person ids (n,), rising, and template ids (n,)."""
+        """Return the templates of people: person ids (n,), rising, and template ids (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class NearestPeople:
 def rank_people(
     index: VectorIndex, directory: Directory, queries: FloatArray, measure: PersonDistance
 ) -> NearestPeople:
-    """The two nearest people of each query float32 (n, d).
+    """Return the two nearest people of each query float32 (n, d).
 
     `NEAREST` is exact. `NEAREST_OR_MEAN` is computed for the people who own the 32 nearest templates.
 
@@ -134,7 +134,7 @@ def distances_to_people(
 
 
 def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
-    """The two nearest people of each query float32 (n, d), by their nearest templates."""
+    """Return the two nearest people of each query float32 (n, d), by their nearest templates."""
     return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))
 
 
@@ -153,7 +153,7 @@ def _two_nearest(
     distances: npt.NDArray[np.float64],
     owners: IdArray,
 ) -> NearestPeople:
-    """The two nearest people, given a query's neighbours.
+    """Return the two nearest people, given a query's neighbours.
 
     Where all neighbours are of one person, a second search leaves that person out.
     """
@@ -194,7 +194,7 @@ class PersonAt:
 
 
 def others_than(name: str, nearest: NearestPeople, names: dict[int, str]) -> list[PersonAt | None]:
-    """The nearest people who are not `name`; None where there is nobody else."""
+    """Return the nearest people who are not `name`; None where there is nobody else."""
     found: list[PersonAt | None] = []
     for row in range(len(nearest.first)):
         first, second = names.get(int(nearest.first[row])), names.get(int(nearest.second[row]))
@@ -254,7 +254,7 @@ def as_matches(
     thresholds_l2: npt.NDArray[np.float64],
     names: dict[int, str],
 ) -> tuple[Match, ...]:
-    """The matches of n faces, one each."""
+    """Return the matches of n faces, one each."""
     people = [names.get(int(person)) for person in nearest.first]
     return tuple(
         Match(

@@ -56,7 +56,7 @@ class EncoderIdentity:
         require_threshold(self.threshold_l2)
 
     def makes_same_vectors_as(self, other: EncoderIdentity) -> bool:
-        """Whether embeddings of both may be compared."""
+        """Return whether embeddings of both may be compared."""
         return self.dimensions == other.dimensions and (
             self.fingerprint in (other.fingerprint, other.earlier_fingerprint)
             or self.earlier_fingerprint == other.fingerprint
@@ -146,7 +146,7 @@ class Template:
     added_at: str
 
     def as_new_template(self, embedding: FloatArray, crop: bytes | None) -> NewTemplate:
-        """The same face with its embedding and picture, to be stored elsewhere."""
+        """Return the same face with its embedding and picture, to be stored elsewhere."""
         return NewTemplate(
             embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
         )
@@ -175,7 +175,7 @@ class UnknownFace:
     added_at: str
 
     def as_new_template(self, crop: bytes | None) -> NewTemplate:
-        """The same face, to be enrolled."""
+        """Return the same face, to be enrolled."""
         return NewTemplate(
             self.embedding, self.source, self.box_xyxy, self.quality, self.photo_sha256, self.added_at, crop
         )
@@ -292,7 +292,7 @@ def require_vectors(vectors: npt.NDArray[np.generic], dimensions: int, what: str
 
 
 def is_threshold(value: object) -> bool:
-    """Whether a value is a distance that two unit vectors can have: a number in 0..2."""
+    """Return whether a value is a distance that two unit vectors can have: a number in 0..2."""
     return isinstance(value, Real) and 0 <= float(value) <= FARTHEST_L2
 
 

@@ -117,7 +117,7 @@ def _shapes_neighbours(name: str, at: int) -> bool:
 
 
 def _base_before(name: str, at: int) -> str:
-    """The last character before a place that is no mark on another one; empty where there is none."""
+    """Return the last character before a place that is no mark on another one; empty where there is none."""
     return next((character for character in reversed(name[:at]) if not unicodedata.combining(character)), "")
 
 

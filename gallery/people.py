@@ -48,7 +48,7 @@ class PeopleMixin(ThresholdsMixin):
         return sorted(people, key=lambda person: (person.name.casefold(), person.name))
 
     def knows(self, name: str) -> bool:
-        """Whether somebody has this name."""
+        """Return whether somebody has this name."""
         with self._store.reading():
             return self._store.people.has(self._stored_name(name))
 
@@ -61,7 +61,7 @@ class PeopleMixin(ThresholdsMixin):
         return sorted(other for other in names if other != name and lookalike_key(other) == key)
 
     def templates(self, name: str) -> list[Template]:
-        """A person's templates, oldest first.
+        """Return a person's templates, oldest first.
 
         Raises:
             GalleryError: Nobody has this name.
@@ -70,12 +70,12 @@ class PeopleMixin(ThresholdsMixin):
             return self._faces_of(name)[0]
 
     def vectors(self, name: str) -> FloatArray:
-        """The vectors of a person's templates, float32 (n, d) in the order of `templates`."""
+        """Return the vectors of a person's templates, float32 (n, d) in the order of `templates`."""
         with self._store.reading():
             return self._faces_of(name)[1]
 
     def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
-        """Whether a face of this photo is stored already, of anybody or of the person `name`."""
+        """Return whether a face of this photo is stored already, of anybody or of the person `name`."""
         with self._store.reading():
             stored = None if name is None else self._stored_name(name)
             return self._store.templates.has_photo(photo_sha256, stored)
@@ -141,7 +141,7 @@ class PeopleMixin(ThresholdsMixin):
             return self._store.delete_photo(sources, photo_sha256)
 
     def crop(self, template_id: int) -> bytes | None:
-        """The encoded picture of a template's face; None: it was not kept.
+        """Return the encoded picture of a template's face; None: it was not kept.
 
         Raises:
             GalleryError: There is no such template.

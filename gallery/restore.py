@@ -86,7 +86,7 @@ def _require_another(path: Path, backup: Path) -> None:
 
 
 def _copied(backup: Path, folder: Path, encoder: EncoderIdentity, secret: bytes | None) -> Path:
-    """The SQLite file of a gallery made in `folder`, checked: all that the backup holds."""
+    """Return the SQLite file of a gallery made in `folder`, checked: all that the backup holds."""
     file = backup / STORE_FILE if backup.is_dir() else backup
     if not file.exists():
         raise GalleryError(f"{backup}: no backup: there is no {STORE_FILE} in this folder")

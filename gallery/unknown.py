@@ -32,12 +32,12 @@ class UnknownFacesMixin(GalleryBase):
             return self._store.add_unknown(faces)
 
     def unknown_faces(self) -> list[UnknownFace]:
-        """All faces remembered without a name, oldest first, with their vectors."""
+        """Return all faces remembered without a name, oldest first, with their vectors."""
         with self._store.reading():
             return self._store.unknown.all()
 
     def unknown_crop(self, unknown_id: int) -> bytes | None:
-        """The encoded picture of an unknown face; None: it was not kept.
+        """Return the encoded picture of an unknown face; None: it was not kept.
 
         Raises:
             GalleryError: There is no such unknown face.

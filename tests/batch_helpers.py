@@ -21,7 +21,7 @@ from facepipe.gallery import NewTemplate
 from facepipe.gallery.storage.schema import row_checksum
 from facepipe.images.reading import photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import Reason
+from facepipe.quality_rules import Reason
 from facepipe.reports.records import to_json
 
 EXIF_ORIENTATION = 0x0112
@@ -156,7 +156,7 @@ def files(folder: Path, *names: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def analysed(task: PhotoTask, matches: Sequence[Match] = MATCHES) -> PhotoAnalysis:
+def analyzed(task: PhotoTask, matches: Sequence[Match] = MATCHES) -> PhotoAnalysis:
     """Three faces: good, too small to be compared, compared though enrollment would not take it."""
     from facepipe.images.reading import photo_sha256
 
@@ -181,5 +181,5 @@ def do(job: Job, *, failing: frozenset[str] = frozenset()) -> list[str]:
         if task.path.name in failing:
             job.save([FailedPhoto(task, f"{task.path}: broken")], "names")
         else:
-            job.save([analysed(task)], "names")
+            job.save([analyzed(task)], "names")
     return [task.path.name for task in tasks]

@@ -21,7 +21,7 @@ from facepipe.gallery.audit import Remark, audit
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import write_image
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import EnrollRules
+from facepipe.quality_rules import EnrollRules
 from facepipe.runtime.engines import RuntimeChoice
 
 HER = "Eileen Collins"
@@ -49,7 +49,7 @@ def stored(pipeline: FacePipeline) -> dict[str, int]:
     return {person.name: person.template_count for person in pipeline.gallery.people()}
 
 
-def enrol_one(
+def enroll_one(
     pipeline: FacePipeline,
     path: Path,
     name: str = HER,
@@ -67,8 +67,8 @@ def test_a_name_like_anothers_is_a_warning_of_its_own_with_the_first_photo(
     photos = [tmp_path / f"{i}.png" for i in range(3)]
     for i, photo in enumerate(photos):
         write_image(photo, shifted(astronaut, 4 * i))
-    enrol_one(pipeline, photos[0], "José")
-    first, second = (json.loads(enrol_one(pipeline, photo, "josé\u200b").to_json()) for photo in photos[1:])
+    enroll_one(pipeline, photos[0], "José")
+    first, second = (json.loads(enroll_one(pipeline, photo, "josé\u200b").to_json()) for photo in photos[1:])
     assert first["name"] == second["name"] == "josé"
     (warning,) = [w for w in first["warnings"] if w["code"] == "similar_name"]
     assert (warning["name"], warning["distance_l2"]) == ("José", None)
@@ -248,11 +248,11 @@ def test_a_name_that_cant_be_used_is_told_before_any_work(name: str) -> None:
 
 def test_a_portrait_is_stored_once(pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path) -> None:
     write_image(tmp_path / "her.png", astronaut)
-    first, second = (enrol_one(pipeline, tmp_path / "her.png") for _ in range(2))
+    first, second = (enroll_one(pipeline, tmp_path / "her.png") for _ in range(2))
     assert (first.outcome, first.reasons, first.sentence) == (Outcome.ENROLLED, (), "")
     assert (second.outcome, second.sentence) == (Outcome.KNOWN, "enrolled before")
     (tmp_path / "her.png").rename(tmp_path / "renamed.png")
-    assert enrol_one(pipeline, tmp_path / "renamed.png").outcome is Outcome.KNOWN
+    assert enroll_one(pipeline, tmp_path / "renamed.png").outcome is Outcome.KNOWN
     assert stored(pipeline) == {HER: 1}
     assert pipeline.gallery is not None
     (template,) = pipeline.gallery.templates(HER)
@@ -292,12 +292,12 @@ def test_refusals_give_their_reason_and_force_overrules_them(
     path = tmp_path / "spoilt.png"
     write_image(path, spoilt(astronaut, reason))
     rules = EnrollRules(min_score=0.6)  # how sure the detector is of a spoilt face is not the matter here
-    report = enrol_one(pipeline, path, rules=rules)
+    report = enroll_one(pipeline, path, rules=rules)
     assert report.outcome is Outcome.REFUSED
     assert reason in report.reasons
     assert report.sentence
     assert stored(pipeline) == {}
-    forced = enrol_one(pipeline, path, force=True, rules=rules)
+    forced = enroll_one(pipeline, path, force=True, rules=rules)
     if reason == "no_face":
         assert forced.outcome is Outcome.REFUSED
         assert stored(pipeline) == {}
@@ -332,7 +332,7 @@ def test_a_face_that_cant_be_aligned_is_refused_even_by_force(
 
     monkeypatch.setattr(pipeline, "detect", flat)
     for force in (False, True):
-        report = enrol_one(pipeline, tmp_path / "her.png", force=force)
+        report = enroll_one(pipeline, tmp_path / "her.png", force=force)
         assert (report.outcome, report.reasons) == (Outcome.REFUSED, ("no_alignment",))
     assert stored(pipeline) == {}
 

@@ -22,7 +22,8 @@ from facepipe.gallery.matching import PersonDistance
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline, NamingOptions, card_identity, process_files
-from facepipe.quality import NamingRules, Reason, assess_main_face
+from facepipe.quality import assess_main_face
+from facepipe.quality_rules import NamingRules, Reason
 from facepipe.runtime.engines import RuntimeChoice
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 

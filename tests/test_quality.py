@@ -15,10 +15,7 @@ from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
 from facepipe.quality import (
-    EnrollRules,
     MainFaceAssessment,
-    NamingRules,
-    Reason,
     align_or_reject,
     assess,
     assess_main_face,
@@ -26,6 +23,7 @@ from facepipe.quality import (
     measure,
     sharpness,
 )
+from facepipe.quality_rules import EnrollRules, NamingRules, Reason
 
 LANDMARKS = np.array(
     [[203.1, 102.8], [247.4, 104.3], [224.2, 127.7], [203.9, 143.2], [241.9, 143.4]], np.float32

@@ -138,7 +138,7 @@ def test_unknown_faces_of_identified_photos(
     assert remember_unknown(gallery, results[0], pipeline.encoder) >= 0
 
 
-def test_what_enrolment_would_refuse_is_not_remembered(
+def test_what_enrollment_would_refuse_is_not_remembered(
     pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
 ) -> None:
     """A soft face is compared, and nobody's; made a person with its group, it would be a template."""

@@ -37,7 +37,7 @@ def train() -> None:
 
 
 def _with_run_options(command: Command) -> Command:
-    """The options of every trainer."""
+    """Return the options of every trainer."""
     for option in reversed(
         (
             click.option("--recipe", help="Name of a recipe, or a TOML file."),

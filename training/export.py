@@ -92,7 +92,7 @@ def add_class_bias(network: nn.Module, logit: float) -> None:
 
 
 def _trained(states: Sequence[Checkpoint], source: str) -> tuple[nn.Module, dict[str, Any]]:
-    """The network, and fields of its card that depend on its kind."""
+    """Return the network, and fields of its card that depend on its kind."""
     architecture = str(states[-1]["record"].get("network", {}).get("architecture", ""))
     if architecture.startswith("retinaface_"):
         detector = detector_of_checkpoints(states, source)

@@ -223,7 +223,7 @@ class WeightCard:
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
-        """The card as written to disk; `from_json` reads it back equal."""
+        """Return the card as it is written to disk; `from_json` reads it back equal."""
         raw = asdict(self)
         return json.dumps(raw | {"sha256": _sha256_of(raw)}, indent=1, ensure_ascii=False) + "\n"
 

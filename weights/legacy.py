@@ -74,14 +74,14 @@ def _is_checkpoint(stream: BinaryIO) -> bool:
 
 
 def _is_whole_zip(stream: BinaryIO) -> bool:
-    """Whether a zip holds torch's `data.pkl`, and all members have the right CRC."""
+    """Return whether a zip holds torch's `data.pkl`, and all members have the right CRC."""
     with zipfile.ZipFile(stream) as archive:
         has_tensors = any(name.endswith("/data.pkl") for name in archive.namelist())
         return has_tensors and not _unpacks_to_more(stream) and archive.testzip() is None
 
 
 def _unpacks_to_more(stream: BinaryIO) -> bool:
-    """Whether a zip holds more than its own size, but for some packed text: torch packs no values."""
+    """Return whether a zip holds more than its own size, but for some packed text: torch packs no values."""
     try:
         with zipfile.ZipFile(stream) as archive:
             unpacked = sum(member.file_size for member in archive.infolist())

@@ -121,7 +121,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    """An integer of up to ten groups of seven bits, and where the next field begins."""
+    """Return an integer of up to ten groups of seven bits, and where the next field begins."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(message):

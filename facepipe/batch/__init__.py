@@ -1,1 +1,1 @@
-"""Whole folders: analysed by all cores, remembered in a job file, written as files for people."""
+"""Whole folders: analyzed by all cores, remembered in a job file, written as files for people."""

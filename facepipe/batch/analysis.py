@@ -18,7 +18,8 @@ from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import NamingRules, accepted_rows, align_or_reject, assess
+from facepipe.quality import accepted_rows, align_or_reject, assess
+from facepipe.quality_rules import NamingRules
 
 _MAX_CROP_SCALE = 1.0
 """Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
@@ -35,7 +36,7 @@ previews), for about 4 ms a photo."""
 
 @dataclass(frozen=True, slots=True)
 class AnalysisOptions:
-    """How photos are analysed; the results depend on it.
+    """How photos are analyzed; the results depend on it.
 
     Attributes:
         rules: Which faces are compared.
@@ -67,7 +68,7 @@ class PhotoAnalyzer:
         return self._encoder.embedding.dimensions
 
     def memory(self, path: Path) -> PhotoMemory:
-        """What is to count the memory of a photo."""
+        """Return the counter of a photo's memory."""
         return PhotoMemory(printable(path), allowed_bytes(self._max_pixels_at_once))
 
     @property
@@ -138,7 +139,7 @@ class PhotoAnalyzer:
         return self._cropped(analysis, photo)
 
     def _enlarges_a_face(self, analysis: PhotoAnalysis, reduction: float) -> bool:
-        """Whether a face to be compared has fewer pixels in the reduced copy than in its crop."""
+        """Return whether a face to be compared has fewer pixels in the reduced copy than in its crop."""
         found = [alignment for alignment in analysis.alignments if isinstance(alignment, Alignment)]
         scales = [alignment.in_reduced_copy(reduction).scale(*self._encoder.crop) for alignment in found]
         return any(scale > _MAX_CROP_SCALE for scale in scales)
@@ -175,7 +176,7 @@ class PhotoAnalyzer:
 
 
 def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
-    """A thumbnail of every face and a preview of the photo; nothing where it has no face."""
+    """Return a thumbnail of every face and a preview of the photo; nothing where it has no face."""
     if not len(faces):
         return {}
     boxes = faces.boxes_xyxy / np.float32(photo.reduction)

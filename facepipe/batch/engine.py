@@ -65,7 +65,7 @@ class _PutOff:
 
 
 class Engine:
-    """Analyses photos with a pool of threads. One for one run.
+    """Analyzes photos with a pool of threads. One for one run.
 
     Each thread takes the step that is nearest to the end of the way: full batches of faces to the encoder,
     full batches of photos to the detector, then files to be read, and batches that are not full only where
@@ -74,7 +74,7 @@ class Engine:
 
     Args:
         analyzer: The stages.
-        tasks: What to analyse; read as needed.
+        tasks: What to analyze; read as needed.
         options: See `EngineOptions`.
 
     Attributes:

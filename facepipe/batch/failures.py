@@ -44,7 +44,7 @@ def require_lack_of_memory(error: Exception) -> None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error, and those that it was raised from or while they were handled."""
+    """Yield an error, and those that it was raised from or while they were handled."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -56,7 +56,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def failed_photo(task: PhotoTask, error: Exception) -> FailedPhoto:
-    """A photo that met an error of `ONE_PHOTO_FAILS`, or for which a network lacked memory."""
+    """Return a photo that met an error of `ONE_PHOTO_FAILS`, or for which a network lacked memory."""
     sentence = str(error) if isinstance(error, PhotoError) else f"{task.path}: {_sentence(error)}"
     return FailedPhoto(task, sentence, is_temporary=_is_temporary(error) or is_machine_short())
 
@@ -76,7 +76,7 @@ def is_machine_short() -> bool:
 def _sentence(error: Exception) -> str:
     match error:
         case MemoryError():
-            return "not enough memory to analyse it; the next run tries again"
+            return "not enough memory to analyze it; the next run tries again"
         case OSError(errno=int()):
             return f"{error.strerror}; the next run tries again"
         case _:

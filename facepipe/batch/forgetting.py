@@ -23,7 +23,7 @@ from facepipe.reports.xmp import sidecar_path, write_sidecar
 def forget_person(job: Job, names: Collection[str]) -> int:
     """Erase the results of every photo in which somebody of these names is, or may be.
 
-    The photos wait to be analysed again by the next run. Regions of these
+    The photos wait to be analyzed again by the next run. Regions of these
     names leave the sidecars that the job has written.
 
     Returns:
@@ -33,7 +33,7 @@ def forget_person(job: Job, names: Collection[str]) -> int:
         OutputError: A file can't be changed or removed; no row is changed.
         PhotoError: A photo with a sidecar can't be read; likewise.
     """
-    records = [record for record in job.analysed() if _is_seen(record, names)]
+    records = [record for record in job.analyzed() if _is_seen(record, names)]
     with _results_written_anew(job):
         _clean(job, records, lambda record: _others(record, names))
         job.erase([record.id for record in records], forget_photos=False, names=names)
@@ -77,7 +77,7 @@ def forget_left_out(job: Job) -> int:
 def _forget_photos(job: Job, ids: Collection[int]) -> None:
     """Erase photos; facepipe's regions leave the sidecars of photos that are gone."""
     chosen = set(ids)
-    records = [record for record in job.analysed() if record.id in chosen]
+    records = [record for record in job.analyzed() if record.id in chosen]
     _clean(
         job,
         records,

@@ -31,7 +31,8 @@ from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, Match
 from facepipe.detector import DetectorOptions
 from facepipe.pipeline import PhotoResult
-from facepipe.quality import Reason, accepted_rows
+from facepipe.quality import accepted_rows
+from facepipe.quality_rules import Reason
 
 _FORGET_ANALYSIS = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
     numbers = NULL, vectors = NULL, enrollable = NULL, reasons = NULL, matches = NULL, named_by = NULL,
@@ -49,7 +50,7 @@ class Job:
         folder: Holds the file.
         create: Whether a missing one is made, in a private folder: it holds embeddings of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
-        again: Begin a new one where it is damaged: all photos will be analysed again.
+        again: Begin a new one where it is damaged: all photos will be analyzed again.
 
     Attributes:
         outputs: The files written for results.
@@ -104,7 +105,7 @@ class Job:
 
         Args:
             settings: By name; values that JSON holds.
-            again: Analyse all photos again, with these settings.
+            again: Analyze all photos again, with these settings.
 
         Raises:
             UsageError: The job was begun with other settings; the message names them.
@@ -117,7 +118,7 @@ class Job:
                 settings_held = ", ".join(f"{key} {held.get(key)} (now {wanted[key]})" for key in different)
                 raise UsageError(
                     f"{self.folder}: this job was begun with {settings_held}; use the same, or --again to "
-                    "analyse all photos again, or another --out"
+                    "analyze all photos again, or another --out"
                 )
             database.executemany("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", wanted.items())
             if again:
@@ -151,7 +152,7 @@ class Job:
             database.executemany("UPDATE photos SET place = NULL WHERE path = ?", keys)
 
     def waiting(self) -> list[PhotoTask]:
-        """The photos to be analysed, in the order of the command."""
+        """Return the photos to be analyzed, in the order of the command."""
         rows = self._database.execute(
             "SELECT id, path FROM photos WHERE place IS NOT NULL AND state = 'waiting' ORDER BY place"
         )
@@ -163,7 +164,7 @@ class Job:
         """Remember what became of photos, in one transaction.
 
         Args:
-            outcomes: Analyses with their matches, and failures.
+            outcomes: Analyzes with their matches, and failures.
             naming_key: Identifies what the faces were named by.
         """
         with self._changing() as database:
@@ -214,7 +215,7 @@ class Job:
         return len(rows)
 
     def records(self) -> Iterator[PhotoRecord]:
-        """The photos of the command that have been dealt with, in its order."""
+        """Yield the photos of the command that have been dealt with, in its order."""
         options = self._detector_options()
         rows = self._database.execute(
             """SELECT id, path, state, error, width, height, numbers, matches FROM photos
@@ -230,22 +231,22 @@ class Job:
             yield PhotoRecord(id, PhotoResult(photo, faces=faces, scale=scale), (width, height))
 
     def photos(self) -> list[Path]:
-        """All photos of the command, in its order."""
+        """Return all photos of the command, in its order."""
         rows = self._database.execute("SELECT path FROM photos WHERE place IS NOT NULL ORDER BY place")
         return [self._seal.open_path(path) for (path,) in rows]
 
     def pictures(self, photo_id: int) -> dict[int, bytes]:
-        """The WebP files of a photo; see `PhotoAnalysis.pictures`."""
+        """Return the WebP files of a photo; see `PhotoAnalysis.pictures`."""
         rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
         return {face: self._seal.open("webp", webp) for face, webp in rows}
 
     def sha256(self, photo_id: int) -> str | None:
-        """Of the file that was analysed; None where that failed."""
+        """Of the file that was analyzed; None where that failed."""
         row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
         return None if row is None else self._seal.open("sha256", row[0])
 
     def unknown_faces(self) -> list[UnknownFaceRow]:
-        """The faces near nobody that enrollment would take, with their embeddings."""
+        """Return the faces near nobody that enrollment would take, with their embeddings."""
         rows = self._database.execute(
             """SELECT id, sha256, vectors, enrollable, reasons, matches FROM photos
             WHERE place IS NOT NULL AND state = 'done' AND length(vectors) > 0 ORDER BY place"""
@@ -276,13 +277,13 @@ class Job:
     # What is to be forgotten
 
     def remembered(self, *, left_out: bool = False) -> list[PhotoTask]:
-        """All photos that the job knows, or those that are not among the command's."""
+        """Return all photos of the job, or those that are not among the command's."""
         where = " WHERE place IS NULL" if left_out else ""
         rows = self._database.execute(f"SELECT id, path FROM photos{where}").fetchall()
         return [PhotoTask(id, self._seal.open_path(path)) for id, path in rows]
 
-    def analysed(self) -> Iterator[PhotoRecord]:
-        """All photos that were analysed, whether they are among the command's and wait or not."""
+    def analyzed(self) -> Iterator[PhotoRecord]:
+        """Yield all photos that were analyzed, whether they are among the command's and wait or not."""
         rows = self._database.execute(
             "SELECT id, path, width, height, numbers, matches FROM photos WHERE numbers IS NOT NULL"
         ).fetchall()
@@ -295,7 +296,7 @@ class Job:
 
         Args:
             ids: Of the photos.
-            forget_photos: The photos themselves too; else they wait to be analysed again.
+            forget_photos: The photos themselves too; else they wait to be analyzed again.
             names: That nobody next to a face is to have either; such faces are named again by the next run.
         """
         photo = "DELETE FROM photos WHERE id = ?" if forget_photos else _FORGET_ANALYSIS
@@ -331,7 +332,7 @@ class Job:
             database.execute("DELETE FROM moves")
 
     def unfinished_move(self) -> tuple[Path, Path] | None:
-        """The old and the new path of a photo whose move has begun and not ended."""
+        """Return the old and the new path of a photo whose move has begun and not ended."""
         row = self._database.execute("SELECT paths FROM moves").fetchone()
         if row is None:
             return None
@@ -341,7 +342,7 @@ class Job:
     # Inside
 
     def _detector_options(self) -> DetectorOptions:
-        """Those that decide how large photos are analysed."""
+        """Those that decide how large photos are analyzed."""
         key = "detector options"
         row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()

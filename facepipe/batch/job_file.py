@@ -98,7 +98,7 @@ class JobFile:
 
     @contextmanager
     def failures_named(self) -> Iterator[None]:
-        """What SQLite complains about, as one error that names the file."""
+        """Turn SQLite's errors into one that names the file."""
         try:
             yield
         except FacepipeError:
@@ -221,7 +221,7 @@ def open_job_file(folder: Path, *, create: bool, secret: bytes | None, again: bo
 
 
 def is_job_file(file: Path) -> bool:
-    """Whether the header of a file, which may be damaged elsewhere, is that of a job file."""
+    """Return whether the header of a file, which may be damaged elsewhere, is that of a job file."""
     with file.open("rb") as stream:
         return stream.read(_ID_AT + 4)[_ID_AT:] == APPLICATION_ID.to_bytes(4)
 

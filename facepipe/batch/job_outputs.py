@@ -19,17 +19,17 @@ class JobOutputs:
         self._file, self._database = file, file.database
 
     def get(self, kind: str, photo_id: int) -> OutputFiles | None:
-        """The photo's files of this kind; None: never written."""
+        """Return the photo's files of this kind; None: never written."""
         return self.of_photo(photo_id).get(kind)
 
     def of_kind(self, kind: str) -> dict[int, OutputFiles]:
-        """The files of this kind by photo, of all photos that the job remembers."""
+        """Return the files of this kind by photo, of all photos that the job remembers."""
         query = "SELECT photo_id, made_of, files FROM products WHERE kind = ?"
         rows = self._database.execute(query, (kind,))
         return {id: self._opened(source_hash, files) for id, source_hash, files in rows}
 
     def of_photo(self, photo_id: int) -> dict[str, OutputFiles]:
-        """The photo's files by kind."""
+        """Return the photo's files by kind."""
         query = "SELECT kind, made_of, files FROM products WHERE photo_id = ?"
         rows = self._database.execute(query, (photo_id,)).fetchall()
         return {kind: self._opened(source_hash, files) for kind, source_hash, files in rows}
@@ -60,6 +60,6 @@ class JobOutputs:
             database.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", row)
 
     def report_options(self) -> ReportOptions | None:
-        """How the report was last written; None: not known."""
+        """Return how the report was last written; None: not known."""
         row = self._database.execute("SELECT value FROM settings WHERE key = ?", (REPORT,)).fetchone()
         return None if row is None else ReportOptions(**json.loads(row[0]))

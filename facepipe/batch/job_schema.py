@@ -13,11 +13,11 @@ from facepipe.batch.seal import Seal
 APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
 VERSION = 2
-"""1: panoramas are analysed at a larger scale. 2: names of files are relative, and rows have checksums."""
+"""1: panoramas are analyzed at a larger scale. 2: names of files are relative, and rows have checksums."""
 REPORT = "report"
 """Key of settings: how the report was last written."""
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
-"""Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analysed anew."""
+"""Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analyzed anew."""
 _TABLES = {
     "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER)",
     # place: in the order of the last command, NULL: not one of its photos. numbers: float32 (n, 15), box,
@@ -130,7 +130,7 @@ def schema_of(database: sqlite3.Connection) -> list[tuple[str, str, str, str | N
 
 @cache
 def created_schema() -> list[tuple[str, str, str, str | None]]:
-    """What is in a job file."""
+    """Read what is in a job file."""
     with closing(sqlite3.connect(":memory:")) as database:
         create_tables(database)
         return schema_of(database)
@@ -142,7 +142,7 @@ def note(database: sqlite3.Connection, key: str) -> None:
 
 
 def is_noted(database: sqlite3.Connection, key: str) -> bool:
-    """Whether something is due."""
+    """Return whether something is due."""
     return database.execute("SELECT 1 FROM settings WHERE key = ?", (key,)).fetchone() is not None
 
 
@@ -152,7 +152,7 @@ def strike(database: sqlite3.Connection, key: str) -> None:
 
 
 def analyse_panoramas_again(database: sqlite3.Connection) -> None:
-    """Let photos beyond 2:1 wait in a job of before they were analysed at a larger scale."""
+    """Let photos beyond 2:1 wait in a job of before they were analyzed at a larger scale."""
     if is_noted(database, PANORAMAS_DUE):
         database.execute(
             """UPDATE photos SET state = 'waiting'

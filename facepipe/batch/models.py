@@ -16,7 +16,7 @@ from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.pipeline import PhotoResult
-from facepipe.quality import Reason
+from facepipe.quality_rules import Reason
 
 PREVIEW = -1
 """Number of the picture that shows the whole photo; the others have their face's."""
@@ -24,7 +24,7 @@ PREVIEW = -1
 
 @dataclass(frozen=True, slots=True)
 class PhotoTask:
-    """A photo to be analysed; `id` is its row in the job file."""
+    """A photo to be analyzed; `id` is its row in the job file."""
 
     id: int
     path: Path
@@ -79,7 +79,7 @@ class PhotoAnalysis:
 
 @dataclass(frozen=True, slots=True)
 class FailedPhoto:
-    """A photo that could not be analysed.
+    """A photo that could not be analyzed.
 
     Attributes:
         task: Which it is.

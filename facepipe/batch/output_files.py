@@ -22,7 +22,7 @@ SIDECAR_KIND = "xmp in the stored frame"
 
 
 def picture_folder(job_folder: Path, kind: str) -> Path:
-    """The folder of the pictures of a kind; it need not exist.
+    """Return the folder of the pictures of a kind; it need not exist.
 
     Raises:
         OutputError: It is a link: what is behind it may be anybody's.
@@ -37,7 +37,7 @@ def picture_folder(job_folder: Path, kind: str) -> Path:
 
 
 def output_folder(job_folder: Path, kind: str, photo: Path) -> Path:
-    """What the names of a photo's files are relative to; raises as `picture_folder`."""
+    """Return what the names of a photo's files are relative to; raises as `picture_folder`."""
     return picture_folder(job_folder, kind) if kind in PICTURE_KINDS else photo.parent
 
 
@@ -58,7 +58,7 @@ def names_to_text(names: Iterable[str]) -> str:
 
 
 def names_of(text: str) -> tuple[str, ...]:
-    """The names again; raises as `require_names`."""
+    """Read the stored names; raises as `require_names`."""
     return require_names(json.loads(text))
 
 

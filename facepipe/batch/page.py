@@ -50,7 +50,7 @@ def write_report(job: Job, options: ReportOptions) -> None:
 
 
 def _groups(job: Job, options: ReportOptions) -> Groups:
-    """A number for each unknown face that has company, by photo and row: 0 for the largest group."""
+    """Return a number for each unknown face that has company, by photo and row: 0 for the largest group."""
     faces = job.unknown_faces()
     if not faces:
         return {}
@@ -82,7 +82,7 @@ class _Names:
             self._folder, self.url = None, ""
 
     def of(self, photo: Path) -> dict[str, str]:
-        """The path; and what is to be added to `url`, where the path does not say it."""
+        """Return the path, and what is added to `url` where the path does not contain it."""
         if self._folder is None:
             return {"path": visible(str(photo)), "url": photo.as_uri()}
         path = photo.relative_to(self._folder).as_posix()

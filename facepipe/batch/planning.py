@@ -40,7 +40,7 @@ class Remembered:
         id: Its row.
         path: Where it was.
         file: The file as it was then.
-        is_done: Whether it was analysed.
+        is_done: Whether it was analyzed.
         sha256: Of its content, where they are.
     """
 
@@ -56,7 +56,7 @@ class Taken:
     """How many photos a command has moved and left out.
 
     Attributes:
-        moved: Photos whose content was analysed under another path.
+        moved: Photos whose content was analyzed under another path.
         left_out: Photos of the last command that are not among those of this one.
     """
 
@@ -65,7 +65,7 @@ class Taken:
 
 
 def file_state(path: Path) -> FileState:
-    """The file as it is now; `NO_FILE` where it can't be found or asked about."""
+    """Return the file as it is now; `NO_FILE` where it can't be found or asked about."""
     try:
         status = path.stat()
     except OSError:
@@ -81,7 +81,7 @@ def is_unchanged(photo: Remembered, now: FileState) -> bool:
 
 
 def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembered]) -> dict[Path, Remembered]:
-    """Files whose content was analysed at another path that has it no more; one path at most for each photo.
+    """Files whose content was analyzed at another path that has it no more; one path at most for each photo.
 
     A file is read only where its size is that of such a photo.
 

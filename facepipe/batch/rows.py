@@ -10,7 +10,8 @@ import numpy as np
 
 from facepipe.core.faces import Faces, FloatArray, Match
 from facepipe.gallery.matching import Doubt
-from facepipe.quality import Reason, accepted_rows
+from facepipe.quality import accepted_rows
+from facepipe.quality_rules import Reason
 
 _FACE_NUMBERS = 15
 FACE_BYTES = _FACE_NUMBERS * 4
@@ -28,7 +29,7 @@ def face_bytes(faces: Faces, reasons: Sequence[Reason | None]) -> tuple[bytes, b
 
 
 def faces_of(numbers: bytes) -> Faces:
-    """The faces again, without embeddings."""
+    """Read the stored faces, without embeddings."""
     table = np.frombuffer(numbers, "<f4").astype(np.float32).reshape(-1, _FACE_NUMBERS)
     return Faces(table[:, :4], table[:, 4], table[:, 5:].reshape(-1, 5, 2))
 
@@ -39,7 +40,7 @@ def reasons_to_text(reasons: Sequence[Reason | None]) -> str:
 
 
 def reasons_of(text: str) -> list[Reason | None]:
-    """The reasons again."""
+    """Read the stored reasons."""
     return [None if code is None else Reason(code) for code in json.loads(text)]
 
 
@@ -68,10 +69,10 @@ def matches_to_text(matches: Sequence[Match]) -> str:
 
 
 def matches_of(text: str) -> list[Match]:
-    """The matches again."""
+    """Read the stored matches."""
     return [Match(**fields) for fields in json.loads(text)]
 
 
 def known_count(matches: Sequence[Match]) -> int:
-    """How many have a name."""
+    """Return how many have a name."""
     return sum(match.name is not None for match in matches)

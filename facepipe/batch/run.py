@@ -1,4 +1,4 @@
-"""A batch from its command to its results: find photos, analyse them, name their faces."""
+"""A batch from its command to its results: find photos, analyze them, name their faces."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from facepipe.core.faces import Faces, Match
 from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.images.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline, NamingOptions
-from facepipe.quality import Reason
+from facepipe.quality_rules import Reason
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
@@ -39,10 +39,10 @@ class BatchOptions:
 
     Attributes:
         exclude: Patterns to pass over; see `find_photos`.
-        retry_failed: Analyse photos again that failed.
-        again: Analyse all photos again.
+        retry_failed: Analyze photos again that failed.
+        again: Analyze all photos again.
         allow_missing: Go on without folders and files that are not there, and folders without a photo.
-        analysis: How photos are analysed. Results depend on it, and the job is bound to it.
+        analysis: How photos are analyzed. Results depend on it, and the job is bound to it.
         naming: How faces are named. When it, or the gallery, has changed since, all faces are named again,
             from their embeddings.
         engine: How the work is spread.
@@ -63,7 +63,7 @@ class BatchProgress:
 
     Attributes:
         total: Photos of the command.
-        done: Photos analysed, in this run or before.
+        done: Photos analyzed, in this run or before.
         failed: Photos that could not be.
         faces: In the photos that are done.
         known: Faces with a name.
@@ -193,7 +193,7 @@ class Batch:
             return False
 
     def add(self, files: Iterable[Path]) -> int:
-        """Take more photos, of files that have come to the folders; answers how many wait to be analysed."""
+        """Take more photos, of files that have come to the folders; answers how many wait to be analyzed."""
         photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if os.path.exists(file))
         self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, self._exclude)])
         return self._job.counts().waiting
@@ -216,7 +216,7 @@ class Batch:
         return [*self._options.exclude, *map(glob.escape, own)]
 
     def run(self, on_progress: Callable[[BatchProgress], None] | None = None) -> Summary:
-        """Analyse the photos that wait, and name all faces by the gallery as it is now.
+        """Analyze the photos that wait, and name all faces by the gallery as it is now.
 
         Args:
             on_progress: Called after every transaction.
@@ -269,7 +269,7 @@ class Batch:
 
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:
-    """What the analysis of a photo depends on; names and thresholds come later and may change."""
+    """Return what the analysis of a photo depends on; names and thresholds come later and may change."""
     return {
         "detector": f"{pipeline.detector.card.name} {pipeline.detector.card.fingerprint[:12]}",
         "encoder": f"{pipeline.encoder.card.name} {pipeline.encoder.card.fingerprint[:12]}",
@@ -294,7 +294,7 @@ class _Saver:
         self.save()
 
     def add(self, outcome: Outcome) -> bool:
-        """Whether a transaction came of it."""
+        """Return whether anything was written."""
         self._gathered.append(outcome)
         due = len(self._gathered) >= _SAVE_PHOTOS or time.monotonic() - self._saved_at > _SAVE_S
         if due:

@@ -57,7 +57,7 @@ class Seal:
         return value.decode() if value is not None and column in TEXT_COLUMNS else value
 
     def open(self, column: str, stored: Any) -> Any:
-        """The text or bytes again.
+        """Return the text or bytes again.
 
         Raises:
             DamagedJobError: They were altered.
@@ -71,11 +71,11 @@ class Seal:
         return value.decode() if column in TEXT_COLUMNS else value
 
     def seal_path(self, path: Path) -> Any:
-        """What stands for a path."""
+        """Return what is stored for a path."""
         return self.seal("path", os.fsencode(path))
 
     def open_path(self, stored: Any) -> Path:
-        """The path again; raises as `open`."""
+        """Read a stored path; raises as `open`."""
         return Path(os.fsdecode(self.open("path", stored)))
 
 

@@ -131,7 +131,7 @@ def _people(result: PhotoResult) -> list[str]:
 
 
 def _free(target: Path, record: PhotoRecord, job: Job, taken: dict[Path, Path]) -> Path:
-    """The first numbered name that is free for the photo and its sidecar, or is this photo already."""
+    """Return the first numbered name that is free for the photo and its sidecar, or is this photo already."""
     sidecar = sidecar_path(record.result.path)
     for candidate in _numbered(target):
         other = candidate if os.path.lexists(candidate) else taken.get(candidate)
@@ -145,7 +145,7 @@ def _free(target: Path, record: PhotoRecord, job: Job, taken: dict[Path, Path]) 
 
 
 def _numbered(target: Path) -> Iterator[Path]:
-    """The name, then names with a number that leave room for that of a sidecar."""
+    """Yield the name, then names with a number that leave room for that of a sidecar."""
     yield target
     room = sidecar_path(Path("_")).name.removeprefix("_")
     for number in itertools.count(2):
@@ -165,7 +165,7 @@ def _is_same(other: Path, record: PhotoRecord, job: Job) -> bool:
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
-    """Whether two files are one, or have the same content; False where one is missing."""
+    """Return whether two files are one, or have the same content; False where one is missing."""
     try:
         return os.path.samefile(one, other) or filecmp.cmp(one, other, shallow=False)
     except OSError:
@@ -176,7 +176,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _pair(source: Path, target: Path) -> list[tuple[Path, Path]]:
-    """The old and new names of a photo and its sidecar."""
+    """Return the old and new names of a photo and its sidecar."""
     return [(source, target), (sidecar_path(source), sidecar_path(target))]
 
 
@@ -228,7 +228,7 @@ def _remove_moved(source: Path, target: Path) -> None:
 
 
 def _has_arrived(source: Path, target: Path) -> bool:
-    """Whether a photo that was being moved is at its new place, and needs its old one no more."""
+    """Return whether a photo that was being moved is at its new place already."""
     old_place = os.path.join(os.path.realpath(source.parent), source.name)
     if not os.path.exists(target) or os.path.realpath(target) == old_place:
         return False

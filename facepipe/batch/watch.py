@@ -28,15 +28,15 @@ def watch(
     on_progress: Callable[[BatchProgress], None] | None = None,
     settle_s: float = 1.0,
 ) -> None:
-    """Catch up with a folder, then analyse photos as they come, until `stop` is set.
+    """Catch up with a folder, then analyze photos as they come, until `stop` is set.
 
-    A photo is analysed when nothing has been written to it for `settle_s` seconds; one that was read too
-    early has changed since and is analysed again. Photos that were removed or renamed leave the results.
+    A photo is analyzed when nothing has been written to it for `settle_s` seconds; one that was read too
+    early has changed since and is analyzed again. Photos that were removed or renamed leave the results.
 
     Args:
         batch: With its job; see `Batch`.
         folder: What to watch, with its sub-folders.
-        on_results: Called after photos were analysed, or were left out.
+        on_results: Called after photos were analyzed, or were left out.
         stop: Ends it, also from another thread.
         on_progress: As for `Batch.run`.
         settle_s: Seconds of quiet.
@@ -64,7 +64,7 @@ def watch(
 
 
 def _follow(batch: Batch, paths: Sequence[Path], on_progress: Callable[[BatchProgress], None] | None) -> bool:
-    """Whether the results have changed with what is, and what is no longer, under these paths."""
+    """Return whether the results have changed with what is, and what is no longer, under these paths."""
     left_out = 0 if all(map(os.path.lexists, paths)) else batch.leave_out_missing()
     waiting = batch.add(photo for path in paths for photo in _photos_of(path))
     if waiting:

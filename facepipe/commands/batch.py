@@ -132,7 +132,7 @@ class ProgressReporter:
         counts = summary.counts
         known = f"{counts.known} known, {counts.faces - counts.known} unknown"
         log(
-            f"{counted(counts.total, 'photo')}, {summary.here} of them analysed now; "
+            f"{counted(counts.total, 'photo')}, {summary.here} of them analyzed now; "
             f"{counted(counts.faces, 'face')}, {known}; results in {out}"
         )
         if counts.failed:
@@ -156,8 +156,8 @@ _with_reporter = option_group(
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
 @exclude_option
 @with_naming
-@click.option("--retry-failed", is_flag=True, help="Analyse photos again that failed.")
-@click.option("--again", is_flag=True, help="Analyse all photos again, in a new job if damaged.")
+@click.option("--retry-failed", is_flag=True, help="Analyze photos again that failed.")
+@click.option("--again", is_flag=True, help="Analyze all photos again, in a new job if damaged.")
 @allow_missing_option
 @click.option("--forget", is_flag=True, help="Erase photos that are not in FOLDERS, and outdated pictures.")
 @click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
@@ -185,7 +185,7 @@ def batch(
     """Work through FOLDERS (files and globs too) and say who is in their photos.
 
     The work is remembered in DIR: killed or interrupted, the same command goes on where it was, and later
-    analyses only what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
+    analyzes only what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
     from facepipe.batch.analysis import AnalysisOptions
     from facepipe.batch.job import Job
@@ -219,7 +219,7 @@ def _work_through(
     *,
     forget: bool,
 ) -> tuple[Summary, int]:
-    """Analyse the photos and write the results; answers how it went, and how many outputs are unwritten."""
+    """Analyze the photos and write the results; answers how it went, and how many outputs are unwritten."""
     from facepipe.batch.forgetting import forget_left_out
     from facepipe.batch.results import write_results
 

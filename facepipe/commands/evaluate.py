@@ -68,7 +68,7 @@ def evaluate_detector_command(
         ground_truth,
         landmarks,
         max_pixels=setup.max_pixels(),
-        watch=lambda photos: with_progress(photos, len(photos), "analysing"),
+        watch=lambda photos: with_progress(photos, len(photos), "analyzing"),
     )
     if report:
         echo(f"facepipe: {write_detector_report(report, evaluation)}", err=True)
@@ -119,7 +119,7 @@ def evaluate_encoder_command(
     if report:
         require_report_place(report, "encoder")
     evaluation = encoder.evaluate_encoder(
-        setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "analysing"), **choices
+        setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "analyzing"), **choices
     )
     if report:
         echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)

@@ -101,7 +101,7 @@ also_option = click.option(
 
 @contextlib.contextmanager
 def _opened_jobs(folders: tuple[Path, ...]) -> Iterator[list[Job]]:
-    """All of them, before anything is erased."""
+    """Yield all of them before anything is erased."""
     from facepipe.batch.job import Job
 
     with contextlib.ExitStack() as stack:
@@ -116,7 +116,7 @@ def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> Non
     """Erase a person: name, embeddings, crops and paths, and unknown faces that would get the name.
 
     With --also, from the folder of a batch: what was seen in photos in which the person is or may be, with
-    pictures, records, report, and the name in sidecars that it wrote. The next run analyses them again.
+    pictures, records, report, and the name in sidecars that it wrote. The next run analyzes them again.
     """
     from facepipe.batch.forgetting import forget_person
     from facepipe.gallery.names import clean_name

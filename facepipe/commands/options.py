@@ -70,7 +70,7 @@ class Setup:
     runtime: RuntimeName
 
     def detector_options(self) -> DetectorOptions:
-        """The detector's defaults with what was asked for."""
+        """Return the detector's defaults with what was asked for."""
         from facepipe.detector import DetectorOptions
 
         if self.original_size and self.max_side is not None:
@@ -95,7 +95,7 @@ class Setup:
         return round(self.max_megapixels * 1e6)
 
     def choose_runtime(self, calls: int = 1) -> RuntimeChoice:
-        """What runs where, said once on stderr; `calls` of a network are to run side by side."""
+        """Choose runtime and device, reported once on stderr; `calls` of a network run side by side."""
         from facepipe.runtime.engines import choose_runtime
 
         choice = choose_runtime(self.runtime, self.device, calls=calls)

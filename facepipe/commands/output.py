@@ -46,7 +46,7 @@ def redraw(line: str) -> None:
 
 
 def json_line(event: str, **fields: object) -> str:
-    """A line of --log-json: `time` (now, ISO 8601, UTC), `event`, and what belongs to it."""
+    """Return a line of --log-json: `time` (now, ISO 8601, UTC), `event`, and what belongs to it."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, "event": event, **fields})
 
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
-    """The items, counted on a progress bar where stderr is a terminal and there is more than one."""
+    """Yield the items, counted on a progress bar where stderr is a terminal and there is more than one."""
     if total < 2 or not sys.stderr.isatty():
         yield from items
         return
@@ -84,7 +84,7 @@ def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item
 
 @contextmanager
 def time_progress(total_s: float | None, what: str) -> Iterator[Callable[[float], None]]:
-    """A function that shows how far into a video the work is, on a bar where stderr is a terminal.
+    """Yield a function that shows how far into a video the work is, on a bar where stderr is a terminal.
 
     Args:
         total_s: Length of the video; None: not known.
@@ -161,7 +161,7 @@ class Output:
         failed = 0
         for header in self._lines.header:
             self._echo(header)
-        for result in with_progress(results, self._total, "analysing"):
+        for result in with_progress(results, self._total, "analyzing"):
             errors = list(self._write_pictures(result)) if result.error is None else [result.error]
             failed += bool(errors)
             for error in errors:

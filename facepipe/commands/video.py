@@ -81,13 +81,13 @@ def video(
 def _watched(
     pipeline: FacePipeline, source: str | int, options: VideoOptions, for_s: float | None
 ) -> tuple[list[Track], float, bool]:
-    """The tracks, the time of the last frame that was analysed, and whether Ctrl-C ended it."""
+    """Return the tracks, the time of the last frame that was analyzed, and whether Ctrl-C ended it."""
     from facepipe.tracking import Tracker
     from facepipe.video import read_frames, stated_duration_s
 
     tracker, end_s, interrupted = Tracker(pipeline, options), 0.0, False
     lengths_s = [length_s for length_s in (stated_duration_s(source), for_s) if length_s]
-    with time_progress(min(lengths_s, default=None), "analysing") as show:
+    with time_progress(min(lengths_s, default=None), "analyzing") as show:
         try:
             for frame in read_frames(source, options.every_s, for_s=for_s):
                 tracker.add(frame)

@@ -141,7 +141,7 @@ class Faces:
 
     @classmethod
     def empty(cls) -> Self:
-        """A photo without faces."""
+        """Return a photo without faces."""
         return cls(np.zeros((0, 4), np.float32), np.zeros((0,), np.float32), np.zeros((0, 5, 2), np.float32))
 
     def __len__(self) -> int:
@@ -193,7 +193,7 @@ class Faces:
         )
 
     def with_embeddings(self, embeddings: FloatArray, rows: Rows | None = None) -> Self:
-        """Return these faces with their embeddings, float32 (n, d); or with those of some rows, the others NaN."""
+        """Return these faces with their embeddings, float32 (n, d), or those of some rows, the others NaN."""
         if rows is None:
             return replace(self, embeddings=embeddings)
         spread = np.full((len(self), embeddings.shape[1]), np.nan, np.float32)

@@ -215,7 +215,7 @@ def _remove_if_dead(path: Path) -> None:
 def _locked_temporary(
     folder: Path, suffix: str, open_new: Callable[[Path], int | None]
 ) -> tuple[Path, int | None]:
-    """A new temporary file or folder and its locked descriptor."""
+    """Return a new temporary file or folder and its locked descriptor."""
     while True:
         path = folder / f".facepipe-{secrets.token_hex(8)}.part{suffix}"
         descriptor = open_new(path)
@@ -235,7 +235,7 @@ def _open_new_folder(path: Path) -> int | None:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Whether this process now holds the lock of an open file, until it is closed."""
+    """Return whether this process now holds the lock of an open file, until it is closed."""
     if sys.platform == "win32":
         return False
     try:
@@ -270,7 +270,7 @@ def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
 
 @contextmanager
 def utf8_name(path: str) -> Iterator[str]:
-    """A name for a file or folder that is there, to give to a C library.
+    """Yield a name for a file or folder that is there, to give to a C library.
 
     OpenCV takes names as UTF-8, and crashes the process on others. While the block runs, such a file can be
     reached through its descriptor.

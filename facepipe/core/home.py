@@ -9,7 +9,7 @@ from facepipe.core.errors import UsageError
 
 
 def facepipe_home() -> Path:
-    """The user's own folder: `$FACEPIPE_HOME`, or `~/.facepipe`. It need not exist yet.
+    """Return the user's own folder: `$FACEPIPE_HOME`, or `~/.facepipe`. It need not exist yet.
 
     Raises:
         UsageError: The variable is unset and the system knows no home folder.
@@ -23,12 +23,12 @@ def facepipe_home() -> Path:
 
 
 def default_gallery() -> Path:
-    """The user's own gallery: `gallery` in `facepipe_home()`."""
+    """Return the user's own gallery: `gallery` in `facepipe_home()`."""
     return facepipe_home() / "gallery"
 
 
 def expand_home(path: str) -> Path:
-    """A path that may begin with `~` or `~user`.
+    """Return a path that may begin with `~` or `~user`.
 
     Raises:
         UsageError: The system knows no such home folder.

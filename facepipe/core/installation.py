@@ -23,7 +23,7 @@ def extra_command(extra: str) -> str:
 
 
 def reinstall_advice() -> str:
-    """How to replace damaged files of this installation."""
+    """Return how to replace damaged files of this installation."""
     source = _source()
     url, directory, vcs = (source.get(key) for key in ("url", "dir_info", "vcs_info"))
     if not isinstance(url, str):

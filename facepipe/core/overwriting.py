@@ -75,7 +75,7 @@ def require_replaceable(
 
 
 def _is_ours(file: Path, form: Form) -> bool:
-    """Whether it is empty, or facepipe wrote it in this form.
+    """Return whether it is empty, or facepipe wrote it in this form.
 
     Raises:
         OutputError: It may not be read.
@@ -90,7 +90,7 @@ def _is_ours(file: Path, form: Form) -> bool:
 
 
 def _is_of_database(file: Path) -> bool:
-    """Whether it is a file of SQLite, or has the name of a log of one."""
+    """Return whether it is a file of SQLite, or has the name of a log of one."""
     database = file.with_name(_LOG_OF_SQLITE.sub("", file.name) or file.name)
     try:
         with open_regular(database) as stream:

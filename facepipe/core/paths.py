@@ -15,6 +15,6 @@ def each_path(paths: AnyPath | Iterable[AnyPath]) -> Iterable[AnyPath]:
 
 
 def is_inside(path: AnyPath, folder: AnyPath) -> bool:
-    """Whether a path is a folder or leads into it, all links followed; neither need exist."""
+    """Return whether a path is a folder or leads into it, all links followed; neither need exist."""
     real, root = (os.path.normcase(os.path.realpath(each)) for each in (path, folder))
     return Path(real).is_relative_to(root)

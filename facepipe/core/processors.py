@@ -133,7 +133,7 @@ def _words(file: Path) -> list[str]:
 
 
 def _lines(file: Path) -> list[str]:
-    """The lines of a file of the kernel's; none where it can't be read, as on other systems."""
+    """Return the lines of a file of the kernel's; none where it can't be read, as on other systems."""
     try:
         return file.read_text(encoding="utf-8", errors="surrogateescape").split("\n")
     except OSError:

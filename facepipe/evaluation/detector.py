@@ -72,7 +72,7 @@ class DetectorProtocol:
         )
 
     def scale(self, width_px: int, height_px: int) -> float:
-        """The factor from the photo's sides to those of the network's input."""
+        """Return the factor from the photo's sides to those of the network's input."""
         short, long = sorted((width_px, height_px))
         if self.setting == "letterbox640":
             return _LETTERBOX_PX / long

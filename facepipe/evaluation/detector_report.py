@@ -30,7 +30,7 @@ def write_detector_report(folder: Path, evaluation: DetectorEvaluation) -> Path:
 
 
 def html(evaluation: DetectorEvaluation) -> str:
-    """The page."""
+    """Return the page."""
     sections = {
         "WIDER FACE": [
             paragraph(protocol_in_words(evaluation)),
@@ -47,7 +47,7 @@ def html(evaluation: DetectorEvaluation) -> str:
 
 
 def text(evaluation: DetectorEvaluation) -> list[str]:
-    """The same for a terminal, without the curves."""
+    """Return the same for a terminal, without the curves."""
     rows = [*subset_rows(evaluation), *((f"{name} px", n, ap) for name, n, ap in height_rows(evaluation))]
     lines = [f"{name:<12}{faces:>7} faces  AP {ap}" for name, faces, ap in rows]
     points = landmark_rows(evaluation.landmarks) if evaluation.landmarks else []

@@ -30,7 +30,7 @@ def write_encoder_report(folder: Path, evaluation: EncoderEvaluation) -> Path:
 
 
 def html(evaluation: EncoderEvaluation) -> str:
-    """The page."""
+    """Return the page."""
     sections = {
         "Same person or not": [
             paragraph(f"{evaluation.pairs.pairs} pairs; {evaluation.setting}"),
@@ -57,7 +57,7 @@ def html(evaluation: EncoderEvaluation) -> str:
 
 
 def text(evaluation: EncoderEvaluation) -> list[str]:
-    """The same for a terminal, without the curves."""
+    """Return the same for a terminal, without the curves."""
     lines = [f"{evaluation.encoder}: {evaluation.pairs.pairs} pairs; {evaluation.setting}"]
     blocks = [pair_rows(evaluation), size_rows(evaluation), gallery_rows(evaluation)]
     blocks += [identification_rows(result) for result in _open_sets(evaluation).values()]

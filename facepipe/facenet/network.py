@@ -106,7 +106,7 @@ def facenet_inception_resnet_v1(dimensions: int) -> FaceNet:
 
 
 def _with_split_prelu(network: FaceNet) -> FaceNet:
-    """The network itself if it has no PReLU, else a copy with `SplitPReLU` in their place."""
+    """Return the network itself if it has no PReLU, else a copy with `SplitPReLU` in their place."""
     if not any(isinstance(module, nn.PReLU) for module in network.modules()):
         return network
     network = copy.deepcopy(network)

@@ -6,7 +6,7 @@ from facepipe.retinaface import published as retinaface
 
 
 def our_name(published: str) -> str:
-    """The name here of a parameter of a published 128-d FaceNet, with either backbone.
+    """Return the name here of a parameter of a published 128-d FaceNet, with either backbone.
 
     A name that is not theirs comes back as it is.
     """
@@ -20,7 +20,7 @@ def our_name(published: str) -> str:
 
 
 def our_facenet_pytorch_name(published: str) -> str:
-    """The name here of a parameter of the facenet-pytorch package's Inception-ResNet-v1."""
+    """Return the name here of a parameter of the facenet-pytorch package's Inception-ResNet-v1."""
     layers = ("conv2d_", "repeat_", "mixed_", "block8.")
     if published.startswith(layers):
         return f"trunk.model.{published}"

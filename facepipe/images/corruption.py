@@ -55,7 +55,7 @@ class CorruptionConfig:
 
 
 def corrupt(face: UInt8Array, config: CorruptionConfig, rng: np.random.Generator) -> UInt8Array:
-    """A damaged copy of an RGB face (size, size, 3); the same `rng` state gives the same damage."""
+    """Return a damaged copy of an RGB face (size, size, 3); the same `rng` state gives the same damage."""
     # All shares are drawn first: changing one of them leaves the others' choices alone.
     mask, glasses, light, gray, blur, low, jpeg = rng.random(7)
     face = face.copy()

@@ -38,7 +38,7 @@ _UNKNOWN_COEFFICIENTS = 8
 
 
 def opening_bytes(stream: BufferedReader | BytesIO, max_pixels: int) -> tuple[int, int]:
-    """What opening a photo takes, before its size is known to Pillow.
+    """Return what opening a photo takes, before its size is known to Pillow.
 
     Returns:
         Pixels of the photo, 0 where its decoder reports them without taking memory; and bytes.
@@ -58,7 +58,7 @@ def opening_bytes(stream: BufferedReader | BytesIO, max_pixels: int) -> tuple[in
 
 
 def decoding_bytes(photo: Image.Image, stream: BufferedReader | BytesIO) -> int:
-    """What decoding takes of a photo that Pillow has opened: picture, decoder, and result."""
+    """Return what decoding takes of a photo that Pillow has opened: picture, decoder, and result."""
     pixels, size = photo.width * photo.height, stream.seek(0, os.SEEK_END)
     stored = _STORED_BYTES.get(photo.mode, 4)
     picture_bytes = (stored + _RESULT_BYTES) * pixels + _strip_bytes(pixels)
@@ -81,7 +81,7 @@ def decoding_bytes(photo: Image.Image, stream: BufferedReader | BytesIO) -> int:
 
 
 def heif_bytes(heif: Any, stream: BufferedReader | BytesIO) -> int:
-    """What decoding takes of a photo that pillow-heif has opened."""
+    """Return what decoding takes of a photo that pillow-heif has opened."""
     pixels: int = heif.size[0] * heif.size[1]
     bytes_per_pixel = _HEIF_BYTES if heif.info.get("bit_depth", 0) == 8 else _DEEP_HEIF_BYTES
     return bytes_per_pixel * pixels + 2 * stream.seek(0, os.SEEK_END) + _strip_bytes(pixels)

@@ -159,7 +159,7 @@ def _too_large(name: str, max_pixels: int) -> str:
 
 
 def _open_photo(stream: Stream, max_pixels: int, name: str, reserve: Reserve) -> Image.Image | None:
-    """The photo, its header read; None for a TIFF that Pillow doesn't read, or not rightly."""
+    """Return the photo, its header read; None for a TIFF that Pillow doesn't read, or not rightly."""
     pixels, need_bytes = opening_bytes(stream, max_pixels)
     if pixels > max_pixels:
         raise PhotoError(_too_large(name, max_pixels))

@@ -58,7 +58,7 @@ def allowed_bytes(max_pixels: int) -> int:
 
 
 def taken_bytes() -> int:
-    """How much memory the photos of this process take together."""
+    """Return how much memory the photos of this process take together."""
     return _COUNT.taken_bytes
 
 
@@ -106,7 +106,7 @@ class PhotoMemory:
         _trim_heap(had_bytes - need_bytes)
 
     def has_room(self, need_bytes: int) -> bool:
-        """Whether `take` would not have to wait for others."""
+        """Return whether `take` would not have to wait for others."""
         with self._count.change:
             return self._may_take(need_bytes)
 

@@ -53,7 +53,7 @@ _NO_CHARACTER = "\U0010ffff"
 
 
 def draw_faces(image: UInt8Array, faces: Faces) -> UInt8Array:
-    """An annotated copy of a photo.
+    """Return an annotated copy of a photo.
 
     Each face gets its box, its landmarks and a label: green with the name where a gallery knows it, yellow
     with a question mark where it is unsure, orange where it knows nobody, gray with the detector's score
@@ -109,7 +109,7 @@ def _style(image: UInt8Array, faces: Faces, row: int) -> _Style:
 
 
 def _label(match: Match) -> str:
-    """The label without what can't be printed, and shortened where it is long."""
+    """Return the label without what can't be printed, and shortened where it is long."""
     letters = "".join(letter if letter.isprintable() else " " for letter in match.label)
     mark = "?" if match.status is MatchStatus.UNSURE else ""
     return letters if len(letters) <= _MAX_LETTERS else f"{letters[: _MAX_LETTERS - 3]}...{mark}"
@@ -221,7 +221,7 @@ class _Arrangement:
 
 
 def _labels(style: _Style, width_px: int) -> Iterator[_Label]:
-    """The whole label, then in smaller letters, without its number, and shortened to a width."""
+    """Yield the whole label, then in smaller letters, without its number, and shortened to a width."""
     sizes = [style.text_px]
     while sizes[-1] > _CROWDED_TEXT_PX:
         sizes.append(max(_CROWDED_TEXT_PX, round(sizes[-1] * _SMALLER)))

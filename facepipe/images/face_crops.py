@@ -31,7 +31,7 @@ _JPEG_QUALITY = 85
 
 
 def cut_face(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
-    """The box with a margin, inside the photo (RGB uint8), at least one pixel."""
+    """Return the box with a margin, inside the photo (RGB uint8), at least one pixel."""
     height, width = photo.shape[:2]
     margin = CROP_MARGIN * (box_xyxy[2:] - box_xyxy[:2])
     left, top = np.floor(np.maximum(box_xyxy[:2] - margin, 0)).astype(int)
@@ -41,13 +41,13 @@ def cut_face(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
 
 
 def box_of(faces: Faces, row: int) -> tuple[float, float, float, float]:
-    """The box of one face as plain numbers: left, top, right, bottom."""
+    """Return the box of one face as plain numbers: left, top, right, bottom."""
     left, top, right, bottom = (float(side) for side in faces.boxes_xyxy[row])
     return left, top, right, bottom
 
 
 def encode_crop(crop: UInt8Array) -> bytes:
-    """An aligned crop, RGB uint8 (s, s, 3), as PNG, which keeps every pixel for another encoder."""
+    """Return an aligned crop, RGB uint8 (s, s, 3), as PNG, which keeps every pixel for another encoder."""
     encoded = BytesIO()
     Image.fromarray(crop).save(encoded, "PNG", optimize=True)
     return encoded.getvalue()
@@ -71,7 +71,7 @@ def thumbnail(face: Template | UnknownFace, kept: bytes | None) -> bytes | None:
 
 
 def _content_of(source: str) -> str | None:
-    """A photo's content hash; None where the file is no photo by its size or kind."""
+    """Return a photo's content hash; None where the file is no photo by its size or kind."""
     try:
         status = os.stat(source)
     except (OSError, ValueError):
@@ -83,7 +83,7 @@ def _content_of(source: str) -> str | None:
 
 @lru_cache(maxsize=64)
 def _hash_of_state(source: str, _size: int, _mtime_ns: int) -> str:
-    """A page's faces are often of one photo, and hashing reads it whole."""
+    """Hash a photo, once: the faces of a page are often of one photo."""
     return photo_sha256(source)
 
 

@@ -80,7 +80,7 @@ def find_photos(paths: AnyPath | Iterable[AnyPath], *, exclude: Sequence[str] = 
 
 
 def is_wanted(file: Path, folders: Iterable[Path], exclude: Sequence[str] = ()) -> bool:
-    """Whether `find_photos` takes a file (an absolute path) from one of the folders it walks."""
+    """Return whether `find_photos` takes a file (an absolute path) from one of the folders it walks."""
     search = PhotoSearch(exclude)
     roots = {Path(root) for folder in folders for root in (os.path.abspath(folder), real_path(folder))}
     return any(search.takes(file, root) for root in roots if root in file.parents)
@@ -111,7 +111,7 @@ class PhotoSearch:
         return list(found.values())
 
     def list_folder(self, folder: Path, *, hidden: bool = False) -> tuple[list[Path], list[Path]]:
-        """The files, of any suffix, and the sub-folders of a folder that are not passed over.
+        """Return the files, of any suffix, and the sub-folders of a folder that are not passed over.
 
         Both are in natural order.
 
@@ -134,7 +134,7 @@ class PhotoSearch:
         return sorted(kept, key=_by_name), sorted(kept_folders, key=_by_name)
 
     def takes(self, file: Path, root: Path) -> bool:
-        """Whether a photo below the folder `root` is found there, if it exists."""
+        """Return whether a photo below the folder `root` is found there, if it exists."""
         below = [path for path in (file, *file.parents) if root in path.parents]
         passed_over = (path.name.startswith(".") or self._is_excluded(path) for path in below)
         return _is_photo(file) and not any(passed_over) and not any(map(_is_system, below[1:]))
@@ -182,7 +182,7 @@ class PhotoSearch:
             yield from self._photos_among(files)
 
     def _folders(self, top: Path) -> Iterator[tuple[Path, list[Path]]]:
-        """A folder and all below it, each once, with their files; without recursion, however deep."""
+        """Yield a folder and all below it, each once, with their files; without recursion, however deep."""
         seen: set[str] = set()
         waiting = [(top, real_path(top))]
         while waiting:
@@ -224,7 +224,7 @@ def natural_key(name: str) -> tuple[NaturalPieces, str]:
 
 
 def real_path(path: str | os.PathLike[str]) -> str:
-    """What identifies a file: the path without links, where the system can follow them."""
+    """Return what identifies a file: the path without links, where the system can follow them."""
     try:
         os.stat(path)  # `realpath` follows chains of links that are too long to be opened
         return os.path.realpath(path)
@@ -248,7 +248,7 @@ def _is_system(folder: Path) -> bool:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link that can't be followed is logged."""
+    """Return whether an entry is a folder or a link to one; a link that can't be followed is logged."""
     try:
         return entry.is_dir()
     except OSError as error:  # a link to itself, or to where we may not go

@@ -101,7 +101,7 @@ def _scanned(segment: bytes) -> bytes:
 
 
 def _segments(stream: BufferedReader | BytesIO, at: int) -> Iterator[tuple[int, int, bytes]]:
-    """Each marker up to the end of the picture, where it stands, and its segment; data are passed over.
+    """Yield each marker up to the end of the picture, where it stands, and its segment; data are passed over.
 
     Embedded pictures are in segments, and other pictures behind the end: neither is taken for scans.
     """

@@ -45,7 +45,7 @@ def _checked(photo: UInt8Array) -> UInt8Array:
 
 
 def _cure(photo: np.ndarray[Any, Any]) -> str:
-    """What to do about an array of another form; empty where nothing is known."""
+    """Return what to do about an array of another form; empty where nothing is known."""
     if photo.size == 0:
         return ", without a pixel"
     if photo.ndim == 4:

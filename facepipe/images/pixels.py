@@ -38,12 +38,12 @@ def orientation_of(photo: Image.Image) -> int:
 
 
 def is_orientation(value: int) -> bool:
-    """Whether a value turns a picture."""
+    """Return whether a value turns a picture."""
     return value in _UPRIGHT
 
 
 def is_on_its_side(orientation: int) -> bool:
-    """Whether turning a picture upright swaps its width and height."""
+    """Return whether turning a picture upright swaps its width and height."""
     return is_orientation(orientation) and orientation >= _FIRST_ON_ITS_SIDE
 
 

@@ -139,7 +139,7 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
 
 
 def scaled_down(rgb: UInt8Array, size_wh: tuple[int, int]) -> UInt8Array:
-    """A photo in fewer pixels: bilinear, a half at a time, so that every pixel counts.
+    """Return a photo in fewer pixels: bilinear, a half at a time, so that every pixel counts.
 
     Averaging what lies under each pixel takes six times as long, and no more faces are found in it
     (docs/research/experiments.md).
@@ -189,7 +189,7 @@ def write_image(path: str | os.PathLike[str], rgb: UInt8Array) -> None:
 
 
 def _made_here() -> Image.Exif:
-    """The EXIF block by which a picture is known again as one of facepipe's."""
+    """Return the EXIF block by which pictures of facepipe are recognised."""
     exif = Image.Exif()
     exif[_EXIF_SOFTWARE] = PICTURE_SOFTWARE
     return exif
@@ -199,7 +199,7 @@ def _made_here() -> Image.Exif:
 
 
 def printable(source: PhotoSource) -> str:
-    """How a message names a photo: parts of its path that are not valid Unicode are escaped."""
+    """Return how a message names a photo: parts of its path that are not valid Unicode are escaped."""
     if isinstance(source, bytes):
         return "photo from memory"
     return text_of(source)

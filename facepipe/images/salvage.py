@@ -49,7 +49,7 @@ def salvaged(stream: BufferedReader | BytesIO, decode: Callable[[bytes], UInt8Ar
 
 
 def is_open_ended(stream: BufferedReader | BytesIO) -> bool:
-    """Whether a file is a JPEG with Samsung's trailer where its end should be.
+    """Return whether a file is a JPEG with Samsung's trailer where its end should be.
 
     Decoders may take the trailer for pixels: whether they are all there is for `salvaged` to find out.
     """
@@ -62,7 +62,7 @@ def is_open_ended(stream: BufferedReader | BytesIO) -> bool:
 
 
 def _begun_by(signatures: tuple[bytes, ...], stream: BufferedReader | BytesIO) -> bytes:
-    """The whole file where it begins with a signature and memory holds it; else nothing."""
+    """Return the whole file where it begins with a signature and memory holds it; else nothing."""
     stream.seek(0)
     beginning = stream.read(max(map(len, signatures)))
     if not beginning.startswith(signatures):
@@ -109,7 +109,7 @@ def _text_bytes(kind: bytes, content: bytes, max_bytes: int) -> int:
 
 
 def _ended_jpeg(file: bytes, decode: Callable[[bytes], UInt8Array]) -> bytes | None:
-    """The JPEG with an end, where its scans are whole and reach to where they are cut.
+    """Return the JPEG with an end, where its scans are whole and reach to where they are cut.
 
     More data behind a whole picture changes nothing in it; behind half a picture it becomes pixels. And other
     data in place of the last bytes changes a picture, but for one that had ended before them.
@@ -126,7 +126,7 @@ def _ended_jpeg(file: bytes, decode: Callable[[bytes], UInt8Array]) -> bytes | N
 
 
 def _decoded(file: bytes, decode: Callable[[bytes], UInt8Array]) -> UInt8Array | None:
-    """The pixels of a photo file; None where it can't be decoded."""
+    """Return the pixels of a photo file; None where it can't be decoded."""
     try:
         return decode(file)
     except (MemoryBusyError, MemoryError):
@@ -140,7 +140,7 @@ def _is_same(pixels: UInt8Array, other: UInt8Array | None) -> bool:
 
 
 def _has_all_scans(file: bytes) -> bool:
-    """Whether scans give every coefficient of every component, to its last bit."""
+    """Return whether scans give every coefficient of every component, to its last bit."""
     components, at = _components(file)
     given: dict[int, set[int]] = defaultdict(set)
     for scan in _SCAN.finditer(file, at):

@@ -37,7 +37,7 @@ _BUFFERS, _BLOCK_BYTES, _RGBA_BYTES = 2, 40_000_000, 4
 
 
 def is_tiff(stream: BufferedReader | BytesIO) -> bool:
-    """Whether a file begins as a TIFF does."""
+    """Return whether a file begins as a TIFF does."""
     stream.seek(0)
     signature = stream.read(4)
     stream.seek(0)
@@ -45,7 +45,7 @@ def is_tiff(stream: BufferedReader | BytesIO) -> bool:
 
 
 def is_misread(photo: TiffImagePlugin.TiffImageFile) -> bool:
-    """Whether Pillow, which has opened a photo, would give wrong pixels for it without an error."""
+    """Return whether Pillow, which has opened a photo, would give wrong pixels for it without an error."""
     tags = photo.tag_v2
     bits, samples = max(tags.get(_BITS, (1,))), tags.get(_SAMPLES, 1)
     unsigned, signed = (number in tags.get(_SAMPLE_FORMAT, (1,)) for number in (1, 2))
@@ -62,12 +62,12 @@ def is_misread(photo: TiffImagePlugin.TiffImageFile) -> bool:
 
 
 def _is_raw_preview(subfile: int, tags: Container[int]) -> bool:
-    """Whether the first picture of a TIFF is a reduced one beside others, as in cameras' raw files."""
+    """Return whether the first picture of a TIFF is a reduced one beside others, as in cameras' raw files."""
     return bool(subfile & 1) and _SUB_IMAGES in tags
 
 
 def libtiff_bytes(photo: TiffImagePlugin.TiffImageFile) -> int:
-    """What libtiff takes beside the picture: strips and tiles are as large as the file has them."""
+    """Return what libtiff takes beside the picture: strips and tiles are as large as the file has them."""
     tags = photo.tag_v2
     if photo.info.get("compression") == "raw":
         return 0
@@ -78,7 +78,7 @@ def libtiff_bytes(photo: TiffImagePlugin.TiffImageFile) -> int:
 
 
 def _bytes_to_read(page: TiffPage) -> int:
-    """All samples, and what is beside them: first the buffers of strips or tiles, then the result."""
+    """Return all samples, and what is beside them: first the buffers of strips or tiles, then the result."""
     assert page.dtype is not None
     pixels, sample_bytes = page.imagewidth * page.imagelength, page.dtype.itemsize
     chunk_bytes = math.prod(page.chunks) * sample_bytes
@@ -218,7 +218,7 @@ def eight_bit(samples: npt.NDArray[np.generic], scale: float) -> UInt8Array:
 
 
 def full_scale(blocks: Iterable[npt.NDArray[np.generic]]) -> float:
-    """The sample value that is as bright as can be.
+    """Return the sample value that is as bright as can be.
 
     Of integers of up to 16 bits it is the end of their range, of all else that of the smallest usual range
     that holds the brightest sample: 1 (of floats only), 255, 65535, 2^32 - 1 (of signed integers, 2^31 - 1).

@@ -16,7 +16,7 @@ _FACES_OF_GROUP = 12
 
 
 def audit_page(gallery: Gallery, found: Audit) -> str:
-    """The findings with pictures: kept crops, or cut again from photos that are where they were."""
+    """Return the findings with pictures: kept crops, or cut again from photos that are where they were."""
     sections = {
         "Perhaps under a wrong name": _suspects(gallery, found.mislabelled),
         "Perhaps one person under two names": _pairs(gallery, found),
@@ -32,7 +32,7 @@ def audit_page(gallery: Gallery, found: Audit) -> str:
 
 
 def groups_page(gallery: Gallery, groups: Sequence[UnknownGroup]) -> str:
-    """Each group with its most typical faces."""
+    """Return each group with its most typical faces."""
     how = "Give a group a name with: facepipe enroll --cluster NUMBER --name NAME"
     sections = {
         f"Group {group.id}: {counted(len(group.faces), 'face')}": [
@@ -47,7 +47,7 @@ def groups_page(gallery: Gallery, groups: Sequence[UnknownGroup]) -> str:
 
 
 def _suspects(gallery: Gallery, suspects: Sequence[Suspect]) -> Iterator[str]:
-    """Each beside the person's own faces and those of the person it looks like."""
+    """Yield each beside the person's own faces and those of the person it resembles."""
     if not suspects:
         yield paragraph("None found.")
     for suspect in suspects:

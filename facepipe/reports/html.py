@@ -46,7 +46,7 @@ class Figure:
 
 
 def page(title: str, sections: Mapping[str, Iterable[str]]) -> str:
-    """A whole page: a title, and under each heading its pieces of HTML."""
+    """Return a whole page: a title, and under each heading its pieces of HTML."""
     body = "\n".join(f"<h2>{_text(head)}</h2>\n" + "\n".join(parts) for head, parts in sections.items())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
@@ -61,12 +61,12 @@ def page(title: str, sections: Mapping[str, Iterable[str]]) -> str:
 
 
 def paragraph(text: str) -> str:
-    """A paragraph of plain text."""
+    """Return a paragraph of plain text."""
     return f"<p>{_text(text)}</p>"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; its cells are text or numbers, an empty one where there is nothing (None)."""
+    """Return a table; its cells are text or numbers, an empty one where there is nothing (None)."""
     lines = [_row("th", header), *(_row("td", row) for row in rows)]
     return "<table>\n" + "\n".join(lines) + "\n</table>"
 

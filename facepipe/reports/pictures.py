@@ -58,7 +58,7 @@ class PictureFolder:
         return self._write(target, draw_faces(result.photo, result.faces))
 
     def write_crops(self, result: PhotoResult) -> list[Path]:
-        """Each face with a margin, as `PHOTO_face0_NAME.jpg`; raises as `write_annotated`."""
+        """Return each face with a margin, as `PHOTO_face0_NAME.jpg`; raises as `write_annotated`."""
         assert result.photo is not None
         assert result.faces is not None
         matches = result.faces.matches or [None] * len(result.faces)

@@ -51,7 +51,7 @@ class Printer:
 
 
 def printer(form: Literal["table", "json", "csv"], *, bom: bool = False) -> Printer:
-    """How results are printed: for people, as JSON Lines, or as CSV.
+    """Return how results are printed: for people, as JSON Lines, or as CSV.
 
     Args:
         form: Which of them.
@@ -66,7 +66,7 @@ def printer(form: Literal["table", "json", "csv"], *, bom: bool = False) -> Prin
 
 
 def table_lines(result: PhotoResult) -> list[str]:
-    """The faces of a photo for people to read; nothing after an error, which is on stderr."""
+    """Return the faces of a photo for people to read; nothing after an error, which is on stderr."""
     if result.faces is None:
         return []
     photo = text_of(result.path)

@@ -79,7 +79,7 @@ def sidecar_path(photo: Path) -> Path:
 
 
 def named_regions(faces: Faces, size_wh: tuple[int, int]) -> list[Region]:
-    """The faces that have a name, in a photo of that size."""
+    """Return the faces that have a name, in a photo of that size."""
     width, height = size_wh
     regions = []
     for match, (left, top, right, bottom) in zip(faces.matches or (), faces.boxes_xyxy.tolist(), strict=True):

@@ -117,7 +117,7 @@ class RetinaFace(nn.Module):
 
 
 def enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
-    """The coarse map in the height and width of the fine one, by nearest neighbours."""
+    """Return the coarse map in the height and width of the fine one, by nearest neighbours."""
     return functional.interpolate(coarse, size=fine.shape[-2:], mode="nearest")
 
 
@@ -126,7 +126,7 @@ def _heads(width: int, values: int) -> nn.ModuleList:
 
 
 def _at_anchors(heads: Iterable[nn.Module], maps: Sequence[Tensor], values: int) -> Tensor:
-    """A head's outputs (batch, anchors, values) at the anchors of all strides."""
+    """Return a head's outputs (batch, anchors, values) at the anchors of all strides."""
     outputs = [
         head(m) for head, m in zip(heads, maps, strict=True)
     ]  # (batch, anchors of a cell x values, h, w)

@@ -271,7 +271,7 @@ class InputForm:
 
     @classmethod
     def of_shape(cls, shape: Sequence[int | str | None], source: Path | None) -> InputForm:
-        """The form of an input; sizes that are not fixed are names or None.
+        """Return the form of an input; sizes that are not fixed are names or None.
 
         Raises:
             WeightsError: It takes no batch of color images, or of several images only; names `source`.
@@ -289,7 +289,7 @@ class InputForm:
         return cls(channels_last, batch == 1, sides.pop() if len(sides) == 1 else None)
 
     def run(self, call: Callable[[FloatArray], Sequence[FloatArray]], batch: FloatArray) -> list[FloatArray]:
-        """The outputs for a batch (n, 3, h, w), of which `call` takes what this form has."""
+        """Return the outputs for a batch (n, 3, h, w), of which `call` takes what this form has."""
         images = np.ascontiguousarray(batch.transpose(0, 2, 3, 1)) if self.channels_last else batch
         if not self.one_by_one or len(images) == 1:
             return list(call(images))

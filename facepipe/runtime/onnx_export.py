@@ -167,7 +167,7 @@ def write_pair(
 
 
 def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = False) -> bytes:
-    """A serving module as one self-contained ONNX file.
+    """Return a serving module as one self-contained ONNX file.
 
     Input "images", (batch, 3, h, w), preprocessed. A detector takes any batch and any multiples of 32, and
     gives "boxes", "probabilities", "landmarks"; an encoder takes any batch and gives "embeddings".
@@ -292,7 +292,7 @@ def _read_checkpoint(file: Path) -> dict[str, Tensor]:
 def _recognise(
     file: Path, checkpoint: Mapping[str, Tensor], architecture: str | None
 ) -> tuple[_Layout, dict[str, Tensor]]:
-    """The layout that fits exactly, and the parameters under our names."""
+    """Return the layout that fits exactly, and the parameters under our names."""
     import torch
 
     known = list(dict.fromkeys(layout.architecture for layout in _LAYOUTS))

@@ -131,18 +131,18 @@ class IndexRecord:
         return vectors.reshape(self.rows, self.dimensions)
 
     def codes(self, data: UInt8Array) -> UInt8Array:
-        """A view of the file's bytes."""
+        """Return a view of the file's bytes."""
         return data[self.codes_at :][: self.code_bytes]
 
     def packed(self) -> bytes:
-        """The bytes of the file beside."""
+        """Return the bytes of the file beside."""
         fields = asdict(self)
         fields["state"]["token"] = self.state.token.hex()
         return json.dumps({"index": fields, "checksum": zlib.crc32(json.dumps(fields).encode())}).encode()
 
     @classmethod
     def unpacked(cls, data: bytes) -> IndexRecord:
-        """What `packed` made the bytes of.
+        """Return what `packed` made the bytes of.
 
         Raises:
             DamagedIndexError: They are others.
@@ -157,7 +157,7 @@ class IndexRecord:
 
 
 def record_file(file: Path) -> Path:
-    """The file beside an index file."""
+    """Return the file beside an index file."""
     return file.with_name(f"{file.name}.json")
 
 
@@ -178,7 +178,7 @@ def write_index(file: Path, state: VectorState, part: Part, last_id: int) -> Non
 
 
 def read_index(file: Path, dimensions: int) -> tuple[IndexRecord, Part]:
-    """An index that `write_index` wrote, with every byte checked; where it has codes, it is mapped.
+    """Return an index that `write_index` wrote, with every byte checked; where it has codes, it is mapped.
 
     Raises:
         FileNotFoundError: There is none.
@@ -284,7 +284,7 @@ def _write_record(file: Path, record: IndexRecord) -> None:
 
 
 def _checked(file: Path, record: IndexRecord) -> UInt8Array | None:
-    """The bytes of an index file, mapped where it has codes; None: they do not fit the record."""
+    """Return the bytes of an index file, mapped where it has codes; None: they do not fit the record."""
     try:
         with open_regular(file, buffering=0) as source:
             if os.fstat(source.fileno()).st_size != record.length:
@@ -349,7 +349,7 @@ def _altered(data: UInt8Array, record: IndexRecord, blocks: IdArray) -> bool:
 
 
 def _blocks_with(record: IndexRecord, rows: IdArray) -> IdArray:
-    """The blocks in which the vectors of these rows stand, and all those of codes and ids."""
+    """Return the blocks in which the vectors of these rows stand, and all those of codes and ids."""
     starts = record.vectors_at + 4 * record.dimensions * rows
     ends = starts + 4 * record.dimensions - 1
     before = np.arange(record.vectors_at // _BLOCK_BYTES + 1)

@@ -54,7 +54,7 @@ class FlatPart:
 
     @classmethod
     def made_of(cls, parts: Sequence[Part], removed: IdArray) -> Self:
-        """All vectors of `parts` but for ids that were `removed`."""
+        """Return all vectors of `parts` but for ids that were `removed`."""
         part = cls.empty(parts[0].index.d)
         for ids, vectors in _held(parts, removed):
             part.add(ids, vectors)
@@ -62,7 +62,7 @@ class FlatPart:
 
     @classmethod
     def of_file(cls, data: UInt8Array) -> Self:
-        """A copy of what a file holds, without the rows that were erased from it."""
+        """Return a copy of what a file holds, without the rows that were erased from it."""
         part = cls(load_faiss().deserialize_index(data))
         part.remove(np.array([-1]))
         return part
@@ -105,7 +105,7 @@ class FlatPart:
             self.index.remove_ids(ids)
 
     def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> IdArray:
-        """The ids int64 (n, k) of each query's nearest vectors; -1 where there are fewer.
+        """Return the ids int64 (n, k) of each query's nearest vectors; -1 where there are fewer.
 
         Args:
             queries: float32 (n, d).
@@ -158,7 +158,7 @@ class QuantizedPart:
 
     @classmethod
     def of_file(cls, data: UInt8Array, ids: IdArray) -> Self:
-        """The vectors where they lie in a file's mapped bytes; `ids` are -1 where rows were erased."""
+        """Return the vectors where they lie in a file's mapped bytes; `ids` are -1 where rows were erased."""
         faiss = load_faiss()
         reader = faiss.ZeroCopyIOReader(faiss.swig_ptr(data), len(data))
         return cls(faiss.read_index(reader), ids, data)
@@ -222,19 +222,19 @@ def locate(rising: IdArray, ids: IdArray) -> tuple[IdArray, BoolArray]:
 
 
 def places(rising: IdArray, ids: IdArray) -> IdArray:
-    """The places of those `ids` that occur in `rising`."""
+    """Return the places of those `ids` that occur in `rising`."""
     rows, is_present = locate(rising, ids)
     return rows[is_present]
 
 
 def _all_but(excluded: IdArray) -> Any:
-    """What FAISS is to pass over, as parameters of a search."""
+    """Return what FAISS is to pass over, as parameters of a search."""
     faiss = load_faiss()
     return faiss.SearchParameters(sel=faiss.IDSelectorNot(faiss.IDSelectorBatch(excluded)))
 
 
 def _search(index: Any, queries: FloatArray, count: int, parameters: Any) -> IdArray:
-    """The labels int64 (n, k) that FAISS finds."""
+    """Return the labels int64 (n, k) that FAISS finds."""
     labels: IdArray = index.search(np.ascontiguousarray(queries), count, params=parameters)[1]
     return labels
 
@@ -247,7 +247,7 @@ def _rows_of_flat(flat: Any) -> FloatArray:
 
 
 def held_rows(part: Part, removed: IdArray) -> IdArray:
-    """The rows of a part that were neither erased nor `removed`, which are ids."""
+    """Return the rows of a part that were neither erased nor `removed`, which are ids."""
     is_held = (part.ids >= 0) & ~np.isin(part.ids, removed)
     is_held[1:] &= np.diff(part.ids) > 0  # An erased row has the id of the row before it.
     return np.flatnonzero(is_held)

@@ -64,7 +64,7 @@ class VectorIndex:
         return np.concatenate([part.ids[held_rows(part, self._removed)] for part in self._parts])
 
     def vectors_of(self, ids: IdArray) -> FloatArray:
-        """The vectors float32 (n, d) of ids; infinite where the index does not hold one."""
+        """Return the vectors float32 (n, d) of ids; infinite where the index does not hold one."""
         located = [(part.vectors, *locate(part.ids, ids)) for part in self._parts]
         for vectors, rows, is_present in located:
             if is_present.all():
@@ -93,7 +93,7 @@ class VectorIndex:
     def search(
         self, queries: FloatArray, count: int, exclude_ids: IdArray | None = None
     ) -> tuple[DistanceArray, IdArray]:
-        """The nearest vectors of each query.
+        """Return the nearest vectors of each query.
 
         Args:
             queries: float32 (n, d).
@@ -205,7 +205,7 @@ class _Merging:
         self._thread.start()
 
     def result(self, wait: bool) -> QuantizedPart | None:
-        """The part once it is made."""
+        """Return the part once it is made."""
         if wait:
             self._thread.join()
         return None if self._thread.is_alive() else self._result

@@ -17,7 +17,7 @@ _RETRY_S_MAX = 0.02
 
 
 def connect(file: Path, options: str) -> sqlite3.Connection:
-    """A connection for several threads in turn, with our function of SQL; nothing is read yet."""
+    """Return a connection for several threads in turn, with our function of SQL; nothing is read yet."""
     return connect_to(f"{file.absolute().as_uri()}?{options}")
 
 

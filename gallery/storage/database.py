@@ -292,7 +292,7 @@ def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ..
 
 @contextmanager
 def open_alone(file: Path) -> Iterator[sqlite3.Connection]:
-    """A file that may be damaged, with no other process at it: what can be read of it is read.
+    """Open a file that may be damaged, with no other process at it, to read what can be read.
 
     Raises:
         GalleryError: Another process has it open.

@@ -43,21 +43,21 @@ class Codec(Protocol):
     """Converts values to what is stored in rows, and back. None is stored as None."""
 
     def seal(self, column: str, value: Any) -> Any:
-        """What is stored for `value` in `column`; equal for equal values."""
+        """Return what is stored for `value` in `column`; equal for equal values."""
 
     def open(self, column: str, stored: Any) -> Any:
-        """The value of what is stored."""
+        """Return the value of what is stored."""
 
 
 class PlainCodec:
     """Stores values as they are."""
 
     def seal(self, column: str, value: Any) -> Any:
-        """The value."""
+        """Return the value."""
         return value
 
     def open(self, column: str, stored: Any) -> Any:
-        """The value.
+        """Return the value.
 
         Raises:
             GalleryError: It is not of the kind that is stored there.
@@ -87,7 +87,7 @@ class SealingCodec:
         self._cipher = AESSIV(Scrypt(salt=salt, length=64, n=_SCRYPT_COST, r=8, p=1).derive(secret))
 
     def check(self) -> bytes:
-        """A value that only the same secret and salt make."""
+        """Return a value that only the same secret and salt produce."""
         return self._cipher.encrypt(_CHECK, None)
 
     def seal(self, column: str, value: Any) -> Any:
@@ -98,7 +98,7 @@ class SealingCodec:
         return self._cipher.encrypt(data, [column.encode()])
 
     def open(self, column: str, stored: Any) -> Any:
-        """The text or bytes again.
+        """Return the text or bytes again.
 
         Raises:
             GalleryError: The value was altered or encrypted with another key.
@@ -116,7 +116,7 @@ class SealingCodec:
             ) from error
 
     def opens(self, column: str, stored: Any) -> bool:
-        """Whether a stored value was encrypted with this key."""
+        """Return whether a stored value was encrypted with this key."""
         try:
             return self.open(column, stored) is not None
         except GalleryError:
@@ -222,7 +222,7 @@ def codec_of_gallery(
 
 
 def sealed_sample(table: str, rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, Any]]:
-    """The sealed columns, with their stored values, of the first row that agrees with its checksum."""
+    """Return the sealed columns, with their stored values, of the first row that agrees with its checksum."""
     checked = CHECKED_COLUMNS[table].split(", ")
     for row in rows:
         if row["checksum"] == row_checksum(*(row[column] for column in checked)):
@@ -249,7 +249,7 @@ def secret_of_environment() -> bytes | None:
 
 
 def read_key_file(file: Path) -> bytes:
-    """The secret in a file. White space around it does not count: text editors add a line break.
+    """Return the secret in a file. White space around it does not count: text editors add a line break.
 
     A command may ask several times, for its gallery, another one and its job. What is no regular file, such
     as the pipe of `--key-file <(...)`, gives its bytes but once, so they are kept as long as the process.

@@ -59,7 +59,7 @@ _EXPLANATIONS = (
 
 
 def explanation_of(error: sqlite3.Error, file: Path) -> str:
-    """What is wrong with the file, and the cure, for people."""
+    """Return what is wrong with the file, and the cure, for people."""
     if is_for_want_of_room(error, file):
         return f"{full_disk(file)}; nothing was changed"
     name = sqlite_name_of(error)
@@ -69,7 +69,7 @@ def explanation_of(error: sqlite3.Error, file: Path) -> str:
 
 
 def is_for_want_of_room(error: sqlite3.Error, file: Path) -> bool:
-    """Whether SQLite failed because nothing more can be written beside the file.
+    """Return whether SQLite failed because nothing more can be written beside the file.
 
     SQLite reports a full disk as such only where it writes the file itself.
     """

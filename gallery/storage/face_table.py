@@ -34,7 +34,7 @@ class FaceTable(Table):
         return self._rows.count(self.name)
 
     def crop(self, id: int) -> bytes | None:
-        """The encoded picture of a face; None: it was not kept.
+        """Return the encoded picture of a face; None: it was not kept.
 
         Raises:
             GalleryError: There is no such face.
@@ -57,7 +57,7 @@ class FaceTable(Table):
         ]
 
     def holds(self, vector: FloatArray, photo_sha256: str | None, **owner: int) -> bool:
-        """Whether the same face of the same photo is stored.
+        """Return whether the same face of the same photo is stored.
 
         Where the photo is not known, only the very same vector is the same face.
         """

@@ -70,7 +70,7 @@ class RowCheck:
         return {**row, "name": sealed, "threshold_l2": kept_l2, "checksum": row_checksum(sealed, kept_l2)}
 
     def _names(self, people: Iterable[Row]) -> Iterator[str]:
-        """The names that can be read."""
+        """Yield the names that can be read."""
         for row in people:
             with suppress(GalleryError):
                 yield self.codec.open("name", row.get("name"))
@@ -99,7 +99,7 @@ def _fault_of_threshold(stored: Any) -> tuple[str, str] | None:
 
 
 def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Finding]:
-    """What is wrong with the database, inside a transaction on it."""
+    """Yield what is wrong with the database, inside a transaction on it."""
     for row in rows_of(sql, "PRAGMA integrity_check"):
         if row["integrity_check"] != "ok":
             yield Finding("database", row["integrity_check"])
@@ -135,7 +135,7 @@ _REFERENCES = (
 
 
 def rows_of(sql: sqlite3.Connection, query: str) -> Generator[Row, None, None]:
-    """The rows of a query, by column."""
+    """Return the rows of a query, by column."""
     # Closed where the file is damaged too: an open cursor would keep the file open.
     with closing(sql.execute(query)) as cursor:
         columns = [column[0] for column in cursor.description]
@@ -144,7 +144,7 @@ def rows_of(sql: sqlite3.Connection, query: str) -> Generator[Row, None, None]:
 
 
 def summarised(findings: Iterator[Finding], limit: int) -> Iterator[Finding]:
-    """The first `limit` findings of each code, and how many more there are."""
+    """Yield the first `limit` findings of each code, and how many more there are."""
     counts: dict[str, int] = {}
     for finding in findings:
         counts[finding.code] = counts.get(finding.code, 0) + 1

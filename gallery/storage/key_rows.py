@@ -26,19 +26,19 @@ class KeyRows(Table):
     """The salt and the check of a gallery's key."""
 
     def records(self) -> list[KeyRecord]:
-        """The salt and the check, as they are in each place."""
+        """Return the salt and the check, as they are in each place."""
         copies = self._rows.sql.execute(f"SELECT {CHECKED_COLUMNS['key_copy']}, checksum FROM key_copy")
         return key_records(Settings(self._rows).all(), copies)
 
     def are_damaged(self) -> bool:
-        """Whether the gallery is encrypted and one of the places is damaged."""
+        """Return whether the gallery is encrypted and one of the places is damaged."""
         if not self._rows.is_encrypted:
             return False
         records = self.records()
         return len(records) != _PLACES or not all(record.is_whole for record in records)
 
     def salts(self) -> tuple[Any, Any]:
-        """The salts in both places, to notice that another process has changed them."""
+        """Return the salts in both places, to notice that another process has changed them."""
         setting, copy = self._rows.sql.execute(
             "SELECT (SELECT value FROM settings WHERE key = ?), (SELECT salt FROM key_copy)", KEY_SETTINGS[:1]
         ).fetchone()

@@ -50,7 +50,7 @@ in_forked_processes(_forget_threads_of_parent)
 
 
 def logs_of(file: Path) -> list[Path]:
-    """The write-ahead log and its index, whether they are there or not."""
+    """Return the write-ahead log and its index, whether they are there or not."""
     return [file.with_name(f"{file.name}{ending}") for ending in ("-wal", "-shm")]
 
 

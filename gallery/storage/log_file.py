@@ -48,7 +48,7 @@ _Frames = npt.NDArray[np.void]
 
 
 def stamp_after(previous: object) -> bytes:
-    """A stamp for a new state of a file: 48 bytes.
+    """Return a stamp for a new state of a file: 48 bytes.
 
     Args:
         previous: The stamp of the state before; anything else: there was none.
@@ -58,7 +58,7 @@ def stamp_after(previous: object) -> bytes:
 
 
 def belongs_to(file: Path, log: Path) -> bool:
-    """Whether the log goes on from the state of the file, or neither of them bears a stamp.
+    """Return whether the log goes on from the state of the file, or neither of them bears a stamp.
 
     While other processes write, a False may be wrong.
     """
@@ -77,7 +77,7 @@ def belongs_to(file: Path, log: Path) -> bool:
 
 
 def dropped_changes(file: Path, log: Path) -> int:
-    """How many changes stand in the log behind a damaged place, where SQLite does not see them.
+    """Count the changes behind a damaged place of the log, which SQLite does not read.
 
     One may have been cut short by a power cut; several were on disk. No process may have the file open.
     """
@@ -142,7 +142,7 @@ def _tokens_of_page(file: Path, page: int, page_bytes: int) -> list[bytes]:
 
 
 def _holds_all_pages(log: Path, page_bytes: int) -> bool:
-    """Whether what stands in the file does not matter, as after rewriting all of it."""
+    """Return whether the content of the file does not matter, as after rewriting all of it."""
     held: set[int] = set()
     size = 0
     with open(log, "rb") as source:
@@ -158,7 +158,7 @@ def _holds_all_pages(log: Path, page_bytes: int) -> bool:
 
 
 def _page_bytes(file: Path) -> int:
-    """The size of a page; 0: it is no SQLite file."""
+    """Return the size of a page; 0: it is no SQLite file."""
     with open(file, "rb") as source:
         header = source.read(_PAGE_SIZE_AT.stop)
     size = int.from_bytes(header[_PAGE_SIZE_AT], "big")
@@ -166,7 +166,7 @@ def _page_bytes(file: Path) -> int:
 
 
 def _header(source: BinaryIO) -> Any:
-    """The log's header; None: it is too short for one. Frames come next."""
+    """Return the log's header; None: it is too short for one. Frames come next."""
     source.seek(0)
     data = source.read(_LOG_HEADER.itemsize)
     return np.frombuffer(data, _LOG_HEADER)[0] if len(data) == _LOG_HEADER.itemsize else None
@@ -179,7 +179,7 @@ def _is_header_whole(header: Any) -> bool:
 
 
 def _salts(header: Any, source: BinaryIO, page_bytes: int) -> npt.NDArray[Any]:
-    """What marks the frames of this log; frames of an earlier use of the file have others.
+    """Return what marks the frames of this log; frames of an earlier use of the file have others.
 
     Where the header is damaged, they are those of the first frame. Frames come next again.
     """
@@ -235,7 +235,7 @@ def _summed_words(frames: _Frames, magic: int) -> _Words:
 
 
 def _sums_of(words: _Words, before: _Words | None = None) -> _Words:
-    """The checksums uint32 (n, 2) of words (n, w), going on from others (n, 2)."""
+    """Return the checksums uint32 (n, 2) of words (n, w), going on from others (n, 2)."""
     weights, carried = _weights(words.shape[1])
     sums: _Words = words @ weights
     return sums if before is None else sums + before @ carried
@@ -243,7 +243,7 @@ def _sums_of(words: _Words, before: _Words | None = None) -> _Words:
 
 @cache
 def _weights(count: int) -> tuple[_Words, _Words]:
-    """How words uint32 (w, 2) and earlier sums (2, 2) count in the two sums, modulo 2 ** 32.
+    """Return how words uint32 (w, 2) and earlier sums (2, 2) count in the two sums, modulo 2 ** 32.
 
     SQLite takes words a, b in turn: first += a + second; second += b + first. All of that is linear.
     """

@@ -35,17 +35,17 @@ class PeopleTable(Table):
         ]
 
     def names(self) -> list[str]:
-        """The names of all people, in no order."""
+        """Return the names of all people, in no order."""
         self._rows.require_whole("people")
         names = self._rows.sql.execute("SELECT name FROM people")
         return [self._rows.codec.open("name", name) for (name,) in names]
 
     def has(self, name: str) -> bool:
-        """Whether somebody has this name."""
+        """Return whether somebody has this name."""
         return self._rows.exists("SELECT 1 FROM people WHERE name = ?", self._rows.codec.seal("name", name))
 
     def id_of(self, name: str) -> int:
-        """The id of a person.
+        """Return the id of a person.
 
         Raises:
             GalleryError: Nobody has this name.

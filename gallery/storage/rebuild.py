@@ -111,7 +111,7 @@ def _key_records(tables: dict[str, SalvagedTable]) -> list[KeyRecord]:
 def _codec(
     file: Path, tables: dict[str, SalvagedTable], records: list[KeyRecord], secret: bytes | None
 ) -> Codec:
-    """The codec of a gallery's rows; a new one where a key is given and no row is left.
+    """Return the codec of a gallery's rows; a new one where a key is given and no row is left.
 
     Raises:
         GalleryError: `secret` is not their key, or they are plain although a key is given.

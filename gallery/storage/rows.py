@@ -46,11 +46,11 @@ class Rows:
         return isinstance(self.codec, SealingCodec)
 
     def value(self, query: str, *values: object) -> Any:
-        """The first value of the first row."""
+        """Return the first value of the first row."""
         return self.sql.execute(query, values).fetchone()[0]
 
     def exists(self, query: str, *values: object) -> bool:
-        """Whether a query has any row."""
+        """Return whether a query has any row."""
         return self.sql.execute(query, values).fetchone() is not None
 
     def count(self, table: str) -> int:
@@ -58,7 +58,7 @@ class Rows:
         return int(self.value(f"SELECT COUNT(*) FROM {table}"))
 
     def of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
-        """The rows of a query that ends with IN, for any number of ids."""
+        """Yield the rows of a query that ends with IN, for any number of ids."""
         every = list(ids)
         for at in range(0, len(every), _IDS_AT_ONCE):
             some = every[at : at + _IDS_AT_ONCE]

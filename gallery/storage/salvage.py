@@ -38,7 +38,7 @@ class SalvagedTable:
     refused: list[tuple[Row, str]] = field(default_factory=list)
 
     def row(self, rowid: int) -> Row:
-        """A row by column."""
+        """Return a row by column."""
         return dict(zip(self.columns, self.rows[rowid], strict=True))
 
     def value(self, rowid: int, column: str) -> Any:
@@ -64,7 +64,7 @@ class SalvagedTable:
 
 
 def read_tables(file: Path, sql: sqlite3.Connection) -> dict[str, SalvagedTable]:
-    """All tables with checksums, by name, and what can be read of them.
+    """Read what can be read of all tables with checksums, by name.
 
     Raises:
         GalleryError: Not even their columns can be read.
@@ -104,7 +104,7 @@ def _read_table(sql: sqlite3.Connection, name: str, columns: list[str]) -> Salva
 
 
 def readable_rows(sql: sqlite3.Connection, query: str) -> list[tuple[Any, ...]]:
-    """The rows of a query up to the first that can't be read."""
+    """Return the rows of a query up to the first that can't be read."""
     found: list[tuple[Any, ...]] = []
     _read(sql, query, found)
     return found
@@ -121,11 +121,11 @@ def _read(sql: sqlite3.Connection, query: str, into: list[tuple[Any, ...]]) -> b
 
 
 def last_id(sql: sqlite3.Connection, name: str) -> int:
-    """The last id that a table gave; 0: it can't be read, or none was."""
+    """Return the last id that a table gave; 0: it can't be read, or none was."""
     return largest(sql, "seq", f"sqlite_sequence WHERE name = '{name}'")
 
 
 def largest(sql: sqlite3.Connection, column: str, source: str) -> int:
-    """The largest whole number in a column; 0: none can be read."""
+    """Return the largest whole number in a column; 0: none can be read."""
     found = readable_rows(sql, f"SELECT {column} FROM {source}")
     return max((value for (value,) in found if isinstance(value, int)), default=0)

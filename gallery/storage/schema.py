@@ -137,7 +137,7 @@ def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[o
 
 
 def state_statement() -> tuple[str, tuple[object, ...]]:
-    """The statement that gives the gallery a state that neither it nor a copy of it was ever in."""
+    """Return the statement that gives the gallery a state that neither it nor a copy of it was ever in."""
     return "UPDATE meta SET state = ?", (secrets.token_bytes(16),)
 
 

@@ -21,7 +21,7 @@ class Settings(Table):
         ).fetchall()
 
     def threshold(self) -> float | None:
-        """The gallery's own threshold; None: it has none that can be used.
+        """Return the gallery's own threshold; None: it has none that can be used.
 
         Raises:
             GalleryError: A setting is damaged that may have been the threshold.

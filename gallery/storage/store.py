@@ -303,7 +303,7 @@ class Store:
         return self.people.count(), self.templates.count(), self.unknown.count()
 
     def findings(self) -> Iterator[Finding]:
-        """What is wrong with the database."""
+        """Yield what is wrong with the database."""
         yield from database_findings(self._rows.sql, RowCheck(self.encoder.dimensions, self._rows.codec))
         if self._version == SCHEMA_VERSION and self._key.are_damaged():
             yield Finding("key", "its salt and check are damaged in one of two places")
@@ -349,7 +349,7 @@ class Store:
     # What an index follows
 
     def vector_state(self) -> VectorState:
-        """The present state of the set of vectors."""
+        """Return the present state of the set of vectors."""
         row = self._rows.sql.execute(
             "SELECT generation, token FROM vector_states ORDER BY generation DESC LIMIT 1"
         ).fetchone()
@@ -360,7 +360,7 @@ class Store:
         return VectorState(*row)
 
     def went_through(self, state: VectorState) -> bool:
-        """Whether the set of vectors was once in this state: ids of then mean the same vectors now."""
+        """Return whether the set of vectors was once in this state: ids of then mean the same vectors now."""
         return state == EMPTY_STATE or self._rows.exists(
             "SELECT 1 FROM vector_states WHERE generation = ? AND token = ?", state.generation, state.token
         )
@@ -370,11 +370,11 @@ class Store:
         return self.templates.vectors_after(template_id)
 
     def count_after(self, template_id: int) -> int:
-        """How many templates have larger ids."""
+        """Return how many templates have larger ids."""
         return int(self._rows.value("SELECT COUNT(*) FROM templates WHERE id > ?", template_id))
 
     def removed_after(self, generation: int) -> IdArray:
-        """The ids of the templates that later changes than that one removed."""
+        """Return the ids of the templates that later changes than that one removed."""
         rows = self._rows.sql.execute(
             "SELECT template_id FROM removed_templates WHERE generation > ?", (generation,)
         ).fetchall()

@@ -22,7 +22,7 @@ class TemplateTable(FaceTable):
     name = "templates"
 
     def of_person(self, person_id: int, name: str) -> tuple[list[Template], FloatArray]:
-        """The templates of the person `name`, oldest first, and their vectors float32 (n, d)."""
+        """Return the templates of the person `name`, oldest first, and their vectors float32 (n, d)."""
         rows = self._rows.sql.execute(
             f"SELECT vector, id, {FACE_COLUMNS} FROM templates WHERE person_id = ? ORDER BY id", (person_id,)
         ).fetchall()
@@ -30,7 +30,7 @@ class TemplateTable(FaceTable):
         return templates, self.as_vectors([row[0] for row in rows], f"templates of {name}")
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
-        """Whether a template of this photo is stored, of anybody or of one person."""
+        """Return whether a template of this photo is stored, of anybody or of one person."""
         return self._rows.exists(
             "SELECT 1 FROM templates JOIN people ON people.id = person_id"
             " WHERE photo_sha256 = ?1 AND (?2 IS NULL OR name = ?2)",
@@ -39,7 +39,7 @@ class TemplateTable(FaceTable):
         )
 
     def people_of(self, template_ids: IdArray) -> IdArray:
-        """The person ids of templates, in the same shape; -1 where there is no such template."""
+        """Return the person ids of templates, in the same shape; -1 where there is no such template."""
         wanted, places = np.unique(template_ids, return_inverse=True)
         people = dict(self._rows.of_ids("SELECT id, person_id FROM templates WHERE id IN", wanted.tolist()))
         require_kind(int, *people.values())
@@ -47,7 +47,7 @@ class TemplateTable(FaceTable):
         return found[places].reshape(template_ids.shape)
 
     def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
-        """The templates of people: person ids (n,), rising, and template ids (n,)."""
+        """Return the templates of people: person ids (n,), rising, and template ids (n,)."""
         rows = sorted(self._rows.of_ids("SELECT person_id, id FROM templates WHERE person_id IN", person_ids))
         owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
         return owners, ids

@@ -16,7 +16,7 @@ class UnknownFaceTable(FaceTable):
     name = "unknown_faces"
 
     def all(self) -> list[UnknownFace]:
-        """All of them, oldest first."""
+        """Return all of them, oldest first."""
         rows = self._rows.sql.execute(
             f"SELECT vector, id, {FACE_COLUMNS} FROM unknown_faces ORDER BY id"
         ).fetchall()

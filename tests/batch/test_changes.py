@@ -17,7 +17,7 @@ from typing import cast
 
 import cv2
 import pytest
-from batch_helpers import MATCHES, analysed, as_of_before, do, enroll_her, files, work_through
+from batch_helpers import MATCHES, analyzed, as_of_before, do, enroll_her, files, work_through
 from cli_helpers import Said, facepipe
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -122,7 +122,7 @@ def test_photos_are_read_only_where_a_size_fits_one_that_is_gone(
 
         def sha256(path: Path) -> str:
             read.append(path.name)
-            return analysed(PhotoTask(0, path)).sha256
+            return analyzed(PhotoTask(0, path)).sha256
 
         monkeypatch.setattr("facepipe.batch.planning.photo_sha256", sha256)
         assert job.plan([photos[1], moved, copy, other]).moved == 1
@@ -153,7 +153,7 @@ def test_pictures_and_sidecars_follow_photos_that_change_places(
     other.rename(one)
     (folder / "aside").rename(other)
     told = run(folder, gallery=gallery, out=tmp_path / "out", more=flags)
-    assert (told.code, "0 of them analysed now" in told.err) == (0, True), told.err
+    assert (told.code, "0 of them analyzed now" in told.err) == (0, True), told.err
     assert "known again by content: 2 photos moved or renamed" in told.err
     assert len(list(folder.rglob("*.xmp"))) == 2
     run(folder, gallery=gallery, out=tmp_path / "fresh", more=flags)
@@ -191,7 +191,7 @@ def test_a_folder_that_vanished_changes_nothing_unless_asked(
     assert "nothing was changed" in told.err
     assert contents(out) == before
     asked = run(folder, other, gallery=gallery, out=out, more=("--allow-missing",))
-    assert (asked.code, "1 photo, 0 of them analysed now" in asked.err) == (0, True), asked.err
+    assert (asked.code, "1 photo, 0 of them analyzed now" in asked.err) == (0, True), asked.err
     assert "no longer in the results, but remembered: 3 photos" in asked.err
     if vanish == "empty":
         folder.rmdir()
@@ -199,7 +199,7 @@ def test_a_folder_that_vanished_changes_nothing_unless_asked(
         folder.unlink()
     (tmp_path / "unmounted").rename(folder)
     back = run(folder, other, gallery=gallery, out=out)
-    assert (back.code, "0 of them analysed now" in back.err) == (0, True), back.err
+    assert (back.code, "0 of them analyzed now" in back.err) == (0, True), back.err
     assert contents(out)["faces.csv"] == before["faces.csv"]
 
 
@@ -208,7 +208,7 @@ def test_missing_photos_and_globs_are_refused_alike(folder: Path, gallery: Path,
         told = run(folder, missing, gallery=gallery, out=out)
         assert (told.code, str(missing) in told.err) == (2, True)
         allowed = run(folder, missing, gallery=gallery, out=out, more=("--allow-missing",))
-        assert (allowed.code, "3 photos, 3 of them analysed" in allowed.err) == (3, True)
+        assert (allowed.code, "3 photos, 3 of them analyzed" in allowed.err) == (3, True)
 
 
 def test_a_watched_folder_may_be_empty_unless_it_held_photos(
@@ -385,7 +385,7 @@ def test_a_damaged_job_begins_anew_where_all_is_done_again(
         assert f"{out / JOB_FILE}: the job is damaged" in told.err
         assert "--again" in told.err
     told = run(folder, gallery=gallery, out=out, more=("--again",))
-    assert (told.code, "3 photos, 3 of them analysed now" in told.err) == (3, True), told.err
+    assert (told.code, "3 photos, 3 of them analyzed now" in told.err) == (3, True), told.err
     assert contents(out) == before
 
 

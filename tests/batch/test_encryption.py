@@ -184,7 +184,7 @@ def test_the_commands(astronaut: UInt8Array, tmp_path: Path, monkeypatch: pytest
     assert (first.code, second.code) == (0, 0), first.err
     warning = "hold names and faces in the clear"
     assert (first.err.count(warning), second.err.count(warning)) == (1, 0)
-    assert "0 of them analysed now" in first.err
+    assert "0 of them analyzed now" in first.err
     for secret in (NAME.encode(), b"her.png", b"RIFF"):
         assert secret not in all_bytes(out)
     assert NAME in (out / "faces.csv").read_text()

@@ -194,7 +194,7 @@ def test_a_person_leaves_gallery_and_batches(folder: Path) -> None:
     again = facepipe("gallery", "remove", NAME, "--gallery", folder / "gallery", "--also", out)
     assert (again.code, NAME in again.err) == (1, True)
     told = batch(folder, *flags)
-    assert (told.code, "3 photos, 2 of them analysed now" in told.err) == (0, True), told.err
+    assert (told.code, "3 photos, 2 of them analyzed now" in told.err) == (0, True), told.err
     assert NAME.encode() not in all_bytes(out)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analysed, as_of_before, do, files
+from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analyzed, as_of_before, do, files
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.models import PhotoTask
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.faces import Faces, Match
-from facepipe.quality import Reason
+from facepipe.quality_rules import Reason
 
 
 def test_what_was_seen_comes_back(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_what_was_seen_comes_back(tmp_path: Path) -> None:
         good, bad = job.records()
         assert (good.result.path, bad.result.path) == tuple(photos)
         assert bad.result.error == f"{photos[1]}: broken"
-        expected = analysed(PhotoTask(1, photos[0])).faces
+        expected = analyzed(PhotoTask(1, photos[0])).faces
         assert good.result.faces is not None
         for column in ("boxes_xyxy", "scores", "landmarks"):
             np.testing.assert_array_equal(getattr(good.result.faces, column), getattr(expected, column))
@@ -114,7 +114,7 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
         matches = [record.result.faces.matches for record in job.records() if record.result.faces]
     assert [first.name for first, *_ in filter(None, matches)] == ["New", "New"]
     faces, reasons = asked[0]
-    np.testing.assert_array_equal(faces.embeddings, analysed(PhotoTask(1, photos[0])).faces.embeddings)
+    np.testing.assert_array_equal(faces.embeddings, analyzed(PhotoTask(1, photos[0])).faces.embeddings)
     assert reasons == [None, Reason.TOO_SMALL, None]
 
 
@@ -123,7 +123,7 @@ def test_unknown_faces_are_those_that_enrollment_would_take(tmp_path: Path) -> N
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         (task,) = job.waiting()
-        job.save([analysed(task, (NOBODY, TOO_SMALL, NOBODY))], "names")
+        job.save([analyzed(task, (NOBODY, TOO_SMALL, NOBODY))], "names")
         (unknown,) = job.unknown_faces()
         assert (unknown.photo_id, unknown.row) == (task.id, 0)
         np.testing.assert_array_equal(unknown.embedding, VECTORS[0])
@@ -137,12 +137,12 @@ def test_a_job_without_enrollable_faces_has_no_unknown_ones_until_analysed_again
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         (task,) = job.waiting()
-        job.save([analysed(task, nobodys)], "names")
+        job.save([analyzed(task, nobodys)], "names")
     as_of_before(tmp_path / "out", without=["enrollable"])
     with Job(tmp_path / "out") as job:
         assert job.unknown_faces() == []
         assert len(list(job.records())) == 1
-        job.save([analysed(task, nobodys)], "names")
+        job.save([analyzed(task, nobodys)], "names")
         assert len(job.unknown_faces()) == 1
 
 
@@ -177,7 +177,7 @@ def test_what_is_no_job_is_left_alone(tmp_path: Path, make, told: str) -> None: 
 
 
 def test_panoramas_of_an_older_job_are_looked_at_again(tmp_path: Path) -> None:
-    """They were analysed at a smaller scale; until then what was seen in them stands."""
+    """They were analyzed at a smaller scale; until then what was seen in them stands."""
     photos = files(tmp_path / "photos", "tall.jpg", "usual.jpg", "wide.jpg")
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)

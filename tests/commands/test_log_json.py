@@ -53,7 +53,7 @@ def test_a_batch_from_its_first_line_to_its_last(photos: Path) -> None:
     said = batch(photos)
     assert said.code == 3
     assert any(message.startswith("running on ONNX Runtime") for message in messages(said, "INFO"))
-    assert any(message.startswith("2 photos, 2 of them analysed now") for message in messages(said, "INFO"))
+    assert any(message.startswith("2 photos, 2 of them analyzed now") for message in messages(said, "INFO"))
     assert any(message.startswith("1 photo failed") for message in messages(said, "WARNING"))
     assert [line["total"] for line in records(said) if line["event"] == "progress"][-1] == 2
 

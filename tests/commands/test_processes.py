@@ -173,7 +173,7 @@ def test_progress_goes_to_the_terminal_and_results_to_the_file(album: Path, tmp_
     said = shown(ours)
     for end in (ours, theirs):
         os.close(end)
-    assert "analysing" in said
+    assert "analyzing" in said
     assert "{" not in said
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert len(records) == PHOTOS_EACH
@@ -187,7 +187,7 @@ def test_progress_and_results_on_one_terminal_keep_their_lines(album: Path, tmp_
     said = shown(ours)
     for end in (ours, theirs):
         os.close(end)
-    assert "analysing" in said
+    assert "analyzing" in said
     for photo in photos:
         (line,) = [line for line in said.splitlines() if f"{photo}: 1 face" in line]
         assert line.rpartition("\r")[2] == f"{photo}: 1 face"

@@ -139,7 +139,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> P
     return folder
 
 
-def analysed(folder: Path, analyzer: PhotoAnalyzer, workers: int) -> list[str]:
+def analyzed(folder: Path, analyzer: PhotoAnalyzer, workers: int) -> list[str]:
     tasks = [PhotoTask(number, path) for number, path in enumerate(sorted(folder.iterdir()))]
     outcomes = Engine(analyzer, tasks, EngineOptions(workers=workers)).outcomes()
     return [_told(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.task.id)]
@@ -157,7 +157,7 @@ def test_a_batch_puts_photos_off_and_loses_none(
 ) -> None:
     with FacePipeline.load() as pipeline:
         analyzer = PhotoAnalyzer(pipeline)
-        expected = analysed(folder, analyzer, 2)
+        expected = analyzed(folder, analyzer, 2)
         most, put_off, lock = 0, 0, threading.Lock()
         really_take = PhotoMemory.take
 
@@ -175,7 +175,7 @@ def test_a_batch_puts_photos_off_and_loses_none(
         limit = 100_000_000  # of one of the large ones
         monkeypatch.setattr(PhotoMemory, "take", take)
         monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(str(path), limit))
-        assert analysed(folder, analyzer, workers) == expected
+        assert analyzed(folder, analyzer, workers) == expected
         assert 50_000_000 < most <= limit
         assert put_off > 0 or workers == 1
         assert taken_bytes() == 0
@@ -188,7 +188,7 @@ def test_a_batch_waits_for_photos_of_others(folder: Path, monkeypatch: pytest.Mo
         monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(str(path), limit))
         other.take(limit)
         threading.Timer(1, other.release).start()
-        assert len(analysed(folder, analyzer, 3)) == 8
+        assert len(analyzed(folder, analyzer, 3)) == 8
 
 
 def test_a_photo_that_is_too_large_for_a_batch_fails_by_name(
@@ -197,6 +197,6 @@ def test_a_photo_that_is_too_large_for_a_batch_fails_by_name(
     with FacePipeline.load() as pipeline:
         analyzer = PhotoAnalyzer(pipeline)
         monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(path.name, 30_000_000))
-        told = analysed(folder, analyzer, 3)
+        told = analyzed(folder, analyzer, 3)
     assert sum("decoding it takes" in line for line in told) == 2
     assert all(line.startswith("large") for line in told if "decoding it takes" in line)

@@ -25,7 +25,7 @@ from facepipe.gallery import Person, Template
 from facepipe.gallery.audit import Remark
 from facepipe.gallery.matching import Doubt
 from facepipe.pipeline import PhotoResult
-from facepipe.quality import Reason
+from facepipe.quality_rules import Reason
 from facepipe.reports.records import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
 
 FACE_KEYS = [
@@ -114,7 +114,7 @@ def test_nothing_found_in_a_much_reduced_photo_is_told(scale: float, warned: boo
     result = replace(NOBODY, scale=scale)
     assert strictly(to_json(result))["warnings"] == (["much_reduced"] if warned else [])
     (line,) = table_lines(result)
-    assert (f"no faces (analysed at {100 * scale:.0f}% of its size; --original-size" in line) == warned
+    assert (f"no faces (analyzed at {100 * scale:.0f}% of its size; --original-size" in line) == warned
     for other in (replace(identified(UNKNOWN), scale=scale), replace(FAILED, scale=scale)):
         assert strictly(to_json(other))["warnings"] == []
 

@@ -70,12 +70,12 @@ class CropSampler:
         return Sample(crop, str(photo.path), data.labelled)
 
     def file(self, number: int) -> str:
-        """The photo of a sample, without reading it."""
+        """Return the photo of a sample, without reading it."""
         data, index, _ = self._drawn(number)
         return str(data.photos.photos[index].path)
 
     def _drawn(self, number: int) -> tuple[WeightedPhotos, int, np.random.Generator]:
-        """The data set of a sample, its photo's index there, and the generator of the rest."""
+        """Return the data set of a sample, its photo's index there, and the generator of the rest."""
         rng = np.random.default_rng([self._seed, number])
         data = self._data[int(rng.choice(len(self._data), p=self._shares))]
         return data, int(rng.integers(len(data.photos.photos))), rng
@@ -88,7 +88,7 @@ class CropBatches:
         self._sampler, self._batch_size = sampler, batch_size
 
     def batch(self, number: int) -> DetectionBatch:
-        """The crops of one step."""
+        """Return the crops of one step."""
         first = number * self._batch_size
         samples = [self._sampler[first + i] for i in range(self._batch_size)]
         pixels = torch.from_numpy(np.stack([sample.crop.pixels for sample in samples]))

@@ -155,7 +155,7 @@ def _network(architecture: Architecture) -> RetinaFace:
 
 
 def _with_new_layers(network: RetinaFace, architecture: Architecture) -> RetinaFace:
-    """A network of another architecture with the parameters that both have; the others are random."""
+    """Return a network of another architecture with the parameters that both have; the others are random."""
     larger, known = _network(architecture), network.state_dict()
     unfit = layout_difference(larger, known).misshapen
     larger.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)

@@ -160,7 +160,7 @@ def _smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def _total(weights: Tensor) -> Tensor:
-    """The sum to normalise by, at least 1, over all processes.
+    """Return the sum to normalise by, at least 1, over all processes.
 
     Processes average their gradients, so that each one's share is what it would be in one large batch.
     """

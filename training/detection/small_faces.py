@@ -168,12 +168,12 @@ class BranchTask:
         return {}
 
     def describe(self, batch: DetectionBatch) -> str:
-        """The batch's photos."""
+        """Return the batch's photos."""
         return ", ".join(batch.files)
 
 
 def branch_of(network: RetinaFace) -> SmallFaceBranch:
-    """The branch for small faces.
+    """Return the branch for small faces.
 
     Raises:
         UsageError: The network has none.

@@ -147,7 +147,7 @@ def _match_crop(faces: _Faces, anchors: Tensor, sides: _Sides, config: MatchConf
 
 
 def _assign(overlap: Tensor, config: MatchConfig) -> tuple[Tensor, Tensor]:
-    """The face of each anchor, and whether it is a positive, from IoU (faces, anchors)."""
+    """Return the face of each anchor, and whether it is a positive, from IoU (faces, anchors)."""
     best, face = overlap.max(dim=0)
     own, own_anchors = overlap.topk(min(config.anchors_per_face, overlap.shape[1]), dim=1)
     keeps = own >= config.best_anchor_iou

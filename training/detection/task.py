@@ -131,7 +131,7 @@ class DetectorTask:
         self._anchors = torch.from_numpy(make_anchors(side, side, anchors).copy()).to(self._device)
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The backbone, or all that outputs at stride 8 depend on: see `NetworkConfig.frozen`."""
+        """Return the backbone, or all that outputs at stride 8 depend on: see `NetworkConfig.frozen`."""
         network = self.module.network
         is_finest = self._config.network.frozen == "finest"
         return _stride8_modules(network) if is_finest else [network.backbone]
@@ -168,7 +168,7 @@ class DetectorTask:
         return self._validator(module.network) if self._validator else {}
 
     def describe(self, batch: DetectionBatch) -> str:
-        """The batch's photos."""
+        """Return the batch's photos."""
         return ", ".join(batch.files)
 
 
@@ -235,7 +235,7 @@ def _backbone_blocks(network: RetinaFace) -> list[nn.Module]:
 
 
 def _stride8_modules(network: RetinaFace) -> list[nn.Module]:
-    """All that outputs at stride 8 depend on: SSH and the heads of strides 16 and 32 are left out."""
+    """Return all that outputs at stride 8 depend on: SSH and the heads of strides 16 and 32 are left out."""
     heads = [network.box_heads[0], network.class_heads[0], network.landmark_heads[0]]
     modules = [network.backbone, network.fpn, network.contexts[0], *heads]
     if isinstance(network, SmallFaceRetinaFace):

@@ -74,7 +74,7 @@ def network_detector(
     anchors: AnchorSpec,
     options: DetectorOptions,
 ) -> FaceDetector:
-    """A detector that runs a network in memory."""
+    """Return a detector that runs a network in memory."""
     card = WeightCard(
         "training", "detector", architecture, input_spec, WeightFile("none", None), anchors=anchors
     )

@@ -63,7 +63,7 @@ def read_onnx(path: Path) -> Any:
 
 
 def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:
-    """The network for any batch, with these values as outputs."""
+    """Return the network for any batch, with these values as outputs."""
     import onnx
 
     model = read_onnx(path)

@@ -58,7 +58,7 @@ def save_last(folder: Path, state: dict[str, Any]) -> None:
 
 
 def holds_run(folder: Path) -> bool:
-    """Whether a folder holds a run to continue."""
+    """Return whether a folder holds a run to continue."""
     return any((folder / name).is_file() for name in (LAST, PREVIOUS))
 
 

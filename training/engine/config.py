@@ -22,7 +22,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with facepipe."""
+    """Return the recipes that come with facepipe."""
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
@@ -123,7 +123,7 @@ def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
 
 
 def _descended(target: Any, key: str, new: Any, override: str) -> Any:
-    """The section or list below `key`, made where it is missing."""
+    """Return the section or list below `key`, made where it is missing."""
     if isinstance(target, dict):
         inner = target.setdefault(key, new)
     else:

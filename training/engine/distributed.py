@@ -57,12 +57,12 @@ def rank() -> int:
 
 
 def is_main() -> bool:
-    """Whether this process validates, writes and reports."""
+    """Return whether this process validates, writes and reports."""
     return rank() == 0
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum of a number over all processes; no gradient passes."""
+    """Return the sum of a number over all processes; no gradient passes."""
     if world_size() == 1:
         return value
     total = value.detach().clone()
@@ -71,7 +71,7 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set in any process; collective, so every process must call it."""
+    """Return whether the flag is set in any process; collective, so every process must call it."""
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
 
 

@@ -94,7 +94,7 @@ class LogWindow:
 
 
 def read_log(path: Path) -> Curves:
-    """The curve of every figure in a `log.csv`: (step, value) in the order of steps.
+    """Return the curve of every figure in a `log.csv`: (step, value) in the order of steps.
 
     Raises:
         DataError: Missing or not such a file.
@@ -111,7 +111,7 @@ def read_log(path: Path) -> Curves:
 
 
 def _step_of(line: str) -> int:
-    """The line's step; the header and a line cut short by a crash count as 0 and as far away."""
+    """Return the line's step; the header and a line cut short by a crash count as 0 and as far away."""
     if line.startswith(_COLUMNS[0]):
         return 0
     number = line.partition(",")[0]

@@ -159,7 +159,7 @@ class TrainingLoop(Generic[Batch]):
             raise KeyboardInterrupt
 
     def _ready(self, batches: Batches[Batch], stop: StopRequest) -> list[Batch] | None:
-        """The batches of the next step; None: the run ends here."""
+        """Return the batches of the next step; None: the run ends here."""
 
         def make_ready() -> list[Batch]:
             work = [next(batches) for _ in range(self.accumulate)]
@@ -187,7 +187,7 @@ class TrainingLoop(Generic[Batch]):
         return None
 
     def _prepared(self, batch: Batch) -> nn.Module:
-        """The module with parts frozen, in DistributedDataParallel and compiled, as configured."""
+        """Return the module with parts frozen, in DistributedDataParallel and compiled, as configured."""
         for part in self.task.pretrained_parts():
             part.requires_grad_(self.step >= self.config.freeze_steps)
         module = self.task.module
@@ -305,7 +305,7 @@ class TrainingLoop(Generic[Batch]):
             save_checkpoint(self.folder / name, self._state())
 
     def _state(self) -> dict[str, Any]:
-        """All that continues the run: learning rate and samples are functions of the step."""
+        """Return all that continues the run: learning rate and samples are functions of the step."""
         return {
             "step": self.step,
             "epoch": self.step * self._samples_per_step / max(1, self.task.samples_per_epoch),

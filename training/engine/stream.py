@@ -63,7 +63,7 @@ class Batches(Protocol[Made]):
 
 
 def batches_of_process(source: BatchSource[Batch], first_step: int, workers: int) -> Batches[Batch]:
-    """The batches of this process from a step on: processes that train together take turns."""
+    """Return the batches of this process from a step on: processes that train together take turns."""
     first = first_step * world_size() + rank()
     return endless_batches(source, first_batch=first, every=world_size(), workers=workers)
 
@@ -142,7 +142,7 @@ class _Worker(Generic[Batch]):
             self._pipe.send(number)
 
     def answer(self) -> Batch:
-        """The first of the batches asked for.
+        """Return the first of the batches asked for.
 
         Raises:
             DataError, PhotoError: It can't be made, or the process has died.
@@ -220,7 +220,7 @@ def _make_batches(source: BatchSource[Batch], pipe: Connection, parents_end: Con
 
 
 def _answer(source: BatchSource[Batch], number: int) -> bytes:
-    """A pickled batch or a pickled failure.
+    """Return a pickled batch or a pickled failure.
 
     Tensors are copied: in shared memory they would need sockets in the temporary folder, which a killed
     worker leaves behind.

@@ -24,10 +24,10 @@ class Task(Protocol[Batch]):
         """Photos, to count epochs by."""
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The parts of `module` that `LoopConfig.freeze_steps` freezes."""
+        """Return the parts of `module` that `LoopConfig.freeze_steps` freezes."""
 
     def batches(self, first_step: int) -> Batches[Batch]:
-        """An endless stream for this process that continues exactly at `first_step` (in batches)."""
+        """Return an endless stream for this process that continues exactly at `first_step` (in batches)."""
 
     def losses(self, module: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """Weighted parts of the loss; their sum is minimised. `progress`: 0 at the start, 1 at the end."""

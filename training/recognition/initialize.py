@@ -50,7 +50,7 @@ class Encoder:
 
 
 def initial_encoder(config: NetworkConfig) -> Encoder:
-    """The network as training begins; random parts come from torch's generator.
+    """Return the network as training begins; random parts come from torch's generator.
 
     Raises:
         WeightsError: `initial` can't be found or read, or is of another architecture or size.

@@ -102,7 +102,7 @@ class BatchPlan:
         return np.concatenate([*known, *rest])
 
     def _order(self, epoch: int) -> Indices:
-        """All crops, shuffled; kept while neighbouring batches need it."""
+        """Return all crops, shuffled; kept while neighbouring batches need it."""
         if epoch not in self._orders:
             rng = np.random.default_rng([self._seed, _EPOCH, epoch])
             latest = list(self._orders.items())[-1:]

@@ -18,7 +18,8 @@ from facepipe.detector import FaceDetector
 from facepipe.evaluation.labels import read_labels
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
-from facepipe.quality import EnrollRules, central_face
+from facepipe.quality import central_face
+from facepipe.quality_rules import EnrollRules
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")
@@ -44,7 +45,7 @@ class FaceSource(Protocol):
         """Lines that change whenever the faces would."""
 
     def faces(self) -> Iterator[Face]:
-        """All faces, always in the same order."""
+        """Yield all faces, always in the same order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,6 +235,6 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _person(name: str) -> str:
-    """The person's folder; empty for photos beside the folders."""
+    """Return the person's folder; empty for photos beside the folders."""
     _, *folders, _ = PurePosixPath(name).parts
     return folders[-1] if folders else ""

@@ -108,7 +108,7 @@ class RecognitionTask:
         self._held_out_truth: Tensor | None = None
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """The backbone."""
+        """Return the backbone."""
         return [self.module.network.trunk]
 
     def batches(self, first_step: int) -> Batches[FaceBatch]:
@@ -139,7 +139,7 @@ class RecognitionTask:
         return figures | (self._validator(module.network) if self._validator else {})
 
     def describe(self, batch: FaceBatch) -> str:
-        """The batch's crops."""
+        """Return the batch's crops."""
         return ", ".join(self._crops.names[i] for i in batch.indices.tolist())
 
     @torch.no_grad()
@@ -219,7 +219,7 @@ class RecognitionTask:
 
     @torch.no_grad()
     def _trained(self, network: FaceNet) -> TrainedEncoder:
-        """The network with random projections and directions for the teacher's maps and the people."""
+        """Return the network with random projections and directions for the teacher's maps and the people."""
         config = self._config.loss
         projections: list[nn.Conv2d] = []
         taps: tuple[int, ...] = ()

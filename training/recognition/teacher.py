@@ -218,7 +218,7 @@ def canonical_vectors(
 
 
 def find_teacher(config: TeacherConfig, student_input: InputSpec) -> tuple[Path, InputSpec]:
-    """The teacher's ONNX file and its preprocessing, with a size.
+    """Return the teacher's ONNX file and its preprocessing, with a size.
 
     Raises:
         WeightsError: No such weight, not an encoder, or one without an ONNX file.

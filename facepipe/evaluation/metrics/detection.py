@@ -99,7 +99,7 @@ def match_detections(true_boxes_xyxy: Sequence[RealArray], detections: Sequence[
 def precision_recall(
     matching: Matching, counted: BoolArray, judged: BoolArray | None = None
 ) -> PrecisionRecall:
-    """The curve over the faces that count.
+    """Return the curve over the faces that count.
 
     A detection of a face that does not count is neither right nor wrong. A detection of no face at all, or of
     a face that a better-scored one has found already, is a false alarm.

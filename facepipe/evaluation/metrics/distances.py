@@ -30,7 +30,7 @@ class Roc:
 
 
 def roc(genuine_l2: RealArray, impostor_l2: RealArray) -> Roc:
-    """The curve over all distances that occur.
+    """Return the curve over all distances that occur.
 
     Raises:
         DataError: No genuine or no impostor distance, or one that is not a number.
@@ -51,12 +51,12 @@ def area_under_roc(genuine_l2: RealArray, impostor_l2: RealArray) -> float:
 
 
 def largest_threshold(impostor_l2: RealArray, far: float) -> float:
-    """The largest distance at which at most the share `far` (0..1) of impostors is accepted."""
+    """Return the largest distance at which at most the share `far` (0..1) of impostors is accepted."""
     return _below(_sorted("impostor", impostor_l2), int(np.floor(far * len(impostor_l2) + 1e-9)))
 
 
 def _below(distances: Float64Array, allowed: int) -> float:
-    """The largest threshold that accepts at most `allowed` of the distances, which rise."""
+    """Return the largest threshold that accepts at most `allowed` of the distances, which rise."""
     if allowed >= len(distances):
         return FARTHEST_L2
     return min(FARTHEST_L2, float(np.nextafter(distances[allowed], -np.inf)))

@@ -65,7 +65,7 @@ class LandmarkErrors:
         return shares
 
     def summary(self) -> LandmarkSummary:
-        """The figures for a report."""
+        """Return the figures for a report."""
         found = ~np.isnan(self.by_box)
         frontal = found & (self.eye_distances_px >= MIN_EYE_DISTANCE * self.box_sides_px)
         points = self.distances_px[found] / self.box_sides_px[found, None]
@@ -108,7 +108,7 @@ def landmark_errors(photos: Sequence[LabelledPhoto], detections: Sequence[Faces]
 
 
 def nme_ratio(errors: LandmarkErrors, reference: LandmarkErrors) -> float:
-    """The box NME divided by that of `reference`, both over the faces that both detectors found.
+    """Return the box NME divided by that of `reference`, both over the faces that both detectors found.
 
     Raises:
         DataError: The errors are of other faces, or no face was found by both.

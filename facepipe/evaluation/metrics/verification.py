@@ -129,12 +129,12 @@ def read_pairs(file: Path) -> tuple[PhotoPair, ...]:
 
 
 def pair_photos(pairs: Sequence[PhotoPair]) -> tuple[str, ...]:
-    """The keys of all photos in the pairs, sorted, each once."""
+    """Return the keys of all photos in the pairs, sorted, each once."""
     return tuple(sorted({key for pair in pairs for key in (pair.first, pair.second)}))
 
 
 def find_photos(images: Path, keys: Sequence[str]) -> dict[str, Path]:
-    """The photo file of every key at `images/<person>/<person>_<number>.<any format>`.
+    """Return the photo file of every key at `images/<person>/<person>_<number>.<any format>`.
 
     Raises:
         DataError: A photo is not there.

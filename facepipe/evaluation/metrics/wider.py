@@ -73,7 +73,7 @@ class WiderResult:
         return dict(zip(SETTINGS, (self.easy, self.medium, self.hard), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report needs, ready for JSON; without the curves."""
+        """Return what a report needs, ready for JSON; without the curves."""
         return {
             "photos": self.photos,
             "ap": {setting: curve.ap for setting, curve in self.curves.items()},
@@ -108,7 +108,7 @@ class WiderGroundTruth:
 
 
 def wider_key(photo: PurePath) -> str:
-    """The key of a photo at `.../<event>/<stem>.<any format>`: "<event>/<stem>"."""
+    """Return the key of a photo at `.../<event>/<stem>.<any format>`: "<event>/<stem>"."""
     return f"{photo.parent.name}/{photo.stem}"
 
 
