@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepipe.commands.options import FILE, FOLDER, Setup, with_setup
+from facepipe.commands.options import ANY_PATH, FOLDER, Setup, with_setup
 from facepipe.commands.output import echo, with_progress
 
 if TYPE_CHECKING:
@@ -95,8 +95,14 @@ def _detector_and_protocol(
 
 
 @evaluate.command("encoder")
-@click.option("--pairs", type=FILE, required=True, help="List of pairs in the form of LFW's pairs.txt.")
-@click.option("--images", type=FOLDER, required=True, help="Their photos as PERSON/PERSON_0001.*")
+@click.option(
+    "--pairs",
+    type=ANY_PATH,
+    required=True,
+    help="LFW's pairs.txt, CFP's folder Protocol (or Split/FP in it), lines of 'path path 0|1', or a CSV of "
+    "first,second,same[,group].",
+)
+@click.option("--images", type=FOLDER, required=True, help="Their photos; paths of lists are relative to it.")
 @click.option("--people", type=FOLDER, help="More photos: enroll/PERSON, probe/{known,strangers}/PERSON.")
 @click.option("--crops", is_flag=True, help="The photos are aligned face crops already.")
 @click.option(
@@ -110,7 +116,11 @@ def _detector_and_protocol(
 def evaluate_encoder_command(
     setup: Setup, report: Path | None, write_card: bool, as_json: bool, **choices: Any
 ) -> None:
-    """LFW's protocol, open-set identification, and how near strangers come, from raw photos or crops."""
+    """Pairs of photos, open-set identification, and how near strangers come, from raw photos or crops.
+
+    The protocols of LFW, CFP (frontal-profile) and lists of your own, such as pairs by age gap; what needs to
+    know who is who is left out for lists that only pair photos. Forms: docs/measuring.md.
+    """
     from facepipe.evaluation import encoder
     from facepipe.evaluation.encoder_report import text, write_encoder_report
     from facepipe.evaluation.pages import require_report_place

@@ -69,6 +69,16 @@ def read_rows(file: Path, words: Sequence[Sequence[str]]) -> Iterator[tuple[int,
         yield number, found
 
 
+def has_header(file: Path, words: Sequence[Sequence[str]]) -> bool:
+    """Return whether the first row of a CSV is a header with all these columns; see `read_rows`.
+
+    Raises:
+        UsageError: Not readable.
+    """
+    rows = _parsed(file, _text_of(file), words)
+    return bool(rows) and _header(rows[0][1], words) is not None
+
+
 def _text_of(file: Path) -> str:
     try:
         data = file.read_bytes()

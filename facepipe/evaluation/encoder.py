@@ -14,6 +14,7 @@ from facepipe.core.errors import DataError, OutputError
 from facepipe.core.faces import FloatArray
 from facepipe.core.files import SHARED_FILE_MODE, atomic_write_bytes
 from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.groups import GroupResult, by_group
 from facepipe.evaluation.impostors import GalleryCheck, LabelledVectors, check_galleries
 from facepipe.evaluation.main_faces import MainFaces, Watch, find_main_faces, read_crops
 from facepipe.evaluation.metrics.distances import roc
@@ -24,12 +25,10 @@ from facepipe.evaluation.metrics.verification import (
     TarAtFar,
     VerificationResult,
     pair_distances,
-    pair_photos,
-    read_pairs,
     true_accepts,
     verification,
 )
-from facepipe.evaluation.metrics.verification import find_photos as find_pair_photos
+from facepipe.evaluation.pair_lists import read_pair_list
 from facepipe.evaluation.robustness import RobustnessRow, robustness
 from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, FacePairs, ImpostorModel
 from facepipe.images.finding import find_photos
@@ -98,12 +97,14 @@ class EncoderEvaluation:
         encoder: Name of the weight.
         setting: Where the faces come from, in words.
         pairs: The protocol of the pairs.
-        all_pairs: Of the same photos; None: no two are of one person, or none of two.
+        groups: The groups that the list tells apart; empty: none.
+        all_pairs: Of the same photos; None: no two are of one person, or none of two, or the list names no
+            people.
         by_size: The pairs by the size of the smaller face; empty for crops.
-        impostors: The model that thresholds are made of; None: too few people.
-        galleries: Rates of strangers named at its thresholds; empty: too few people.
+        impostors: The model that thresholds are made of; None: too few people, or not named.
+        galleries: Rates of strangers named at its thresholds; empty: too few people, or not named.
         enrolled_per_person: Photos enrolled in `identification`; people with no more are strangers there.
-        identification: Open set, among the photos of the pairs; None: nobody has more photos.
+        identification: Open set, among the photos of the pairs; None: nobody has more photos, or not named.
         people: Open set, among the photos of `--people`; None: not asked for.
         robustness: The pairs after damage; empty: not asked for.
     """
@@ -111,6 +112,7 @@ class EncoderEvaluation:
     encoder: str
     setting: str
     pairs: VerificationResult
+    groups: tuple[GroupResult, ...]
     all_pairs: AllPairsFigures | None
     by_size: tuple[SizeBin, ...]
     impostors: ImpostorModel | None
@@ -140,8 +142,8 @@ def evaluate_encoder(
 
     Args:
         pipeline: Detector and encoder.
-        pairs: A pairs.txt.
-        images: Its photos as PERSON/PERSON_0001.*
+        pairs: A list of pairs in one of the forms of `facepipe.evaluation.pair_lists.read_pair_list`.
+        images: Its photos.
         people: Photos as enroll/PERSON/, probe/known/PERSON/ and probe/strangers/PERSON/.
         crops: The photos are aligned crops already.
         enroll: Photos of a person of the pairs that are enrolled.
@@ -149,31 +151,34 @@ def evaluate_encoder(
         watch: Over the photos.
 
     Raises:
-        DataError: The list of pairs is malformed, or photos are missing.
+        DataError: The list of pairs is malformed, photos are missing, or none has a face.
         PhotoError: A photo can't be read.
     """
-    listed = read_pairs(pairs)
-    photos = find_pair_photos(images, pair_photos(listed))
-    faces = _faces(pipeline, photos, crops, watch)
+    listed = read_pair_list(pairs, images)
+    faces = _faces(pipeline, listed.photos, crops, watch)
     vectors = faces.vectors(pipeline.encoder)
-    distances = pair_distances(listed, vectors)
+    if not vectors:
+        raise DataError(f"{images}: expected photos with faces, found none")
+    distances = pair_distances(listed.pairs, vectors)
     verified = verification(distances)
-    labelled = LabelledVectors.of(vectors)
-    all_pairs = labelled.all_pairs()
+    best_l2 = verified.best_threshold_l2
+    labelled = LabelledVectors.of(vectors, listed.people) if listed.people else None
+    all_pairs = labelled.all_pairs() if labelled else None
     setting = _setting(pipeline, crops)
-    source = f"{pairs.parent.name}: {setting}, {pipeline.encoder.card.name}"
-    model = _impostors(all_pairs, verified.best_threshold_l2, source)
-    rows = robustness(pipeline, listed, faces, verified.best_threshold_l2, None if crops else photos, watch)
+    source = f"{listed.name}: {setting}, {pipeline.encoder.card.name}"
+    model = _impostors(all_pairs, best_l2, source) if all_pairs else None
+    rows = robustness(pipeline, listed.pairs, faces, best_l2, None if crops else listed.photos, watch)
     return EncoderEvaluation(
         encoder=pipeline.encoder.card.name,
         setting=setting,
         pairs=verified,
-        all_pairs=_all_pairs_figures(all_pairs),
-        by_size=() if crops else _by_size(listed, distances, faces, verified.best_threshold_l2),
+        groups=by_group(listed.pairs, vectors, best_l2),
+        all_pairs=_all_pairs_figures(all_pairs) if all_pairs else None,
+        by_size=() if crops else _by_size(listed.pairs, distances, faces, best_l2),
         impostors=model,
-        galleries=check_galleries(labelled),
+        galleries=check_galleries(labelled) if labelled else (),
         enrolled_per_person=enroll,
-        identification=_open_set(photos, vectors, enroll, model),
+        identification=_open_set(listed.people, vectors, enroll, model) if listed.people else None,
         people=_enrolled_people(pipeline, people, crops, model, watch) if people else None,
         robustness=tuple(rows) if damaged else (),
     )
@@ -190,7 +195,10 @@ def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
     """
     card, path = weight.card, weight.folder / f"{weight.card.name}.json"
     if evaluation.impostors is None or card.embedding is None or card.name != evaluation.encoder:
-        raise DataError(f"{path}: these figures of {evaluation.encoder} can't be put on it: too few people?")
+        raise DataError(
+            f"{path}: these figures of {evaluation.encoder} can't be put on it: too few people, or the list "
+            "of pairs names none?"
+        )
     threshold_l2, source = _fallback_threshold(evaluation.impostors)
     embedding = replace(
         card.embedding,
@@ -310,18 +318,18 @@ def _by_size(
 
 
 def _open_set(
-    photos: Mapping[str, Path], vectors: Mapping[str, FloatArray], enroll: int, model: ImpostorModel | None
+    people: Mapping[str, str], vectors: Mapping[str, FloatArray], enroll: int, model: ImpostorModel | None
 ) -> IdentificationResult | None:
     """Enroll the first photos of each person, probe with the others; who has no others is a stranger."""
     by_person: dict[str, list[str]] = {}
-    for key in photos:
-        by_person.setdefault(key.rpartition("/")[0], []).append(key)
+    for key, person in people.items():
+        by_person.setdefault(person, []).append(key)
     known = {person: keys for person, keys in by_person.items() if len(keys) > enroll}
     if not known:
         return None
     enrolled = [key for keys in known.values() for key in keys[:enroll]]
     probes = [key for person, keys in by_person.items() for key in keys[enroll if person in known else 0 :]]
-    return _identified(vectors, enrolled, probes, set(known), model)
+    return _identified(vectors, people, enrolled, probes, model)
 
 
 def _enrolled_people(
@@ -330,9 +338,9 @@ def _enrolled_people(
     parts = {name: _photos_of(folder / name) for name in ("enroll", "probe/known", "probe/strangers")}
     photos = {key: path for part in parts.values() for key, path in part.items()}
     vectors = _faces(pipeline, photos, crops, watch).vectors(pipeline.encoder)
-    known = {path.parent.name for path in parts["enroll"].values()}
+    people = {key: path.parent.name for key, path in photos.items()}
     probes = [*parts["probe/known"], *parts["probe/strangers"]]
-    return _identified(vectors, list(parts["enroll"]), probes, known, model)
+    return _identified(vectors, people, list(parts["enroll"]), probes, model)
 
 
 def _photos_of(folder: Path) -> dict[str, Path]:
@@ -342,20 +350,20 @@ def _photos_of(folder: Path) -> dict[str, Path]:
 
 def _identified(
     vectors: Mapping[str, FloatArray],
+    people: Mapping[str, str],
     enrolled: Sequence[str],
     probes: Sequence[str],
-    known: set[str],
     model: ImpostorModel | None,
 ) -> IdentificationResult:
-    """By keys "<person>/<photo>"; counted at the model's threshold for the gallery's size."""
+    """By keys of photos; counted at the model's threshold for the gallery's size."""
     templates = [key for key in enrolled if key in vectors]
     if not templates:
         raise DataError("expected photos with a face to enroll, found none")
     nobody = np.full_like(vectors[templates[0]], np.nan)
-    names = [key.rpartition("/")[0] for key in probes]
+    known, names = {people[key] for key in enrolled}, [people[key] for key in probes]
     return identification(
         np.stack([vectors[key] for key in templates]),
-        [key.rpartition("/")[0] for key in templates],
+        [people[key] for key in templates],
         np.stack([vectors.get(key, nobody) for key in probes]),
         [name if name in known else None for name in names],
         [model.threshold_l2(DEFAULT_FPIR, len(templates))] if model else [],

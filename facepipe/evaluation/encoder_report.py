@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from facepipe.evaluation.encoder import EYE_BINS_PX, HISTOGRAM_STEP_L2, AllPairsFigures, EncoderEvaluation
+from facepipe.evaluation.groups import GroupResult
 from facepipe.evaluation.metrics.identification import IdentificationResult
-from facepipe.evaluation.metrics.verification import TarAtFar
+from facepipe.evaluation.metrics.verification import FoldSpread, TarAtFar, VerificationResult
 from facepipe.evaluation.pages import plot, write_report
 from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
 from facepipe.reports.html import page, paragraph, table
@@ -34,8 +35,8 @@ def html(evaluation: EncoderEvaluation) -> str:
     sections = {
         "Same person or not": [
             paragraph(f"{evaluation.pairs.pairs} pairs; {evaluation.setting}"),
-            table(("", ""), pair_rows(evaluation)),
-            table(("fold", "pairs", "threshold", "accuracy"), fold_rows(evaluation)),
+            table(pair_header(evaluation), pair_rows(evaluation)),
+            table(("fold", "pairs", "threshold", "accuracy", "EER", "AUC"), fold_rows(evaluation)),
         ],
     }
     if evaluation.all_pairs:
@@ -59,32 +60,84 @@ def html(evaluation: EncoderEvaluation) -> str:
 def text(evaluation: EncoderEvaluation) -> list[str]:
     """Return the same for a terminal, without the curves."""
     lines = [f"{evaluation.encoder}: {evaluation.pairs.pairs} pairs; {evaluation.setting}"]
-    blocks = [pair_rows(evaluation), size_rows(evaluation), gallery_rows(evaluation)]
+    header = [pair_header(evaluation)] if evaluation.groups else []
+    blocks = [header + pair_rows(evaluation), size_rows(evaluation), gallery_rows(evaluation)]
     blocks += [identification_rows(result) for result in _open_sets(evaluation).values()]
     blocks.append(robustness_rows(evaluation))
-    for rows in blocks:
-        lines += ["  ".join((f"{row[0]:<32}", *(f"{cell:>9}" for cell in row[1:]))) for row in rows]
-    return lines
+    return lines + [line for rows in blocks for line in _aligned(rows)]
+
+
+def _aligned(rows: Sequence[Row]) -> list[str]:
+    widths = [max(9, *map(len, cells)) for cells in list(zip(*rows, strict=True))[1:]]
+    return [
+        "  ".join((f"{row[0]:<32}", *(f"{cell:>{w}}" for cell, w in zip(row[1:], widths, strict=True))))
+        for row in rows
+    ]
+
+
+def pair_header(evaluation: EncoderEvaluation) -> Row:
+    """Headings of `pair_rows`."""
+    names = [group.name for group in evaluation.groups]
+    return ("", "all", *names) if names else ("", "")
 
 
 def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
-    """Names of the measures on the pairs, and their values."""
-    pairs, error = evaluation.pairs, evaluation.pairs.accuracy_error
-    rows: list[Row] = [
-        ("accuracy", _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else "")),
-        ("area under the ROC curve", f"{pairs.auc:.4f}"),
-        ("best threshold", f"{pairs.best_threshold_l2:.3f}"),
-        ("photos without a face", str(pairs.failed_photos)),
-        *((f"TAR at FAR {row.far:g}, pairs", _tar(row)) for row in pairs.tar_at_far),
-    ]
+    """Names of the measures on the pairs, and their values for all pairs and for each group."""
+    columns = [_pair_cells(evaluation.pairs), *(_group_cells(group) for group in evaluation.groups)]
+    rows: list[Row] = [(name, *(column.get(name, "-") for column in columns)) for name in columns[0]]
+    if evaluation.groups:
+        rows += _common_threshold_rows(evaluation)
     all_rates = evaluation.all_pairs.tar_at_far if evaluation.all_pairs else ()
-    return [*rows, *((f"TAR at FAR {row.far:g}, all pairs", _tar(row)) for row in all_rates)]
+    empty = [""] * len(evaluation.groups)
+    return [*rows, *((f"TAR at FAR {row.far:g}, all pairs", _tar(row), *empty) for row in all_rates)]
+
+
+def _pair_cells(pairs: VerificationResult) -> dict[str, str]:
+    error, spread = pairs.accuracy_error, pairs.over_folds
+    return {
+        "accuracy": _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else ""),
+        **(_spread_cells(pairs.accuracy, spread) if spread else {}),
+        "equal error rate": _percent(pairs.eer),
+        "area under the ROC curve": f"{pairs.auc:.4f}",
+        "best threshold": f"{pairs.best_threshold_l2:.3f}",
+        "photos without a face": str(pairs.failed_photos),
+        **{f"TAR at FAR {row.far:g}, pairs": _tar(row) for row in pairs.tar_at_far},
+    }
+
+
+def _spread_cells(accuracy: float, spread: FoldSpread) -> dict[str, str]:
+    """Means over the folds, and their standard deviations in brackets."""
+    return {
+        "of folds: accuracy (deviation)": f"{100 * accuracy:.2f} ({100 * spread.accuracy_deviation:.2f})",
+        "of folds: EER (deviation)": f"{100 * spread.eer_mean:.2f} ({100 * spread.eer_deviation:.2f})",
+        "of folds: AUC (deviation)": f"{100 * spread.auc_mean:.2f} ({100 * spread.auc_deviation:.2f})",
+    }
+
+
+def _group_cells(group: GroupResult) -> dict[str, str]:
+    return _pair_cells(group.verification) if group.verification else {}
+
+
+def _common_threshold_rows(evaluation: EncoderEvaluation) -> list[Row]:
+    """What each group gets at the one threshold that is best on all pairs."""
+    groups, at = evaluation.groups, f"at {evaluation.pairs.best_threshold_l2:.3f}"
+    return [
+        ("pairs of one person", "", *(str(group.genuines) for group in groups)),
+        ("pairs of two people", "", *(str(group.impostors) for group in groups)),
+        (f"one person accepted {at}", "", *(_percent(group.true_accept_rate) for group in groups)),
+        (f"two people accepted {at}", "", *(_percent(group.false_accept_rate) for group in groups)),
+    ]
 
 
 def fold_rows(evaluation: EncoderEvaluation) -> list[Row]:
-    """Fold, pairs, threshold, accuracy."""
+    """Fold, pairs, threshold, accuracy, equal error rate, area under the ROC curve."""
     return [
-        (str(fold.fold + 1), str(fold.pairs), f"{fold.threshold_l2:.3f}", _percent(fold.accuracy))
+        (
+            str(fold.fold + 1),
+            str(fold.pairs),
+            f"{fold.threshold_l2:.3f}",
+            *map(_percent, (fold.accuracy, fold.eer, fold.auc)),
+        )
         for fold in evaluation.pairs.folds
     ]
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from facepipe.core.errors import DataError
 from facepipe.core.faces import FloatArray
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray
 from facepipe.gallery.impostors import (
@@ -52,13 +51,11 @@ class LabelledVectors:
     people: IntArray
 
     @classmethod
-    def of(cls, vectors: Mapping[str, FloatArray]) -> LabelledVectors:
-        """By keys "<person>/<photo>"; of very many faces a random part."""
-        if not vectors:
-            raise DataError("expected photos with faces, found none")
-        people = np.unique([key.rpartition("/")[0] for key in vectors], return_inverse=True)[1]
-        rows = some_faces(len(people))
-        return cls(np.stack(list(vectors.values())).astype(np.float64)[rows], people.astype(np.int64)[rows])
+    def of(cls, vectors: Mapping[str, FloatArray], people: Mapping[str, str]) -> LabelledVectors:
+        """Take the vectors and persons of photos by key; of very many faces a random part."""
+        numbers = np.unique([people[key] for key in vectors], return_inverse=True)[1]
+        rows = some_faces(len(numbers))
+        return cls(np.stack(list(vectors.values())).astype(np.float64)[rows], numbers.astype(np.int64)[rows])
 
     def select(self, rows: BoolArray) -> LabelledVectors:
         """Some of the faces."""

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from facepipe.core.errors import DataError
-from facepipe.evaluation.metrics.distances import area_under_roc, largest_threshold, roc
+from facepipe.evaluation.metrics.distances import (
+    area_under_roc,
+    equal_error_rate,
+    largest_threshold,
+    roc,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -32,6 +37,30 @@ def test_the_largest_threshold_by_hand(far: float, accepted: int) -> None:
     assert np.count_nonzero(impostors <= threshold) == accepted
     beyond = np.nextafter(threshold, 2)
     assert threshold == 2 or np.count_nonzero(impostors <= beyond) > far * len(impostors)
+
+
+@pytest.mark.parametrize(
+    ("genuine", "impostors", "rate"),
+    [
+        ([0.2, 0.4, 0.6, 1.2], [0.5, 0.9, 1.0, 1.4], 1 / 4),  # at 0.6 one impostor in, one genuine pair out
+        ([0.2, 1.0], [0.5, 1.5, 1.6], 1 / 3),  # from 0.5 to 1.0 refusals fall from 1/2 to none
+        ([0.5], [1.5], 0.0),
+        ([1.5], [0.5], 1.0),
+        ([2.0, 2.0], [2.0], 1 / 2),  # all photos without a face
+    ],
+)
+def test_the_equal_error_rate_by_hand(genuine: list[float], impostors: list[float], rate: float) -> None:
+    assert equal_error_rate(np.array(genuine), np.array(impostors)) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_both_errors_are_as_near_as_thresholds_let_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    genuine, impostors = rng.normal(0.8, 0.3, 40).round(1), rng.normal(1.3, 0.3, 60).round(1)
+    errors = [(np.mean(impostors <= t), np.mean(genuine > t)) for t in np.arange(-0.05, 3, 0.1)]
+    rate = equal_error_rate(genuine, impostors)
+    assert max(far for far, refused in errors if far <= refused) <= rate
+    assert rate <= min(far for far, refused in errors if far >= refused)
 
 
 def test_bad_distances_are_refused() -> None:

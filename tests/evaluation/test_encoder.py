@@ -15,7 +15,7 @@ from facepipe.core.errors import DataError
 from facepipe.core.faces import UInt8Array
 from facepipe.encoder import FaceEncoder
 from facepipe.evaluation.encoder import EncoderEvaluation, evaluate_encoder, write_card
-from facepipe.evaluation.encoder_report import html, text, write_encoder_report
+from facepipe.evaluation.encoder_report import html, pair_header, pair_rows, text, write_encoder_report
 from facepipe.evaluation.impostors import LabelledVectors, check_galleries
 from facepipe.evaluation.main_faces import find_main_faces, read_crops, turned
 from facepipe.evaluation.robustness import damages
@@ -192,8 +192,9 @@ def test_photos_without_faces_are_left_out(pipeline: FacePipeline, tmp_path: Pat
     assert faces.keys == ()
     assert faces.vectors(pipeline.encoder) == {}
     assert faces.vectors(pipeline.encoder, damages()["grayscale"]) == {}
+    (tmp_path / "pairs.txt").write_text("black.png black.png 1\nblack.png black.png 0\n", encoding="utf-8")
     with pytest.raises(DataError, match="expected photos with faces, found none"):
-        LabelledVectors.of({})
+        evaluate_encoder(pipeline, tmp_path / "pairs.txt", tmp_path)
 
 
 def test_a_threshold_keeps_its_promise_on_other_people() -> None:
@@ -250,6 +251,7 @@ def test_the_report_stands_alone(evaluation: EncoderEvaluation, tmp_path: Path) 
 def test_a_report_of_little(evaluation: EncoderEvaluation) -> None:
     little = dataclasses.replace(
         evaluation,
+        groups=(),
         all_pairs=None,
         by_size=(),
         impostors=None,
@@ -268,3 +270,122 @@ def test_the_command(press_photos: Path, crops: Path, tmp_path: Path) -> None:
     record = json.loads(result.stdout)
     assert record["pairs"]["pairs"] == 2 * PEOPLE
     assert record == json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def cfp(astronaut: UInt8Array, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CFP's layout in crops: 3 people who are parts of one photo; a profile is the mirrored part, darker."""
+    root = tmp_path_factory.mktemp("cfp")
+    lists: dict[str, list[str]] = {"F": [], "P": []}
+    for person in range(3):
+        part = astronaut[60 + 90 * person :, 170 - 60 * person :][:112, :112]
+        for side, pose, crops in (
+            ("F", "frontal", (part, part // 4 * 3)),
+            ("P", "profile", (part[:, ::-1] // 2,)),
+        ):
+            for number, crop in enumerate(crops, 1):
+                path = root / "Data" / "Images" / f"{person:03d}" / pose / f"{number:02d}.png"
+                _save(path, crop)
+                lists[side].append(f"../{path.relative_to(root).as_posix()}")
+    protocol = root / "Protocol"
+    for side, paths in lists.items():
+        lines = [f"{number} {path}" for number, path in enumerate(paths, 1)]
+        (protocol / "Split").mkdir(parents=True, exist_ok=True)
+        (protocol / f"Pair_list_{side}.txt").write_text("\n".join(lines), encoding="utf-8")
+    for split, pairs in CFP_PAIRS.items():
+        for fold, (same, diff) in enumerate(pairs, 1):
+            folder = protocol / "Split" / split / f"{fold:02d}"
+            folder.mkdir(parents=True)
+            (folder / "same.txt").write_text(same, encoding="utf-8")
+            (folder / "diff.txt").write_text(diff, encoding="utf-8")
+    return root
+
+
+CFP_PAIRS = {
+    "FF": [("1,2\n3,4", "1,3\n2,6"), ("5,6", "3,5")],
+    "FP": [("1,1\n3,2", "1,2\n2,3"), ("6,3", "6,1")],
+}
+
+
+def _save(path: Path, crop: UInt8Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, np.ascontiguousarray(crop))
+
+
+def test_both_splits_of_cfp_are_its_splits_by_themselves(pipeline: FacePipeline, cfp: Path) -> None:
+    images = cfp / "Data" / "Images"
+    both = evaluate_encoder(pipeline, cfp / "Protocol", images, crops=True)
+    assert [group.name for group in both.groups] == ["frontal-frontal", "frontal-profile"]
+    for split, group in zip(("FF", "FP"), both.groups, strict=True):
+        alone = evaluate_encoder(pipeline, cfp / "Protocol" / "Split" / split, images, crops=True)
+        assert group.verification == alone.pairs
+        assert [fold.pairs for fold in alone.pairs.folds] == [4, 2]
+        assert (group.genuines, group.impostors, alone.groups) == (3, 3, ())
+    assert both.pairs.pairs == 12
+    assert both.all_pairs is not None
+    assert (both.all_pairs.genuines, both.all_pairs.impostors) == (9, 27)  # three photos each of three people
+    assert both.identification is not None
+    assert (both.identification.templates, both.identification.known) == (3, 6)
+    assert both.impostors is None
+
+
+def test_the_figures_of_a_profile_are_those_of_its_vectors(pipeline: FacePipeline, cfp: Path) -> None:
+    images = cfp / "Data" / "Images"
+    frontals, profiles = sorted(images.glob("*/frontal/*")), sorted(images.glob("*/profile/*"))
+    pairs = [(0, 0, 1), (2, 1, 1), (5, 2, 1), (0, 1, 0), (1, 2, 0), (5, 0, 0)]
+    vectors = [
+        pipeline.encoder.encode(np.stack([read_image(path) for path in paths]))
+        for paths in (frontals, profiles)
+    ]
+    distances = {
+        kind: [np.linalg.norm(vectors[0][f] - vectors[1][p]) for f, p, k in pairs if k == kind]
+        for kind in (0, 1)
+    }
+    smaller = np.mean([genuine < impostor for genuine in distances[1] for impostor in distances[0]])
+    found = evaluate_encoder(pipeline, cfp / "Protocol" / "Split" / "FP", images, crops=True)
+    assert found.pairs.auc == pytest.approx(smaller)
+
+
+def test_a_list_of_pairs_names_no_people(
+    pipeline: FacePipeline, astronaut: UInt8Array, tmp_path: Path
+) -> None:
+    for name, photo in (
+        ("a.png", astronaut),
+        ("mirrored.png", astronaut[:, ::-1]),
+        ("small.png", astronaut[:300, 60:400]),
+        ("black.png", np.zeros((64, 64, 3), np.uint8)),
+    ):
+        _save(tmp_path / name, photo)
+    file = tmp_path / "pairs.csv"
+    file.write_text(
+        "first,second,same,group\na.png,mirrored.png,1,0-5\na.png,small.png,1,0-5\n"
+        "a.png,black.png,0,0-5\nsmall.png,black.png,0,0-5\nmirrored.png,black.png,1,30+\n",
+        encoding="utf-8",
+    )
+    found = evaluate_encoder(pipeline, file, tmp_path)
+    assert (found.pairs.failed_photos, found.pairs.failed_pairs) == (1, 3)
+    near, far = found.groups
+    assert near.verification is not None
+    assert (near.verification.accuracy, near.verification.eer) == (1, 0)
+    assert (near.true_accept_rate, far.true_accept_rate, far.verification) == (1, 0, None)
+    assert (found.all_pairs, found.impostors, found.identification, found.galleries) == (None, None, None, ())
+    rows = {row[0]: row[1:] for row in [pair_header(found), *pair_rows(found)]}
+    assert rows[""] == ("all", "0-5", "30+")
+    assert rows["photos without a face"] == ("1", "1", "-")
+    assert rows["pairs of one person"] == ("", "2", "1")
+    assert rows["equal error rate"][1:] == ("0.0", "-")
+    assert "<th>30+</th>" in html(found)
+    lines = text(found)
+    assert len({len(line) for line in lines if "30+" in line or line.startswith("best threshold")}) == 1
+    record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert record["groups"][1]["verification"] is None
+    with pytest.raises(DataError, match="names none"):
+        write_card(load_card(found.encoder), found)
+
+
+def test_the_command_on_cfp(cfp: Path) -> None:
+    options = ["--pairs", cfp / "Protocol", "--images", cfp / "Data" / "Images", "--crops"]
+    result = CliRunner().invoke(evaluate, ["encoder", *map(str, options)])
+    assert result.exception is None
+    assert "frontal-frontal  frontal-profile" in result.stdout
+    assert "of folds: EER (deviation)" in result.stdout

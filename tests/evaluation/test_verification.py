@@ -13,65 +13,11 @@ from facepipe.evaluation.metrics.verification import (
     PairDistances,
     PhotoPair,
     best_threshold,
-    find_photos,
     pair_distances,
     pair_photos,
-    read_pairs,
     verification,
 )
-
-TWO_FOLDS = "2 1\nAnn\t1\t12\nAnn\t1\tBob Lee\t3\nBob Lee\t2\t3\nCy\t4\tAnn\t1\n"
-
-
-def _file(folder: Path, text: str) -> Path:
-    file = folder / "pairs.txt"
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def test_pairs_of_both_forms(tmp_path: Path) -> None:
-    assert read_pairs(_file(tmp_path, TWO_FOLDS)) == (
-        PhotoPair("Ann/Ann_0001", "Ann/Ann_0012", True, 0),
-        PhotoPair("Ann/Ann_0001", "Bob Lee/Bob Lee_0003", False, 0),
-        PhotoPair("Bob Lee/Bob Lee_0002", "Bob Lee/Bob Lee_0003", True, 1),
-        PhotoPair("Cy/Cy_0004", "Ann/Ann_0001", False, 1),
-    )
-
-
-def test_blanks_and_a_header_of_one_number(tmp_path: Path) -> None:
-    pairs = read_pairs(_file(tmp_path, "1\r\nAnn 1 2\r\nAnn 1 Bob 3\r\n\r\n"))
-    assert [(pair.same_person, pair.fold) for pair in pairs] == [(True, 0), (False, 0)]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "expected a header"),
-        ("one two\n", "expected a header"),
-        ("1 2 3\n", "expected a header"),
-        ("1 1\nAnn\t1\t2\n", "promises 1 folds of 2 x 1 pairs, 2 rows, but there are 1"),
-        ("1 1\nAnn\t1\t2\nAnn\t1\n", "expected 3 or 4 columns, got 2"),
-        ("1 1\nAnn\t1\tx\nAnn\t1\tBob\t2\n", "expected photo numbers in 'Ann"),
-    ],
-)
-def test_bad_pairs_are_named(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=rf"pairs\.txt: .*{message}"):
-        read_pairs(_file(tmp_path, text))
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.txt: can't read"):
-        read_pairs(tmp_path / "none.txt")
-
-
-def test_photos_are_found_in_any_format(tmp_path: Path) -> None:
-    for name in ("Ann/Ann_0001.jpg", "Ann/Ann_0012.webp", "Bob Lee/Bob Lee_0002.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    keys = ("Ann/Ann_0001", "Ann/Ann_0012", "Bob Lee/Bob Lee_0002")
-    assert [p.suffix for p in find_photos(tmp_path, keys).values()] == [".jpg", ".webp", ".png"]
-    with pytest.raises(DataError, match="1 of 1 photos of the pairs are missing, as Cy/Cy_0001"):
-        find_photos(tmp_path, ["Cy/Cy_0001"])
+from facepipe.evaluation.pair_lists import find_lfw_photos, read_lfw_pairs
 
 
 def test_a_photo_without_a_face_is_different_from_all() -> None:
@@ -107,9 +53,30 @@ def test_each_fold_takes_the_threshold_of_the_others() -> None:
     assert best_threshold(np.array([0.5, 0.9, 1.1]), np.array([True, True, False])) == pytest.approx(1.0)
 
 
+def test_means_and_deviations_over_the_folds() -> None:
+    # fold 0 has one pair of either kind in the wrong place; fold 1 is separable
+    result = verification(_measured([[0.2, 0.4, 0.6, 1.2], [0.3, 0.4]], [[0.5, 0.9, 1.0, 1.4], [0.8, 1.1]]))
+    assert [(fold.eer, fold.auc) for fold in result.folds] == [(0.25, 12 / 16), (0.0, 1.0)]
+    assert [fold.accuracy for fold in result.folds] == [0.75, 1.0]
+    assert result.over_folds is not None
+    assert (result.over_folds.eer_mean, result.over_folds.auc_mean) == (0.125, 0.875)
+    deviation = 0.125 * np.sqrt(2)  # of a sample of two
+    assert result.over_folds.accuracy_deviation == pytest.approx(deviation)
+    assert result.over_folds.eer_deviation == pytest.approx(deviation)
+    assert result.over_folds.auc_deviation == pytest.approx(deviation)
+    assert result.eer == pytest.approx(1 / 6)  # at 0.6, of six pairs of either kind
+
+
+def test_a_fold_of_one_kind_has_no_curve() -> None:
+    result = verification(_measured([[0.5], [0.6]], [[1.2, 1.3], []]))
+    assert [(fold.eer, fold.auc) for fold in result.folds] == [(0.0, 1.0), (None, None)]
+    assert result.over_folds is None
+
+
 def test_one_fold_has_no_error_bar() -> None:
     result = verification(_measured([[0.5, 0.6]], [[1.2, 1.3]]))
     assert (result.accuracy, result.accuracy_error, result.auc) == (1.0, None, 1.0)
+    assert (result.eer, result.over_folds) == (0.0, None)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -143,10 +110,10 @@ def test_pairs_of_one_kind_are_refused() -> None:
 
 
 def test_the_real_pairs(shared_data: Path) -> None:
-    pairs = read_pairs(shared_data / "lfw_dev" / "pairs.txt")
+    pairs = read_lfw_pairs(shared_data / "lfw_dev" / "pairs.txt")
     assert len(pairs) == 1800
     assert [sum(p.same_person for p in pairs if p.fold == fold) for fold in range(3)] == [300] * 3
-    photos = find_photos(shared_data / "lfw_dev" / "images", pair_photos(pairs))
+    photos = find_lfw_photos(shared_data / "lfw_dev" / "images", pair_photos(pairs))
     assert all(photo.is_file() for photo in photos.values())
     # random vectors know nothing
     rng = np.random.default_rng(0)

@@ -8,13 +8,8 @@ import numpy as np
 
 from facepipe.align import MARGINS, cut
 from facepipe.encoder import FaceEncoder
-from facepipe.evaluation.metrics.verification import (
-    find_photos,
-    pair_distances,
-    pair_photos,
-    read_pairs,
-    verification,
-)
+from facepipe.evaluation.metrics.verification import pair_distances, pair_photos, verification
+from facepipe.evaluation.pair_lists import find_lfw_photos, read_lfw_pairs
 from facepipe.facenet.network import FaceNet
 from facepipe.training.engine.serving import InMemoryNetwork
 from facepipe.training.recognition.config import Architecture, ValidationConfig
@@ -52,8 +47,8 @@ class PairValidator:
         cache: Path,
     ) -> None:
         assert input_spec.size_px is not None
-        self._pairs = read_pairs(config.pairs)
-        photos = tuple(find_photos(config.images, pair_photos(self._pairs)).values())
+        self._pairs = read_lfw_pairs(config.pairs)
+        photos = tuple(find_lfw_photos(config.images, pair_photos(self._pairs)).values())
         source = (
             CropSource(config.images, photos=photos)
             if config.aligned

@@ -50,6 +50,19 @@ def area_under_roc(genuine_l2: RealArray, impostor_l2: RealArray) -> float:
     return float(smaller.sum() / (2 * len(genuine) * len(impostors)))
 
 
+def equal_error_rate(genuine_l2: RealArray, impostor_l2: RealArray) -> float:
+    """Return the rate, 0..1, at which as many impostors are accepted as genuine pairs are refused.
+
+    Between two distances that occur, the ROC curve is a straight line.
+    """
+    curve = roc(genuine_l2, impostor_l2)
+    accepted = np.concatenate(([0.0], curve.false_accept_rate))
+    excess = np.concatenate(([-1.0], curve.false_accept_rate + curve.true_accept_rate - 1))
+    after = int(np.argmax(excess >= 0))
+    share = excess[after - 1] / (excess[after - 1] - excess[after])
+    return float(accepted[after - 1] + share * (accepted[after] - accepted[after - 1]))
+
+
 def largest_threshold(impostor_l2: RealArray, far: float) -> float:
     """Return the largest distance at which at most the share `far` (0..1) of impostors is accepted."""
     return _below(_sorted("impostor", impostor_l2), int(np.floor(far * len(impostor_l2) + 1e-9)))

@@ -1,20 +1,18 @@
-"""Verification of pairs of photos: n-fold accuracy, true accepts at a false-accept rate.
+"""Verification of pairs of photos: n-fold accuracy, equal error rate, true accepts at a false-accept rate.
 
-Source of the protocol and of pairs.txt: G. Huang et al., "Labeled Faces in the Wild", 2007.
+Source of the protocol: G. Huang et al., "Labeled Faces in the Wild", 2007.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
-from facepipe.evaluation.metrics.distances import area_under_roc, largest_threshold
+from facepipe.evaluation.metrics.distances import area_under_roc, equal_error_rate, largest_threshold
 from facepipe.gallery.impostors import FARTHEST_L2
 
 FAR_LEVELS = (1e-2, 1e-3, 1e-4)
@@ -23,12 +21,16 @@ FAR_LEVELS = (1e-2, 1e-3, 1e-4)
 
 @dataclass(frozen=True, slots=True)
 class PhotoPair:
-    """Two photos by key, "<person>/<person>_<number of four digits>", in one fold of the protocol."""
+    """Two photos by key, in one fold of the protocol.
+
+    `group` is for what the list tells apart, such as an age gap; None: nothing.
+    """
 
     first: str
     second: str
     same_person: bool
     fold: int
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,38 @@ class TarAtFar:
 
 
 @dataclass(frozen=True, slots=True)
-class FoldAccuracy:
-    """Accuracy (0..1) on one fold at the threshold that is best on the other folds."""
+class FoldResult:
+    """Figures of one fold, 0..1.
+
+    Attributes:
+        fold: From 0.
+        pairs: How many.
+        threshold_l2: The threshold best on the other folds.
+        accuracy: At that threshold.
+        eer: Equal error rate; None: the fold lacks pairs of one person, or of two.
+        auc: Area under the ROC curve; None likewise.
+    """
 
     fold: int
     pairs: int
     threshold_l2: float
     accuracy: float
+    eer: float | None
+    auc: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FoldSpread:
+    """Means over the folds and standard deviations (of a sample), 0..1, as CFP's authors publish them.
+
+    The mean of the accuracies is `VerificationResult.accuracy`.
+    """
+
+    accuracy_deviation: float
+    eer_mean: float
+    eer_deviation: float
+    auc_mean: float
+    auc_deviation: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +113,9 @@ class VerificationResult:
         accuracy_error: Its standard error over the folds; None with one fold, whose threshold was chosen on
             the very pairs that it is measured on.
         folds: Fold by fold.
+        over_folds: Their means and deviations; None: one fold, or a fold without pairs of both kinds.
         best_threshold_l2: The threshold best on all pairs.
+        eer: Equal error rate, 0..1.
         auc: Area under the ROC curve, 0..1.
         tar_at_far: At `FAR_LEVELS`.
     """
@@ -96,8 +125,10 @@ class VerificationResult:
     failed_photos: int
     accuracy: float
     accuracy_error: float | None
-    folds: tuple[FoldAccuracy, ...]
+    folds: tuple[FoldResult, ...]
+    over_folds: FoldSpread | None
     best_threshold_l2: float
+    eer: float
     auc: float
     tar_at_far: tuple[TarAtFar, ...]
 
@@ -106,48 +137,9 @@ class VerificationResult:
         return asdict(self)
 
 
-def read_pairs(file: Path) -> tuple[PhotoPair, ...]:
-    """Read a pairs.txt: a header, then per fold so many rows of one person and as many of two.
-
-    The header is "folds pairs" or, for one fold, "pairs". Rows are "person number number" and "person number
-    person number", split by tabs or, without any tab, by blanks.
-
-    Raises:
-        DataError: The file is missing, a row has another form, or the count differs from the header's.
-    """
-    try:
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: can't read the list of pairs ({error})") from error
-    folds, per_class = _header(file, lines)
-    if len(lines) - 1 != folds * per_class * 2:
-        raise DataError(
-            f"{file}: the header promises {folds} folds of 2 x {per_class} pairs, "
-            f"{folds * per_class * 2} rows, but there are {len(lines) - 1}"
-        )
-    return tuple(_pair(file, line, i // (2 * per_class)) for i, line in enumerate(lines[1:]))
-
-
 def pair_photos(pairs: Sequence[PhotoPair]) -> tuple[str, ...]:
     """Return the keys of all photos in the pairs, sorted, each once."""
     return tuple(sorted({key for pair in pairs for key in (pair.first, pair.second)}))
-
-
-def find_photos(images: Path, keys: Sequence[str]) -> dict[str, Path]:
-    """Return the photo file of every key at `images/<person>/<person>_<number>.<any format>`.
-
-    Raises:
-        DataError: A photo is not there.
-    """
-    people = {key.partition("/")[0] for key in keys}
-    files = {
-        f"{person}/{file.stem}": file for person in sorted(people) for file in (images / person).glob("*.*")
-    }
-    if missing := sorted(set(keys) - files.keys()):
-        raise DataError(
-            f"{images}: {len(missing)} of {len(keys)} photos of the pairs are missing, as {missing[0]}"
-        )
-    return {key: files[key] for key in keys}
 
 
 def pair_distances(pairs: Sequence[PhotoPair], embeddings: Mapping[str, RealArray]) -> PairDistances:
@@ -178,7 +170,7 @@ def verification(measured: PairDistances) -> VerificationResult:
     """
     distances, same = measured.distances_l2, measured.same_person
     auc = area_under_roc(distances[same], distances[~same])
-    folds = tuple(_fold_accuracy(measured, int(fold)) for fold in np.unique(measured.folds))
+    folds = tuple(_fold_result(measured, int(fold)) for fold in np.unique(measured.folds))
     accuracies = np.array([fold.accuracy for fold in folds])
     return VerificationResult(
         pairs=len(distances),
@@ -187,7 +179,9 @@ def verification(measured: PairDistances) -> VerificationResult:
         accuracy=float(accuracies.mean()),
         accuracy_error=float(accuracies.std(ddof=1) / np.sqrt(len(folds))) if len(folds) > 1 else None,
         folds=folds,
+        over_folds=_fold_spread(folds),
         best_threshold_l2=best_threshold(distances, same),
+        eer=equal_error_rate(distances[same], distances[~same]),
         auc=auc,
         tar_at_far=true_accepts(distances[same], distances[~same]),
     )
@@ -228,34 +222,22 @@ def _true_accepts(genuine_l2: Float64Array, impostor_l2: Float64Array, far: floa
     )
 
 
-def _fold_accuracy(measured: PairDistances, fold: int) -> FoldAccuracy:
+def _fold_result(measured: PairDistances, fold: int) -> FoldResult:
     inside = measured.folds == fold
     chosen_on = ~inside if not inside.all() else inside
     threshold = best_threshold(measured.distances_l2[chosen_on], measured.same_person[chosen_on])
-    right = (measured.distances_l2[inside] <= threshold) == measured.same_person[inside]
-    return FoldAccuracy(fold, int(inside.sum()), threshold, float(right.mean()))
+    distances, same = measured.distances_l2[inside], measured.same_person[inside]
+    accuracy = float(((distances <= threshold) == same).mean())
+    if same.all() or not same.any():
+        return FoldResult(fold, len(same), threshold, accuracy, None, None)
+    genuine, impostors = distances[same], distances[~same]
+    eer, auc = equal_error_rate(genuine, impostors), area_under_roc(genuine, impostors)
+    return FoldResult(fold, len(same), threshold, accuracy, eer, auc)
 
 
-def _header(file: Path, lines: Sequence[str]) -> tuple[int, int]:
-    try:
-        numbers = [int(word) for word in lines[0].split()]
-        folds, per_class = (1, *numbers) if len(numbers) == 1 else numbers
-    except (IndexError, ValueError) as error:
-        raise DataError(f"{file}: expected a header of 'folds pairs' or 'pairs'") from error
-    return folds, per_class
-
-
-def _pair(file: Path, line: str, fold: int) -> PhotoPair:
-    words = [word.strip() for word in (line.split("\t") if "\t" in line else line.split())]
-    try:
-        if len(words) == 3:
-            return PhotoPair(_photo_key(words[0], words[1]), _photo_key(words[0], words[2]), True, fold)
-        if len(words) == 4:
-            return PhotoPair(_photo_key(words[0], words[1]), _photo_key(words[2], words[3]), False, fold)
-    except ValueError as error:
-        raise DataError(f"{file}: expected photo numbers in {line!r}") from error
-    raise DataError(f"{file}: expected 3 or 4 columns, got {len(words)} in {line!r}")
-
-
-def _photo_key(person: str, number: str) -> str:
-    return f"{person}/{person}_{int(number):04d}"
+def _fold_spread(folds: Sequence[FoldResult]) -> FoldSpread | None:
+    rows = [(f.accuracy, f.eer, f.auc) for f in folds if f.eer is not None and f.auc is not None]
+    if len(folds) < 2 or len(rows) < len(folds):
+        return None
+    means, deviations = np.mean(rows, axis=0).tolist(), np.std(rows, axis=0, ddof=1).tolist()
+    return FoldSpread(deviations[0], means[1], deviations[1], means[2], deviations[2])
