@@ -133,11 +133,11 @@ def evaluate_encoder_command(
     )
     if report:
         echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)
+    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
+        echo(line)
     if write_card:
         weight = load_card(setup.encoder_weights or DEFAULT_ENCODER)
         echo(f"facepipe: {encoder.write_card(weight, evaluation)}", err=True)
-    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
-        echo(line)
 
 
 @evaluate.command("people")

@@ -379,8 +379,10 @@ def test_a_list_of_pairs_names_no_people(
     assert len({len(line) for line in lines if "30+" in line or line.startswith("best threshold")}) == 1
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["groups"][1]["verification"] is None
-    with pytest.raises(DataError, match="names none"):
-        write_card(load_card(found.encoder), found)
+    options = ["--pairs", str(file), "--images", str(tmp_path), "--write-card"]
+    refused = CliRunner().invoke(evaluate, ["encoder", *options])
+    assert "or the list of pairs names none" in str(refused.exception)
+    assert refused.stdout.splitlines() == lines  # the figures are not lost with the card
 
 
 def test_the_command_on_cfp(cfp: Path) -> None:
