@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import ROOT
 from PIL import Image
 from pipeline_helpers import shifted
 
 from facepipe.core.faces import UInt8Array
+from facepipe.evaluation.pair_lists import read_pair_list
 from facepipe.images.reading import write_image
 
 
@@ -69,6 +71,36 @@ def test_own_encoder(folder: Path, shared_data: Path) -> None:
     model = shared_data / "weights" / "teacher_sface_128.onnx"
     (line,) = example("own_encoder", folder, model, "photos/a.png", "photos/b.png")
     assert float(line.removeprefix("distance ")) < 0.5
+
+
+def test_pairs_by_age(tmp_path: Path) -> None:
+    ages = {"Ann": (1, 4, 30, 70), "Bob": (2, 9, 33, 60), "Cy": (3, 8, 35, 68)}
+    photos = {f"{name} {age}.png": (name, age) for name, own in ages.items() for age in own}
+    for path in photos:
+        (tmp_path / path).touch()
+    lines = ["age,person,path", *(f"{age},{name},{path}" for path, (name, age) in photos.items())]
+    (tmp_path / "photos.csv").write_text("\n".join(lines), encoding="utf-8")
+    printed = example("pairs_by_age", tmp_path, "photos.csv", "pairs.csv")
+    assert printed[:2] == ["0-5: 1 pairs of one person, 1 of two", "5-10: 2 pairs of one person, 2 of two"]
+    assert printed[4] == "30+: 10 pairs of one person, 10 of two"
+    pairs = read_pair_list(tmp_path / "pairs.csv", tmp_path).pairs
+    assert len({frozenset((pair.first, pair.second)) for pair in pairs}) == len(pairs) == 36
+    for pair in pairs:
+        (one, age), (two, other_age) = photos[pair.first], photos[pair.second]
+        assert pair.same_person == (one == two)
+        low = [0, 5, 10, 20, 30][["0-5", "5-10", "10-20", "20-30", "30+"].index(str(pair.group))]
+        assert low <= abs(age - other_age) < {0: 5, 5: 10, 10: 20, 20: 30, 30: 99}[low]
+
+
+def test_pairs_by_pose(folder: Path) -> None:
+    write_image(folder / "photos" / "black.png", np.zeros((64, 64, 3), np.uint8))
+    rows = ["first,second,same", "a.png,b.png,1", "a.png,black.png,0"]
+    (folder / "pairs.csv").write_text("\n".join(rows), encoding="utf-8")
+    example("pairs_by_pose", folder, "pairs.csv", "photos", "grouped.csv")
+    faces, none = read_pair_list(folder / "grouped.csv", folder / "photos").pairs
+    assert (faces.first, faces.second, faces.same_person) == ("a.png", "b.png", True)
+    assert faces.group in ("0-15", "15-30")  # she looks nearly straight ahead
+    assert (none.same_person, none.group) == (False, "no face")
 
 
 def test_every_example_is_tested() -> None:
