@@ -214,7 +214,10 @@ def _plain_row(line: tuple[str, str]) -> _Row:
 
 def _table_pair(row: _Row, photos: _Photos) -> PhotoPair:
     if row.same not in ("0", "1"):
-        raise DataError(f"{row.where}: expected 1 (one person) or 0 (two), got {row.same[:60]!r}")
+        raise DataError(
+            f"{row.where}: expected 1 (one person) or 0 (two), got {row.same[:60]!r}; "
+            "columns are first,second,same[,group]"
+        )
     first, second = (photos.key(name, row.where) for name in (row.first, row.second))
     return PhotoPair(first, second, row.same == "1", 0, row.group)
 

@@ -163,7 +163,11 @@ def test_few_pairs_have_few_folds(tmp_path: Path) -> None:
             "first,second,same,group\na,b,1,\n",
             "pairs.csv, line 2: expected first,second,same,group",
         ),
-        ("pairs.csv", "one,two,three\na,b,1\n", "pairs.csv, line 1: expected 1 .* got 'three'"),
+        (
+            "pairs.csv",
+            "one,two,three\na,b,1\n",
+            "pairs.csv, line 1: expected 1 .* got 'three'; columns are first,second,same",
+        ),
         ("none.txt", None, "none.txt: can't read the list of pairs"),
         ("none.csv", None, "none.csv: can't read this CSV"),
     ],
