@@ -159,7 +159,9 @@ def _put(root: Element, regions: list[Region], stored_wh: tuple[int, int], sidec
         holder = _new_regions(root)
     items = _list_of_regions(holder)
     if not regions:
-        if not len(items):
+        if len(items):
+            _indent(holder)
+        else:
             _drop(holder)
         return
     if not len(items):
@@ -169,6 +171,7 @@ def _put(root: Element, regions: list[Region], stored_wh: tuple[int, int], sidec
     for region in regions:
         if not any(_is_at(region, other) for other in others):
             items.append(_region_item(region))
+    _indent(holder)
 
 
 # Reading
@@ -291,10 +294,17 @@ def _new_root() -> Element:
 
 def _new_regions(root: Element) -> Element:
     etree = _etree()
-    description = etree.SubElement(_rdf(root), _tag(_RDF, "Description"), nsmap=_PREFIXES)
+    rdf = _rdf(root)
+    description = etree.SubElement(rdf, _tag(_RDF, "Description"), nsmap=_PREFIXES)
     description.set(_tag(_RDF, "about"), "")
     holder = etree.SubElement(description, _tag(_REGIONS, "Regions"))
     holder.set(_tag(_RDF, "parseType"), "Resource")
+    description.text, holder.tail, description.tail = _line(holder), _line(description), _line(rdf)
+    previous = description.getprevious()
+    if previous is None:
+        rdf.text = _line(description)
+    else:
+        previous.tail = _line(description)
     return holder
 
 
@@ -332,6 +342,18 @@ def _drop(holder: Element) -> None:
         rdf = description.getparent()
         assert rdf is not None
         rdf.remove(description)
+        if not len(rdf):
+            rdf.text = None
+
+
+def _indent(holder: Element) -> None:
+    """Lay out the regions, and nothing else, so that the same regions are the same bytes."""
+    _etree().indent(holder, level=len(list(holder.iterancestors())))
+
+
+def _line(element: Element) -> str:
+    """A new line with the indentation of an element."""
+    return "\n" + "  " * len(list(element.iterancestors()))
 
 
 def _bytes(root: Element) -> bytes:

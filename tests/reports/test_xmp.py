@@ -137,6 +137,30 @@ def test_what_others_wrote_is_kept(tmp_path: Path) -> None:
         assert "made by hand" in sidecar_path(photo).read_text(encoding="utf-8")
 
 
+PEOPLE = st.lists(st.sampled_from(["Ada", "Bob", "Zoë <&>", None]), max_size=3)
+
+
+@pytest.mark.parametrize("theirs", ["", FOREIGN.format(w=800, h=400)])
+@settings(deadline=None, max_examples=50)
+@given(histories=st.tuples(st.lists(PEOPLE, max_size=3), st.lists(PEOPLE, max_size=3)), last=PEOPLE)
+def test_a_sidecar_depends_on_the_last_names_only(
+    tmp_path_factory: pytest.TempPathFactory, theirs: str, histories: tuple[Any, Any], last: list[str | None]
+) -> None:
+    """A batch that was killed and begun again leaves the bytes of one that was not."""
+    photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    sidecar, written = sidecar_path(photo), []
+    for history in histories:
+        sidecar.unlink(missing_ok=True)
+        if theirs:
+            sidecar.write_text(theirs, encoding="utf-8")
+        write_sidecar(photo, SIZE_WH, named())
+        for names in (*history, ["Ada"], last):
+            boxes = [(50.0 * n, 20.0, 50.0 * n + 40.0, 60.0) for n in range(len(names))]
+            write_sidecar(photo, SIZE_WH, named(*zip(names, boxes, strict=True)))
+        written.append(sidecar.read_bytes())
+    assert written[0] == written[1]
+
+
 @needs_exiftool
 def test_regions_of_ours_follow_the_names(tmp_path: Path) -> None:
     photo = tmp_path / "photo.jpg"
