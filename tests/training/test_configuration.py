@@ -60,7 +60,7 @@ def test_a_recipe_file_is_read_and_overridden(tmp_path: Path) -> None:
     [
         ("loop.step=1", "unknown key loop.step; did you mean steps"),
         ("lop.steps=1", "unknown key lop; did you mean loop"),
-        ("nonsense.x=1", "known here: network"),
+        ("nonsense.x=1", "known here: cache, device"),
         ("loop.steps=many", "loop.steps: expected `int`, got `str`"),
         ("loop.steps=1.5", "loop.steps: expected `int`, got `float`"),
         ("loop.steps=true", "loop.steps: expected `int`, got `bool`"),
