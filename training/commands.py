@@ -194,7 +194,7 @@ def data() -> None:
 
 @data.command("check")
 @click.argument("folder", type=FOLDER)
-@click.option("--labels", type=FILE, help="Label file, where it is not in the folder.")
+@click.option("--labels", type=ANY_PATH, help="File or folder of labels, where FOLDER does not hold one.")
 @click.option("--json", "as_json", is_flag=True)
 def data_check(folder: Path, labels: Path | None, as_json: bool) -> None:
     """Print faults of a detector's data set, counts and sizes."""

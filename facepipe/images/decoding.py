@@ -77,6 +77,15 @@ def stored_orientation(stream: Stream, max_pixels: int, memory: PhotoMemory) -> 
     return _read_whole(stream, max_pixels, memory, lambda file: _orientation(file, max_pixels, memory))
 
 
+def upright_size(stream: Stream, max_pixels: int, memory: PhotoMemory) -> tuple[int, int]:
+    """Width and height of a photo after EXIF orientation is applied, from its header where that has them.
+
+    Raises:
+        Exception: As `decoded`; damaged pixels are no reason.
+    """
+    return _read_whole(stream, max_pixels, memory, lambda file: _upright_size(file, max_pixels, memory))
+
+
 def _read_whole(
     stream: Stream, max_pixels: int, memory: PhotoMemory, read: Callable[[Stream], Result]
 ) -> Result:
@@ -120,6 +129,24 @@ def _orientation(stream: Stream, max_pixels: int, memory: PhotoMemory) -> int:
         return read_tiff(stream, memory.name, max_pixels, _too_large(memory.name, max_pixels), memory.take)[1]
     with _own_rules(max_pixels):
         return orientation_of(photo)
+
+
+def _upright_size(stream: Stream, max_pixels: int, memory: PhotoMemory) -> tuple[int, int]:
+    if _is_heif(stream):  # whose decoder turns the pixels
+        width, height = _heif_file(stream, memory.name).size
+        return width, height
+    photo = _open_photo(stream, max_pixels, memory.name, memory.take)
+    if photo is None:
+        too_large = _too_large(memory.name, max_pixels)
+        rgb, orientation = read_tiff(stream, memory.name, max_pixels, too_large, memory.take)
+        size_wh = rgb.shape[1], rgb.shape[0]
+    elif photo.format == "TIFF":  # Pillow turns this one format itself, its size from the start
+        size_wh, orientation = photo.size, 1
+    else:
+        size_wh = photo.size
+        with _own_rules(max_pixels):
+            orientation = orientation_of(photo)
+    return size_wh[::-1] if is_on_its_side(orientation) else size_wh
 
 
 def _decode(

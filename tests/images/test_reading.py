@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.finding import find_photos
-from facepipe.images.reading import read_image, scaled_down
+from facepipe.images.reading import read_image, read_size, scaled_down
 
 Recipe = Callable[[Image.Image], tuple[Image.Image, str]]
 
@@ -264,6 +264,22 @@ def test_damaged_exif_does_not_cost_the_photo_nor_warn(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert difference(read_image(file), astronaut) < 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIC"])
+def test_the_size_is_that_of_the_upright_photo(image_format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    photo = encode(Image.new("RGB", (64, 32)), image_format, exif=exif.tobytes())
+    assert read_size(photo) == read_image(photo).shape[1::-1]
+
+
+def test_the_size_is_in_the_header() -> None:
+    photo = encode(Image.effect_noise((640, 320), 50), "PNG")
+    assert read_size(photo[: len(photo) // 2]) == (640, 320)
+    with pytest.raises(PhotoError, match="more than 1,000 pixels"):
+        read_size(photo, max_pixels=1000)
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])

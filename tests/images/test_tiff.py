@@ -17,7 +17,7 @@ from PIL import Image
 
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
-from facepipe.images.reading import read_image
+from facepipe.images.reading import read_image, read_size
 
 HEIGHT, WIDTH = 48, 80
 COLOURS = {"minisblack": 1, "miniswhite": 1, "rgb": 3, "separated": 4}
@@ -148,6 +148,7 @@ def test_what_pillow_writes_is_read(mode: str, compression: str) -> None:
 def test_exif_orientation_is_applied_to_planes_too() -> None:
     file = tiff(stored(picture(3), "uint16"), "rgb", "separate", extratags=[(274, "H", 1, 6, True)])
     assert np.array_equal(read_image(file), np.rot90(picture(3), -1))
+    assert read_size(file) == read_image(file).shape[1::-1]
 
 
 # What is not read

@@ -75,7 +75,7 @@ def test_wider_labels(tmp_path: Path) -> None:
         ("x_bbx_gt.txt", "a.jpg\n2\n1 2 3 4\n", "ends before the 2 faces of a.jpg"),
         ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3\n", "line 3: expected 4 numbers (a box), or 10 numbers"),
         ("x_bbx_gt.txt", "a.jpg\n1\n1 2 3 4 0 0 0\n", "line 3: expected 4 numbers"),
-        ("other.txt", "", "no label.txt and no *bbx_gt.txt"),
+        ("other.txt", "", "found no label.txt, *bbx_gt.txt, *.json"),
     ],
 )
 def test_bad_labels_name_file_and_line(tmp_path: Path, name: str, text: str, message: str) -> None:
