@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from facepipe.commands.options import ANY_PATH, FILE, FOLDER, Command, threads_option
-from facepipe.commands.output import INTERRUPTED, echo
+from facepipe.commands.output import INTERRUPTED, echo, with_progress
 from facepipe.core.counting import counted
 from facepipe.core.errors import MissingExtraError
 from facepipe.training.engine.memory import keep_freed_memory
@@ -189,7 +189,36 @@ class _TrainingBar:
 
 @click.group()
 def data() -> None:
-    """Check data sets before training on them."""
+    """Prepare data sets, and check them before training on them."""
+
+
+@data.group()
+def prepare() -> None:
+    """Make data sets of official downloads."""
+
+
+@prepare.command("wider")
+@click.argument("folder", metavar="DIR", type=FOLDER)
+@click.option("--landmarks", is_flag=True, help="Make landmarks for labels that have none, by the detector.")
+@threads_option
+def prepare_wider_command(folder: Path, landmarks: bool) -> None:
+    """Make DIR/train and DIR/val of WIDER FACE's downloads in DIR.
+
+    DIR holds WIDER_train, WIDER_val, wider_face_split and, where wanted, retinaface_gt_v1.1 and eval_tools,
+    as folders or .zip files. They stay as they are; photos of folders become hard links.
+    """
+    from facepipe.detector import FaceDetector
+    from facepipe.training.detection.wider import place_ground_truth, prepare_wider
+
+    detector = FaceDetector.load() if landmarks else None
+    parts = prepare_wider(
+        folder, detector, watch=lambda photos: with_progress(photos, len(photos), "preparing")
+    )
+    for part in parts:
+        photos = ", ".join(counted(count, how) for how, count in part.photos.items())
+        echo(f"{part.folder}: {photos}; {counted(part.faces, 'face')}, {part.with_landmarks} with landmarks")
+    if truth := place_ground_truth(folder):
+        echo(f"{truth}: for --ground-truth")
 
 
 @data.command("check")

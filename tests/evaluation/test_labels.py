@@ -263,5 +263,5 @@ def test_several_formats_must_be_chosen_from(tmp_path: Path) -> None:
     assert len(read_labels(tmp_path / "images" / "train", tmp_path / "labels" / "train")) == 1
     with pytest.raises(DataError, match=r"holds no \*\.xml"):
         read_labels(tmp_path, tmp_path / "images")
-    with pytest.raises(DataError, match=r"missing\.json: can't read these labels"):
+    with pytest.raises(DataError, match=r"missing\.json: can't be read: No such file"):
         read_labels(tmp_path, tmp_path / "missing.json")

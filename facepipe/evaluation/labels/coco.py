@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from facepipe.core.errors import DataError
+from facepipe.core.faces import LANDMARK_NAMES, FloatArray
 from facepipe.core.validation import decode_json
 from facepipe.evaluation.labels.fields import face_categories, photo_path, read_file, to_numbers
 from facepipe.evaluation.labels.models import UNKNOWN_POINT, FaceLabel, LabelledPhoto
@@ -67,6 +72,40 @@ def read_coco(labels: Path, images: Path) -> Iterator[LabelledPhoto]:
     faces = _faces(dataset, labels, paths)
     for image_id, path in paths.items():
         yield LabelledPhoto.of_faces(path, faces[image_id])
+
+
+def coco_json(photos: Sequence[LabelledPhoto], images: Path) -> bytes:
+    """Return annotations that `read_coco` reads as these photos, which are below the folder `images`."""
+    annotations = []
+    for number, photo in enumerate(photos):
+        for box, points in zip(photo.boxes_xyxy, photo.landmarks, strict=True):
+            annotations.append(_annotation(number, box) | {"keypoints": _keypoints(points)})
+        annotations += [_annotation(number, box) | {"iscrowd": 1} for box in photo.ignored_xyxy]
+    dataset = {
+        "images": [
+            {"id": number, "file_name": photo.path.relative_to(images).as_posix()}
+            for number, photo in enumerate(photos)
+        ],
+        "annotations": [{"id": number, **item} for number, item in enumerate(annotations)],
+        "categories": [{"id": 1, "name": "face", "keypoints": list(LANDMARK_NAMES)}],
+    }
+    return json.dumps(dataset).encode()
+
+
+def _annotation(photo: int, box_xyxy: FloatArray) -> dict[str, Any]:
+    left, top, right, bottom = (float(edge) for edge in box_xyxy)
+    return {
+        "image_id": photo,
+        "category_id": 1,
+        "bbox": [left, top, right - left, bottom - top],
+        "iscrowd": 0,
+    }
+
+
+def _keypoints(points: FloatArray) -> list[float]:
+    known = np.isfinite(points).all(axis=1, keepdims=True)
+    rows: list[float] = np.hstack([np.where(known, points, 0), 2.0 * known]).round(2).ravel().tolist()
+    return rows
 
 
 def _paths(dataset: _Dataset, labels: Path, images: Path) -> dict[Id, Path]:

@@ -17,7 +17,7 @@ _log = logging.getLogger("facepipe")
 
 
 def read_file(file: Path) -> bytes:
-    """Read a label file.
+    """Read a file of a data set.
 
     Raises:
         DataError: It can't be read.
@@ -26,7 +26,7 @@ def read_file(file: Path) -> bytes:
         with open_regular(file) as stream:
             return stream.read()
     except OSError as error:
-        raise DataError(f"{file}: can't read these labels: {error.strerror}") from error
+        raise DataError(f"{file}: can't be read: {error.strerror}") from error
 
 
 def read_lines(file: Path) -> list[str]:
