@@ -33,7 +33,7 @@ from facepipe.core.faces import UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.evaluation.detector import NMS_IOU, SCORE_THRESHOLD
 from facepipe.evaluation.labels import LabelledPhoto, read_labels
-from facepipe.evaluation.metrics.detection import detection_ap
+from facepipe.evaluation.metrics.detection import labelled_ap
 from facepipe.images.reading import read_image
 from facepipe.runtime.architectures import load_network
 from facepipe.runtime.engines import Engine, RuntimeChoice, choose_runtime
@@ -188,9 +188,8 @@ def _padded(size: str) -> tuple[int, int]:
 
 
 def _ap(detect: PhotoAnalysis, photos: list[LabelledPhoto]) -> float:
-    found = {str(photo.path): detect(read_image(photo.path)) for photo in photos}
-    truth = {str(photo.path): photo.boxes_xyxy for photo in photos}
-    return detection_ap(truth, found, _MIN_FACE_PX) or 0.0
+    found = [detect(read_image(photo.path)) for photo in photos]
+    return labelled_ap(photos, found, _MIN_FACE_PX).curves["labelled"].ap or 0.0
 
 
 def as_table(figures: dict[str, Any]) -> str:

@@ -22,8 +22,14 @@ def evaluate() -> None:
 
 
 @evaluate.command("detector")
-@click.option("--images", type=FOLDER, required=True, help="Photos as EVENT/NAME, any part of WIDER FACE.")
-@click.option("--ground-truth", type=FOLDER, required=True, help="The official .mat files.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    help="A data set; with --ground-truth photos as EVENT/NAME, any part of WIDER FACE.",
+)
+@click.option("--ground-truth", type=FOLDER, help="WIDER FACE's .mat files, for its own protocol.")
+@click.option("--labels", type=ANY_PATH, help="File or folder of labels, where --images does not hold one.")
 @click.option("--landmarks", type=FOLDER, help="Data set with landmarks, to measure their errors.")
 @click.option(
     "--setting",
@@ -46,20 +52,26 @@ def evaluate() -> None:
 def evaluate_detector_command(
     setup: Setup,
     images: Path,
-    ground_truth: Path,
+    ground_truth: Path | None,
+    labels: Path | None,
     landmarks: Path | None,
     report: Path | None,
     as_json: bool,
     **choices: Any,
 ) -> None:
-    """WIDER FACE's easy, medium and hard, average precision by size, and errors of landmarks.
+    """Average precision, of all faces and by size, and errors of landmarks.
 
-    Scores from 0.02 on count, and NMS is at 0.4 (0.45 with letterbox640), unless another is asked for.
+    With --ground-truth on WIDER FACE's easy, medium and hard, else on the labelled faces of at least
+    --min-face (8 px). Scores from 0.02 on count, and NMS is at 0.4 (0.45 with letterbox640), unless another
+    is asked for.
     """
     from facepipe.evaluation.detector import evaluate_detector
     from facepipe.evaluation.detector_report import text, write_detector_report
+    from facepipe.evaluation.metrics.detection import MIN_FACE_PX
     from facepipe.evaluation.pages import require_report_place
 
+    if ground_truth and (labels or setup.min_face):
+        raise click.UsageError("--labels and --min-face are for photos without --ground-truth.")
     if report:
         require_report_place(report, "detector")
     evaluation = evaluate_detector(
@@ -67,6 +79,8 @@ def evaluate_detector_command(
         images,
         ground_truth,
         landmarks,
+        labels=labels,
+        min_face_px=setup.min_face or MIN_FACE_PX,
         max_pixels=setup.max_pixels(),
         watch=lambda photos: with_progress(photos, len(photos), "analyzing"),
     )
@@ -83,10 +97,9 @@ def _detector_and_protocol(
     from facepipe.evaluation.detector import SCORE_THRESHOLD, DetectorProtocol
     from facepipe.weights.registry import DEFAULT_DETECTOR
 
-    if setup.max_side or setup.original_size or setup.min_face or setup.top_k:
+    if setup.max_side or setup.original_size or setup.top_k:
         raise click.UsageError(
-            "--setting sets the size of photos; "
-            "leave out --max-side, --original-size, --min-face and --top-k."
+            "--setting sets the size of photos; leave out --max-side, --original-size and --top-k."
         )
     score = SCORE_THRESHOLD if setup.score_threshold is None else setup.score_threshold
     protocol = DetectorProtocol(setting, flip, multi_scale, score, setup.nms_iou)

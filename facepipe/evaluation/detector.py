@@ -1,4 +1,4 @@
-"""Accuracy of a detector in published settings: WIDER FACE's protocol, landmarks, time."""
+"""Accuracy of a detector in published settings: WIDER FACE's protocol or any labels, landmarks, time."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from facepipe.core.faces import Faces, UInt8Array, mirror_boxes, mirror_landmark
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.evaluation.arrays import Float64Array
 from facepipe.evaluation.labels import read_labels
+from facepipe.evaluation.metrics.detection import MIN_FACE_PX, DetectionResult, labelled_ap
 from facepipe.evaluation.metrics.landmarks import LandmarkSummary, landmark_errors
-from facepipe.evaluation.metrics.wider import WiderGroundTruth, WiderResult, wider_ap, wider_key
+from facepipe.evaluation.metrics.wider import WiderGroundTruth, wider_ap, wider_key
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
 from facepipe.retinaface.nms import nms
@@ -88,14 +89,16 @@ class DetectorEvaluation:
     Attributes:
         weights: The detector's name.
         protocol: How it was measured.
-        wider: WIDER FACE's figures.
+        result: By WIDER FACE's protocol, or on labelled faces.
+        min_face_px: Height from which labelled faces count; None: WIDER FACE's protocol.
         landmarks: Errors on labelled faces, where there was a data set of them.
         ms_per_photo: Of detection, without reading the photo.
     """
 
     weights: str
     protocol: DetectorProtocol
-    wider: WiderResult
+    result: DetectionResult
+    min_face_px: float | None
     landmarks: LandmarkSummary | None
     ms_per_photo: float
 
@@ -104,7 +107,8 @@ class DetectorEvaluation:
         return {
             "weights": self.weights,
             "protocol": {**asdict(self.protocol), "nms_iou": self.protocol.overlap},
-            **self.wider.to_dict(),
+            **self.result.to_dict(),
+            "min_face_px": self.min_face_px,
             "landmarks": self.landmarks.to_dict() if self.landmarks else None,
             "ms_per_photo": round(self.ms_per_photo, 2),
         }
@@ -114,9 +118,11 @@ def evaluate_detector(
     detector: FaceDetector,
     protocol: DetectorProtocol,
     images: Path,
-    ground_truth: Path,
+    ground_truth: Path | None = None,
     landmarks: Path | None = None,
     *,
+    labels: Path | None = None,
+    min_face_px: float = MIN_FACE_PX,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     watch: Watch = iter,
 ) -> DetectorEvaluation:
@@ -125,9 +131,12 @@ def evaluate_detector(
     Args:
         detector: What is measured.
         protocol: See `DetectorProtocol`.
-        images: Any part of WIDER FACE's validation set as EVENT/NAME.
-        ground_truth: Folder of the official .mat files.
-        landmarks: A data set with labels (docs/training.md) whose faces have landmarks.
+        images: With ground truth, any part of WIDER FACE's validation set as EVENT/NAME; else a data set with
+            labels (docs/training.md).
+        ground_truth: Folder of the official .mat files; None: the data set's labels are the truth.
+        landmarks: A data set whose faces have landmarks.
+        labels: See `read_labels`.
+        min_face_px: Labelled faces lower than this are ignored.
         max_pixels: Larger photos are refused.
         watch: Hands on the photos one by one, for a progress bar.
 
@@ -135,22 +144,38 @@ def evaluate_detector(
         DataError: The ground truth or the labels are missing or damaged, or a photo is not in them.
         PhotoError: A photo can't be read.
     """
-    truth = WiderGroundTruth.load(ground_truth)
-    labelled = read_labels(landmarks) if landmarks else []
+    truth = WiderGroundTruth.load(ground_truth) if ground_truth else None
+    photos = [] if truth else read_labels(images, labels)
+    with_landmarks = read_labels(landmarks) if landmarks else []
     detector.options = protocol.options()
-    detections, seconds = {}, 0.0
-    for path in watch(find_photos([images])):
-        photo = read_image(path, max_pixels=max_pixels)
+    timer = _TimedDetector(detector, protocol, max_pixels)
+    if truth:
+        found = {wider_key(path): scored_boxes(timer.detect(path)) for path in watch(find_photos([images]))}
+        result = wider_ap(truth, found)
+    else:
+        rows = [scored_boxes(timer.detect(path)) for path in watch([photo.path for photo in photos])]
+        result = labelled_ap(photos, rows, min_face_px)
+    ms_per_photo = 1000 * timer.seconds / result.photos
+    faces = [timer.detect(path) for path in watch([photo.path for photo in with_landmarks])]
+    errors = landmark_errors(with_landmarks, faces).summary() if with_landmarks else None
+    height = None if truth else min_face_px
+    return DetectorEvaluation(detector.card.name, protocol, result, height, errors, ms_per_photo)
+
+
+class _TimedDetector:
+    """Detects the faces of photo files, and adds up the seconds that this takes without reading them."""
+
+    def __init__(self, detector: FaceDetector, protocol: DetectorProtocol, max_pixels: int) -> None:
+        self._detector, self._protocol, self._max_pixels = detector, protocol, max_pixels
+        self.seconds = 0.0
+
+    def detect(self, path: Path) -> Faces:
+        """See `find_faces`."""
+        photo = read_image(path, max_pixels=self._max_pixels)
         started = time.perf_counter()
-        detections[wider_key(path)] = scored_boxes(find_faces(detector, photo, protocol))
-        seconds += time.perf_counter() - started
-    wider = wider_ap(truth, detections)
-    found = [
-        find_faces(detector, read_image(path, max_pixels=max_pixels), protocol)
-        for path in watch([photo.path for photo in labelled])
-    ]
-    errors = landmark_errors(labelled, found).summary() if labelled else None
-    return DetectorEvaluation(detector.card.name, protocol, wider, errors, 1000 * seconds / wider.photos)
+        faces = find_faces(self._detector, photo, self._protocol)
+        self.seconds += time.perf_counter() - started
+        return faces
 
 
 def find_faces(detector: FaceDetector, photo: UInt8Array, protocol: DetectorProtocol) -> Faces:

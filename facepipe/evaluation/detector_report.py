@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from facepipe.evaluation.detector import DetectorEvaluation
-from facepipe.evaluation.metrics.detection import PrecisionRecall
+from facepipe.evaluation.metrics.detection import HEIGHT_BINS_PX, HeightBin, PrecisionRecall
 from facepipe.evaluation.metrics.landmarks import LandmarkSummary
-from facepipe.evaluation.metrics.wider import HEIGHT_BINS_PX, HeightBin
 from facepipe.evaluation.pages import Curve, plot, write_report
 from facepipe.reports.html import page, paragraph, table
 
@@ -23,7 +22,7 @@ def write_detector_report(folder: Path, evaluation: DetectorEvaluation) -> Path:
     """
     curves = {
         name: {"recall": curve.recall.round(4).tolist(), "precision": curve.precision.round(4).tolist()}
-        for name, curve in evaluation.wider.curves.items()
+        for name, curve in evaluation.result.curves.items()
     }
     record = {**evaluation.to_dict(), "curves": curves}
     return write_report(folder, "detector", html(evaluation), record)[0]
@@ -32,10 +31,10 @@ def write_detector_report(folder: Path, evaluation: DetectorEvaluation) -> Path:
 def html(evaluation: DetectorEvaluation) -> str:
     """Return the page."""
     sections = {
-        "WIDER FACE": [
+        "WIDER FACE" if evaluation.min_face_px is None else "Labelled faces": [
             paragraph(protocol_in_words(evaluation)),
             table(("subset", "faces", "average precision"), subset_rows(evaluation)),
-            plot(_drawn(evaluation.wider.curves), "recall", "precision"),
+            plot(_drawn(evaluation.result.curves), "recall", "precision"),
         ],
         "By height of the face": [
             table(("height in px", "faces", "average precision"), height_rows(evaluation))
@@ -62,23 +61,25 @@ def protocol_in_words(evaluation: DetectorEvaluation) -> str:
         "letterbox640": "photos with a longer side of 640 px",
         "short1600": "photos with a shorter side of 1600 px, the longer one at most 2150 px",
     }
+    least = evaluation.min_face_px
+    height = "" if least is None else f", labelled faces of at least {least:g} px"
     return (
-        f"{evaluation.wider.photos} {sizes[protocol.setting]}, "
+        f"{evaluation.result.photos} {sizes[protocol.setting]}, "
         f"{'with' if protocol.flip else 'without'} mirrored copies, "
         f"{'several scales' if protocol.multi_scale else 'one scale'}, "
         f"score above {protocol.score_threshold:g}, NMS at {protocol.overlap:g}, "
-        f"{evaluation.ms_per_photo:.0f} ms a photo"
+        f"{evaluation.ms_per_photo:.0f} ms a photo{height}"
     )
 
 
 def subset_rows(evaluation: DetectorEvaluation) -> list[Row]:
-    """Name, faces and AP of the three official subsets."""
-    return [(name, str(c.faces), _percent(c.ap)) for name, c in evaluation.wider.curves.items()]
+    """Name, faces and AP of each curve."""
+    return [(name, str(c.faces), _percent(c.ap)) for name, c in evaluation.result.curves.items()]
 
 
 def height_rows(evaluation: DetectorEvaluation) -> list[Row]:
     """Heights in pixels, faces and AP."""
-    return [(_range(b), str(b.faces), _percent(b.ap)) for b in evaluation.wider.by_height]
+    return [(_range(b), str(b.faces), _percent(b.ap)) for b in evaluation.result.by_height]
 
 
 def landmark_rows(summary: LandmarkSummary) -> list[tuple[str, str]]:

@@ -11,14 +11,15 @@ from wider_helpers import write_ground_truth
 
 from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import Float64Array
+from facepipe.evaluation.labels import LabelledPhoto
 from facepipe.evaluation.metrics.detection import (
-    detection_ap,
+    HEIGHT_BINS_PX,
     iou_with_edges,
+    labelled_ap,
     match_detections,
     precision_recall,
 )
 from facepipe.evaluation.metrics.wider import (
-    HEIGHT_BINS_PX,
     WiderGroundTruth,
     WiderPhoto,
     wider_ap,
@@ -97,9 +98,9 @@ def random_benchmark(seed: int) -> tuple[WiderGroundTruth, dict[str, Float64Arra
 def test_wider_ap_equals_the_protocol_step_by_step(seed: int) -> None:
     truth, detections = random_benchmark(seed)
     result = wider_ap(truth, detections)
-    for setting, curve in enumerate((result.easy, result.medium, result.hard)):
+    for setting, curve in enumerate(result.curves.values()):
         assert curve.ap == pytest.approx(oracle_ap(truth.photos, detections, setting), abs=1e-12)
-    assert 0 < (result.hard.ap or 0) < 1
+    assert 0 < (result.curves["hard"].ap or 0) < 1
 
 
 def test_wider_ap_is_of_detections_not_of_their_order() -> None:
@@ -154,16 +155,28 @@ def test_ap_by_hand(rows: list[list[float]], counted: list[int], ap: float | Non
     assert precision_recall(matching, np.array(counted, bool)).ap == pytest.approx(ap)
 
 
+def _labelled(boxes: list[list[float]], ignored: list[list[float]] | None = None) -> LabelledPhoto:
+    points = np.full((len(boxes), 5, 2), np.nan, np.float32)
+    arrays = [np.array(rows or [], np.float32).reshape(-1, 4) for rows in (boxes, ignored)]
+    return LabelledPhoto(Path("a"), arrays[0], points, arrays[1])
+
+
+def _ap(photos: list[LabelledPhoto], found: list[list[list[float]]]) -> float | None:
+    rows = [np.array(row, np.float64).reshape(-1, 5) for row in found]
+    return labelled_ap(photos, rows, min_face_px=10).curves["labelled"].ap
+
+
 def test_without_detections_nothing_is_found() -> None:
-    assert detection_ap({"a": FACES}, {}) == 0.0
+    assert _ap([_labelled([[0, 0, 50, 50]])], [[]]) == 0.0
+    assert _ap([_labelled([])], [[]]) is None
 
 
-def test_detection_ap_ignores_low_faces_and_counts_alarms_in_empty_photos() -> None:
-    boxes = {"a": np.array([[0, 0, 50, 50], [100, 100, 105, 105]]), "empty": np.zeros((0, 4))}
-    found = {"a": np.array([[0, 0, 50, 50, 0.5], [100, 100, 105, 105, 0.9]])}
-    assert detection_ap(boxes, found, min_height_px=10) == 1.0
-    alarm = {**found, "empty": np.array([[0, 0, 50, 50, 0.8]])}
-    assert detection_ap(boxes, alarm, min_height_px=10) == 0.5
+def test_labelled_ap_ignores_low_and_ignored_faces_and_counts_alarms_in_empty_photos() -> None:
+    photos = [_labelled([[0, 0, 50, 50], [100, 100, 105, 105]], [[200, 0, 250, 50]]), _labelled([])]
+    rows = [[0, 0, 50, 50, 0.5], [100, 100, 105, 105, 0.9], [200, 0, 250, 50, 0.9]]
+    assert _ap(photos, [rows, []]) == 1.0
+    assert _ap(photos, [rows, [[0, 0, 50, 50, 0.8]]]) == 0.5
+    assert labelled_ap(photos, [np.array(rows), np.zeros((0, 5))]).to_dict()["faces"] == {"labelled": 1}
 
 
 def test_heights_are_measured_in_their_own_bin() -> None:
@@ -190,11 +203,6 @@ def test_malformed_detections_are_refused(detections: dict[str, Float64Array], m
     truth, _ = random_benchmark(0)
     with pytest.raises(DataError, match=message):
         wider_ap(truth, detections)
-
-
-def test_detections_without_truth_are_refused() -> None:
-    with pytest.raises(DataError, match="b: detections of a photo that has no true boxes"):
-        detection_ap({"a": FACES}, {"b": np.zeros((0, 5))})
 
 
 TRUTH = {"0--Parade/one": [[1, 2, 10, 20]], "0--Parade/two": [[0, 0, 5, 5], [7, 7, 9, 9]]}
@@ -249,12 +257,12 @@ def test_real_detections_on_real_photos(official: WiderGroundTruth, shared_data:
     photos = sorted((shared_data / "wider" / "dev" / "images").rglob("*.webp"))[::10]
     detections = _yunet(shared_data / "weights" / "yunet_n_dynamic.onnx", photos)
     result = wider_ap(official, detections)
-    curves = (result.easy, result.medium, result.hard)
+    curves = result.curves.values()
     assert [curve.ap for curve in curves] == pytest.approx(YUNET_AP_ON_40, abs=0.005)
     assert [curve.ap for curve in curves] == pytest.approx(
         [oracle_ap(official.photos, detections, setting) for setting in range(3)], abs=1e-12
     )
-    assert sum(b.faces for b in result.by_height) == result.hard.faces
+    assert sum(b.faces for b in result.by_height) == result.curves["hard"].faces
     assert len(result.by_height) == len(HEIGHT_BINS_PX) - 1
 
 

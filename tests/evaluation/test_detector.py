@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from cli_helpers import facepipe
+from label_helpers import Writer, converted, write_coco, write_voc, write_yolo
 from training_helpers import FACE_XYXY, write_dataset
 from wider_helpers import write_ground_truth
 
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.evaluation.detector import DetectorProtocol, find_faces
+from facepipe.evaluation.detector import DetectorProtocol, find_faces, scored_boxes
+from facepipe.evaluation.labels import read_labels
 from facepipe.evaluation.metrics.detection import iou_with_edges
 from facepipe.evaluation.pages import plot
-from facepipe.images.reading import write_image
+from facepipe.images.reading import read_image, write_image
+from facepipe.training.detection.config import ValidationConfig
+from facepipe.training.detection.validation import Validator
+from facepipe.weights.cards import AnchorSpec
 
 SCALE = 0.5
 
@@ -151,6 +157,65 @@ def test_the_command_prints_a_table_and_refuses_two_sizes(tmp_path: Path, astron
     refused = facepipe(*command, "--max-side", "640")
     assert refused.code == 2
     assert "--setting sets the size of photos" in refused.err
+
+
+def test_any_labels_are_measured_as_training_does(tmp_path: Path, astronaut: UInt8Array) -> None:
+    dataset = write_dataset(tmp_path / "data", astronaut, (0.5, 0.25))
+    with (dataset / "label.txt").open("a") as labels:
+        labels.write("5 5 20 30\n5 5 4 6\n")  # a face that is nowhere, and one that is too low
+    command = ["evaluate", "detector", "--images", dataset, "--multi-scale", "--json"]
+    said = facepipe(*command, "--report", tmp_path / "report")
+    assert said.code == 0, said.err
+    figures = json.loads(said.out)
+    assert (figures["photos"], figures["min_face_px"], figures["faces"]) == (2, 8, {"labelled": 3})
+    config = ValidationConfig(tmp_path / "data" / "images", labels=dataset / "label.txt")
+    detector = FaceDetector.load(options=DetectorProtocol(multi_scale=True).options())
+    validator = Validator(config, "retinaface_mobilenet025", detector.card.input, AnchorSpec())
+    found = [scored_boxes(detector.detect(read_image(photo.path))) for photo in validator.photos]
+    assert figures["ap"] == {"labelled": validator.measured(found)["ap"]}
+    assert 0.5 < figures["ap"]["labelled"] < 0.7
+    assert json.loads((tmp_path / "report" / "detector.json").read_text())["curves"].keys() == {"labelled"}
+    assert "Labelled faces" in (tmp_path / "report" / "detector.html").read_text()
+    higher = json.loads(facepipe(*command, "--min-face", "40").out)
+    assert higher["faces"] == {"labelled": 1}
+
+
+@pytest.mark.parametrize("write", [write_coco, write_voc, write_yolo])
+def test_real_photos_have_the_same_ap_in_every_format(
+    tmp_path: Path, shared_data: Path, write: Writer
+) -> None:
+    photos = read_labels(shared_data / "wider" / "dev")[::80]
+    lines = []
+    for photo in photos:
+        (tmp_path / "original" / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo.path, tmp_path / "original" / "images")
+        rows = photo.boxes_xyxy - np.tile(photo.boxes_xyxy[:, :2], 2) * [0, 0, 1, 1]
+        lines += [f"# {photo.path.name}", *(" ".join(f"{value:.3f}" for value in row) for row in rows)]
+    (tmp_path / "original" / "label.txt").write_text("\n".join(lines))
+    converted(tmp_path / "converted", photos, write)
+    command = ["evaluate", "detector", "--setting", "letterbox640", "--json", "--images"]
+    first, second = (
+        json.loads(facepipe(*command, tmp_path / name).out) for name in ("original", "converted")
+    )
+    assert first["faces"]["labelled"] > 20
+    assert second["faces"] == first["faces"]
+    assert second["ap"]["labelled"] == pytest.approx(first["ap"]["labelled"], abs=1e-9)
+
+
+def test_labels_are_named_where_they_are_elsewhere_or_missing(tmp_path: Path, astronaut: UInt8Array) -> None:
+    dataset = write_dataset(tmp_path / "data", astronaut, (0.5,))
+    labels = (dataset / "label.txt").rename(tmp_path / "elsewhere.txt")
+    command = ["evaluate", "detector", "--images", dataset]
+    said = facepipe(*command, "--labels", labels)
+    assert said.code == 0, said.err
+    assert "labelled faces of at least 8 px" in said.lines[0]
+    assert said.lines[1].split() == ["labelled", "1", "faces", "AP", "100.0"]
+    missing = facepipe(*command)
+    assert missing.code == 1
+    assert "found no label.txt" in missing.err
+    refused = facepipe(*command, "--labels", labels, "--ground-truth", tmp_path)
+    assert refused.code == 2
+    assert "are for photos without --ground-truth" in refused.err
 
 
 def test_a_plot_keeps_its_shape_without_points_nearer_than_a_pixel() -> None:

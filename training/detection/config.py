@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from facepipe.core.errors import UsageError
+from facepipe.evaluation.metrics.detection import MIN_FACE_PX
 from facepipe.training.detection.augment import AugmentConfig
 from facepipe.training.detection.losses import LossConfig
 from facepipe.training.detection.small_faces import SmallFaceConfig
@@ -50,9 +51,9 @@ class DataConfig:
     """A data set to train on.
 
     Attributes:
-        folder: With `images/` and a label file; without labels, any folder of photos.
+        folder: With `images/` and labels; without labels, any folder of photos.
         weight: Share of the samples, relative to the other data sets.
-        labels: The label file where it is not in the folder.
+        labels: The file or folder of labels where the folder does not hold one.
         labelled: False: the folder is photos only, and a teacher gives the targets.
     """
 
@@ -88,13 +89,15 @@ class ValidationConfig:
         limit: At most so many photos, spread evenly over the set.
         max_side: Photos are scaled down to a longer side of this at most, in pixels; None: original size.
         min_face_px: Without ground truth: labelled faces lower than this are ignored.
+        labels: The file or folder of labels where `photos` does not hold one.
     """
 
     photos: Path
     ground_truth: Path | None = None
     limit: int | None = None
     max_side: int | None = None
-    min_face_px: float = 8.0
+    min_face_px: float = MIN_FACE_PX
+    labels: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,6 @@ def draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path)
 def _sample_photos(config: DetectorConfig) -> list[LabelledPhoto]:
     """Of the validation set, or else of the first training set."""
     if config.validation:
-        return read_labels(config.validation.photos)
+        return read_labels(config.validation.photos, config.validation.labels)
     first = config.data[0]
     return read_labels(first.folder, first.labels) if first.labelled else unlabelled_photos(first.folder)

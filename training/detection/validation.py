@@ -9,7 +9,7 @@ from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.evaluation.arrays import Float64Array
 from facepipe.evaluation.detector import NMS_IOU, SCORE_THRESHOLD, scored_boxes
 from facepipe.evaluation.labels import LabelledPhoto, read_labels
-from facepipe.evaluation.metrics.detection import detection_ap
+from facepipe.evaluation.metrics.detection import labelled_ap
 from facepipe.evaluation.metrics.wider import WiderGroundTruth, wider_ap, wider_key
 from facepipe.images.reading import read_image
 from facepipe.retinaface.network import RetinaFace
@@ -39,7 +39,7 @@ class Validator:
         self, config: ValidationConfig, architecture: Architecture, input_spec: InputSpec, anchors: AnchorSpec
     ) -> None:
         self._config = config
-        self.photos = evenly(read_labels(config.photos), config.limit)
+        self.photos = evenly(read_labels(config.photos, config.labels), config.limit)
         self._truth = WiderGroundTruth.load(config.ground_truth) if config.ground_truth else None
         self._spec = (architecture, input_spec, anchors)
 
@@ -47,9 +47,13 @@ class Validator:
         """Measure a network, which must be in evaluation mode."""
         options = DetectorOptions(SCORE_THRESHOLD, NMS_IOU["original"], self._config.max_side)
         detector = network_detector(network, *self._spec, options)
-        found = [self._found(detector, photo.path) for photo in self.photos]
+        return self.measured([self._found(detector, photo.path) for photo in self.photos])
+
+    def measured(self, found: Sequence[Float64Array]) -> dict[str, float]:
+        """Return the figures of detections, (n, 5) for each of the photos."""
         if self._truth is None:
-            return self._by_labels(found)
+            ap = labelled_ap(self.photos, found, self._config.min_face_px).curves["labelled"].ap
+            return {} if ap is None else {"ap": ap, "score": ap}
         keys = [wider_key(photo.path) for photo in self.photos]
         result = wider_ap(self._truth, dict(zip(keys, found, strict=True)))
         known = {name: curve.ap for name, curve in result.curves.items() if curve.ap is not None}
@@ -59,12 +63,6 @@ class Validator:
     def _found(detector: FaceDetector, photo: Path) -> Float64Array:
         with naming(str(photo)):
             return scored_boxes(detector.detect(read_image(photo)))
-
-    def _by_labels(self, found: Sequence[Float64Array]) -> dict[str, float]:
-        keys = [str(photo.path) for photo in self.photos]
-        truth = {key: photo.boxes_xyxy for key, photo in zip(keys, self.photos, strict=True)}
-        ap = detection_ap(truth, dict(zip(keys, found, strict=True)), self._config.min_face_px)
-        return {} if ap is None else {"ap": ap, "score": ap}
 
 
 def network_detector(

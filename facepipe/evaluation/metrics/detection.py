@@ -1,26 +1,35 @@
 """Detections against true boxes: overlap, matching, precision and recall, average precision.
 
 This is the arithmetic of the WIDER FACE evaluation, which `wider` applies to the official ground truth and
-`detection_ap` to any labelled photos. A photo's detections are one array (n, 5): x1 y1 x2 y2 in pixels,
+`labelled_ap` to any labelled photos. A photo's detections are one array (n, 5): x1 y1 x2 y2 in pixels,
 score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from facepipe.core.boxes import iou
 from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import BoolArray, Float64Array, IntArray, RealArray
+from facepipe.evaluation.labels import LabelledPhoto
 
 MATCH_IOU = 0.5
 """Smallest overlap of a detection with the face it finds. Source: WIDER FACE evaluation, after PASCAL VOC."""
 
 SCORE_STEPS = 1000
 """Points of a precision-recall curve, at scores 0.999, 0.998, ... 0. Source: WIDER FACE evaluation."""
+
+HEIGHT_BINS_PX = (0, 16, 32, 64, 128, 256, 1_000_000)
+"""Edges of the bins of `DetectionResult.by_height`, at the photo's original size."""
+
+MIN_FACE_PX = 8.0
+"""Height from which labelled faces count unless another is asked for: lower ones are often not labelled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,43 @@ class Matching:
     heights_px: Float64Array
     face: IntArray
     first: BoolArray
+
+
+@dataclass(frozen=True, slots=True)
+class HeightBin:
+    """Average precision on the faces that count and are low_px <= height < high_px high.
+
+    Faces of other heights are ignored, and so are detections of no face whose own height is outside the bin.
+    """
+
+    low_px: int
+    high_px: int
+    faces: int
+    ap: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionResult:
+    """Accuracy of detections.
+
+    Attributes:
+        photos: How many were measured.
+        curves: By the name of the set of faces that count; its `.ap` is the figure.
+        by_height: AP by the height of faces, of those that count in the last of the curves.
+    """
+
+    photos: int
+    curves: Mapping[str, PrecisionRecall]
+    by_height: tuple[HeightBin, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a report needs, ready for JSON; without the curves."""
+        return {
+            "photos": self.photos,
+            "ap": {name: curve.ap for name, curve in self.curves.items()},
+            "faces": {name: curve.faces for name, curve in self.curves.items()},
+            "ap_by_height": [asdict(height) for height in self.by_height],
+        }
 
 
 def iou_with_edges(boxes_xyxy: RealArray, other_boxes_xyxy: RealArray) -> Float64Array:
@@ -119,29 +165,51 @@ def precision_recall(
     return PrecisionRecall(hits / np.maximum(proposals, 1), hits / max(total, 1), total)
 
 
-def detection_ap(
-    true_boxes_xyxy: Mapping[str, RealArray], detections: Mapping[str, RealArray], min_height_px: float = 0
-) -> float | None:
-    """Average precision on any labelled photos, 0..1; the two mappings have the photos as their keys.
+def detection_result(
+    matching: Matching, true_boxes_xyxy: Sequence[RealArray], counted: Mapping[str, BoolArray]
+) -> DetectionResult:
+    """Return the figures of matched detections.
 
     Args:
-        true_boxes_xyxy: Per photo (n, 4), pixels.
-        detections: Per photo (m, 5); a photo that is not there has no detections.
-        min_height_px: True faces lower than this are ignored, as is whatever finds them.
+        matching: From `match_detections`.
+        true_boxes_xyxy: The same photos' boxes.
+        counted: By name, bool (faces,), through all photos: which true faces count.
+    """
+    boxes = np.concatenate(true_boxes_xyxy)
+    heights_px, last = boxes[:, 3] - boxes[:, 1], list(counted.values())[-1]
+    bins = []
+    for low, high in pairwise(HEIGHT_BINS_PX):
+        inside = (heights_px >= low) & (heights_px < high)
+        judged = (matching.heights_px >= low) & (matching.heights_px < high)
+        curve = precision_recall(matching, last & inside, judged)
+        bins.append(HeightBin(low, high, curve.faces, curve.ap))
+    curves = {name: precision_recall(matching, mask) for name, mask in counted.items()}
+    return DetectionResult(len(true_boxes_xyxy), curves, tuple(bins))
 
-    Returns:
-        None where no face is high enough to count.
+
+def labelled_ap(
+    photos: Sequence[LabelledPhoto], detections: Sequence[RealArray], min_face_px: float = MIN_FACE_PX
+) -> DetectionResult:
+    """Measure detections on any labelled photos: one curve, "labelled".
+
+    Args:
+        photos: With their faces. A detection of an ignored face is neither right nor wrong.
+        detections: Per photo, in the same order, (m, 5).
+        min_face_px: Faces lower than this are ignored too.
 
     Raises:
-        DataError: Detections malformed, or of a photo without truth.
+        DataError: No photo, or malformed detections.
     """
-    if strangers := detections.keys() - true_boxes_xyxy.keys():
-        raise DataError(f"{min(strangers)}: detections of a photo that has no true boxes")
-    nothing = np.zeros((0, 5))
-    boxes = [np.asarray(b, np.float64).reshape(-1, 4) for b in true_boxes_xyxy.values()]
-    matching = match_detections(boxes, [detections.get(key, nothing) for key in true_boxes_xyxy])
-    every_box = np.concatenate(boxes)
-    return precision_recall(matching, every_box[:, 3] - every_box[:, 1] >= min_height_px).ap
+    boxes = [
+        np.concatenate([photo.boxes_xyxy, photo.ignored_xyxy]).astype(np.float64).reshape(-1, 4)
+        for photo in photos
+    ]
+    matching = match_detections(boxes, detections)
+    counted = [
+        (own[:, 3] - own[:, 1] >= min_face_px) & (np.arange(len(own)) < len(photo.boxes_xyxy))
+        for photo, own in zip(photos, boxes, strict=True)
+    ]
+    return detection_result(matching, boxes, {"labelled": np.concatenate(counted)})
 
 
 def _checked(detections: RealArray) -> Float64Array:

@@ -9,26 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path, PurePath
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from facepipe.core.errors import DataError
 from facepipe.evaluation.arrays import BoolArray, Float64Array, RealArray
-from facepipe.evaluation.metrics.detection import (
-    Matching,
-    PrecisionRecall,
-    match_detections,
-    precision_recall,
-)
+from facepipe.evaluation.metrics.detection import DetectionResult, detection_result, match_detections
 
 SETTINGS = ("easy", "medium", "hard")
 """The official subsets, each holding the one before it: faces by size, occlusion and pose."""
-
-HEIGHT_BINS_PX = (0, 16, 32, 64, 128, 256, 1_000_000)
-"""Edges of the bins of `WiderResult.by_height`, at the photo's original size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +33,6 @@ class WiderPhoto:
 
     boxes_xyxy: Float64Array
     counted: tuple[BoolArray, BoolArray, BoolArray]
-
-
-@dataclass(frozen=True, slots=True)
-class HeightBin:
-    """Average precision on the faces of the hard setting that are low_px <= height < high_px high.
-
-    Faces of other heights are ignored, and so are detections of no face whose own height is outside the bin.
-    """
-
-    low_px: int
-    high_px: int
-    faces: int
-    ap: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class WiderResult:
-    """The three official curves (`.ap` is the official figure, 0..1), and AP by the height of faces."""
-
-    photos: int
-    easy: PrecisionRecall
-    medium: PrecisionRecall
-    hard: PrecisionRecall
-    by_height: tuple[HeightBin, ...]
-
-    @property
-    def curves(self) -> dict[str, PrecisionRecall]:
-        """The three official ones by the names of `SETTINGS`."""
-        return dict(zip(SETTINGS, (self.easy, self.medium, self.hard), strict=True))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what a report needs, ready for JSON; without the curves."""
-        return {
-            "photos": self.photos,
-            "ap": {setting: curve.ap for setting, curve in self.curves.items()},
-            "faces": {setting: curve.faces for setting, curve in self.curves.items()},
-            "ap_by_height": [
-                {"low_px": b.low_px, "high_px": b.high_px, "faces": b.faces, "ap": b.ap}
-                for b in self.by_height
-            ],
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +62,8 @@ def wider_key(photo: PurePath) -> str:
     return f"{photo.parent.name}/{photo.stem}"
 
 
-def wider_ap(ground_truth: WiderGroundTruth, detections: Mapping[str, RealArray]) -> WiderResult:
-    """Measure detections by the official protocol.
+def wider_ap(ground_truth: WiderGroundTruth, detections: Mapping[str, RealArray]) -> DetectionResult:
+    """Measure detections by the official protocol: a curve for each of `SETTINGS`.
 
     Args:
         ground_truth: All photos of the benchmark, or more than are measured.
@@ -128,28 +78,12 @@ def wider_ap(ground_truth: WiderGroundTruth, detections: Mapping[str, RealArray]
             f"{min(unknown)}: not a photo of the WIDER FACE ground truth; keys are '<event>/<stem>'"
         )
     photos = [ground_truth.photos[key] for key in detections]
-    matching = match_detections([photo.boxes_xyxy for photo in photos], list(detections.values()))
-    easy, medium, hard = (
-        np.concatenate([photo.counted[i] for photo in photos]) for i in range(len(SETTINGS))
-    )
-    boxes = np.concatenate([photo.boxes_xyxy for photo in photos])
-    return WiderResult(
-        photos=len(photos),
-        easy=precision_recall(matching, easy),
-        medium=precision_recall(matching, medium),
-        hard=precision_recall(matching, hard),
-        by_height=_by_height(matching, hard, boxes[:, 3] - boxes[:, 1]),
-    )
-
-
-def _by_height(matching: Matching, counted: BoolArray, heights_px: Float64Array) -> tuple[HeightBin, ...]:
-    bins = []
-    for low, high in pairwise(HEIGHT_BINS_PX):
-        inside = (heights_px >= low) & (heights_px < high)
-        judged = (matching.heights_px >= low) & (matching.heights_px < high)
-        curve = precision_recall(matching, counted & inside, judged)
-        bins.append(HeightBin(low, high, curve.faces, curve.ap))
-    return tuple(bins)
+    boxes = [photo.boxes_xyxy for photo in photos]
+    matching = match_detections(boxes, list(detections.values()))
+    counted = {
+        name: np.concatenate([photo.counted[i] for photo in photos]) for i, name in enumerate(SETTINGS)
+    }
+    return detection_result(matching, boxes, counted)
 
 
 def _counted_faces(file: Path, boxes: Mapping[str, Float64Array]) -> dict[str, BoolArray]:
