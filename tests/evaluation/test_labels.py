@@ -128,6 +128,9 @@ def test_all_categories_are_faces_where_none_is_named_so(
         ({"images": None}, "images: expected `array`, got `null`"),
         ({"images": [*IMAGES, *IMAGES]}, "images[1]: expected an id of its own, got '1' again"),
         ({"images": [{"id": 1, "file_name": "a\0.png"}]}, "images[0]: expected the file name of a photo"),
+        ({"images": [{"id": 1, "file_name": "\ud800.png"}]}, "not annotations of COCO"),
+        ({"images": [{"id": 1, "file_name": "é" * 128}]}, "images[0]: expected the file name of a photo"),
+        ({"images": [{"id": 1, "file_name": "a/" * 501}]}, "images[0]: expected the file name of a photo"),
         ({"images": [], "annotations": []}, "names no photos"),
         ({"annotations": [{**BOX, "image_id": 7}]}, "annotations[0]: image_id '7' is not among the images"),
         ({"annotations": [{**BOX, "category_id": 7}]}, "annotations[0]: category_id '7' is not a category"),
@@ -253,6 +256,14 @@ def test_bad_yolo_names_file_and_line(tmp_path: Path, text: str, message: str) -
         read_labels(_yolo(tmp_path, text))
     assert "a.txt" in str(caught.value)
     assert message in str(caught.value)
+
+
+def test_text_files_go_before_other_formats(tmp_path: Path) -> None:
+    _coco(_yolo(tmp_path, "0 .5 .5 .1 .2\n"))
+    (tmp_path / "x_bbx_gt.txt").write_text("wider.jpg\n0\n0 0 0 0\n")
+    assert [photo.path.name for photo in read_labels(tmp_path)] == ["wider.jpg"]
+    (tmp_path / "label.txt").write_text("# retinaface.jpg\n")
+    assert [photo.path.name for photo in read_labels(tmp_path)] == ["retinaface.jpg"]
 
 
 def test_several_formats_must_be_chosen_from(tmp_path: Path) -> None:

@@ -80,11 +80,18 @@ def add_landmarks(
                     _append(stream, made[name])
                 completed.append(replace(photo, landmarks=_as_array(made[name].landmarks)))
         atomic_write_bytes(folder / MADE_LABELS, coco_json(completed, images))
-        labels.rename(labels.with_name(f"{labels.name}.before"))
+        before = labels.with_name(f"{labels.name}.before")
+        before.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+        labels.rename(before)
         progress.unlink()
     except OSError as error:
         raise OutputError(f"{folder}: can't be written ({error.strerror}); check room and rights") from error
     return completed
+
+
+def has_made_landmarks(folder: Path) -> bool:
+    """Return whether `add_landmarks` came to its end in a data set."""
+    return (folder / MADE_LABELS).is_file() and not (folder / _PROGRESS).exists()
 
 
 @contextmanager

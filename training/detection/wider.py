@@ -17,7 +17,7 @@ from facepipe.evaluation.labels import LabelledPhoto, read_labels
 from facepipe.evaluation.labels.fields import read_file
 from facepipe.evaluation.metrics.wider import SETTINGS
 from facepipe.training.detection.downloads import Download
-from facepipe.training.detection.made_landmarks import MADE_LABELS, add_landmarks
+from facepipe.training.detection.made_landmarks import MADE_LABELS, add_landmarks, has_made_landmarks
 
 PARTS = ("train", "val")
 GROUND_TRUTH = ("wider_face_val.mat", *(f"wider_{setting}_val.mat" for setting in SETTINGS))
@@ -108,7 +108,9 @@ def _prepare(
 def _place_labels(folder: Path, part: str) -> Path:
     """Return the labels of a part, put into its folder where there are none yet."""
     place, boxes = folder / part, f"wider_face_{part}_bbx_gt.txt"
-    for labels in (place / name for name in ("label.txt", MADE_LABELS, boxes)):
+    if has_made_landmarks(place):
+        return place / MADE_LABELS
+    for labels in (place / "label.txt", place / boxes):
         if labels.is_file():
             if not _has_faces(read_file(labels)):
                 raise DataError(f"{labels}: names photos and no faces; remove it, to take {boxes}")

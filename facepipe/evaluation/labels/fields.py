@@ -12,6 +12,8 @@ from facepipe.core.files import open_regular
 
 _MAX_NUMBER = 2**24
 """Up to it, whole pixels are exact as float32."""
+_MAX_FILE_NAME_BYTES, _MAX_PATH = 255, 1000
+"""What file systems take of a name, and less than they take of a path."""
 _FACE = "face"
 _log = logging.getLogger("facepipe")
 
@@ -68,7 +70,9 @@ def photo_path(images: Path, name: str, place: str) -> Path:
     Raises:
         DataError: The name is empty, or no system takes it.
     """
-    if not name.strip() or "\0" in name:
+    parts = name.encode().split(b"/")
+    too_long = len(name) > _MAX_PATH or max(map(len, parts)) > _MAX_FILE_NAME_BYTES
+    if not name.strip() or too_long or "\0" in name:
         raise DataError(f"{place}: expected the file name of a photo, got {name[:60]!r}")
     return images / name
 

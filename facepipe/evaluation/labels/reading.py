@@ -32,7 +32,8 @@ def read_labels(folder: Path, labels: Path | None = None) -> list[LabelledPhoto]
     Args:
         folder: The data set.
         labels: The label file (`label.txt`, `*bbx_gt.txt`, COCO's `*.json`) or folder (Pascal VOC's `*.xml`,
-            YOLO's `*.txt`); None: `folder/label.txt`, or else the one that the folder holds.
+            YOLO's `*.txt`); None: `folder/label.txt`, or else `folder/*bbx_gt.txt`, or else the one of
+            another format.
 
     Raises:
         DataError: No labels or several, no photo in them, or a place that can't be read; names the file and
@@ -62,18 +63,21 @@ def _images_folder(folder: Path) -> Path:
 def _find_labels(folder: Path) -> Path:
     if (folder / "label.txt").is_file():
         return folder / "label.txt"
-    patterns = ("*bbx_gt.txt", "*.json", "annotations/*.json")
-    found = [file for pattern in patterns for file in sorted(folder.glob(pattern))]
-    if any((folder / "Annotations").rglob("*.xml")):
-        found.append(folder / "Annotations")
-    if any((folder / "labels").rglob("*.txt")):
-        found.append(folder / "labels")
+    found = sorted(folder.glob("*bbx_gt.txt")) or list(_other_formats(folder))
     if not found:
         raise DataError(f"{folder}: found no {_KNOWN}; docs/training.md shows the formats")
     if len(found) > 1:
         names = ", ".join(str(path.relative_to(folder)) for path in found)
         raise DataError(f"{folder}: found several label files ({names}); say which one")
     return found[0]
+
+
+def _other_formats(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.json", "annotations/*.json"):
+        yield from sorted(folder.glob(pattern))
+    for name, pattern in (("Annotations", "*.xml"), ("labels", "*.txt")):
+        if any((folder / name).rglob(pattern)):
+            yield folder / name
 
 
 def _reader(labels: Path) -> _Reader:

@@ -152,6 +152,24 @@ def test_interrupted_landmarks_are_continued(downloads: Path, monkeypatch: pytes
     assert np.isfinite(read_labels(downloads / "train")[0].landmarks[0]).all()
 
 
+@pytest.mark.parametrize("last_step", ["rename", "unlink"])
+def test_landmarks_interrupted_at_their_end_are_finished(
+    downloads: Path, monkeypatch: pytest.MonkeyPatch, last_step: str
+) -> None:
+    def killed(path: Path, *_: object, **__: object) -> None:
+        if path.name in ("wider_face_train_bbx_gt.txt", ".landmarks.jsonl"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, last_step, killed)
+        assert facepipe("data", "prepare", "wider", downloads, "--landmarks").code != 0
+    _prepared(downloads)  # without landmarks: the boxes
+    assert len(read_labels(downloads / "train")) == 2
+    assert _prepared(downloads, "--landmarks").lines[0].endswith("2 faces, 1 with landmarks")
+    assert np.isfinite(read_labels(downloads / "train")[0].landmarks[0]).all()
+    assert not (downloads / "train" / "wider_face_train_bbx_gt.txt").exists()
+
+
 def test_progress_of_other_labels_is_made_again(downloads: Path) -> None:
     (downloads / "train").mkdir()
     progress = downloads / "train" / ".landmarks.jsonl"
