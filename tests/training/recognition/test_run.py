@@ -420,7 +420,7 @@ def test_a_run_with_settings_of_an_older_version_is_not_resumed(tmp_path: Path) 
     record = to_plain(tiny_config()) | {"detector": "retinaface_mobilenet025"}
     torch.save({"step": 1, "module": {}, "average": {}, "record": record}, tmp_path / "last.pt")
     with pytest.raises(
-        UsageError, match=r"version of facepipe \(configuration: unknown key detector.*network\.initial=.*last\.pt"
+        UsageError, match=r"version of facepipe \(configuration: unknown key detector.*initial=.*last\.pt"
     ):
         configuration_of_run(EncoderConfig, tmp_path)
 
