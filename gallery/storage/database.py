@@ -351,8 +351,8 @@ def _stamp(connection: sqlite3.Connection) -> None:
     found = connection.execute("SELECT value FROM settings WHERE key = ?", (_HISTORY_SETTING,)).fetchone()
     value = stamp_after(found[0] if found else None)
     connection.execute(
-        "INSERT INTO settings (key, value, checksum) VALUES (?1, ?2, ?3)"
-        " ON CONFLICT (key) DO UPDATE SET value = ?2, checksum = ?3",
+        "INSERT INTO settings (key, value, checksum) VALUES (?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET value = excluded.value, checksum = excluded.checksum",
         (_HISTORY_SETTING, value, row_checksum(_HISTORY_SETTING, value)),
     )
 

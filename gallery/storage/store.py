@@ -223,10 +223,11 @@ class Store:
     def _warn_of_unusable_thresholds(self) -> None:
         """Earlier versions stored thresholds beyond every distance, which would name any face."""
         count = self._rows.value(
-            "SELECT (SELECT COUNT(*) FROM people WHERE threshold_l2 NOT BETWEEN 0 AND ?1)"
-            " + (SELECT COUNT(*) FROM settings WHERE key = ?2 AND value NOT BETWEEN 0 AND ?1)",
+            "SELECT (SELECT COUNT(*) FROM people WHERE threshold_l2 NOT BETWEEN 0 AND ?)"
+            " + (SELECT COUNT(*) FROM settings WHERE key = ? AND value NOT BETWEEN 0 AND ?)",
             FARTHEST_L2,
             THRESHOLD_SETTING,
+            FARTHEST_L2,
         )
         if count:
             logger.warning(

@@ -31,11 +31,13 @@ class TemplateTable(FaceTable):
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
         """Return whether a template of this photo is stored, of anybody or of one person."""
+        name = self._rows.codec.seal("name", person)
         return self._rows.exists(
             "SELECT 1 FROM templates JOIN people ON people.id = person_id"
-            " WHERE photo_sha256 = ?1 AND (?2 IS NULL OR name = ?2)",
+            " WHERE photo_sha256 = ? AND (? IS NULL OR name = ?)",
             self._rows.codec.seal("photo_sha256", photo_sha256),
-            self._rows.codec.seal("name", person),
+            name,
+            name,
         )
 
     def people_of(self, template_ids: IdArray) -> IdArray:
