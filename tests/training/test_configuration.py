@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_helpers import places, replaced
 
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DataConfig, DetectorConfig
@@ -163,19 +164,6 @@ TOML_VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
-
-
-def replaced(raw: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    copied = dict(raw) if isinstance(raw, dict) else list(raw)
-    copied[path[0]] = replaced(raw[path[0]], path[1:], value)
-    return copied
 
 
 def told(read: Callable[[], object]) -> str:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from json_helpers import places, replaced
 
 from facepipe import cli
 from facepipe.core.errors import FacepipeError, WeightsError
@@ -165,20 +166,6 @@ ANY_JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Where in a card a value can be replaced."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, inner in items for place in places(inner, (*path, key)))]
-
-
-def replaced(raw: Any, path: tuple[Any, ...], value: Any) -> Any:
-    if not path:
-        return value
-    copied = dict(raw) if isinstance(raw, dict) else list(raw)
-    copied[path[0]] = replaced(raw[path[0]], path[1:], value)
-    return copied
 
 
 @settings(max_examples=400, deadline=None)
