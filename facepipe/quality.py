@@ -184,7 +184,7 @@ def measure(crops: UInt8Array, faces: Faces, alignments: Sequence[Alignment]) ->
     """Return the quality of n faces in figures.
 
     Args:
-        crops: RGB uint8 (n, 112, 112, 3), warped as `MEASURED_CROP` says.
+        crops: RGB uint8 (n, 112, 112, 3), warped to `MEASURED_CROP`.
         faces: The same n, in pixels of the photo.
         alignments: Theirs, in the same pixels.
     """
@@ -202,7 +202,7 @@ def sharpness(crops: UInt8Array) -> FloatArray:
     Smearing by motion blurs one direction only. Sharp faces lie at 0.27..0.54, middle 0.40.
 
     Args:
-        crops: RGB uint8 (n, 112, 112, 3), warped as `MEASURED_CROP` says.
+        crops: RGB uint8 (n, 112, 112, 3), warped to `MEASURED_CROP`.
 
     Returns:
         float32 (n,), 0..1; 0 for a crop of one colour.

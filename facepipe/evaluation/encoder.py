@@ -97,7 +97,7 @@ class EncoderEvaluation:
         encoder: Name of the weight.
         setting: Where the faces come from, in words.
         pairs: The protocol of the pairs.
-        groups: The groups that the list tells apart; empty: none.
+        groups: The groups of the list; empty: none.
         all_pairs: Of the same photos; None: no two are of one person, or none of two, or the list names no
             people.
         by_size: The pairs by the size of the smaller face; empty for crops.

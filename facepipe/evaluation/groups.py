@@ -1,4 +1,4 @@
-"""Figures of the groups that a list of pairs tells apart: poses, age gaps, skin tones."""
+"""Figures of the groups of a list of pairs: poses, age gaps, skin tones."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Nearest neighbours among vectors, in memory and in a file; knows no people."""
+"""Nearest neighbours among vectors, in memory and in a file; without people."""

@@ -2,7 +2,7 @@
 
 `index.faiss` is what `faiss.write_index` makes of an `IndexIDMap2`. `index.faiss.json` names the state of the
 truth that it holds, and has the CRC-32 of every block of 1 MiB: no byte is believed before it was checked.
-Removed rows are overwritten in place. To find them, this module knows the end of FAISS's format:
+Removed rows are overwritten in place. They are found by the end of FAISS's format:
 
     vectors      float32 (n, d)
     refine factor  4 bytes, where there are codes
@@ -81,7 +81,7 @@ class OldIndexError(DamagedIndexError):
 
 @dataclass(frozen=True, slots=True)
 class IndexRecord:
-    """What stands in the file beside an index file.
+    """The contents of the file beside an index file.
 
     Attributes:
         state: Of the truth, that the index holds.
@@ -206,7 +206,7 @@ def saved_record(file: Path) -> IndexRecord | None:
 
 
 def claimed_state(file: Path) -> VectorState | None:
-    """The state that an index file claims to hold, be it one of an earlier version; None: nobody knows."""
+    """The state that an index file claims to hold, also one of an earlier version; None: not known."""
     with suppress(OSError), open_regular(file) as source:
         head = source.read(_OLD_HEADER.size)
         if head.startswith(_OLD_MAGIC) and len(head) == _OLD_HEADER.size:

@@ -1,6 +1,6 @@
 """Inner maps of a network as it runs, and a teacher's maps in their place.
 
-Both are forward hooks on the network's own modules: the network knows nothing of them.
+Both are forward hooks on the network's modules, which need no code for them.
 """
 
 from __future__ import annotations

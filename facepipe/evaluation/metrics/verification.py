@@ -23,7 +23,7 @@ FAR_LEVELS = (1e-2, 1e-3, 1e-4)
 class PhotoPair:
     """Two photos by key, in one fold of the protocol.
 
-    `group` is for what the list tells apart, such as an age gap; None: nothing.
+    `group` is the name of its group in the list, such as an age gap; None: it has none.
     """
 
     first: str
