@@ -88,7 +88,7 @@ class FlatPart:
 
     @property
     def codes(self) -> UInt8Array:
-        """None: the vectors themselves are compared."""
+        """Empty: the vectors themselves are compared."""
         return np.zeros(0, np.uint8)
 
     def with_ids(self) -> Any:
@@ -142,7 +142,7 @@ class QuantizedPart:
 
     @classmethod
     def made_of(cls, parts: Sequence[Part], removed: IdArray) -> Self:
-        """As of a flat part; there must be some thousand vectors to learn codes of."""
+        """Return all vectors of `parts` but for `removed` ids; some thousand, to learn codes from."""
         faiss = load_faiss()
         quantizer = next(
             (faiss.clone_index(p.quantizer) for p in parts if isinstance(p, QuantizedPart)), None
@@ -191,7 +191,7 @@ class QuantizedPart:
         return index
 
     def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> IdArray:
-        """As of a flat part, but that a neighbour may be missed which is not among the candidates."""
+        """See `FlatPart.nearest`; a neighbour that is not among the candidates is missed."""
         faiss = load_faiss()
         out = np.union1d(self._erased, places(self.ids, excluded))
         wanted = min(count, len(self.ids) - len(out))
