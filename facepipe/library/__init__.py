@@ -1,0 +1,1 @@
+"""A batch with a memory of what people decided about its faces."""
