@@ -1,0 +1,39 @@
+"""Groups of unknown faces, to be named or ignored."""
+
+from __future__ import annotations
+
+from litestar import Router, get
+from litestar.exceptions import NotFoundException
+from litestar.response import Template
+
+from facepipe.library.library import Library
+from facepipe.library.models import FaceGroup
+from facepipe.server.pages.library_thread import LibraryThread
+from facepipe.server.pages.requests import Offset, as_part
+from facepipe.server.pages.views import FaceTile, Portion, group_faces, group_of, groups, portion
+
+
+@get("/groups")
+async def groups_page(library_thread: LibraryThread, offset: Offset = 0) -> Template:
+    """Show the groups, the largest first; from an offset on, only further tiles."""
+    part: Portion[FaceGroup] = await library_thread.run(lambda library: portion(groups.of(library), offset))
+    return Template("groups_part.html" if offset else "groups.html", context={"part": part})
+
+
+@get("/group")
+async def group_page(library_thread: LibraryThread, number: int, offset: Offset = 0) -> Template:
+    """Show the faces of a group, the most typical first; from an offset on, only further tiles."""
+
+    def view(library: Library) -> Portion[FaceTile] | None:
+        group = group_of(library, number)
+        return group and group_faces(library, group, offset)
+
+    faces = await library_thread.run(view)
+    if faces is None:
+        raise NotFoundException(f"there is no group {number} any more: its faces have names, or other numbers")
+    if offset:
+        return as_part(faces)
+    return Template("group.html", context={"number": number, "faces": faces})
+
+
+groups_router = Router("/", route_handlers=[groups_page, group_page])

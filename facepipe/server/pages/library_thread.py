@@ -1,0 +1,106 @@
+"""The one thread that uses a library."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+from facepipe.core.errors import FacepipeError
+from facepipe.library.library import Library
+
+Result = TypeVar("Result")
+Task = Callable[[Library], None]
+
+_PHOTOS_AT_ONCE = 16
+"""Photos that are named again between two requests: they take milliseconds."""
+
+
+class LibraryThread:
+    """Runs functions on a library, one after the other, in a thread of its own.
+
+    While nobody asks for anything, the faces that a decision may concern are named again.
+
+    Args:
+        open_library: Called in the thread: the library's database belongs to the thread that opened it.
+
+    Raises:
+        FacepipeError: The library can't be opened.
+    """
+
+    def __init__(self, open_library: Callable[[], Library]) -> None:
+        self._tasks: SimpleQueue[Task | None] = SimpleQueue()
+        self._opened: Future[None] = Future()
+        self._version = 0
+        self._photos_left = 1  # a former process may have left some
+        self._thread = threading.Thread(target=self._work, args=(open_library,), name="library")
+        self._thread.start()
+        self._opened.result()
+
+    @property
+    def version(self) -> int:
+        """Of the library; see `Library.version`."""
+        return self._version
+
+    @property
+    def photos_left(self) -> int:
+        """Photos whose faces are still to be named again."""
+        return self._photos_left
+
+    async def run(self, function: Callable[[Library], Result]) -> Result:
+        """Return what the function gives, called with the library in its thread; raises what it raises."""
+        future: Future[Result] = Future()
+
+        def task(library: Library) -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(function(library))
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._tasks.put(task)
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Finish what was asked for, close the library and end the thread."""
+        self._tasks.put(None)
+        self._thread.join()
+
+    def _work(self, open_library: Callable[[], Library]) -> None:
+        try:
+            library = open_library()
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        with library:
+            self._opened.set_result(None)
+            while (task := self._next_task(library)) is not None:
+                task(library)
+                self._note_changes(library)
+
+    def _note_changes(self, library: Library) -> None:
+        if library.version != self._version:
+            self._version = library.version
+            self._photos_left = max(self._photos_left, 1)
+
+    def _next_task(self, library: Library) -> Task | None:
+        """Wait for a task; until one comes, name photos again, a few at a time."""
+        while self._photos_left:
+            try:
+                return self._tasks.get_nowait()
+            except Empty:
+                self._name_some_again(library)
+        return self._tasks.get()
+
+    def _name_some_again(self, library: Library) -> None:
+        try:
+            self._photos_left = library.name_again(_PHOTOS_AT_ONCE)
+            self._version = library.version
+        except FacepipeError as error:
+            self._photos_left = 0
+            logging.getLogger("facepipe").error("names were not found again: %s", error)
