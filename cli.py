@@ -23,14 +23,16 @@ from facepipe.commands import (
     doctor,
     gallery,
     photos,
+    serve,
     verify,
     video,
     watch,
     weights,
 )
 from facepipe.commands import evaluate as evaluation
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, log
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, log
 from facepipe.core.errors import FacepipeError
+from facepipe.core.logs import JsonFormatter, LineFormatter
 from facepipe.core.plain_text import visible
 from facepipe.training import commands as training
 
@@ -141,6 +143,7 @@ for command in (
     batch.sort,
     watch.watch,
     video.video,
+    serve.serve,
     cluster.cluster,
     calibrate.calibrate,
     gallery.gallery,

@@ -1,0 +1,75 @@
+"""The app: routes, and around all of them observation, security and limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
+
+from facepipe import __version__
+from facepipe.server import health
+from facepipe.server.admission import Admission
+from facepipe.server.errors import EXCEPTION_HANDLERS
+from facepipe.server.observation import Observation
+from facepipe.server.security import Security
+from facepipe.server.services import Services
+
+KEY_SCHEMES = {
+    "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key."),
+    "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
+}
+
+
+def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
+    """Make the app of a worker. It closes the services when it ends.
+
+    Handlers get the services as a parameter `services: Services`. Whatever a router brings, its requests have
+    an id, a line in the log and a place in the metrics; foreign hosts and origins and wrong keys are refused;
+    limits hold; answers have a content security policy without inline script. Which key a route needs, it
+    says itself: `guards=[requires(Scope.READ)]`, or guards of its own.
+
+    Args:
+        services: What the routes work with.
+        routers: Further routes.
+    """
+
+    @asynccontextmanager
+    async def closing(_: Litestar) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            services.close()
+
+    app = Litestar(
+        [health.router, *routers],
+        dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        lifespan=[closing],
+        logging_config=None,
+        openapi_config=_openapi(),
+        request_max_body_size=services.settings.limits.body_bytes,
+        debug=False,
+    )
+    secured = Security(
+        Admission(app.asgi_handler, services.settings.limits), services.settings, services.keys
+    )
+    app.asgi_handler = Observation(secured)
+    return app
+
+
+def _openapi() -> OpenAPIConfig:
+    return OpenAPIConfig(
+        title="facepipe",
+        version=__version__,
+        description="Find the faces in photos and say who they are.",
+        path="/v1",
+        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+        components=Components(security_schemes=dict(KEY_SCHEMES)),
+        security=[{"bearer": []}, {"apiKey": []}],
+        use_handler_docstrings=True,
+    )
