@@ -72,15 +72,16 @@ def _named(match: Match) -> str:
     )
     if match.runner_up_name is None:
         return sentence
-    return f"{sentence} The next person is {_with_distance(match.runner_up_name, match.runner_up_distance_l2)}."
+    runner_up = _with_distance(match.runner_up_name, match.runner_up_distance_l2)
+    return f"{sentence} The next person is {runner_up}."
 
 
 def _nobody_near(match: Match) -> str:
     if match.distance_l2 is None:
         return "There is nobody yet to compare it with."
     return (
-        f"Nobody is near enough: the nearest person is at a distance of {match.distance_l2:.2f}, and names are "
-        f"given up to {match.threshold_l2:.2f}."
+        f"Nobody is near enough: the nearest person is at a distance of {match.distance_l2:.2f}, and names "
+        f"are given up to {match.threshold_l2:.2f}."
     )
 
 

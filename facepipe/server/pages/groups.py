@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from litestar import Router, get
-from litestar.exceptions import NotFoundException
 from litestar.response import Template
 
 from facepipe.library.library import Library
 from facepipe.library.models import FaceGroup
+from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.requests import Offset, as_part
 from facepipe.server.pages.views import FaceTile, Portion, group_faces, group_of, groups, portion
@@ -30,7 +30,7 @@ async def group_page(library_thread: LibraryThread, number: int, offset: Offset 
 
     faces = await library_thread.run(view)
     if faces is None:
-        raise NotFoundException(f"there is no group {number} any more: its faces have names, or other numbers")
+        raise not_found(f"there is no group {number} any more: its faces have names, or other numbers")
     if offset:
         return as_part(faces)
     return Template("group.html", context={"number": number, "faces": faces})

@@ -97,6 +97,4 @@ async def state(library_thread: LibraryThread) -> dict[str, int]:
     return {"version": library_thread.version, "photos_left": library_thread.photos_left}
 
 
-history_router = Router(
-    "/", route_handlers=[change, undo, erase, history_page, checked_page, state]
-)
+history_router = Router("/", route_handlers=[change, undo, erase, history_page, checked_page, state])

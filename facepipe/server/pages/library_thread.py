@@ -67,7 +67,7 @@ class LibraryThread:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Finish what was asked for, close the library and end the thread."""
+        """Finish what was asked for, close the library and end the thread; nothing where it has ended."""
         self._tasks.put(None)
         self._thread.join()
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from litestar import Router, get
-from litestar.exceptions import NotFoundException
 from litestar.response import Template
 
 from facepipe.library.library import Library
 from facepipe.library.models import PersonSummary
+from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.requests import Offset, as_part
 from facepipe.server.pages.views import (
@@ -41,7 +41,7 @@ async def person_page(library_thread: LibraryThread, name: str, offset: Offset =
     """Show a person's faces, the most doubtful first; from an offset on, only further tiles."""
     view: PersonView | None = await library_thread.run(lambda library: person_view(library, name, offset))
     if view is None:
-        raise NotFoundException(f"nobody here has the name {name}")
+        raise not_found(f"nobody here has the name {name}")
     if offset:
         return as_part(view.faces)
     return Template("person.html", context={"view": view, "person": view.person})

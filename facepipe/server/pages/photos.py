@@ -6,13 +6,13 @@ from datetime import date
 from typing import Annotated, Any
 
 from litestar import Router, get
-from litestar.exceptions import NotFoundException
 from litestar.params import Parameter
 from litestar.response import Template
 
 from facepipe.core.plain_text import visible
 from facepipe.library.library import Library
 from facepipe.library.models import LibraryPhoto
+from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photo_list import Order, PhotoFilter, Show, folders, photo_tiles
 from facepipe.server.pages.requests import Offset
@@ -69,10 +69,10 @@ async def photo_page(library_thread: LibraryThread, id: int) -> Template:
 
 
 def photo_of(library: Library, id: int) -> LibraryPhoto:
-    """Return a photo. Raises: NotFoundException."""
+    """Return a photo. Raises: RefusedError."""
     photo = library.photos.get(id)
     if photo is None:
-        raise NotFoundException(f"the library has no photo {id}")
+        raise not_found(f"the library has no photo {id}")
     return photo
 
 

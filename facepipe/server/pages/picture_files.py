@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from litestar import Response, Router, get
 from litestar.concurrency import sync_to_thread
-from litestar.exceptions import NotFoundException
 
 from facepipe.core.errors import PhotoError
+from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photos import photo_of
 from facepipe.server.pages.pictures import close_up, large_photo, media_type, original
@@ -54,13 +54,13 @@ async def original_photo(library_thread: LibraryThread, photo_id: int) -> Respon
     try:
         content = await sync_to_thread(original, photo)
     except PhotoError as error:
-        raise NotFoundException(str(error)) from error
+        raise not_found(str(error)) from error
     return Response(content, media_type=media_type(photo), headers={"Content-Disposition": "inline"})
 
 
 def _webp(content: bytes | None) -> Response[bytes]:
     if content is None:
-        raise NotFoundException("there is no picture of it")
+        raise not_found("there is no picture of it")
     return Response(content, media_type="image/webp", headers=_KEPT)
 
 

@@ -8,14 +8,10 @@ from litestar import Router, get, post
 from litestar.response import Template
 from msgspec import Meta, Struct
 
-from facepipe.core.counting import counted
+from facepipe.core.plain_text import visible
 from facepipe.library.library import Library
 from facepipe.library.questions import Question, QuestionKind, next_questions
 from facepipe.server.pages.library_thread import LibraryThread
-from facepipe.server.pages.views import face_tile
-
-_FACES_SHOWN = 24
-"""Of a large group; all of it gets the name."""
 
 
 class QuestionRequest(Struct):
@@ -26,11 +22,10 @@ class QuestionRequest(Struct):
 
 
 class AskedFace(Struct):
-    """A face of a question: its id, its photo, and what is said about it."""
+    """A face of a question: its id, and the name of its photo."""
 
     id: str
-    photo_id: int
-    label: str
+    photo: str
 
 
 class AskedQuestion(Struct):
@@ -41,24 +36,22 @@ class AskedQuestion(Struct):
         kind: Value of `QuestionKind`.
         text: The question itself.
         reason: Why it is asked.
-        face_ids: All faces that the answer is about.
-        faces: Those that are shown.
-        name: The person who is asked about.
+        faces: Those that are asked about, the most likely first.
+        name: The person who is asked about, or who it may be.
         other_name: The other person, where two may be one.
-        group: Number of the group that is asked about.
-        compared: Faces to compare with: the enrolled one that decided.
+        compared: Faces to compare with: the one that decided, or those of the other person.
+        compared_text: What they are.
     """
 
     id: str
     kind: str
     text: str
     reason: str
-    face_ids: list[str]
     faces: list[AskedFace]
     name: str | None
     other_name: str | None
-    group: int | None
     compared: list[AskedFace]
+    compared_text: str
 
 
 @get("/questions")
@@ -67,7 +60,7 @@ async def questions_page() -> Template:
     return Template("questions.html")
 
 
-@post("/questions", status_code=200)
+@post("/questions/next", status_code=200)
 async def more_questions(library_thread: LibraryThread, data: QuestionRequest) -> list[AskedQuestion]:
     """Return the next questions."""
 
@@ -79,25 +72,30 @@ async def more_questions(library_thread: LibraryThread, data: QuestionRequest) -
 
 
 def _asked(library: Library, question: Question) -> AskedQuestion:
-    decided = question.deciding_face_id
-    shown = question.face_ids[:_FACES_SHOWN]
+    compared, text = _compared(question)
     return AskedQuestion(
         id=question.id,
         kind=question.kind.value,
         text=_text(question),
         reason=_reason(question),
-        face_ids=list(question.face_ids),
-        faces=[_asked_face(library, id) for id in shown],
+        faces=[_asked_face(library, id) for id in question.face_ids],
         name=question.name,
         other_name=question.other_name,
-        group=question.group,
-        compared=[] if decided is None else [_asked_face(library, decided)],
+        compared=[_asked_face(library, id) for id in compared],
+        compared_text=text,
     )
 
 
+def _compared(question: Question) -> tuple[tuple[str, ...], str]:
+    if question.kind is QuestionKind.SAME_PERSON:
+        return question.other_face_ids, str(question.other_name)
+    decided = question.deciding_face_id
+    return ((), "") if decided is None else ((decided,), f"{question.name}: the nearest face")
+
+
 def _asked_face(library: Library, face_id: str) -> AskedFace:
-    tile = face_tile(library, library.face(face_id))
-    return AskedFace(tile.id, tile.photo_id, f"{tile.label}, {tile.photo_name}")
+    face = library.face(face_id)
+    return AskedFace(face.id, visible(library.photos[face.photo_id].path.name))
 
 
 def _text(question: Question) -> str:
@@ -109,17 +107,20 @@ def _text(question: Question) -> str:
         case QuestionKind.SAME_PERSON:
             return f"Are {question.name} and {question.other_name} one person?"
         case QuestionKind.NAME_GROUP:
-            return f"Who is this group of {len(question.face_ids)}?"
+            count = len(question.face_ids)
+            return "Who is this?" if count == 1 else f"Who is this group of {count}?"
 
 
 def _reason(question: Question) -> str:
-    if question.kind is QuestionKind.NAME_GROUP:
-        return f"{counted(len(question.face_ids), 'face')} of one photo each look alike, and like nobody with a name."
-    near = "" if question.distance_l2 is None else f" at a distance of {question.distance_l2:.2f}"
-    sentence = f"{question.name} is nearest{near}."
+    if question.name is None or question.distance_l2 is None:
+        return "Nobody with a name is near."
+    if question.kind is QuestionKind.SAME_PERSON:
+        distance = f"{question.distance_l2:.2f}"
+        return f"Their faces are at a distance of {distance}, and they are in no photo together."
+    sentence = f"The nearest person is {question.name}, at a distance of {question.distance_l2:.2f}."
     if question.runner_up is None or question.runner_up_distance_l2 is None:
         return sentence
-    return f"{sentence} Next comes {question.runner_up} at {question.runner_up_distance_l2:.2f}."
+    return f"{sentence} The next is {question.runner_up}, at {question.runner_up_distance_l2:.2f}."
 
 
 questions_router = Router("/", route_handlers=[questions_page, more_questions])

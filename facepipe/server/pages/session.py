@@ -12,7 +12,13 @@ from litestar.datastructures import Cookie
 from litestar.handlers.base import BaseRouteHandler
 from litestar.response import Template
 
+from facepipe.server.errors import RefusedError
+
 SIGN_IN_PATH = "/review/sign-in"
+_NOT_SIGNED_IN = (
+    "This page opens once, with the address that `facepipe review` printed, and then for that browser only. "
+    "End the command with Ctrl-C and start it again for a new address."
+)
 
 
 class PageSession:
@@ -46,33 +52,24 @@ class PageSession:
         return hmac.compare_digest(value.encode(), self._secret.encode())
 
 
-class NotSignedInError(Exception):
-    """The request has no session."""
-
-
 def require_session(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     """Refuse a request without the session's cookie: a guard of Litestar."""
     session: PageSession = connection.app.state.page_session
     if not session.is_open(connection):
-        raise NotSignedInError
+        raise RefusedError(403, "not_signed_in", _NOT_SIGNED_IN)
 
 
 @get(SIGN_IN_PATH, include_in_schema=False, sync_to_thread=False)
 def sign_in(request: ASGIConnection[Any, Any, Any, Any], token: str = "") -> Response[Any]:
     """Exchange the token for a cookie.
 
-    The answer is a page that leads on, not a redirect: a browser sends a strict cookie only to where a page of
-    the same site led, and the address may have been opened from another program.
+    The answer is a page that leads on, not a redirect: a browser sends a strict cookie only to where a page
+    of the same site led, and the address may have been opened from another program.
     """
     session: PageSession = request.app.state.page_session
     if session.is_open(request):
         return Template("signed_in.html")
     cookie = session.sign_in(token)
     if cookie is None:
-        return refused()
+        raise RefusedError(403, "not_signed_in", _NOT_SIGNED_IN)
     return Template("signed_in.html", cookies=[cookie])
-
-
-def refused() -> Template:
-    """Return the page for a browser without a session."""
-    return Template("refused.html", status_code=403)
