@@ -22,6 +22,7 @@ from facepipe.core.plain_text import text_of, visible
 from facepipe.server.admission import Admission
 from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused
 from facepipe.server.keys import ApiKeys
+from facepipe.server.pages.album import album_router
 from facepipe.server.pages.groups import groups_router
 from facepipe.server.pages.history import history_router
 from facepipe.server.pages.library_thread import LibraryThread
@@ -80,6 +81,7 @@ def _pages(library_thread: LibraryThread) -> Router:
             photos_router,
             pictures_router,
             history_router,
+            album_router,
         ],
         dependencies={"library_thread": Provide(lambda: library_thread, sync_to_thread=False)},
         guards=[require_session],

@@ -26,7 +26,7 @@ async def group_page(library_thread: LibraryThread, number: int, offset: Offset 
 
     def view(library: Library) -> Portion[FaceTile] | None:
         group = group_of(library, number)
-        return group and group_faces(library, group, offset)
+        return None if group is None else group_faces(library, group, offset)
 
     faces = await library_thread.run(view)
     if faces is None:

@@ -56,7 +56,7 @@ async def change(library_thread: LibraryThread, data: AnyChange) -> Done:
 async def undo(library_thread: LibraryThread, data: UndoRequest) -> Done:
     """Take the last step back, or all down to one."""
     undone: Step | None = await library_thread.run(lambda library: _undo(library, data.to))
-    return Done(undone and undone.label)
+    return Done(None if undone is None else undone.label)
 
 
 def _undo(library: Library, to: int | None) -> Step | None:

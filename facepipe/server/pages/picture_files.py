@@ -6,10 +6,10 @@ from litestar import Response, Router, get
 from litestar.concurrency import sync_to_thread
 
 from facepipe.core.errors import PhotoError
+from facepipe.library.photo_files import close_up, large_photo, media_type, original
 from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photos import photo_of
-from facepipe.server.pages.pictures import close_up, large_photo, media_type, original
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}
 

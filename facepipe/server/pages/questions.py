@@ -99,16 +99,13 @@ def _asked_face(library: Library, face_id: str) -> AskedFace:
 
 
 def _text(question: Question) -> str:
+    count = len(question.face_ids)
     match question.kind:
-        case QuestionKind.IS_PERSON if len(question.face_ids) > 1:
-            return f"Are these all {question.name}?"
         case QuestionKind.IS_PERSON:
-            return f"Is this {question.name}?"
+            return f"Is this {question.name}?" if count == 1 else f"Are these all {question.name}?"
         case QuestionKind.SAME_PERSON:
             return f"Are {question.name} and {question.other_name} one person?"
-        case QuestionKind.NAME_GROUP:
-            count = len(question.face_ids)
-            return "Who is this?" if count == 1 else f"Who is this group of {count}?"
+    return "Who is this?" if count == 1 else f"Who is this group of {count}?"
 
 
 def _reason(question: Question) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of faces and photos: kept thumbnails, and larger ones from the photos of the library."""
+"""The files of a library's photos, and pictures made from them: no other file is ever read."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from facepipe.images.face_crops import MAX_SOURCE_BYTES, cut_face
 from facepipe.images.reading import printable, read_reduced, scaled_down
 from facepipe.library.models import LibraryPhoto
 
-LARGE_PX = 1600
-"""Longest side of a photo on its page."""
-CLOSE_UP_PX = 320
-"""Longest side of a face in a question."""
+_LARGE_PX = 1600
+_CLOSE_UP_PX = 320
 _QUALITY = 82
 _MEDIA_TYPES = {
     ".avif": "image/avif",
@@ -63,19 +61,24 @@ def media_type(photo: LibraryPhoto) -> str:
     return _MEDIA_TYPES.get(photo.path.suffix.lower(), "application/octet-stream")
 
 
-def large_photo(photo: LibraryPhoto) -> bytes:
-    """Return a photo, upright, as JPEG with sides of at most `LARGE_PX`. Raises: PhotoError."""
-    reduced = read_reduced(original(photo), lambda size_wh: min(1.0, LARGE_PX / max(size_wh)))
-    return _jpeg(reduced.rgb, LARGE_PX)
+def large_photo(photo: LibraryPhoto, longest_px: int = _LARGE_PX) -> bytes:
+    """Return a photo, upright, as JPEG without EXIF. Raises: PhotoError.
+
+    Args:
+        photo: Of the library.
+        longest_px: Largest side of the picture.
+    """
+    reduced = read_reduced(original(photo), lambda size_wh: min(1.0, longest_px / max(size_wh)))
+    return _jpeg(reduced.rgb, longest_px)
 
 
 @lru_cache(maxsize=512)
 def close_up(photo: LibraryPhoto, box_xyxy: Box) -> bytes:
-    """Return a face with a margin as JPEG with sides of at most `CLOSE_UP_PX`. Raises: PhotoError."""
+    """Return a face with a margin as JPEG with sides of at most 320 pixels. Raises: PhotoError."""
     side_px = max(box_xyxy[2] - box_xyxy[0], box_xyxy[3] - box_xyxy[1], 1.0)
-    reduced = read_reduced(original(photo), lambda _: min(1.0, CLOSE_UP_PX / side_px))
+    reduced = read_reduced(original(photo), lambda _: min(1.0, _CLOSE_UP_PX / side_px))
     box = np.array(box_xyxy, np.float32) / np.float32(reduced.reduction)
-    return _jpeg(cut_face(reduced.rgb, box), CLOSE_UP_PX)
+    return _jpeg(cut_face(reduced.rgb, box), _CLOSE_UP_PX)
 
 
 def _jpeg(rgb: UInt8Array, longest_px: int) -> bytes:
