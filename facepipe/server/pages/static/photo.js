@@ -70,7 +70,7 @@ function setDrawing(isOn) {
   drawn.classList.add("drawn");
   boxes.append(drawn);
   place((width - side) / 2, (height - side) / 2, side, side);
-  boxes.focus();
+  boxes.focus({ preventScroll: true });
 }
 
 function place(left, top, width, height) {
