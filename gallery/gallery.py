@@ -20,6 +20,7 @@ from facepipe.gallery.matching import (
     doubts,
     nearest_people,
     others_than,
+    rank_all_people,
     rank_people,
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
@@ -184,6 +185,25 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
             names = self._store.people.names_of(nearest.people)
             name = self._stored_name(name)
         return others_than(name, nearest, names)
+
+    def nearest_people(
+        self, embedding: FloatArray, count: int, *, without: str | None = None
+    ) -> list[PersonAt]:
+        """Return the people nearest to a vector, float32 (d,), by their nearest templates, the nearest first.
+
+        Args:
+            embedding: The vector, of unit length.
+            count: Of people wanted; fewer come back where there are fewer.
+            without: Somebody to leave out.
+        """
+        require_vectors(embedding[None], self.encoder.dimensions, "embedding to compare")
+        with self._store.reading():
+            excluded = np.zeros(0, np.int64)
+            if without is not None:
+                _, excluded = self._store.templates.templates_of([self._person_id(without)])
+            found = rank_all_people(self._index.current(), self._store.templates, embedding, count, excluded)
+            names = self._store.people.names_of(found)
+        return [PersonAt(names[person], distance_l2) for person, distance_l2 in found.items()]
 
     # Encryption
 
