@@ -12,6 +12,7 @@ import numpy as np
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.archive import read_archive
+from facepipe.gallery.encoder_change import EncoderChangeMixin
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.matching import (
     PersonAt,
@@ -35,7 +36,7 @@ from facepipe.gallery.unknown import UnknownFacesMixin
 logger = logging.getLogger("facepipe")
 
 
-class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
+class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin):
     """A folder with the truth in SQLite and an index derived from it. Open it with `Gallery.open`.
 
     A change that has returned is on disk; a killed process loses nothing of it. Other processes may read and
