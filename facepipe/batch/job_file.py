@@ -13,6 +13,8 @@ from facepipe.batch.checks import require_checksums, require_meaning, require_pl
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job_schema import (
     APPLICATION_ID,
+    CHECKED_COLUMNS_OF_2,
+    CHECKSUMS_SINCE,
     VERSION,
     WIPE_DUE,
     bring_up_to_date,
@@ -37,7 +39,8 @@ _BEFORE_READING = (
     "trusted_schema = OFF",  # no function is called because a file has asked for it
     "secure_delete = ON",  # no name or embedding is left in free pages
 )
-_AFTERWARDS = ("journal_mode = WAL", "synchronous = NORMAL")
+_AFTERWARDS = ("journal_mode = WAL", "synchronous = FULL")
+"""FULL: what people decided is on disk when they are told so, whatever happens to the power."""
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _log = logging.getLogger("facepipe")
 _OF_THE_MACHINE = ("SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_NOMEM")
@@ -160,7 +163,9 @@ class JobFile:
                 require_whole(database)
                 require_checksums(database)
             else:
-                require_plain_tables(database)
+                require_plain_tables(database, has_checksums=version >= CHECKSUMS_SINCE)
+                if version >= CHECKSUMS_SINCE:
+                    require_checksums(database, CHECKED_COLUMNS_OF_2)
         self._know_seal(database)
         with self._damage_named():
             if version < VERSION:
