@@ -15,9 +15,8 @@ from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.images.reading import PHOTO_SUFFIXES, read_image
 
 TILE_HEIGHT_PX = 320
-_TILES = (1, 1, 1, 1, 1, 2, 2, 3)
-"""People who were meant to be in a photo, as often as they stand here, until photos or faces run out."""
 _MIN_MAIN_SIZE = 0.5
+"""Smaller faces, as a share of the largest face of a tile, are people in the background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,8 @@ def plan_archive(
 ) -> list[list[tuple[str, Path]]]:
     """Choose what each photo of an archive shows: people side by side, nobody twice in a photo.
 
-    The `person_count` people of most photos come with all of them, everybody else with one photo.
+    The `person_count` people of most photos come with all of them, others with one photo each: strangers, at
+    most half as many as there are photos.
 
     Returns:
         (person, photo) of each tile, by photo; fewer than `photo_count` where there are not enough.
@@ -65,20 +65,16 @@ def plan_archive(
     names = [list(people)[row] for row in random.permutation(len(people))]
     names.sort(key=lambda name: -len(people[name]))
     tiles = [(name, photo) for name in names[:person_count] for photo in people[name]]
-    tiles += [(name, people[name][0]) for name in names[person_count:]]
+    tiles += [(name, people[name][0]) for name in names[person_count : person_count + photo_count // 2]]
     tiles = [tiles[row] for row in random.permutation(len(tiles))]
     sizes = _tile_counts(min(photo_count, len(tiles)), len(tiles), random)
     return list(_dealt(tiles, sizes))
 
 
 def _tile_counts(photo_count: int, tile_count: int, random: np.random.Generator) -> list[int]:
-    """How many tiles each photo has: 1 to 3 and, where there are many, more."""
-    counts = np.ones(photo_count, np.int64)
-    while (left := tile_count - counts.sum()) > 0:
-        wanted = random.choice(_TILES, photo_count) + counts.max() - 1
-        more = np.where(np.cumsum(wanted - counts) <= left, wanted - counts, 0)
-        counts += more if more.any() else np.arange(photo_count) < left
-    return [int(count) for count in random.permutation(counts)]
+    """How many tiles each photo has: one, and the rest by chance."""
+    rest = random.integers(photo_count, size=tile_count - photo_count)
+    return [int(count) for count in 1 + np.bincount(rest, minlength=photo_count)]
 
 
 def _dealt(tiles: list[tuple[str, Path]], sizes: Sequence[int]) -> Iterator[list[tuple[str, Path]]]:
