@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,15 +86,15 @@ def unknown_of(columns: FaceColumns, embeddings: FloatArray) -> Bundles:
 
 
 def _bundled(columns: FaceColumns, embeddings: FloatArray, rows: IntArray, labels: IntArray) -> Bundles:
+    from scipy.sparse import csr_matrix
+
     order = np.argsort(labels, kind="stable")
-    rows, (found, starts, sizes) = (
-        rows[order],
-        np.unique(labels[order], return_index=True, return_counts=True),
-    )
-    vectors = embeddings[columns.embedding_row[rows]]
-    sums = np.add.reduceat(vectors, starts, axis=0) if len(rows) else vectors
+    found, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    members, ends = columns.embedding_row[rows[order]], np.append(starts, len(rows))
+    shape = len(found), len(embeddings)
+    sums = csr_matrix((np.ones(len(rows), np.float32), members, ends), shape=shape) @ embeddings
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return Bundles(found, sizes, means.astype(np.float32), rows, starts)
+    return Bundles(found, sizes, means.astype(np.float32), rows[order], starts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,17 +134,15 @@ def nearest_person(
     if not len(people) or not len(compared):
         return found
     cosines = unknown.means[compared] @ people.means.T
+    sizes, odds = unknown.sizes[compared], []
     for person, distance_l2 in ((found.person, found.distance_l2), (found.runner_up, found.runner_up_l2)):
         best = cosines.argmax(axis=1)
         at = np.arange(len(compared)), best
         person[compared] = np.where(np.isfinite(cosines[at]), best, NONE)
         distance_l2[compared] = l2_of(cosines[at])
+        odds.append(same_person_odds(distance_l2[compared], threshold_l2, people.sizes[best], sizes))
         cosines[at] = -np.inf
-    odds, runner_up_odds = (
-        same_person_odds(distance_l2, threshold_l2, people.sizes[person], unknown.sizes)
-        for person, distance_l2 in ((found.person, found.distance_l2), (found.runner_up, found.runner_up_l2))
-    )
-    found.probability[:] = np.where(found.person == NONE, 0.0, nearest_is_right(odds, runner_up_odds))
+    found.probability[compared] = nearest_is_right(*odds)
     return found
 
 
@@ -152,11 +151,13 @@ def l2_of(cosines: npt.ArrayLike) -> Float64Array:
     return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * np.asarray(cosines, np.float64), 0.0)))
 
 
-def alike(unknown: Bundles, seed: int, threshold_l2: float) -> Float64Array:
-    """Probability (k,) that each bundle of unknown faces is the person of one of them."""
-    distances_l2 = l2_of(unknown.means @ unknown.means[seed])
-    odds = same_person_odds(distances_l2, threshold_l2, unknown.sizes, unknown.sizes[seed])
-    return nearest_is_right(odds, 0.0)
+def alike(unknown: Bundles, seeds: IntArray, threshold_l2: float) -> Iterator[tuple[IntArray, Float64Array]]:
+    """For each of some bundles of unknown faces, those that may be the same person, with the probability."""
+    cosines = unknown.means[seeds] @ unknown.means.T
+    for seed, row in zip(seeds.tolist(), cosines, strict=True):
+        near = np.flatnonzero(row >= 1.0 - threshold_l2**2 / 2)
+        odds = same_person_odds(l2_of(row[near]), threshold_l2, unknown.sizes[near], unknown.sizes[seed])
+        yield near, nearest_is_right(odds, 0.0)
 
 
 def doubtful_names(columns: FaceColumns, people: Bundles, threshold_l2: float) -> LikelyFaces:

@@ -162,16 +162,16 @@ class _Asker:
             if rated := self._is_person(person):
                 yield rated
         groups = np.flatnonzero(self._unknown.sizes > 1)
-        for group in groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count].tolist():
-            yield self._name_group(group)
+        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count]
+        yield from self._name_groups(largest)
         yield from self._same_people(count)
 
     def single_faces(self) -> Iterator[_Rated]:
         """Faces of nobody known that are in no group, those first that enrollment would take."""
         single = np.flatnonzero(self._unknown.sizes == 1)
         is_good = self._columns.is_enrollable[self._unknown.rows[self._unknown.starts[single]]]
-        for bundle in single[np.argsort(~is_good, kind="stable")].tolist():
-            yield self._name_group(bundle)
+        for bundle in single[np.argsort(~is_good, kind="stable")]:
+            yield from self._name_groups(np.array([bundle]))
 
     def _promising_people(self, count: int) -> IntArray:
         """People of whom most faces wait to be confirmed or taken out."""
@@ -180,7 +180,7 @@ class _Asker:
         worth = np.bincount(self._nearest.person[near], gains, len(self._people))
         labels = self._columns.person[self._named.rows]
         doubts = np.bincount(labels, _WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
-        worth += doubts[self._people.labels]
+        worth = worth + doubts[self._people.labels]
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
 
@@ -205,7 +205,7 @@ class _Asker:
         """Faces without a name that may be a person's, and were not said not to be."""
         is_near = (self._nearest.person == person) & (self._nearest.probability >= _MIN_PROBABILITY)
         photos = self._columns.photo[self._columns.person == self._people.labels[person]]
-        likely = self._of_bundles(np.flatnonzero(is_near), self._nearest.probability)
+        likely = self._of_bundles(np.flatnonzero(is_near), self._nearest.probability[is_near])
         likely = likely.once_a_photo(self._columns, photos)
         return likely.only(~self._is_rejected(likely.rows, self._name(person)))
 
@@ -214,12 +214,17 @@ class _Asker:
         is_own = self._columns.person[self._named.rows] == self._people.labels[person]
         return LikelyFaces(self._named.rows[is_own], self._named.right[is_own])
 
-    def _name_group(self, bundle: int) -> _Rated:
-        """Who a group of nobody known is, with other unknown faces that are likely of the same person."""
-        probability = alike(self._unknown, bundle, self._threshold_l2)
-        probability[bundle] = _IN_GROUP
-        likely = self._of_bundles(np.flatnonzero(probability >= _MIN_PROBABILITY), probability)
-        likely = likely.once_a_photo(self._columns, np.zeros(0, np.int64))
+    def _name_groups(self, bundles: IntArray) -> Iterator[_Rated]:
+        """Who some groups of nobody known are, each with other unknown faces that are likely its person's."""
+        found = alike(self._unknown, bundles, self._threshold_l2)
+        for bundle, (near, probability) in zip(bundles.tolist(), found, strict=True):
+            probability[near == bundle] = _IN_GROUP
+            is_likely = probability >= _MIN_PROBABILITY
+            likely = self._of_bundles(near[is_likely], probability[is_likely])
+            likely = likely.once_a_photo(self._columns, np.zeros(0, np.int64))
+            yield self._name_group(bundle, likely)
+
+    def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
         chosen, value = _most_useful(likely.right, 1.0 - likely.right)
         size, face_ids = int(self._unknown.sizes[bundle]), self._ids(likely.rows[chosen])
         worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
@@ -233,11 +238,10 @@ class _Asker:
 
     def _of_bundles(self, bundles: IntArray, probability: Float64Array) -> LikelyFaces:
         """The faces of bundles of unknown faces, those of the likeliest bundle first."""
-        bundles = bundles[np.argsort(-probability[bundles], kind="stable")]
-        rows = [np.zeros(0, np.int64), *(self._unknown.members(bundle) for bundle in bundles.tolist())]
-        return LikelyFaces(
-            np.concatenate(rows), np.repeat(probability[bundles], self._unknown.sizes[bundles])
-        )
+        order = np.argsort(-probability, kind="stable")
+        rows = [np.zeros(0, np.int64), *(self._unknown.members(bundle) for bundle in bundles[order].tolist())]
+        sizes = self._unknown.sizes[bundles[order]]
+        return LikelyFaces(np.concatenate(rows), np.repeat(probability[order], sizes))
 
     def _is_rejected(self, rows: IntArray, name: str) -> BoolArray:
         decisions = (self._columns.faces[row].decision for row in rows.tolist())
@@ -245,9 +249,10 @@ class _Asker:
 
     def _same_people(self, count: int) -> Iterator[_Rated]:
         """Pairs of people who look alike, were never seen in one photo, and were not told apart."""
-        first, second = np.triu_indices(len(self._people), 1)
         sizes, means = self._people.sizes, self._people.means
-        distances_l2 = l2_of((means @ means.T)[first, second])
+        is_near = np.triu(means @ means.T >= 1.0 - self._threshold_l2**2 / 2, 1)
+        first, second = np.nonzero(is_near)
+        distances_l2 = l2_of(np.einsum("nd,nd->n", means[first], means[second]))
         odds = same_person_odds(distances_l2, self._threshold_l2, sizes[first], sizes[second])
         probability = nearest_is_right(odds, 0.0)
         pairs = np.flatnonzero(probability >= _SAME_PERSON)
