@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
 
+WRONG_NAME = 3.0
+"""A wrong name is as bad as so many missing names."""
 _EVEN_SHARE, _EVEN_SHARE_OF_MEANS = 0.967, 0.021
 _SPREAD_SHARE = 0.019
 _ENOUGH_FACES = 4

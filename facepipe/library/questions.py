@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from facepipe.core.faces import BoolArray
+from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.crowd import (
     LikelyFaces,
     alike,
@@ -27,15 +27,13 @@ from facepipe.library.crowd import (
 )
 from facepipe.library.face_columns import IntArray, columns_of
 from facepipe.library.library import Library
-from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
+from facepipe.library.likelihood import WRONG_NAME, Float64Array, nearest_is_right, same_person_odds
 
 _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
 _IN_GROUP = 0.98
 """Probability that a face of a group is of its person."""
 _SAME_PERSON = 0.5
-_WRONG_NAME = 3.0
-"""A wrong name found is worth so many missing names found."""
 _STRANGERS = 0.3
 """Two faces of one group are nobody's whom the user would name in about this many of two and a bit groups."""
 _SINGLE_FACE = 0.1
@@ -179,7 +177,7 @@ class _Asker:
         gains = self._nearest.probability[near] * self._unknown.sizes[near]
         worth = np.bincount(self._nearest.person[near], gains, len(self._people))
         labels = self._columns.person[self._named.rows]
-        doubts = np.bincount(labels, _WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
+        doubts = np.bincount(labels, WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
         worth = worth + doubts[self._people.labels]
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
@@ -189,7 +187,7 @@ class _Asker:
         likely, named = self._likely_faces_of(person), self._doubtful_faces_of(person)
         rows = np.concatenate([likely.rows, named.rows])
         right = np.concatenate([likely.right, named.right])
-        gains = np.concatenate([likely.right, _WRONG_NAME * (1.0 - named.right)])
+        gains = np.concatenate([likely.right, WRONG_NAME * (1.0 - named.right)])
         chosen, value = _most_useful(gains, 1.0 - right)
         if not len(chosen):
             return None
@@ -226,15 +224,17 @@ class _Asker:
 
     def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
         chosen, value = _most_useful(likely.right, 1.0 - likely.right)
-        size, face_ids = int(self._unknown.sizes[bundle]), self._ids(likely.rows[chosen])
+        rows = self._most_typical(likely.rows[chosen], self._unknown.means[bundle])
+        size, first_id = int(self._unknown.sizes[bundle]), self._ids(self._unknown.members(bundle)[:1])[0]
         worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
         group = int(self._unknown.labels[bundle]) if size > 1 else None
-        id = f"{QuestionKind.NAME_GROUP.value} {face_ids[0] if group is None else group}"
+        id = f"{QuestionKind.NAME_GROUP.value} {first_id if group is None else group}"
         reasons = {}
         if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
             person = int(self._nearest.person[bundle])
-            reasons = {"name": self._name(person), **self._reasons(likely.rows[0], person)}
-        return _Rated(Question(id, QuestionKind.NAME_GROUP, face_ids, group=group, **reasons), value * worth)
+            reasons = {"name": self._name(person), **self._reasons(rows[0], person)}
+        question = Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
+        return _Rated(question, value * worth)
 
     def _of_bundles(self, bundles: IntArray, probability: Float64Array) -> LikelyFaces:
         """The faces of bundles of unknown faces, those of the likeliest bundle first."""
@@ -269,18 +269,20 @@ class _Asker:
         return not in_one_photo and not self._is_rejected(rows, self._name(large)).any()
 
     def _same_person_question(self, small: int, large: int, distance_l2: float) -> Question:
-        face_ids, other_face_ids = (self._ids(self._typical(person)) for person in (small, large))
+        face_ids, other_face_ids = (
+            self._ids(self._most_typical(self._people.members(person), self._people.means[person])[:_SHOWN])
+            for person in (small, large)
+        )
         name, other_name = self._name(small), self._name(large)
         id = f"{QuestionKind.SAME_PERSON.value} {len(name)} {name} {other_name}"
         return Question(
             id, QuestionKind.SAME_PERSON, face_ids, name, other_name, other_face_ids, distance_l2=distance_l2
         )
 
-    def _typical(self, person: int) -> IntArray:
-        """Rows of the faces of a person that are nearest to the mean, at most `_SHOWN`."""
-        rows = self._people.members(person)
-        cosines = self._embeddings[self._columns.embedding_row[rows]] @ self._people.means[person]
-        return np.asarray(rows[np.argsort(-cosines, kind="stable")[:_SHOWN]])
+    def _most_typical(self, rows: IntArray, mean: FloatArray) -> IntArray:
+        """The faces, the nearest to a mean first."""
+        cosines = self._embeddings[self._columns.embedding_row[rows]] @ mean
+        return np.asarray(rows[np.argsort(-cosines, kind="stable")])
 
     def _reasons(self, row: np.int64, person: int) -> dict[str, Any]:
         """Distances of a face to a person and to the next; the person's face that is nearest to it."""
