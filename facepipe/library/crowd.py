@@ -1,0 +1,172 @@
+"""People and groups of unknown faces by the means of their faces, compared with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.core.faces import BoolArray, FloatArray
+from facepipe.library.face_columns import NONE, FaceColumns, IntArray
+from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
+
+_NEAR_SHARE = 1.1
+"""A single face farther than this share of the threshold from everybody is nobody known."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundles:
+    """Faces bundled: k people, or k groups of unknown faces.
+
+    Attributes:
+        labels: int64 (k,): row of the person's name, or number of the group; `NONE` for a single face.
+        sizes: int64 (k,): faces in each.
+        means: float32 (k, d), of unit length.
+        rows: int64 (n,): rows of the faces in the columns, bundle by bundle.
+        starts: int64 (k,): where each begins in `rows`.
+    """
+
+    labels: IntArray
+    sizes: IntArray
+    means: FloatArray
+    rows: IntArray
+    starts: IntArray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def members(self, bundle: int) -> IntArray:
+        """Rows of the faces of one."""
+        start = self.starts[bundle]
+        return self.rows[start : start + self.sizes[bundle]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LikelyFaces:
+    """Faces that may be of one person, or of that of their name.
+
+    Attributes:
+        rows: int64 (n,), in the columns.
+        right: float64 (n,), probability of each.
+    """
+
+    rows: IntArray
+    right: Float64Array
+
+    def only(self, kept: BoolArray | IntArray) -> LikelyFaces:
+        """Some of them."""
+        return LikelyFaces(self.rows[kept], self.right[kept])
+
+    def once_a_photo(self, columns: FaceColumns, taken: IntArray) -> LikelyFaces:
+        """The first face of each photo, of photos other than those taken."""
+        photos = columns.photo[self.rows]
+        first = np.zeros(len(photos), np.bool_)
+        first[np.unique(photos, return_index=True)[1]] = True
+        return self.only(first & ~np.isin(photos, taken))
+
+
+def people_of(columns: FaceColumns, embeddings: FloatArray) -> Bundles:
+    """Bundle the faces that have a name and an embedding."""
+    rows = np.flatnonzero((columns.person != NONE) & (columns.embedding_row != NONE))
+    return _bundled(columns, embeddings, rows, columns.person[rows])
+
+
+def unknown_of(columns: FaceColumns, embeddings: FloatArray) -> Bundles:
+    """Bundle the faces without a name that may be asked about, in groups and single ones."""
+    is_open = ~columns.is_settled & (columns.person == NONE) & (columns.embedding_row != NONE)
+    rows = np.flatnonzero(is_open)
+    single = columns.group[rows] == NONE
+    labels = np.where(single, -1 - np.arange(len(rows)) - 1, columns.group[rows])
+    bundles = _bundled(columns, embeddings, rows, labels)
+    return Bundles(
+        np.maximum(bundles.labels, NONE), bundles.sizes, bundles.means, bundles.rows, bundles.starts
+    )
+
+
+def _bundled(columns: FaceColumns, embeddings: FloatArray, rows: IntArray, labels: IntArray) -> Bundles:
+    from scipy.sparse import csr_matrix
+
+    order = np.argsort(labels, kind="stable")
+    found, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
+    members, ends = columns.embedding_row[rows[order]], np.append(starts, len(rows))
+    shape = len(found), len(embeddings)
+    sums = csr_matrix((np.ones(len(rows), np.float32), members, ends), shape=shape) @ embeddings
+    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
+    return Bundles(found, sizes, means.astype(np.float32), rows[order], starts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NearestPerson:
+    """The nearest person of each of k bundles of unknown faces.
+
+    Attributes:
+        person: int64 (k,): bundle of the person; `NONE`: nobody is near.
+        distance_l2: float64 (k,).
+        runner_up: int64 (k,), likewise.
+        runner_up_l2: float64 (k,).
+        probability: float64 (k,): that it is this person.
+    """
+
+    person: IntArray
+    distance_l2: Float64Array
+    runner_up: IntArray
+    runner_up_l2: Float64Array
+    probability: Float64Array
+
+
+def nearest_person(
+    columns: FaceColumns, unknown: Bundles, people: Bundles, threshold_l2: float
+) -> NearestPerson:
+    """Compare groups of unknown faces, and single ones that the gallery found somebody near, with people."""
+    count = len(unknown)
+    found = NearestPerson(
+        np.full(count, NONE),
+        np.full(count, np.inf),
+        np.full(count, NONE),
+        np.full(count, np.inf),
+        np.zeros(count),
+    )
+    first_rows = unknown.rows[unknown.starts]
+    is_near = columns.distance_l2[first_rows] <= _NEAR_SHARE * threshold_l2
+    compared = np.flatnonzero((unknown.sizes > 1) | is_near)
+    if not len(people) or not len(compared):
+        return found
+    cosines = unknown.means[compared] @ people.means.T
+    sizes, odds = unknown.sizes[compared], []
+    for person, distance_l2 in ((found.person, found.distance_l2), (found.runner_up, found.runner_up_l2)):
+        best = cosines.argmax(axis=1)
+        at = np.arange(len(compared)), best
+        person[compared] = np.where(np.isfinite(cosines[at]), best, NONE)
+        distance_l2[compared] = l2_of(cosines[at])
+        odds.append(same_person_odds(distance_l2[compared], threshold_l2, people.sizes[best], sizes))
+        cosines[at] = -np.inf
+    found.probability[compared] = nearest_is_right(*odds)
+    return found
+
+
+def l2_of(cosines: npt.ArrayLike) -> Float64Array:
+    """Euclidean distance of unit vectors, by their cosine; infinite for minus infinity."""
+    return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * np.asarray(cosines, np.float64), 0.0)))
+
+
+def alike(unknown: Bundles, seeds: IntArray, threshold_l2: float) -> Iterator[tuple[IntArray, Float64Array]]:
+    """For each of some bundles of unknown faces, those that may be the same person, with the probability."""
+    cosines = unknown.means[seeds] @ unknown.means.T
+    for seed, row in zip(seeds.tolist(), cosines, strict=True):
+        near = np.flatnonzero(row >= 1.0 - threshold_l2**2 / 2)
+        odds = same_person_odds(l2_of(row[near]), threshold_l2, unknown.sizes[near], unknown.sizes[seed])
+        yield near, nearest_is_right(odds, 0.0)
+
+
+def doubtful_names(columns: FaceColumns, people: Bundles, threshold_l2: float) -> LikelyFaces:
+    """Named faces that nobody confirmed, with the probability that the name is right."""
+    rows = np.flatnonzero(~columns.is_settled & (columns.person != NONE))
+    sizes = np.ones(len(columns.names), np.int64)
+    sizes[people.labels] = people.sizes
+    odds, runner_up_odds = (
+        same_person_odds(distance_l2[rows], threshold_l2, sizes[columns.person[rows]])
+        for distance_l2 in (columns.distance_l2, columns.runner_up_l2)
+    )
+    return LikelyFaces(rows, nearest_is_right(odds, runner_up_odds))

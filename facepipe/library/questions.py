@@ -1,0 +1,309 @@
+"""What to ask about the faces of a library, the most useful question first.
+
+A question is as useful as the number of faces that the answer is expected to settle per action: a click, or a
+name chosen. Faces that are likely one person's are asked about at once, as many as raise that number: "are
+these 23 faces all Ada?" takes one click for the yes, and one for each face that is taken out before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from facepipe.core.faces import BoolArray, FloatArray
+from facepipe.library.crowd import (
+    LikelyFaces,
+    alike,
+    doubtful_names,
+    l2_of,
+    nearest_person,
+    people_of,
+    unknown_of,
+)
+from facepipe.library.face_columns import IntArray, columns_of
+from facepipe.library.library import Library
+from facepipe.library.likelihood import WRONG_NAME, Float64Array, nearest_is_right, same_person_odds
+
+_MIN_PROBABILITY = 0.2
+"""Faces less likely a person's are not shown with the others."""
+_IN_GROUP = 0.98
+"""Probability that a face of a group is of its person."""
+_SAME_PERSON = 0.5
+_STRANGERS = 0.3
+"""Two faces of one group are nobody's whom the user would name in about this many of two and a bit groups."""
+_SINGLE_FACE = 0.1
+"""Probability that a single face of nobody known is somebody whom the user would name."""
+_MOST_FACES = 40
+"""In one question, but for a group, which is shown whole."""
+_SHOWN = 6
+"""Faces of each of two people who may be one."""
+_SPARE = 10
+"""Questions of each kind beyond those wanted, in case that some are about the same faces."""
+_NO_THRESHOLD_L2 = 1e-6
+"""Of an encoder that was never measured: no faces but copies count as alike."""
+
+
+class QuestionKind(Enum):
+    """What is asked. The values are stable codes."""
+
+    IS_PERSON = "is_person"
+    """Are these faces this person? Each may be taken out before the others are confirmed."""
+    SAME_PERSON = "same_person"
+    """Are these two people, under two names, one?"""
+    NAME_GROUP = "name_group"
+    """Who are these faces of nobody known? Each may be taken out before the others get a name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about one or more faces.
+
+    Attributes:
+        id: Stays while the same is asked; what the user skipped is passed to `next_questions`.
+        kind: What is asked.
+        face_ids: Faces asked about, the most likely first. `SAME_PERSON`: of `name`, the most typical first.
+        name: `IS_PERSON`, `SAME_PERSON`: the person. `NAME_GROUP`: who it may be; None: nobody near.
+        other_name: `SAME_PERSON`: the other person. A no is kept as `Library.reject(face_ids, other_name)`.
+        other_face_ids: `SAME_PERSON`: of the other person, the most typical first.
+        group: `NAME_GROUP`: number of the group that most faces are of; None: of no group.
+        distance_l2: Of the faces to `name`; None: there is no name.
+        runner_up: The next nearest person; None: there is none.
+        runner_up_distance_l2: Of the faces to them.
+        deciding_face_id: The face of `name` that the first face is nearest to.
+    """
+
+    id: str
+    kind: QuestionKind
+    face_ids: tuple[str, ...]
+    name: str | None = None
+    other_name: str | None = None
+    other_face_ids: tuple[str, ...] = ()
+    group: int | None = None
+    distance_l2: float | None = None
+    runner_up: str | None = None
+    runner_up_distance_l2: float | None = None
+    deciding_face_id: str | None = None
+
+
+def next_questions(library: Library, count: int, skipped: Collection[str] = ()) -> list[Question]:
+    """Return the most useful questions, at most `count`, no two about the same face or person.
+
+    Args:
+        library: Whose faces they are about; its names are to be up to date (`Library.name_again`).
+        count: Largest number of questions.
+        skipped: Ids of questions not to ask.
+    """
+    asker = _Asker(library)
+    ranked = sorted(asker.best(count + _SPARE + len(skipped)), key=lambda rated: -rated.value)
+    chosen: list[Question] = []
+    used = set(skipped)
+    for rated in chain(ranked, asker.single_faces()):
+        if len(chosen) >= count:
+            break
+        subjects = _subjects(rated.question)
+        if not subjects & used:
+            chosen.append(rated.question)
+            used |= subjects
+    return chosen
+
+
+def _subjects(question: Question) -> set[str]:
+    """What no other question of a list may be about."""
+    subjects = {question.id, *question.face_ids, *question.other_face_ids}
+    if question.kind is not QuestionKind.NAME_GROUP:
+        subjects |= {f"person {name}" for name in (question.name, question.other_name)}
+    return subjects
+
+
+@dataclass(frozen=True, slots=True)
+class _Rated:
+    """A question, and how many faces its answer is expected to settle per action."""
+
+    question: Question
+    value: float
+
+
+def _most_useful(gains: Float64Array, costs: Float64Array) -> tuple[IntArray, float]:
+    """Choose the faces to ask about at once: those that raise the gain per action, one action and the costs.
+
+    Returns:
+        Their rows, the most useful first, and gain per action.
+    """
+    order = np.argsort(-gains / np.maximum(costs, 1e-9), kind="stable")
+    if not len(order):
+        return order, 0.0
+    per_action = np.cumsum(gains[order]) / (1.0 + np.cumsum(costs[order]))
+    best = int(np.argmax(per_action))
+    return order[: best + 1], float(per_action[best])
+
+
+class _Asker:
+    """Rates the questions of a library."""
+
+    def __init__(self, library: Library) -> None:
+        self._columns = columns_of(library)
+        self._embeddings = library.embeddings
+        self._threshold_l2 = library.gallery.encoder.threshold_l2 or _NO_THRESHOLD_L2
+        self._people = people_of(self._columns, self._embeddings)
+        self._unknown = unknown_of(self._columns, self._embeddings)
+        self._nearest = nearest_person(self._columns, self._unknown, self._people, self._threshold_l2)
+        self._named = doubtful_names(self._columns, self._people, self._threshold_l2)
+
+    def best(self, count: int) -> Iterator[_Rated]:
+        """At most `count` questions of each kind, among them the best."""
+        for person in self._promising_people(count).tolist():
+            if rated := self._is_person(person):
+                yield rated
+        groups = np.flatnonzero(self._unknown.sizes > 1)
+        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count]
+        yield from self._name_groups(largest)
+        yield from self._same_people(count)
+
+    def single_faces(self) -> Iterator[_Rated]:
+        """Faces of nobody known that are in no group, those first that enrollment would take."""
+        single = np.flatnonzero(self._unknown.sizes == 1)
+        is_good = self._columns.is_enrollable[self._unknown.rows[self._unknown.starts[single]]]
+        for bundle in single[np.argsort(~is_good, kind="stable")]:
+            yield from self._name_groups(np.array([bundle]))
+
+    def _promising_people(self, count: int) -> IntArray:
+        """People of whom most faces wait to be confirmed or taken out."""
+        near = np.flatnonzero(self._nearest.probability >= _MIN_PROBABILITY)
+        gains = self._nearest.probability[near] * self._unknown.sizes[near]
+        worth = np.bincount(self._nearest.person[near], gains, len(self._people))
+        labels = self._columns.person[self._named.rows]
+        doubts = np.bincount(labels, WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
+        worth = worth + doubts[self._people.labels]
+        best = np.argsort(-worth, kind="stable")[:count]
+        return np.asarray(best[worth[best] > 0])
+
+    def _is_person(self, person: int) -> _Rated | None:
+        """Whether faces are a person: those that likely are, and those under the name that likely are not."""
+        likely, named = self._likely_faces_of(person), self._doubtful_faces_of(person)
+        rows = np.concatenate([likely.rows, named.rows])
+        right = np.concatenate([likely.right, named.right])
+        gains = np.concatenate([likely.right, WRONG_NAME * (1.0 - named.right)])
+        chosen, value = _most_useful(gains, 1.0 - right)
+        if not len(chosen):
+            return None
+        chosen = chosen[:_MOST_FACES]
+        rows = rows[chosen[np.argsort(-right[chosen], kind="stable")]]
+        name, face_ids = self._name(person), self._ids(rows)
+        id = f"{QuestionKind.IS_PERSON.value} {face_ids[0]} {name}"
+        return _Rated(
+            Question(id, QuestionKind.IS_PERSON, face_ids, name, **self._reasons(rows[0], person)), value
+        )
+
+    def _likely_faces_of(self, person: int) -> LikelyFaces:
+        """Faces without a name that may be a person's, and were not said not to be."""
+        is_near = (self._nearest.person == person) & (self._nearest.probability >= _MIN_PROBABILITY)
+        photos = self._columns.photo[self._columns.person == self._people.labels[person]]
+        likely = self._of_bundles(np.flatnonzero(is_near), self._nearest.probability[is_near])
+        likely = likely.once_a_photo(self._columns, photos)
+        return likely.only(~self._is_rejected(likely.rows, self._name(person)))
+
+    def _doubtful_faces_of(self, person: int) -> LikelyFaces:
+        """Faces under a person's name that nobody confirmed."""
+        is_own = self._columns.person[self._named.rows] == self._people.labels[person]
+        return LikelyFaces(self._named.rows[is_own], self._named.right[is_own])
+
+    def _name_groups(self, bundles: IntArray) -> Iterator[_Rated]:
+        """Who some groups of nobody known are, each with other unknown faces that are likely its person's."""
+        found = alike(self._unknown, bundles, self._threshold_l2)
+        for bundle, (near, probability) in zip(bundles.tolist(), found, strict=True):
+            probability[near == bundle] = _IN_GROUP
+            is_likely = probability >= _MIN_PROBABILITY
+            likely = self._of_bundles(near[is_likely], probability[is_likely])
+            likely = likely.once_a_photo(self._columns, np.zeros(0, np.int64))
+            yield self._name_group(bundle, likely)
+
+    def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
+        chosen, value = _most_useful(likely.right, 1.0 - likely.right)
+        rows = self._most_typical(likely.rows[chosen], self._unknown.means[bundle])
+        size, first_id = int(self._unknown.sizes[bundle]), self._ids(self._unknown.members(bundle)[:1])[0]
+        worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
+        group = int(self._unknown.labels[bundle]) if size > 1 else None
+        id = f"{QuestionKind.NAME_GROUP.value} {first_id if group is None else group}"
+        reasons = {}
+        if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
+            person = int(self._nearest.person[bundle])
+            reasons = {"name": self._name(person), **self._reasons(rows[0], person)}
+        question = Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
+        return _Rated(question, value * worth)
+
+    def _of_bundles(self, bundles: IntArray, probability: Float64Array) -> LikelyFaces:
+        """The faces of bundles of unknown faces, those of the likeliest bundle first."""
+        order = np.argsort(-probability, kind="stable")
+        rows = [np.zeros(0, np.int64), *(self._unknown.members(bundle) for bundle in bundles[order].tolist())]
+        sizes = self._unknown.sizes[bundles[order]]
+        return LikelyFaces(np.concatenate(rows), np.repeat(probability[order], sizes))
+
+    def _is_rejected(self, rows: IntArray, name: str) -> BoolArray:
+        decisions = (self._columns.faces[row].decision for row in rows.tolist())
+        return np.array([each is not None and name in each.not_names for each in decisions], np.bool_)
+
+    def _same_people(self, count: int) -> Iterator[_Rated]:
+        """Pairs of people who look alike, were never seen in one photo, and were not told apart."""
+        sizes, means = self._people.sizes, self._people.means
+        is_near = np.triu(means @ means.T >= 1.0 - self._threshold_l2**2 / 2, 1)
+        first, second = np.nonzero(is_near)
+        distances_l2 = l2_of(np.einsum("nd,nd->n", means[first], means[second]))
+        odds = same_person_odds(distances_l2, self._threshold_l2, sizes[first], sizes[second])
+        probability = nearest_is_right(odds, 0.0)
+        pairs = np.flatnonzero(probability >= _SAME_PERSON)
+        for pair in pairs[np.argsort(-probability[pairs], kind="stable")][:count].tolist():
+            small, large = sorted((int(first[pair]), int(second[pair])), key=lambda person: sizes[person])
+            if self._may_be_one(small, large):
+                value = float(probability[pair]) * min(_SHOWN, int(sizes[small]))
+                yield _Rated(self._same_person_question(small, large, float(distances_l2[pair])), value)
+
+    def _may_be_one(self, small: int, large: int) -> bool:
+        rows, other_rows = self._people.members(small), self._people.members(large)
+        photos = self._columns.photo
+        in_one_photo = np.isin(photos[rows], photos[other_rows]).any()
+        return not in_one_photo and not self._is_rejected(rows, self._name(large)).any()
+
+    def _same_person_question(self, small: int, large: int, distance_l2: float) -> Question:
+        face_ids, other_face_ids = (
+            self._ids(self._most_typical(self._people.members(person), self._people.means[person])[:_SHOWN])
+            for person in (small, large)
+        )
+        name, other_name = self._name(small), self._name(large)
+        id = f"{QuestionKind.SAME_PERSON.value} {len(name)} {name} {other_name}"
+        return Question(
+            id, QuestionKind.SAME_PERSON, face_ids, name, other_name, other_face_ids, distance_l2=distance_l2
+        )
+
+    def _most_typical(self, rows: IntArray, mean: FloatArray) -> IntArray:
+        """The faces, the nearest to a mean first."""
+        cosines = self._embeddings[self._columns.embedding_row[rows]] @ mean
+        return np.asarray(rows[np.argsort(-cosines, kind="stable")])
+
+    def _reasons(self, row: np.int64, person: int) -> dict[str, Any]:
+        """Distances of a face to a person and to the next; the person's face that is nearest to it."""
+        vector = self._embeddings[self._columns.embedding_row[row]]
+        distances_l2 = l2_of(self._people.means @ vector)
+        others = np.where(np.arange(len(distances_l2)) == person, np.inf, distances_l2)
+        other, own = int(np.argmin(others)), self._people.members(person)
+        own = own[own != row]
+        nearest = (
+            own[np.argmax(self._embeddings[self._columns.embedding_row[own]] @ vector)] if len(own) else None
+        )
+        has_other = bool(np.isfinite(others[other]))
+        return {
+            "distance_l2": float(distances_l2[person]),
+            "runner_up": self._name(other) if has_other else None,
+            "runner_up_distance_l2": float(others[other]) if has_other else None,
+            "deciding_face_id": None if nearest is None else self._columns.faces[nearest].id,
+        }
+
+    def _name(self, person: int) -> str:
+        return self._columns.names[self._people.labels[person]]
+
+    def _ids(self, rows: IntArray) -> tuple[str, ...]:
+        return tuple(self._columns.faces[row].id for row in rows.tolist())
