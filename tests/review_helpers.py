@@ -157,8 +157,6 @@ def altered_copies(portrait: UInt8Array, count: int) -> Iterator[UInt8Array]:
 
 def make_batch(photos: Path, out: Path, gallery: Path) -> None:
     """Work through a folder."""
-    from facepipe.pipeline import FacePipeline  # DEV
 
-    FacePipeline.load(gallery, create_gallery=True).close()  # DEV
     result = facepipe("batch", photos, "--out", out, "--gallery", gallery, "--quiet")
     assert result.code in (0, 3), result.err

@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from facepipe.library.library import Library
 from facepipe.library.models import Step
+from facepipe.server.pages.face_finder import face_finder
 
 FaceIds = Annotated[list[str], Meta(min_length=1, max_length=100_000)]
 Name = Annotated[str, Meta(min_length=1, max_length=1_000)]
@@ -153,7 +154,7 @@ class DrawFace(Change, tag="draw_face"):
 
     def apply(self, library: Library) -> Step:
         """See `Library.draw_face`."""
-        step, _ = library.draw_face(self.photo_id, self.box_xyxy, self.name)
+        step, _ = library.draw_face(self.photo_id, self.box_xyxy, self.name, face_finder(library))
         return step
 
 

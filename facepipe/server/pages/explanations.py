@@ -19,6 +19,7 @@ _NOT_COMPARED = {
     Reason.TOO_DARK: "it is too dark",
     Reason.TOO_BRIGHT: "it is too bright",
     Reason.LOW_CONTRAST: "it has too little contrast",
+    Reason.DRAWN: "its box was drawn by hand, and no face was found in it",
 }
 
 
@@ -36,8 +37,6 @@ def _decided(face: LibraryFace) -> str | None:
             return "You said that this is not a face."
         case Verdict.IGNORE:
             return "You asked not to be asked about this face."
-    if decision is not None and decision.is_drawn and face.embedding_row is None:
-        return "You drew this box; what it shows can't be compared."
     return None
 
 

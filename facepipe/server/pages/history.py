@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from litestar import Router, get, post
 from litestar.response import Template
 from msgspec import Struct
 
+from facepipe.library.advice import right_share, threshold_advice
 from facepipe.library.library import Library
-from facepipe.library.models import Step
+from facepipe.library.models import Checked, Step
 from facepipe.server.pages.changes import AnyChange, Name
 from facepipe.server.pages.library_thread import LibraryThread
-from facepipe.server.pages.views import people
 
 _STEPS_KEPT = 1000
 
@@ -84,11 +82,19 @@ async def history_page(library_thread: LibraryThread) -> Template:
 async def checked_page(library_thread: LibraryThread) -> Template:
     """Show how many names were right, of those that were checked."""
 
-    def view(library: Library) -> dict[str, Any]:
-        rows = [(person.name, library.checked(person.name)) for person in people.of(library)]
-        return {"all": library.checked(), "rows": [row for row in rows if row[1].right + row[1].wrong]}
+    counts = await library_thread.run(lambda library: library.checked_by_name())
+    rows = sorted(counts.items(), key=lambda row: (-row[1].wrong, row[0].casefold()))
+    total = Checked(sum(own.right for own in counts.values()), sum(own.wrong for own in counts.values()))
+    return Template("checked.html", context={"all": total, "share": right_share(total), "rows": rows})
 
-    return Template("checked.html", context=await library_thread.run(view))
+
+@get("/advice")
+async def advice_part(library_thread: LibraryThread) -> Template:
+    """Show what the answers tell about thresholds."""
+    advice = await library_thread.run(threshold_advice)
+    return Template(
+        "advice_part.html", context={"advice": [own for own in advice if own.best_l2 is not None]}
+    )
 
 
 @get("/state")
@@ -97,4 +103,6 @@ async def state(library_thread: LibraryThread) -> dict[str, int]:
     return {"version": library_thread.version, "photos_left": library_thread.photos_left}
 
 
-history_router = Router("/", route_handlers=[change, undo, erase, history_page, checked_page, state])
+history_router = Router(
+    "/", route_handlers=[change, undo, erase, history_page, checked_page, advice_part, state]
+)

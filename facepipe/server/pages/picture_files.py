@@ -11,6 +11,7 @@ from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photos import photo_of
 
+_SMALL_PX = 224
 _KEPT = {"Cache-Control": "private, max-age=3600"}
 
 
@@ -23,7 +24,14 @@ async def face_picture(library_thread: LibraryThread, face_id: str) -> Response[
 @get("/photos/{photo_id:int}/small")
 async def small_photo(library_thread: LibraryThread, photo_id: int) -> Response[bytes]:
     """Return the thumbnail of a photo."""
-    return _webp(await library_thread.run(lambda library: library.preview(photo_of(library, photo_id).id)))
+    photo = await library_thread.run(lambda library: photo_of(library, photo_id))
+    kept = await library_thread.run(lambda library: library.preview(photo_id))
+    if kept is not None:
+        return _webp(kept)
+    try:  # there is none of a photo without faces
+        return _jpeg(await sync_to_thread(large_photo, photo, _SMALL_PX))
+    except PhotoError as error:
+        raise not_found(str(error)) from error
 
 
 @get("/faces/{face_id:str}/large")
