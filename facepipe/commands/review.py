@@ -40,20 +40,16 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
     from facepipe.server.settings import Limits, ServerSettings
 
     settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))
-    with listen(settings) as listening:
-        port = listening.getsockname()[1]
-        session = PageSession(port)
-        library_thread = LibraryThread(lambda: Library.open(out, gallery_path))
-        address = f"http://127.0.0.1:{port}{SIGN_IN_PATH}?token={session.token}"
-        echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
-        if not no_browser:
-            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        try:
-            serve(settings, lambda: create_page_app(library_thread, session, settings), listening)
-        except KeyboardInterrupt:
-            echo("facepipe: the review ended; every answer is kept", err=True)
-        finally:
-            library_thread.close()
+    try:
+        with listen(settings) as listening, LibraryThread(lambda: Library.open(out, gallery_path)) as library:
+            session = PageSession(listening.getsockname()[1])
+            address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
+            echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
+            if not no_browser:
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+            serve(settings, lambda: create_page_app(library, session, settings), listening)
+    except KeyboardInterrupt:
+        echo("facepipe: the review ended; every answer is kept", err=True)
 
 
 def _require_extra() -> None:

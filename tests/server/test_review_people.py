@@ -222,7 +222,7 @@ def test_photos_are_found_by_people_place_and_day(visitor: Visitor) -> None:
     page.get_by_label("Add a person who is in the photo", exact=True).fill("Clara")
     visitor.press("Enter")
     page.wait_for_url("**person=Clara**")
-    page.get_by_label("Folder").select_option("Clara's")
+    page.get_by_label("Folder All").select_option("Clara's")
     page.wait_for_url("**folder=Clara**")
     assert 0 < page.locator(".photos a").count() <= 8
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ _HERE = Path(__file__).parent
 def create_page_app(
     library_thread: LibraryThread, session: PageSession, settings: ServerSettings
 ) -> Litestar:
-    """Make the application; it closes the library when it ends.
+    """Make the application.
 
     Args:
         library_thread: Of the library that is shown.
@@ -49,17 +47,9 @@ def create_page_app(
         settings: Where it listens, and its limits.
     """
 
-    @asynccontextmanager
-    async def closing(_: Litestar) -> AsyncIterator[None]:
-        try:
-            yield
-        finally:
-            library_thread.close()
-
     app = Litestar(
         [sign_in, _home, _static_files(), _pages(library_thread)],
         exception_handlers={Exception: _failure},
-        lifespan=[closing],
         logging_config=None,
         openapi_config=None,
         request_max_body_size=settings.limits.body_bytes,

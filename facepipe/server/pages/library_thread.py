@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from facepipe.core.errors import FacepipeError
 from facepipe.library.library import Library
@@ -37,7 +37,7 @@ class LibraryThread:
         self._opened: Future[None] = Future()
         self._version = 0
         self._photos_left = 1  # a former process may have left some
-        self._thread = threading.Thread(target=self._work, args=(open_library,), name="library")
+        self._thread = threading.Thread(target=self._work, args=(open_library,), name="library", daemon=True)
         self._thread.start()
         self._opened.result()
 
@@ -66,8 +66,11 @@ class LibraryThread:
         self._tasks.put(task)
         return await asyncio.wrap_future(future)
 
-    def close(self) -> None:
-        """Finish what was asked for, close the library and end the thread; nothing where it has ended."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish what was asked for, close the library and end the thread."""
         self._tasks.put(None)
         self._thread.join()
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from litestar import Router, get
-from litestar.response import Template
+from litestar.response import Redirect, Template
 
 from facepipe.library.library import Library
 from facepipe.library.models import PersonSummary
-from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.requests import Offset, as_part
 from facepipe.server.pages.views import (
@@ -23,7 +22,7 @@ from facepipe.server.pages.views import (
 
 @get("/people")
 async def people_page(
-    library_thread: LibraryThread, text: str = "", hidden: bool = False, offset: Offset = 0
+    library_thread: LibraryThread, text: str = "", hidden: bool = False, gone: str = "", offset: Offset = 0
 ) -> Template:
     """Show the people with their best faces; from an offset on, only further tiles."""
 
@@ -32,16 +31,19 @@ async def people_page(
         return shown, sum(person.is_hidden for person in people.of(library))
 
     part, hidden_count = await library_thread.run(view)
-    context = {"part": part, "text": text, "hidden": hidden, "hidden_count": hidden_count}
+    context = {"part": part, "text": text, "hidden": hidden, "hidden_count": hidden_count, "gone": gone}
     return Template("people_part.html" if offset else "people.html", context=context)
 
 
 @get("/person")
-async def person_page(library_thread: LibraryThread, name: str, offset: Offset = 0) -> Template:
-    """Show a person's faces, the most doubtful first; from an offset on, only further tiles."""
+async def person_page(library_thread: LibraryThread, name: str, offset: Offset = 0) -> Template | Redirect:
+    """Show a person's faces, the most doubtful first; from an offset on, only further tiles.
+
+    Where nobody has this name (any more), the people are shown.
+    """
     view: PersonView | None = await library_thread.run(lambda library: person_view(library, name, offset))
     if view is None:
-        raise not_found(f"nobody here has the name {name}")
+        return Redirect("/review/people", query_params={"gone": name})
     if offset:
         return as_part(view.faces)
     return Template("person.html", context={"view": view, "person": view.person})

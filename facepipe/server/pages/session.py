@@ -28,10 +28,12 @@ class PageSession:
         port: Of the server. Cookies are shared by all ports of a host, so that its name holds the port.
 
     Attributes:
+        port: As given.
         token: To be given once, in the address `SIGN_IN_PATH?token=...`.
     """
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self.token = secrets.token_urlsafe(32)
         self._secret = secrets.token_urlsafe(32)
         self._is_token_used = False
