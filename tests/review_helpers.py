@@ -119,6 +119,12 @@ class Visitor:
     def open(self, path: str) -> None:
         """Go to a page, and wait until its scripts have run."""
         self.page.goto(f"{self.base}/review/{path}")
+        self.arrive()
+
+    def arrive(self, title: str | None = None) -> None:
+        """Wait until the scripts of a page have run, whose title begins so."""
+        if title is not None:
+            expect(self.page).to_have_title(re.compile(f"^{re.escape(title)}"))
         self.page.wait_for_load_state("load")
 
     def press(self, *keys: str) -> None:

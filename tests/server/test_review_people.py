@@ -113,12 +113,12 @@ def test_people_are_renamed_merged_hidden_and_shown_by_another_face(visitor: Vis
     page.get_by_role("button", name="Rename").click()
     page.get_by_label("Name", exact=True).fill("Ada Lovelace")
     visitor.press("Enter")
-    expect(page.get_by_role("heading", name="Ada Lovelace", level=1)).to_be_visible()
+    visitor.arrive("Ada Lovelace")
 
     page.get_by_role("button", name="Merge").click()
     page.get_by_label("Name", exact=True).fill("Ben")
     visitor.press("Enter")
-    expect(page.get_by_role("heading", name="Ben", level=1)).to_be_visible()
+    visitor.arrive("Ben")
 
     page.get_by_role("button", name="Hide").click()
     page.wait_for_url("**/review/people")
@@ -128,7 +128,6 @@ def test_people_are_renamed_merged_hidden_and_shown_by_another_face(visitor: Vis
 
     visitor.open("history")
     page.get_by_role("button", name="Undo back to here").last.click()
-    page.wait_for_load_state("load")
     expect(page.locator(".steps .undone")).to_have_count(4)
     visitor.open("people")
     expect(page.get_by_role("link", name="Ada")).to_be_visible()
@@ -171,7 +170,7 @@ def test_questions_do_not_wait_for_the_server(visitor: Visitor) -> None:
     visitor.wait_until_saved()
     assert len(sent) == 3
 
-    visitor.press("Control+z")
+    visitor.press("Escape", "Control+z")
     expect(page.locator("#answered")).to_have_text("2 answers so far")
     assert page.locator("#question").get_attribute("data-id") == texts[-1]
 
@@ -198,7 +197,7 @@ def test_a_refused_change_is_shown_and_taken_back(visitor: Visitor) -> None:
     count = page.locator(".face").count()
     page.locator(".face").first.focus()
     visitor.press("e")
-    page.get_by_label("Name", exact=True).fill("a\u202eb")
+    page.get_by_label("Name", exact=True).fill("\u200b")
     visitor.press("Enter")
     expect(page.locator("#messages .failed")).to_be_visible()
     expect(page.locator(".face:not(.gone)")).to_have_count(count)
@@ -231,6 +230,7 @@ def test_a_photo_explains_its_names_and_takes_boxes(visitor: Visitor) -> None:
     page = visitor.page
     visitor.open("photos?person=Ada&person=Ben")
     page.locator(".photos a").click()
+    visitor.arrive("pair.jpg")
     why = page.locator(".found li", has=page.get_by_role("link", name="Ada")).locator(".why")
     expect(why).to_contain_text("below the threshold")
     count = page.locator(".found li").count()
@@ -246,10 +246,12 @@ def test_a_photo_explains_its_names_and_takes_boxes(visitor: Visitor) -> None:
     page.get_by_label("Name", exact=True).fill("Dora")
     visitor.press("Enter")
     expect(page.locator(".found li")).to_have_count(count + 1)
+    visitor.arrive()
 
     visitor.press("d", "ArrowDown", "Shift+ArrowRight", "Enter")
     page.get_by_role("dialog", name="Who is this?").get_by_role("button", name="Save").click()
     expect(page.locator(".found li")).to_have_count(count + 2)
+    visitor.arrive()
 
     with page.expect_popup() as opened:
         visitor.press("o")
@@ -298,15 +300,15 @@ def test_every_page_is_accessible_also_on_a_phone(review: Review, browser: Brows
         for path in (*PAGES, first_group, "photo?id=1"):
             visitor.open(path)
             visitor.page.wait_for_load_state("networkidle")
-            assert _violations(visitor) == [], path
+            assert _violations(visitor, scheme) == [], path
             width = visitor.page.evaluate("document.documentElement.scrollWidth")
             assert width <= PHONE["width"], path
         visitor.open("person?name=Ada")
         visitor.page.locator(".face").first.click()
-        assert _violations(visitor) == []
+        assert _violations(visitor, scheme) == []
         visitor.press("?")
         expect(visitor.page.get_by_role("dialog", name="Keys")).to_be_visible()
-        assert _violations(visitor) == []
+        assert _violations(visitor, scheme) == []
         assert visitor.complaints == []
 
 
@@ -317,6 +319,8 @@ def _first_group(visitor: Visitor) -> int:
     return int(address.partition("=")[2])
 
 
-def _violations(visitor: Visitor) -> list[str]:
-    results = Axe().run(visitor.page)
+def _violations(visitor: Visitor, scheme: str) -> list[str]:
+    """What axe-core finds; nothing but colors differs in the dark."""
+    options = {"runOnly": ["color-contrast"]} if scheme == "dark" else None
+    results = Axe().run(visitor.page, options=options)
     return [f"{found['id']}: {found['nodes'][0]['html']}" for found in results.response["violations"]]

@@ -60,7 +60,8 @@ onWaiting((count) => {
 
 let wentAt = 0;
 addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !event.target.closest("input, textarea")) {
+  const isEditing = Boolean(event.target.closest("input")?.value); // has an undo of its own
+  if ((event.ctrlKey || event.metaKey) && event.key === "z" && !isEditing) {
     event.preventDefault();
     undoHere();
     return;

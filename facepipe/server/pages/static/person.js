@@ -20,7 +20,8 @@ onAction(
       return change({ do: "reset", face_ids: ids(faces) });
     },
     async set_cover([face]) {
-      if (await change({ do: "set_cover", name: person, face_id: face.dataset.id })) reload();
+      const isDone = await change({ do: "set_cover", name: person, face_id: face.dataset.id });
+      if (isDone) head.querySelector(".cover").src = `/review/pictures/faces/${face.dataset.id}/large`;
     },
   },
   { ...commonKeys, y: "confirm", n: "reject", r: "reset", c: "set_cover" },
@@ -60,7 +61,6 @@ function follow(answer, name) {
 }
 
 const leaveTo = (address) => { location.href = address; };
-const reload = () => location.reload();
 
 head.addEventListener("click", (event) => {
   const button = event.target.closest("[data-person-action]");
