@@ -30,7 +30,7 @@ def test_an_id_is_the_same_everywhere() -> None:
 
 
 @given(arrays(np.float32, (4, 4), elements=st.floats(0, 100, width=32)), st.permutations(range(4)))
-def test_boxes_find_themselves_in_any_order(boxes: np.ndarray, order: list[int]) -> None:  # type: ignore[type-arg]
+def test_boxes_find_themselves_in_any_order(boxes: np.ndarray, order: list[int]) -> None:
     boxes = (
         np.concatenate([boxes[:, :2], boxes[:, :2] + 10], axis=1)
         + 200 * np.arange(4, dtype=np.float32)[:, None]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from library_helpers import analyze, face_of, make_batch, names_in
 
+from facepipe.batch.decisions import Decision
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
 from facepipe.gallery import Gallery
@@ -62,23 +63,21 @@ def test_acknowledged_decisions_survive_sigkill(tmp_path: Path) -> None:
         decided |= {id: state for id, *state in acknowledged}
         unfinished = 1  # one more may be decided and not yet acknowledged
         with Library.open(out) as library:
-            for id, state in decided.items():
-                decision = library.faces[id].decision
-                verdict = decision and decision.verdict and decision.verdict.value
-                unfinished -= [verdict, decision and decision.name] != state
+            found = {id: state_of(library.faces[id].decision) for id in decided}
+            unfinished -= sum(found[id] != state for id, state in decided.items())
             assert unfinished >= 0
             library.name_everything()
             for face in library.faces.values():
                 if face.is_settled and face.decision is not None:
                     assert face.name == face.decision.name
-            decided = {
-                face.id: [
-                    face.decision and face.decision.verdict and face.decision.verdict.value,
-                    face.decision and face.decision.name,
-                ]
-                for face in library.faces.values()
-                if face.id in decided
-            }
+            decided = found
+
+
+def state_of(decision: Decision | None) -> list[str | None]:
+    """Verdict and name, as the killed process prints them."""
+    if decision is None:
+        return [None, None]
+    return [decision.verdict and decision.verdict.value, decision.name]
 
 
 @pytest.mark.parametrize("taking_back", [False, True])
