@@ -17,7 +17,9 @@ from facepipe.batch.seal import Seal
 from facepipe.core.face_ids import same_faces
 from facepipe.core.faces import Faces, FloatArray
 
-_COLUMNS = "face_id, sha256, numbers, verdict, name, not_names, found_name, is_drawn, vectors, decided_at"
+DECISION_COLUMNS = (
+    "face_id, sha256, numbers, verdict, name, not_names, found_name, is_drawn, vectors, decided_at"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,8 +60,8 @@ class DecisionTable:
         """Read all decisions from the file."""
         self._by_face.clear()
         self._by_photo.clear()
-        for row in self._database.execute(f"SELECT {_COLUMNS} FROM decisions"):
-            self._remember(self._opened(row))
+        for row in self._database.execute(f"SELECT {DECISION_COLUMNS} FROM decisions"):
+            self._remember(decision_of_row(row, self._seal()))
 
     def __len__(self) -> int:
         return len(self._by_face)
@@ -111,7 +113,7 @@ class DecisionTable:
             decision.decided_at,
         )
         marks = ", ".join("?" * len(values))
-        self._database.execute(f"INSERT INTO decisions ({_COLUMNS}) VALUES ({marks})", values)
+        self._database.execute(f"INSERT INTO decisions ({DECISION_COLUMNS}) VALUES ({marks})", values)
         self._remember(stored)
 
     def remove(self, face_id: str) -> None:
@@ -139,25 +141,27 @@ class DecisionTable:
         self._by_face[decision.face_id] = stored
         self._by_photo[decision.photo_sha256][decision.face_id] = stored
 
-    def _opened(self, row: Sequence[Any]) -> StoredDecision:
-        face_id, sha256, numbers, verdict, name, not_names, found_name, is_drawn, embedding, decided_at = row
-        opened = self._seal().open
-        decision = Decision(
-            face_id=opened("face_id", face_id),
-            photo_sha256=opened("sha256", sha256),
-            box_xyxy=box_of(numbers),
-            verdict=None if verdict is None else Verdict(verdict),
-            name=opened("name", name),
-            not_names=frozenset(json.loads(opened("not_names", not_names))),
-            found_name=opened("found_name", found_name),
-            is_drawn=bool(is_drawn),
-            decided_at=decided_at,
-        )
-        vector = None if embedding is None else np.frombuffer(opened("vectors", embedding), "<f4")
-        return StoredDecision(decision, numbers, vector)
-
 
 def box_of(numbers: bytes) -> tuple[float, float, float, float]:
     """Return the box of the first face of `numbers`."""
     left, top, right, bottom = faces_of(numbers).boxes_xyxy[0].tolist()
     return left, top, right, bottom
+
+
+def decision_of_row(row: Sequence[Any], seal: Seal) -> StoredDecision:
+    """Read a row of `DECISION_COLUMNS`."""
+    face_id, sha256, numbers, verdict, name, not_names, found_name, is_drawn, embedding, decided_at = row
+    opened = seal.open
+    decision = Decision(
+        face_id=opened("face_id", face_id),
+        photo_sha256=opened("sha256", sha256),
+        box_xyxy=box_of(numbers),
+        verdict=None if verdict is None else Verdict(verdict),
+        name=opened("name", name),
+        not_names=frozenset(json.loads(opened("not_names", not_names))),
+        found_name=opened("found_name", found_name),
+        is_drawn=bool(is_drawn),
+        decided_at=decided_at,
+    )
+    vector = None if embedding is None else np.frombuffer(opened("vectors", embedding), "<f4")
+    return StoredDecision(decision, numbers, vector)

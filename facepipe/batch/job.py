@@ -12,12 +12,12 @@ from typing import Any, Self
 
 from facepipe.batch.decision_table import DecisionTable
 from facepipe.batch.job_faces import JobFaces
-from facepipe.batch.job_file import open_job_file
 from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
 from facepipe.batch.job_schema import WIPE_DUE, analyse_panoramas_again, note
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask
 from facepipe.batch.planning import NO_FILE, Planner, Taken
+from facepipe.batch.rescue import open_job_file
 from facepipe.batch.rows import (
     FACE_BYTES,
     faces_of,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -42,7 +41,6 @@ _BEFORE_READING = (
 _AFTERWARDS = ("journal_mode = WAL", "synchronous = FULL")
 """FULL: what people decided is on disk when they are told so, whatever happens to the power."""
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
-_log = logging.getLogger("facepipe")
 _OF_THE_MACHINE = ("SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_NOMEM")
 
 
@@ -208,21 +206,10 @@ class JobFile:
         return OutputError(f"{self.file}: not a job file of facepipe; choose another --out")
 
 
-def open_job_file(folder: Path, *, create: bool, secret: bytes | None, again: bool) -> JobFile:
-    """Open a job file, in place of a damaged one a new one where all is done `again`; see `JobFile`."""
-    try:
-        return JobFile(folder, create=create, secret=secret)
-    except DamagedJobError as error:
-        if not again:
-            raise
-        _log.warning(
-            "%s: a new one is begun; outdated pictures of before are no longer known, so remove them in %s",
-            error.finding,
-            folder,
-        )
+def remove_job_file(folder: Path) -> None:
+    """Remove a job file and its logs."""
     for ending in ("", "-journal", "-wal", "-shm"):
         folder.joinpath(f"{JOB_FILE}{ending}").unlink(missing_ok=True)
-    return JobFile(folder, create=create, secret=secret)
 
 
 def is_job_file(file: Path) -> bool:

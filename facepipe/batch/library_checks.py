@@ -17,7 +17,8 @@ from facepipe.core.face_ids import is_face_id
 _COORDINATE_MAX = 1e7
 
 
-def _check_decision(row: Mapping[str, Any]) -> None:
+def check_decision(row: Mapping[str, Any]) -> None:
+    """Check a row of decisions, deciphered; raises as `facepipe.batch.checks.require_meaning`."""
     require(is_face_id(row["face_id"]) and bool(SHA256.fullmatch(row["sha256"])), "the face of a decision")
     require(is_bytes(row["numbers"], FACE_BYTES) and len(row["numbers"]) == FACE_BYTES, "a decision's box")
     numbers = np.frombuffer(row["numbers"], "<f4")
@@ -61,7 +62,7 @@ def _check_library(row: Mapping[str, Any]) -> None:
 
 
 LIBRARY_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    "decisions": _check_decision,
+    "decisions": check_decision,
     "steps": _check_step,
     "people": _check_person,
     "face_groups": _check_group,

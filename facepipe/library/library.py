@@ -12,11 +12,14 @@ from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Box, Decision, Verdict
 from facepipe.batch.job import Job
 from facepipe.batch.naming import Naming, options_of
+from facepipe.batch.output_files import SIDECAR_KIND
+from facepipe.batch.results import ResultOptions, write_results
 from facepipe.batch.rows import face_bytes
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.face_ids import face_id
 from facepipe.core.faces import Faces
 from facepipe.gallery import Gallery
+from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.gallery.names import clean_name
 from facepipe.library.drawing import DrawnFace
 from facepipe.library.models import LibraryPhoto, Step
@@ -70,6 +73,17 @@ class Library(PeopleMixin):
             opened.close()
             raise
         return library
+
+    def write_results(self) -> int:
+        """Write records and report anew, and the sidecars that the batch has written; no photo is opened.
+
+        Returns:
+            How many files could not be written; why is logged.
+        """
+        report = self._job.outputs.report_options()
+        has_sidecars = bool(self._job.outputs.of_kind(SIDECAR_KIND))
+        options = ResultOptions(xmp=has_sidecars, paths=report is None or report.paths)
+        return write_results(self._job, LINK_SHARE * self._naming.threshold_l2, options)
 
     def draw_face(
         self, photo_id: int, box_xyxy: Box, name: str | None = None, find_face: FindFace | None = None

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from facepipe.batch.decision_table import StoredDecision
-from facepipe.batch.decisions import Verdict
+from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.forgetting import forget_person
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import Match
@@ -86,6 +86,42 @@ class PeopleMixin(DecidingMixin):
         with self._changing():
             self._tables.show_person(name, after)
             return self._tables.add_step(f"{name} {what}", {"decisions": [], **changes}, StepState.DONE).step
+
+    # All decisions
+
+    def decisions(self) -> list[StoredDecision]:
+        """Return all decisions, also about photos that are not among those of the last batch."""
+        return list(self._job.decisions)
+
+    def displays(self) -> dict[str, PersonDisplay]:
+        """Return how people are shown, where something was chosen."""
+        return self._tables.people()
+
+    def take_over(
+        self, decisions: Sequence[StoredDecision], displays: Mapping[str, PersonDisplay], label: str
+    ) -> Step:
+        """Write decisions in place of those about the same faces, and how people are shown, as one step."""
+        nothing = [
+            replace(stored, decision=Decision(d.face_id, d.photo_sha256, d.box_xyxy), embedding=None)
+            for stored in decisions
+            for d in [stored.decision]
+        ]
+        before = [self._job.decisions.get(stored.decision.face_id) or stored for stored in nothing]
+        shown = self._tables.people()
+        people = [
+            (name, _display_to_list(shown.get(name)), _display_to_list(display))
+            for name, display in displays.items()
+        ]
+
+        def show() -> None:
+            for name, display in displays.items():
+                self._tables.show_person(name, display)
+
+        step = self._step(label, before, decisions, {"people": people}, also=show)
+        due = self._due_people
+        self._load()
+        self._due_people = due
+        return step
 
     # Renaming and merging
 
