@@ -24,6 +24,7 @@ from facepipe.commands import (
     face,
     gallery,
     photos,
+    reembed,
     verify,
     video,
     watch,
@@ -156,6 +157,7 @@ for command in (
 ):
     main.add_command(command)
 gallery.gallery.add_command(audit.audit)
+gallery.gallery.add_command(reembed.reembed)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from facepipe.quality import accepted_rows, assess
 from facepipe.quality_rules import NamingRules, Reason
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
 from facepipe.weights.cards import WeightCard
-from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 _MUCH_REDUCED = 1 / 3
 
@@ -313,6 +313,15 @@ def process_files(
         except LandmarkError as error:
             result = PhotoResult(path, error=f"{path}: {error}")
         yield result
+
+
+def installed_card(encoder: EncoderIdentity) -> WeightCard | None:
+    """Return the card of a gallery's encoder; None: no weight that makes the same vectors is installed."""
+    try:
+        card = load_card(encoder.name).card
+        return card if card_identity(card).makes_same_vectors_as(encoder) else None
+    except WeightsError:
+        return None
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:

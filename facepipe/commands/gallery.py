@@ -12,7 +12,7 @@ import click
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
 from facepipe.core.counting import counted
-from facepipe.core.errors import GalleryError, WeightsError
+from facepipe.core.errors import GalleryError
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job
@@ -37,14 +37,10 @@ def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
 
     As it is where no such card is installed.
     """
-    from facepipe.pipeline import card_identity
-    from facepipe.weights.registry import load_card
+    from facepipe.pipeline import card_identity, installed_card
 
-    try:
-        known = card_identity(load_card(encoder.name).card)
-    except WeightsError:
-        return encoder
-    return known if known.makes_same_vectors_as(encoder) else encoder
+    card = installed_card(encoder)
+    return encoder if card is None else card_identity(card)
 
 
 @gallery.command("list")
