@@ -68,9 +68,19 @@ class NameChange:
             "id": template.id,
             "person": template.person,
             "source": template.source,
-            "before": {"label": self.before.label, **asdict(self.before)},
-            "after": {"label": self.after.label, **asdict(self.after)},
+            "before": _match_record(self.before),
+            "after": _match_record(self.after),
         }
+
+
+def _match_record(match: Match) -> dict[str, Any]:
+    return {
+        "name": match.name,
+        "candidate_name": match.candidate_name,
+        "distance_l2": None if match.distance_l2 is None else round(match.distance_l2, 4),
+        "threshold_l2": round(match.threshold_l2, 4),
+        "reason": match.reason,
+    }
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -69,12 +69,12 @@ def test_names_that_change_are_listed(folder: Path) -> None:
     _, lines, complaints = reembedded("--dry-run")
     _, (line,), _ = reembedded("--dry-run", "--json")
     record = json.loads(line)
-    changed = {(c["id"], c["before"]["label"], c["after"]["label"]) for c in record["changed"]}
+    changed = {(c["id"], c["before"]["name"], c["after"]["name"]) for c in record["changed"]}
     assert len(lines) == 1 + len(changed)
     assert complaints[-1].endswith(f"{len(changed)} faces would be named differently")
     after_l2 = record["thresholds"][0]["after_l2"]
     assert record["thresholds"] == [{"person": "Eileen", "before_l2": near_l2 * 0.999, "after_l2": after_l2}]
-    assert all((before, after) == ("unknown", "Eileen") for _, before, after in changed)
+    assert all((before, after) == (None, "Eileen") for _, before, after in changed)
 
 
 def test_what_is_missing_is_listed_and_stops_it(folder: Path) -> None:
