@@ -48,8 +48,8 @@ class ThresholdChange:
 
 
 @dataclass(frozen=True, slots=True)
-class NameChange:
-    """A template that would get another name, were it a new face.
+class ComparedNames:
+    """The names that a template would get, were it a new face.
 
     Attributes:
         template: The face.
@@ -90,25 +90,40 @@ class Reembedding:
     Attributes:
         before: The encoder that the gallery has.
         change: What the gallery gets.
-        from_crops: How many faces were encoded from their kept crops.
-        from_photos: How many from photos.
-        missing: Faces that can't be encoded, and why.
+        encoded: All its faces, those too that can't be encoded.
         thresholds: What becomes of own thresholds.
-        right_before: How many of the templates that can be encoded get their person's name, each named by
-            all others.
-        right_after: How many with the new encoder.
-        changed: Those that get another name, or none, or one that they had not.
+        names: Of the templates that can be encoded, each named by all others.
     """
 
     before: EncoderIdentity
     change: EncoderChange
-    from_crops: int
-    from_photos: int
-    missing: tuple[EncodedFace, ...]
+    encoded: tuple[EncodedFace, ...]
     thresholds: tuple[ThresholdChange, ...]
-    right_before: int
-    right_after: int
-    changed: tuple[NameChange, ...]
+    names: tuple[ComparedNames, ...]
+
+    def count_from(self, origin: Origin) -> int:
+        """Return how many faces were encoded from their kept crops, or from photos."""
+        return sum(face.origin is origin for face in self.encoded)
+
+    @property
+    def missing(self) -> tuple[EncodedFace, ...]:
+        """The faces that can't be encoded."""
+        return tuple(face for face in self.encoded if face.new is None)
+
+    @property
+    def changed(self) -> tuple[ComparedNames, ...]:
+        """The templates that would get another name, or none, or one that they had not."""
+        return tuple(names for names in self.names if names.before.label != names.after.label)
+
+    @property
+    def right_before(self) -> int:
+        """How many templates get their person's name with the old encoder."""
+        return sum(names.before.name == names.template.person for names in self.names)
+
+    @property
+    def right_after(self) -> int:
+        """How many with the new one."""
+        return sum(names.after.name == names.template.person for names in self.names)
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -117,12 +132,12 @@ class Reembedding:
             "encoder": self.change.encoder.name,
             "templates": len(self.change.templates),
             "unknown_faces": len(self.change.unknown),
-            "from_crops": self.from_crops,
-            "from_photos": self.from_photos,
+            "from_crops": self.count_from(Origin.CROP),
+            "from_photos": self.count_from(Origin.PHOTO),
             "missing": [_missing_record(face) for face in self.missing],
             "thresholds": [asdict(threshold) for threshold in self.thresholds],
             "named_as_enrolled": {"before": self.right_before, "after": self.right_after},
-            "changed": [change.to_dict() for change in self.changed],
+            "changed": [names.to_dict() for names in self.changed],
         }
 
 
@@ -162,18 +177,8 @@ def reembed(
     encoded = list(progress(encoding, len(faces)))
     thresholds = tuple(_carried_thresholds(held, before, after))
     change = _change(held, after, encoded, thresholds)
-    comparison = _compare(held, before, change)
-    return Reembedding(
-        before=before,
-        change=change,
-        from_crops=sum(face.origin is Origin.CROP for face in encoded),
-        from_photos=sum(face.origin is Origin.PHOTO for face in encoded),
-        missing=tuple(face for face in encoded if face.new is None),
-        thresholds=thresholds,
-        right_before=sum(names.before.name == names.template.person for names in comparison),
-        right_after=sum(names.after.name == names.template.person for names in comparison),
-        changed=tuple(names for names in comparison if names.before.label != names.after.label),
-    )
+    names = _compared_names(held, before, change)
+    return Reembedding(before, change, tuple(encoded), thresholds, tuple(names))
 
 
 def switch(gallery: Gallery, found: Reembedding, *, drop_missing: bool = False) -> int:
@@ -262,7 +267,7 @@ def _change(
     )
 
 
-def _compare(held: _Held, before: EncoderIdentity, change: EncoderChange) -> list[NameChange]:
+def _compared_names(held: _Held, before: EncoderIdentity, change: EncoderChange) -> list[ComparedNames]:
     """Names of the templates that both encoders know, each by all others that this encoder knows."""
     carried = [template for template in held.templates if template.id in change.templates]
     nothing = np.zeros((0, change.encoder.dimensions), np.float32)
@@ -275,7 +280,7 @@ def _compare(held: _Held, before: EncoderIdentity, change: EncoderChange) -> lis
         change.threshold_l2,
         change.person_thresholds_l2,
     )
-    return [NameChange(template, old[template.id], new[template.id]) for template in carried]
+    return [ComparedNames(template, old[template.id], new[template.id]) for template in carried]
 
 
 def _named(

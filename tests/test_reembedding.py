@@ -20,6 +20,7 @@ from facepipe.images.face_crops import encode_crop
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.reembedding import Reembedding, reembed, switch
 from facepipe.runtime.engines import RuntimeChoice
+from facepipe.stored_faces import Origin
 from facepipe.weights.registry import DEFAULT_ENCODER
 
 ONE_THREAD = RuntimeChoice("onnx", "cpu", 1)
@@ -64,7 +65,7 @@ def test_names_ids_and_unknown_faces_survive(
 ) -> None:
     before = {name: gallery.templates(name) for name in (HER, OTHER)}
     found = reembed(gallery, new)
-    assert (found.from_crops, found.from_photos, found.missing, found.thresholds) == (6, 0, (), ())
+    assert (found.count_from(Origin.CROP), found.missing, found.thresholds) == (6, (), ())
     assert (found.right_before, found.right_after, found.changed) == (5, 5, ())
     assert {name: gallery.templates(name) for name in (HER, OTHER)} == before
     assert switch(gallery, found) == 0
@@ -159,7 +160,7 @@ def test_the_same_encoder_is_wrong_usage(gallery: Gallery, old: FacePipeline) ->
 def test_an_empty_gallery_of_an_unknown_encoder(new: FacePipeline, tmp_path: Path) -> None:
     with Gallery.open(tmp_path / "empty", ENCODER, create=True) as empty:
         found = reembed(empty, new)
-        assert (found.changed, found.right_before, found.from_crops) == ((), 0, 0)
+        assert (found.encoded, found.names) == ((), ())
         switch(empty, found)
         with reopened(empty, new) as again:
             assert again.encoder.name == DEFAULT_ENCODER

@@ -43,7 +43,6 @@ def reembed(
     would get another name if they were new, then switches: in one step, or not at all where a face can't be
     encoded. Take a backup first (`gallery backup`) if you may want to go back.
     """
-    from facepipe.core.json_lines import record_to_json
     from facepipe.gallery import Gallery
     from facepipe.reembedding import reembed as reembedded
     from facepipe.reembedding import switch
@@ -56,13 +55,7 @@ def reembed(
             max_pixels=setup.max_pixels(),
             progress=lambda faces, total: with_progress(faces, total, "encoding"),
         )
-        if as_json:
-            echo_record(record_to_json(found.to_dict()))
-        else:
-            for line in _lines(found):
-                echo(line)
-        for sentence in _summary(found):
-            echo(f"facepipe: {sentence}", err=True)
+        _show(found, as_json)
         if dry_run:
             return
         erased = switch(gallery, found, drop_missing=drop_missing)
@@ -72,6 +65,18 @@ def reembed(
     echo(f"facepipe: {gallery_path} is a gallery of {found.change.encoder.name} now{gone}", err=True)
 
 
+def _show(found: Reembedding, as_json: bool) -> None:
+    from facepipe.core.json_lines import record_to_json
+
+    if as_json:
+        echo_record(record_to_json(found.to_dict()))
+    else:
+        for line in _lines(found):
+            echo(line)
+    for sentence in _summary(found):
+        echo(f"facepipe: {sentence}", err=True)
+
+
 def _lines(found: Reembedding) -> Iterator[str]:
     for encoded in found.missing:
         name = getattr(encoded.face, "person", None)
@@ -79,17 +84,19 @@ def _lines(found: Reembedding) -> Iterator[str]:
         yield f"missing: {of}: {encoded.problem}"
     for threshold in found.thresholds:
         yield f"threshold: {threshold}"
-    for change in found.changed:
-        template = change.template
-        now = f"{change.before.label} -> {change.after.label}"
-        yield f"name: face {template.id} of {template.person}: {now}  {template.source or ''}"
+    for names in found.changed:
+        template = names.template
+        both = f"{names.before.label} -> {names.after.label}"
+        yield f"name: face {template.id} of {template.person}: {both}  {template.source or ''}"
 
 
 def _summary(found: Reembedding) -> Iterator[str]:
-    count = found.from_crops + found.from_photos
+    from facepipe.stored_faces import Origin
+
+    crops, photos = found.count_from(Origin.CROP), found.count_from(Origin.PHOTO)
     yield (
-        f"{counted(count, 'face')} encoded by {found.change.encoder.name}: {found.from_crops} from kept "
-        f"crops, {found.from_photos} from photos; {len(found.missing)} can't be"
+        f"{counted(crops + photos, 'face')} encoded by {found.change.encoder.name}: {crops} from kept crops, "
+        f"{photos} from photos; {len(found.missing)} can't be"
     )
     templates = len(found.change.templates)
     yield (
