@@ -353,11 +353,17 @@ def process_files(
 
 def known_identity(encoder: EncoderIdentity) -> EncoderIdentity:
     """Return a gallery's encoder with what its card knows of strangers, where such a card is installed."""
+    card = installed_card(encoder)
+    return encoder if card is None else card_identity(card)
+
+
+def installed_card(encoder: EncoderIdentity) -> WeightCard | None:
+    """Return the card of a gallery's encoder; None: no weight that makes the same vectors is installed."""
     try:
-        known = card_identity(load_card(encoder.name).card)
+        card = load_card(encoder.name).card
+        return card if card_identity(card).makes_same_vectors_as(encoder) else None
     except WeightsError:
-        return encoder
-    return known if known.makes_same_vectors_as(encoder) else encoder
+        return None
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:
