@@ -32,7 +32,7 @@ async def group_page(library_thread: LibraryThread, number: int, offset: Offset 
 
     faces = await library_thread.run(view)
     if faces is None:
-        return Redirect("/review/groups", query_params={"gone": number})
+        return Redirect("/review/groups", query_params={"gone": str(number)})
     if offset:
         return as_part(faces)
     return Template("group.html", context={"number": number, "faces": faces})

@@ -16,6 +16,8 @@ from facepipe.library.library import Library
 Result = TypeVar("Result")
 Task = Callable[[Library], None]
 
+_IDLE_S = 0.3
+"""Whoever clicks and then looks at something else does not wait for names in between."""
 _PHOTOS_AT_ONCE = 16
 """Photos that are named again between two requests: they take milliseconds."""
 
@@ -92,12 +94,14 @@ class LibraryThread:
             self._photos_left = max(self._photos_left, 1)
 
     def _next_task(self, library: Library) -> Task | None:
-        """Wait for a task; until one comes, name photos again, a few at a time."""
+        """Wait for a task; once none has come for a moment, name photos again, a few at a time."""
+        wait_s = _IDLE_S
         while self._photos_left:
             try:
-                return self._tasks.get_nowait()
+                return self._tasks.get(timeout=wait_s)
             except Empty:
                 self._name_some_again(library)
+                wait_s = 0.0
         return self._tasks.get()
 
     def _name_some_again(self, library: Library) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
 
-from facepipe.core.faces import MatchStatus
 from facepipe.core.plain_text import visible
 from facepipe.library.library import Library
 from facepipe.library.models import LibraryPhoto
-from facepipe.server.pages.views import Cached, Portion, mapped, portion
+from facepipe.server.pages.views import Portion, mapped, portion
 
 Show = Literal["all", "unsure", "unknown", "failures"]
 Order = Literal["date", "folder"]
@@ -51,48 +51,37 @@ class PhotoFilter:
         pairs += [(key, str(value)) for key, value in single.items() if value]
         return urlencode([*pairs, ("show", self.show), ("order", self.order)])
 
-    def accepts(self, entry: PhotoEntry) -> bool:
-        """Whether a photo is wanted."""
+    def accepts(self, library: Library, photo: LibraryPhoto, folder: str) -> bool:
+        """Whether a photo in a folder, relative to the common one, is wanted."""
+        day = (photo.taken_at or "")[:10]
         return (
-            self._accepts_state(entry)
-            and all(name in entry.names for name in self.people)
-            and not any(name in entry.names for name in self.without)
-            and (not self.folder or f"{entry.folder}/".startswith(f"{self.folder}/"))
-            and (self.since is None or self.since.isoformat() <= entry.day)
-            and (self.until is None or "" < entry.day <= self.until.isoformat())
+            (not self.folder or f"{folder}/".startswith(f"{self.folder}/"))
+            and (self.since is None or self.since.isoformat() <= day)
+            and (self.until is None or "" < day <= self.until.isoformat())
+            and self._accepts_people(library, photo)
+            and self._accepts_state(library, photo)
         )
 
-    def _accepts_state(self, entry: PhotoEntry) -> bool:
+    def _accepts_people(self, library: Library, photo: LibraryPhoto) -> bool:
+        if not (self.people or self.without):
+            return True
+        names = names_in(library, photo)
+        return names.issuperset(self.people) and names.isdisjoint(self.without)
+
+    def _accepts_state(self, library: Library, photo: LibraryPhoto) -> bool:
         match self.show:
-            case "unsure":
-                return MatchStatus.UNSURE in entry.statuses
-            case "unknown":
-                return MatchStatus.UNKNOWN in entry.statuses
             case "failures":
-                return entry.photo.error is not None
+                return photo.error is not None
+            case "unsure" | "unknown":
+                faces = (library.faces[id] for id in photo.face_ids)
+                return any(not face.is_settled and face.match.status.value == self.show for face in faces)
         return True
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoEntry:
-    """A photo with what filters ask for.
-
-    Attributes:
-        photo: The photo.
-        folder: Its folder, relative to the common folder of all photos; empty: that one.
-        names: Of the people in it.
-        statuses: Of its faces that nobody decided about.
-    """
-
-    photo: LibraryPhoto
-    folder: str
-    names: frozenset[str]
-    statuses: frozenset[MatchStatus]
-
-    @property
-    def day(self) -> str:
-        """When it was taken, as 2019-07-31; empty: not known."""
-        return (self.photo.taken_at or "")[:10]
+def names_in(library: Library, photo: LibraryPhoto) -> set[str]:
+    """Return the names of the people in a photo."""
+    names = {library.faces[id].name for id in photo.face_ids}
+    return {name for name in names if name is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,78 +104,100 @@ class PhotoTile:
 
 
 @dataclass(frozen=True, slots=True)
-class _PhotoIndex:
-    entries: Sequence[PhotoEntry]
+class _Places:
+    """Where photos are, and in which order: both stay while a library is open.
+
+    Attributes:
+        folder_of: By photo, relative to the common folder of all; empty: that one.
+        folders: With how many photos are in each.
+        by_date: Ids, the newest photo first.
+        by_folder: Ids.
+    """
+
+    folder_of: Mapping[int, str]
     folders: Sequence[tuple[str, int]]
+    by_date: Sequence[int]
+    by_folder: Sequence[int]
 
 
-def _indexed(library: Library) -> _PhotoIndex:
-    common = common_folder(library)
-    entries = [_entry(library, photo, common) for photo in library.photos.values()]
-    return _PhotoIndex(entries, sorted(Counter(entry.folder for entry in entries).items()))
-
-
-def common_folder(library: Library) -> Path:
-    """Return the folder that holds all photos."""
-    parents = {os.path.abspath(photo.path.parent) for photo in library.photos.values()}
-    try:
-        return Path(os.path.commonpath(parents))
-    except ValueError:  # no photos, or several drives of Windows
-        return Path()
-
-
-def _entry(library: Library, photo: LibraryPhoto, common: Path) -> PhotoEntry:
-    faces = [library.faces[id] for id in photo.face_ids]
-    folder = Path(os.path.abspath(photo.path.parent))
-    relative = folder.relative_to(common).as_posix() if common != Path() else folder.as_posix()
-    return PhotoEntry(
-        photo=photo,
-        folder="" if relative == "." else relative,
-        names=frozenset(face.name for face in faces if face.name is not None),
-        statuses=frozenset(face.match.status for face in faces if not face.is_settled),
+def _places_of(library: Library) -> _Places:
+    photos = library.photos
+    parents = {id: str(photo.path.parent) for id, photo in photos.items()}
+    relative = _relative_folders(set(parents.values()))
+    folder_of = {id: relative[parent] for id, parent in parents.items()}
+    return _Places(
+        folder_of,
+        sorted(Counter(folder_of.values()).items()),
+        sorted(photos, key=lambda id: (photos[id].taken_at or "", id), reverse=True),
+        sorted(photos, key=lambda id: (folder_of[id], photos[id].path.name)),
     )
 
 
-_index = Cached(_indexed)
+def _relative_folders(folders: Collection[str]) -> dict[str, str]:
+    """Return folders relative to their common one; as they are where they have none."""
+    try:
+        common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    except ValueError:  # no photos, or several drives of Windows
+        return {folder: Path(folder).as_posix() for folder in folders}
+    return {folder: _relative(os.path.abspath(folder), common) for folder in folders}
+
+
+def _relative(folder: str, common: str) -> str:
+    relative = Path(folder).relative_to(common).as_posix()
+    return "" if relative == "." else relative
+
+
+_kept_places: WeakKeyDictionary[Library, _Places] = WeakKeyDictionary()
+
+
+def _places(library: Library) -> _Places:
+    if library not in _kept_places:
+        _kept_places[library] = _places_of(library)
+    return _kept_places[library]
 
 
 def folders(library: Library) -> Sequence[tuple[str, int]]:
     """Return the folders with photos, relative to their common one, and how many photos are in each."""
-    return _index.of(library).folders
+    return _places(library).folders
 
 
-def find_photos(library: Library, wanted: PhotoFilter) -> list[PhotoEntry]:
+def find_photos(library: Library, wanted: PhotoFilter) -> list[LibraryPhoto]:
     """Return the photos that a filter accepts, in its order."""
-    entries = [entry for entry in _index.of(library).entries if wanted.accepts(entry)]
-    if wanted.order == "folder":
-        return sorted(entries, key=lambda entry: (entry.folder, entry.photo.path.name))
-    return sorted(entries, key=lambda entry: (entry.photo.taken_at or "", entry.photo.id), reverse=True)
+    places = _places(library)
+    ids = places.by_folder if wanted.order == "folder" else places.by_date
+    photos = (library.photos[id] for id in ids)
+    return [photo for photo in photos if wanted.accepts(library, photo, places.folder_of[photo.id])]
 
 
 def photo_tiles(library: Library, wanted: PhotoFilter, offset: int) -> Portion[PhotoTile]:
     """Return the photos that a filter accepts, from `offset` on, with headings between them."""
-    entries = find_photos(library, wanted)
-    previous = _heading(entries[offset - 1], wanted.order) if 0 < offset <= len(entries) else None
+    photos = find_photos(library, wanted)
+    folder_of = _places(library).folder_of
 
-    def tile(entry: PhotoEntry) -> PhotoTile:
+    def heading(photo: LibraryPhoto) -> str:
+        return _folder_heading(folder_of[photo.id]) if wanted.order == "folder" else _month(photo)
+
+    previous = heading(photos[offset - 1]) if 0 < offset <= len(photos) else None
+
+    def tile(photo: LibraryPhoto) -> PhotoTile:
         nonlocal previous
-        heading = _heading(entry, wanted.order)
-        begins, previous = heading != previous, heading
-        return _photo_tile(entry, heading if begins else None)
+        begins, previous = heading(photo) != previous, heading(photo)
+        return _photo_tile(library, photo, previous if begins else None)
 
-    return mapped(portion(entries, offset), tile)
+    return mapped(portion(photos, offset), tile)
 
 
-def _photo_tile(entry: PhotoEntry, heading: str | None) -> PhotoTile:
-    photo = entry.photo
-    people = ", ".join(sorted(entry.names, key=str.casefold))
+def _photo_tile(library: Library, photo: LibraryPhoto, heading: str | None) -> PhotoTile:
+    people = ", ".join(sorted(names_in(library, photo), key=str.casefold))
     return PhotoTile(photo.id, visible(photo.path.name), heading, people, photo.error)
 
 
-def _heading(entry: PhotoEntry, order: Order) -> str:
-    if order == "folder":
-        return visible(entry.folder) or "All photos"
+def _folder_heading(folder: str) -> str:
+    return visible(folder) or "All photos"
+
+
+def _month(photo: LibraryPhoto) -> str:
     try:
-        return date.fromisoformat(entry.day).strftime("%B %Y")
+        return datetime.fromisoformat(photo.taken_at or "").strftime("%B %Y")
     except ValueError:
         return "Date not known"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+from weakref import WeakKeyDictionary
 
 from facepipe.batch.decisions import Verdict
 from facepipe.core.plain_text import visible
@@ -24,14 +25,15 @@ class Cached(Generic[Value]):
 
     def __init__(self, compute: Callable[[Library], Value]) -> None:
         self._compute = compute
-        self._kept: tuple[Library, int, Value] | None = None
+        self._kept: WeakKeyDictionary[Library, tuple[int, Value]] = WeakKeyDictionary()
 
     def of(self, library: Library) -> Value:
         """Return the value; to be called in the library's thread."""
-        kept = self._kept
-        if kept is None or kept[0] is not library or kept[1] != library.version:
-            kept = self._kept = library, library.version, self._compute(library)
-        return kept[2]
+        version, value = self._kept.get(library, (None, None))
+        if version != library.version or value is None:
+            value = self._compute(library)
+            self._kept[library] = library.version, value
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +198,6 @@ def share_checked(person: PersonSummary) -> int:
     return 100 * person.confirmed_count // max(1, person.face_count)
 
 
-def names(library: Library, without: Collection[str] = ()) -> list[str]:
+def names(library: Library) -> list[str]:
     """Return the names of all people."""
-    return [person.name for person in people.of(library) if person.name not in without]
-
-
-def first(items: Iterable[Item]) -> Item | None:
-    """Return the first item; None: there is none."""
-    return next(iter(items), None)
+    return [person.name for person in people.of(library)]
