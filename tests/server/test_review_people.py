@@ -226,6 +226,18 @@ def test_photos_are_found_by_people_place_and_day(visitor: Visitor) -> None:
     assert 0 < page.locator(".photos a").count() <= 8
 
 
+def test_names_are_written_beside_the_photos(visitor: Visitor, review: Review) -> None:
+    page = visitor.page
+    visitor.open("photos?person=Ada")
+    page.get_by_role("button", name="Write names to XMP").click()
+    page.get_by_role("dialog").get_by_role("button", name="Write").click()
+    expect(page.get_by_text("Names are written beside the photos")).to_be_visible()
+    visitor.open("photos?person=Ada&person=Ben")
+    page.locator(".photos a").click()
+    path = Path(page.locator(".path").inner_text())
+    assert "Ada" in path.with_name("pair.jpg.xmp").read_text()
+
+
 def test_a_photo_explains_its_names_and_takes_boxes(visitor: Visitor) -> None:
     page = visitor.page
     visitor.open("photos?person=Ada&person=Ben")

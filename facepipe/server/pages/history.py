@@ -6,6 +6,7 @@ from litestar import Router, get, post
 from litestar.response import Template
 from msgspec import Struct
 
+from facepipe.core.counting import counted
 from facepipe.library.advice import right_share, threshold_advice
 from facepipe.library.library import Library
 from facepipe.library.models import Checked, Step
@@ -71,6 +72,14 @@ async def erase(library_thread: LibraryThread, data: EraseRequest) -> Done:
     return Done(f"{data.name} is erased, in {photo_count} photos")
 
 
+@post("/sidecars", status_code=200)
+async def write_sidecars(library_thread: LibraryThread) -> Done:
+    """Write the names into XMP sidecars beside the photos."""
+    failed = await library_thread.run(lambda library: library.write_results(sidecars=True))
+    more = f"; {counted(failed, 'file')} could not be written: the terminal shows why" if failed else ""
+    return Done(f"Names are written beside the photos{more}")
+
+
 @get("/history")
 async def history_page(library_thread: LibraryThread) -> Template:
     """Show the last steps."""
@@ -104,5 +113,5 @@ async def state(library_thread: LibraryThread) -> dict[str, int]:
 
 
 history_router = Router(
-    "/", route_handlers=[change, undo, erase, history_page, checked_page, advice_part, state]
+    "/", route_handlers=[change, undo, erase, write_sidecars, history_page, checked_page, advice_part, state]
 )

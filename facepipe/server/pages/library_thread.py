@@ -25,7 +25,8 @@ _PHOTOS_AT_ONCE = 16
 class LibraryThread:
     """Runs functions on a library, one after the other, in a thread of its own.
 
-    While nobody asks for anything, the faces that a decision may concern are named again.
+    While nobody asks for anything, the faces that a decision may concern are named again. In the end the
+    results of the batch (records, report, sidecars) are written anew, if anything was changed.
 
     Args:
         open_library: Called in the thread: the library's database belongs to the thread that opened it.
@@ -83,10 +84,13 @@ class LibraryThread:
             self._opened.set_exception(error)
             return
         with library:
+            opened_version = library.version
             self._opened.set_result(None)
             while (task := self._next_task(library)) is not None:
                 task(library)
                 self._note_changes(library)
+            if library.version != opened_version:
+                library.write_results()
 
     def _note_changes(self, library: Library) -> None:
         if library.version != self._version:

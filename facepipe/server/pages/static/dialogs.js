@@ -15,10 +15,11 @@ export async function askName(title, { value = "", isOptional = false } = {}) {
 }
 
 /** Ask whether something is really wanted; resolves to true or false. */
-export async function askSure(title, text, yes) {
+export async function askSure(title, text, yes, { isDangerous = false } = {}) {
   element("sure-title").textContent = title;
   element("sure-text").textContent = text;
   element("sure-ok").textContent = yes;
+  element("sure-ok").className = isDangerous ? "danger" : "primary";
   return (await ask(element("sure-dialog"))) === "ok";
 }
 

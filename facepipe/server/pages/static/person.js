@@ -45,7 +45,7 @@ const actions = {
     const text =
       `${faces} faces in ${photos} photos lose this name, ${checked} answers and ${templates} enrolled faces ` +
       "are erased, with their vectors. The photos themselves stay. This can't be undone.";
-    if (!(await askSure(`Erase ${person}?`, text, "Erase"))) return;
+    if (!(await askSure(`Erase ${person}?`, text, "Erase", { isDangerous: true }))) return;
     const answer = await send("erase", { name: person });
     if (answer) {
       tellThere(answer.label);
