@@ -100,6 +100,13 @@ def test_all_are_confirmed_at_once(visitor: Visitor) -> None:
     visitor.open("people")
     expect(page.get_by_role("link", name="Clara")).to_contain_text("all checked")
 
+    visitor.open("person?name=Ben")
+    page.get_by_role("button", name="All are right").click()
+    page.get_by_role("dialog").get_by_role("button", name="All are right").click()
+    visitor.wait_until_saved()
+    visitor.open("people")
+    expect(page.get_by_role("link", name="Ben")).to_contain_text("all checked")
+
 
 def test_people_are_renamed_merged_hidden_and_shown_by_another_face(visitor: Visitor) -> None:
     page = visitor.page

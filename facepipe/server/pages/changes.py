@@ -33,6 +33,16 @@ class Confirm(Change, tag="confirm"):
         return library.confirm(self.face_ids, self.name)
 
 
+class ConfirmAll(Change, tag="confirm_all"):
+    """All faces with this name have it rightly."""
+
+    name: Name
+
+    def apply(self, library: Library) -> Step:
+        """See `Library.confirm`."""
+        return library.confirm([face.id for face in library.faces_of(self.name)], self.name)
+
+
 class Reject(Change, tag="reject"):
     """These faces are not this person."""
 
@@ -160,6 +170,7 @@ class DrawFace(Change, tag="draw_face"):
 
 AnyChange = (
     Confirm
+    | ConfirmAll
     | Reject
     | MarkNotFaces
     | Ignore

@@ -47,7 +47,9 @@ function showWaiting() {
 
 async function followNaming() {
   const response = await fetch("/review/state", { headers: { Accept: "application/json" } }).catch(() => null);
+  const before = photosLeft;
   if (response?.ok) photosLeft = (await response.json()).photos_left;
+  if (before && !photosLeft) element("fresh").hidden = document.querySelector("[data-kind]") !== null;
   showWaiting();
   if (photosLeft) setTimeout(followNaming, NAMING_POLL_MS);
 }
@@ -85,6 +87,7 @@ for (const marked of document.querySelectorAll("[data-key]")) {
   onKeys({ [marked.dataset.key]: () => (marked.matches("input") ? marked.focus() : marked.click()) });
 }
 element("help").addEventListener("click", () => element("help-dialog").showModal());
+element("fresh").addEventListener("click", () => location.reload());
 element("undo").addEventListener("click", undoHere);
 document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 tellKept();

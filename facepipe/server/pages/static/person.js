@@ -28,6 +28,12 @@ onAction(
 );
 
 const actions = {
+  async confirm_all() {
+    const { faces, checked } = head.dataset;
+    const text = `${faces - checked} faces become checked, also those that are not shown yet.`;
+    if (!(await askSure(`Are all ${faces} faces ${person}?`, text, "All are right"))) return;
+    follow(await change({ do: "confirm_all", name: person }), person);
+  },
   async rename() {
     const name = await askName(`Rename ${person}`, { value: person });
     if (name && name !== person) follow(await change({ do: "rename", name: person, new_name: name }), name);
