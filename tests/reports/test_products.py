@@ -272,6 +272,7 @@ def test_only_files_of_the_same_form_are_known_again(tmp_path: Path) -> None:
         write_records(job, "faces.csv")
     (tmp_path / "job" / "results.jsonl").rename(tmp_path / "RECORDS")
     (tmp_path / "job" / "faces.csv").rename(tmp_path / "TABLE")
+    (tmp_path / "DECISIONS").write_bytes(b'{"format": "facepipe decisions", "version": 1}')
     others = {
         "html": b"<!doctype html><title>facepipe</title>",
         "zip": zip_of("people.json"),
@@ -284,7 +285,7 @@ def test_only_files_of_the_same_form_are_known_again(tmp_path: Path) -> None:
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)
     names = {form: name for name, form in vars(products).items() if isinstance(form, Form)}
-    assert len(forms) == 7
+    assert len(forms) == 8
     for form in forms:
         for file in tmp_path.iterdir():
             if file.name == names[form]:

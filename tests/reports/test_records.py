@@ -29,7 +29,7 @@ from facepipe.quality_rules import Reason
 from facepipe.reports.records import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
 
 FACE_KEYS = [
-    *("box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),
+    *("id", "box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),
     *("status", "candidate", "reason"),
 ]
 NAMED = Match("Zoë, the 1st", 0.71239, 1.05, 'Bob "B"', 1.40001)
