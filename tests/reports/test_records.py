@@ -129,7 +129,7 @@ def test_null_where_there_is_nothing() -> None:
     assert faces[1]["runner_up"] is None
     (face,) = strictly(to_json(detected()))["faces"]
     assert face["score"] == 0.9876
-    assert [face[key] for key in FACE_KEYS[3:]] == [None] * 7
+    assert [face[key] for key in FACE_KEYS[4:]] == [None] * 7
     assert strictly(to_json(NOBODY)) == {
         "photo": "holiday/día 1.jpg",
         "error": None,
