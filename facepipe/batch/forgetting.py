@@ -17,7 +17,7 @@ from facepipe.batch.page import REPORT_FILE, write_report
 from facepipe.batch.results import source_hash, write_photo_sidecar, write_records
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces
-from facepipe.reports.xmp import sidecar_path, write_sidecar
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 
 def forget_person(job: Job, names: Collection[str]) -> int:

@@ -30,7 +30,7 @@ from facepipe.images.reading import DEFAULT_MAX_PIXELS, printable, read_reduced
 from facepipe.pipeline import PhotoResult
 from facepipe.reports.pictures import PictureFolder
 from facepipe.reports.records import Printer, printer, to_json
-from facepipe.reports.xmp import write_sidecar
+from facepipe.xmp.sidecars import write_sidecar
 
 _CHUNK = 64
 _FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}

@@ -51,7 +51,7 @@ def _engine_options(workers: int | None, batch_size: int | None) -> EngineOption
 
 def _result_options(annotate: bool, crops: bool, xmp: bool, no_paths: bool) -> ResultOptions:
     from facepipe.batch.results import ResultOptions
-    from facepipe.reports.xmp import require_lxml
+    from facepipe.xmp.packets import require_lxml
 
     if xmp:
         require_lxml()

@@ -22,8 +22,8 @@ from attacks.processes import Word, as_command
 from facepipe.core.errors import FacepipeError
 from facepipe.core.faces import Match
 from facepipe.images.reading import read_image, read_orientation, read_reduced
-from facepipe.reports.xmp import sidecar_path, write_sidecar
 from facepipe.video import is_cut_off, read_frames, stated_duration_s
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 _TRIES = 20
 """Files that one process reads, each after the other."""

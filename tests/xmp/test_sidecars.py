@@ -25,7 +25,8 @@ from facepipe.batch.results import write_outputs, write_photo_sidecar
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces, Match
 from facepipe.images.reading import read_image, read_orientation
-from facepipe.reports.xmp import named_regions, sidecar_path, write_sidecar
+from facepipe.xmp.regions import named_regions
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 SIZE_WH = (400, 200)
 TAGS = ("-Validate", "-RegionInfo", "-Rating", "-Subject")
