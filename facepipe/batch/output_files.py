@@ -19,6 +19,9 @@ PICTURE_KINDS = ("annotated", "crops")
 """Kinds of pictures, and their folders in the job's."""
 SIDECAR_KIND = "xmp in the stored frame"
 """Another name than "xmp", which were regions in another frame: they are made again."""
+TAGGED_SIDECAR_KIND = "xmp with keywords"
+SIDECAR_KINDS = (SIDECAR_KIND, TAGGED_SIDECAR_KIND)
+"""Kinds of one file: what was written into it, regions alone or keywords too."""
 
 
 def picture_folder(job_folder: Path, kind: str) -> Path:

@@ -16,6 +16,7 @@ from facepipe.batch.models import OutputFiles, PhotoRecord, ReportOptions
 from facepipe.batch.output_files import (
     PICTURE_KINDS,
     SIDECAR_KIND,
+    TAGGED_SIDECAR_KIND,
     output_folder,
     picture_folder,
     remove_pictures,
@@ -49,6 +50,7 @@ class ResultOptions:
         annotate: Photos with their faces drawn.
         crops: Each face as a picture.
         xmp: Sidecars beside the photos.
+        xmp_tags: Names as keywords in the sidecars.
         paths: Whether the report names the photos by their paths.
         max_pixels: Largest photo read for a picture.
     """
@@ -56,6 +58,7 @@ class ResultOptions:
     annotate: bool = False
     crops: bool = False
     xmp: bool = False
+    xmp_tags: bool = False
     paths: bool = True
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -83,7 +86,9 @@ def write_results(job: Job, group_within_l2: float, options: ResultOptions) -> i
         unwritten += _unwritten(lambda: pictures("annotated", annotated_writer))
     if options.crops:
         unwritten += _unwritten(lambda: pictures("crops", crop_writer))
-    if options.xmp:
+    if options.xmp_tags:
+        unwritten += _unwritten(lambda: write_outputs(job, TAGGED_SIDECAR_KIND, write_tagged_sidecar))
+    elif options.xmp:
         unwritten += _unwritten(lambda: write_outputs(job, SIDECAR_KIND, write_photo_sidecar))
     return unwritten
 
@@ -158,9 +163,18 @@ def _pixel_writer(max_pixels: int, write: Callable[[PhotoResult], list[Path]]) -
 
 def write_photo_sidecar(record: PhotoRecord) -> list[Path]:
     """Write the named faces as an XMP sidecar beside the photo."""
+    return _write_sidecar(record, tags=False)
+
+
+def write_tagged_sidecar(record: PhotoRecord) -> list[Path]:
+    """Write the named faces, and their names as keywords, as an XMP sidecar beside the photo."""
+    return _write_sidecar(record, tags=True)
+
+
+def _write_sidecar(record: PhotoRecord, *, tags: bool) -> list[Path]:
     assert record.result.faces is not None
     assert record.size_wh is not None
-    sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces)
+    sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces, tags=tags)
     return [] if sidecar is None else [sidecar]
 
 

@@ -116,7 +116,9 @@ def _marked_photos(
     from facepipe.core.errors import UsageError
     from facepipe.images.finding import find_photos
     from facepipe.xmp.marks import read_marks
+    from facepipe.xmp.packets import require_lxml
 
+    require_lxml()
     paths = find_photos(photos, exclude=exclude)
     marked, unread = [], 0
     reading = (read_marks(path, max_pixels=max_pixels) for path in paths)

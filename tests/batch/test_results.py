@@ -96,6 +96,21 @@ def test_pictures_and_sidecars_follow_the_names(folder: Path, gallery: Path) -> 
     assert NAME not in sidecar.read_text()
 
 
+def test_keywords_come_with_the_option_and_follow_the_names_without_it(folder: Path, gallery: Path) -> None:
+    sidecar, keyword = folder / "a" / "her.png.xmp", "<rdf:li>{}</rdf:li>"
+    run(folder, gallery, "--xmp")
+    assert keyword.format(NAME) not in sidecar.read_text()
+    run(folder, gallery, "--xmp-tags")
+    assert sidecar.read_text().count(keyword.format(NAME)) == 2  # dc:subject and PersonInImage
+    assert facepipe("gallery", "rename", NAME, "Colonel", "--gallery", gallery).code == 0
+    try:
+        run(folder, gallery, "--xmp")
+    finally:
+        facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
+    assert NAME not in sidecar.read_text()
+    assert sidecar.read_text().count(keyword.format("Colonel")) == 2
+
+
 @pytest.mark.parametrize(
     "blocked",
     [
