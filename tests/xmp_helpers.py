@@ -70,9 +70,9 @@ APPLE = """<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="XMP Core 6.0.0">
 """A sidecar as Apple's programs write it: fill in `type`, `name` and what stands behind the list."""
 
 
-def exiftool(*arguments: str | Path) -> None:
+def exiftool(*arguments: str | Path, cwd: Path | None = None) -> None:
     """Run exiftool; files are changed in place."""
-    subprocess.run(["exiftool", "-q", "-overwrite_original", *map(str, arguments)], check=True)
+    subprocess.run(["exiftool", "-q", "-overwrite_original", *map(str, arguments)], check=True, cwd=cwd)
 
 
 def exiftool_json(*arguments: str | Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from facepipe.core.errors import OutputError
 from facepipe.core.paths import is_inside
 
-PICTURE_KINDS = ("annotated", "crops")
+PICTURE_KINDS = ("annotated", "crops", "embedded")
 """Kinds of pictures, and their folders in the job's."""
 SIDECAR_KIND = "xmp in the stored frame"
 """Another name than "xmp", which were regions in another frame: they are made again."""

@@ -31,6 +31,7 @@ from facepipe.images.reading import DEFAULT_MAX_PIXELS, printable, read_reduced
 from facepipe.pipeline import PhotoResult
 from facepipe.reports.pictures import PictureFolder
 from facepipe.reports.records import Printer, printer, to_json
+from facepipe.xmp.embedding import write_named_copy
 from facepipe.xmp.sidecars import write_sidecar
 
 _CHUNK = 64
@@ -51,6 +52,7 @@ class ResultOptions:
         crops: Each face as a picture.
         xmp: Sidecars beside the photos.
         xmp_tags: Names as keywords in the sidecars.
+        xmp_embed: Copies of the photos with the names embedded.
         paths: Whether the report names the photos by their paths.
         max_pixels: Largest photo read for a picture.
     """
@@ -59,6 +61,7 @@ class ResultOptions:
     crops: bool = False
     xmp: bool = False
     xmp_tags: bool = False
+    xmp_embed: bool = False
     paths: bool = True
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -86,6 +89,8 @@ def write_results(job: Job, group_within_l2: float, options: ResultOptions) -> i
         unwritten += _unwritten(lambda: pictures("annotated", annotated_writer))
     if options.crops:
         unwritten += _unwritten(lambda: pictures("crops", crop_writer))
+    if options.xmp_embed:
+        unwritten += _unwritten(lambda: pictures("embedded", named_copy_writer))
     if options.xmp_tags:
         unwritten += _unwritten(lambda: write_outputs(job, TAGGED_SIDECAR_KIND, write_tagged_sidecar))
     elif options.xmp:
@@ -146,6 +151,21 @@ def annotated_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT
 def crop_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Writer:
     """Write every face as a picture into `folder`."""
     return _pixel_writer(max_pixels, PictureFolder(folder, photos).write_crops)
+
+
+def named_copy_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Writer:
+    """Write copies of photos with the names embedded into `folder`."""
+    pictures = PictureFolder(folder, photos)
+
+    def write(record: PhotoRecord) -> list[Path]:
+        photo, faces = record.result.path, record.result.faces
+        assert faces is not None
+        assert record.size_wh is not None
+        target = pictures.place_of_copy(photo)
+        is_written = write_named_copy(photo, target, record.size_wh, faces, max_pixels=max_pixels)
+        return [target] if is_written else []
+
+    return write
 
 
 def _pixel_writer(max_pixels: int, write: Callable[[PhotoResult], list[Path]]) -> Writer:

@@ -54,13 +54,18 @@ def _engine_options(workers: int | None, batch_size: int | None) -> EngineOption
     return EngineOptions(workers=workers, detector_batch=batch_size, encoder_batch=batch_size)
 
 
-def _result_options(annotate: bool, crops: bool, xmp: bool, xmp_tags: bool, no_paths: bool) -> ResultOptions:
+def _result_options(
+    annotate: bool, crops: bool, xmp: bool, xmp_tags: bool, xmp_embed: bool, no_paths: bool
+) -> ResultOptions:
     from facepipe.batch.results import ResultOptions
+    from facepipe.xmp.embedding import require_exiftool
     from facepipe.xmp.packets import require_lxml
 
-    if xmp or xmp_tags:
+    if xmp or xmp_tags or xmp_embed:
         require_lxml()
-    return ResultOptions(annotate, crops, xmp, xmp_tags, paths=not no_paths)
+    if xmp_embed:
+        require_exiftool()
+    return ResultOptions(annotate, crops, xmp, xmp_tags, xmp_embed, paths=not no_paths)
 
 
 _with_results = option_group(
@@ -71,6 +76,11 @@ _with_results = option_group(
         click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops."),
         xmp_option,
         xmp_tags_option,
+        click.option(
+            "--xmp-embed",
+            is_flag=True,
+            help="Write copies of the photos with the names in them to DIR/embedded, by exiftool.",
+        ),
         click.option(
             "--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it."
         ),

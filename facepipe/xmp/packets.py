@@ -75,6 +75,12 @@ def to_bytes(root: Element) -> bytes:
     return written
 
 
+def canonical(root: Element) -> bytes:
+    """Return what two packets share that differ in spelling only, or in white space round them."""
+    written: bytes = etree().tostring(root, method="c14n", with_comments=False)
+    return written
+
+
 def rdf_of(root: Element) -> Element:
     """Return the RDF element of a packet."""
     rdf = root if root.tag == tag(RDF, "RDF") else root.find(f".//{tag(RDF, 'RDF')}")

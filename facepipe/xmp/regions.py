@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from facepipe.core.faces import Faces
+from facepipe.core.overwriting import NAMESPACE
 from facepipe.xmp.packets import Element, items, properties, structure, tag, value
 
 REGIONS = "http://www.metadataworkinggroup.com/schemas/regions/"
 AREA = "http://ns.adobe.com/xmp/sType/Area#"
 DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
-OURS = "https://facepipe.invalid/xmp/1.0/"
+OURS = NAMESPACE
 _MP = "http://ns.microsoft.com/photo/1.2/"
 _MP_REGION_INFO = "http://ns.microsoft.com/photo/1.2/t/RegionInfo#"
 _MP_REGION = "http://ns.microsoft.com/photo/1.2/t/Region#"

@@ -39,7 +39,9 @@ class OtherShapeError(ValueError):
     """The regions of a packet are for an image of another shape."""
 
 
-def put_faces(root: Element, regions: Sequence[Region], stored_wh: tuple[int, int], *, tags: bool) -> None:
+def put_faces(
+    root: Element, regions: Sequence[Region], stored_wh: tuple[int, int], *, tags: bool
+) -> list[Region]:
     """Give a packet these face regions, in place of those that facepipe wrote before.
 
     A face that somebody else has marked is left to them.
@@ -50,16 +52,19 @@ def put_faces(root: Element, regions: Sequence[Region], stored_wh: tuple[int, in
         stored_wh: Width and height of the stored image in pixels.
         tags: Whether the names become keywords too; they do in any case where facepipe wrote some before.
 
+    Returns:
+        The regions that are written: those of faces that nobody else has marked.
+
     Raises:
         OtherShapeError: The packet has regions of others for an image of another shape.
     """
     written = _put_regions(root, regions, stored_wh)
     if tags or has_tags(root):
         put_tags(root, [region.name for region in written])
+    return written
 
 
 def _put_regions(root: Element, regions: Sequence[Region], stored_wh: tuple[int, int]) -> list[Region]:
-    """Return the regions that are written: those of faces that nobody else has marked."""
     holder = next(iter(properties(root, REGIONS, "Regions")), None)
     ours = [] if holder is None else list(filter(is_ours, holder.iter(tag(RDF, "li"))))
     if not regions and not ours:
