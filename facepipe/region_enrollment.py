@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from facepipe.core.boxes import iou
 from facepipe.core.errors import PhotoError, UsageError
 from facepipe.core.faces import BoolArray, Faces, FloatArray, UInt8Array
 from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto, template_of
-from facepipe.gallery import Gallery
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.audit import Remark, remarks_on_new
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
@@ -36,9 +36,9 @@ def enroll_marked(
 ) -> Iterator[EnrollReport]:
     """Store the faces that others have named in photos, one transaction a face; yields a report for each.
 
-    Enrolling the same photo again changes nothing, also where its metadata has changed. A mark that
-    contradicts another one, or under which no face is found, is refused. So is a face that looks like another
-    person of the gallery, or breaks a rule, unless forced.
+    Enrolling the same photos again changes nothing, also where their metadata has changed. A mark that
+    contradicts another one, or under which no face is found, is refused. So is a face that breaks a rule, or
+    looks like another person of the gallery when all other faces are stored, unless forced.
 
     Args:
         pipeline: With a gallery.
@@ -55,17 +55,73 @@ def enroll_marked(
     gallery = pipeline.gallery
     if gallery is None:
         raise UsageError("enrolling needs a gallery")
+    doubtful: list[_Candidate] = []
     for photo in photos:
-        enrollment = _PhotoEnrollment(pipeline, gallery, photo, rules, force, keep_crops)
-        try:
-            yield from enrollment.enroll(max_pixels)
-        except PhotoError as error:
-            for mark in photo.marks:
-                yield EnrollReport(PersonPhoto(mark.name, photo.path), Outcome.FAILED, sentence=str(error))
+        for found in _MarkedFaces(pipeline, gallery, photo, rules, force, keep_crops).of_photo(max_pixels):
+            report = found if isinstance(found, EnrollReport) else _stored(gallery, found, force)
+            if report is not None:
+                yield report
+            elif isinstance(found, _Candidate):
+                doubtful.append(found)
+    yield from _settled(gallery, doubtful)
 
 
 @dataclass(frozen=True, slots=True)
-class _PhotoEnrollment:
+class _Candidate:
+    """A face that may be stored.
+
+    Attributes:
+        person: The photo and the person.
+        template: The face.
+        reasons: Codes of the rules that it breaks: it is forced.
+        sentence: The same for people to read.
+    """
+
+    person: PersonPhoto
+    template: NewTemplate
+    reasons: tuple[str, ...]
+    sentence: str
+
+
+def _stored(gallery: Gallery, face: _Candidate, force: bool) -> EnrollReport | None:
+    """Store a face; None: it looks like another person, and is not stored."""
+    if _is_same_face_stored(gallery, face.person.name, face.template.embedding):
+        return EnrollReport(face.person, Outcome.KNOWN, sentence="enrolled before, from the same pixels")
+    warnings = remarks_on_new(gallery, face.person.name, face.template.embedding)
+    if not force and any(warning.remark is Remark.LOOKS_LIKE_OTHER for warning in warnings):
+        return None
+    gallery.add(face.person.name, [face.template])
+    return EnrollReport(face.person, Outcome.ENROLLED, face.reasons, face.sentence, warnings)
+
+
+def _settled(gallery: Gallery, doubtful: list[_Candidate]) -> Iterator[EnrollReport]:
+    """Store those that are nearer to their own person by now, until there are no more; refuse the rest."""
+    count = None
+    while doubtful and len(doubtful) != count:
+        count, left = len(doubtful), []
+        for face in doubtful:
+            report = _stored(gallery, face, force=False)
+            if report is None:
+                left.append(face)
+            else:
+                yield report
+        doubtful = left
+    for face in doubtful:
+        remarks = remarks_on_new(gallery, face.person.name, face.template.embedding)
+        other = next(remark for remark in remarks if remark.remark is Remark.LOOKS_LIKE_OTHER)
+        sentence = f"{other}: a wrong name, or one person under two names; --force enrolls it"
+        yield EnrollReport(face.person, Outcome.REFUSED, (other.remark.value,), sentence)
+
+
+def _is_same_face_stored(gallery: Gallery, name: str, embedding: FloatArray) -> bool:
+    if not gallery.knows(name):
+        return False
+    distances = np.linalg.norm(gallery.vectors(name) - embedding, axis=1)
+    return bool(distances.min(initial=np.inf) <= SAME_PIXELS_L2)
+
+
+@dataclass(frozen=True, slots=True)
+class _MarkedFaces:
     """A photo and the arguments of `enroll_marked`."""
 
     pipeline: FacePipeline
@@ -75,23 +131,32 @@ class _PhotoEnrollment:
     force: bool
     keep_crops: bool
 
-    def enroll(self, max_pixels: int) -> list[EnrollReport]:
-        digest = photo_sha256(self.photo.path)
-        known = [self.gallery.has_photo(digest, mark.name) for mark in self.photo.marks]
-        reports = list(map(self._report_without_pixels, self.photo.marks, known))
-        if None in reports:
-            image = read_image(self.photo.path, max_pixels=max_pixels)
-            faces = self.pipeline.detect(image)
-            rows = self._rows_of_marks(faces, image)
-            for at, row in enumerate(rows):
-                if reports[at] is None:
-                    reports[at] = self._enroll(self.photo.marks[at], digest, image, faces, row)
-        return [report for report in reports if report is not None]
+    def of_photo(self, max_pixels: int) -> list[EnrollReport | _Candidate]:
+        """Return the faces that may be stored, and reports on the marks of others."""
+        try:
+            return self._found(photo_sha256(self.photo.path), max_pixels)
+        except PhotoError as error:
+            return [self._report(mark, Outcome.FAILED, str(error)) for mark in self.photo.marks]
 
-    def _report_without_pixels(self, mark: Mark, is_known: bool) -> EnrollReport | None:
+    def _found(self, digest: str, max_pixels: int) -> list[EnrollReport | _Candidate]:
+        settled = [self._without_pixels(mark, digest) for mark in self.photo.marks]
+        if None not in settled:
+            return [report for report in settled if report is not None]
+        image = read_image(self.photo.path, max_pixels=max_pixels)
+        faces = self.pipeline.detect(image)
+        return [
+            self._of_face(mark, digest, image, faces, row) if report is None else report
+            for mark, report, row in zip(
+                self.photo.marks, settled, self._rows_of_marks(faces, image), strict=True
+            )
+        ]
+
+    def _without_pixels(self, mark: Mark, digest: str) -> EnrollReport | None:
         if mark.doubt is not None:
-            return self._report(mark, Outcome.REFUSED, (mark.doubt.value,), mark.sentence)
-        return self._report(mark, Outcome.KNOWN, (), "enrolled before") if is_known else None
+            return self._report(mark, Outcome.REFUSED, mark.sentence, mark.doubt.value)
+        if self.gallery.has_photo(digest, mark.name):
+            return self._report(mark, Outcome.KNOWN, "enrolled before")
+        return None
 
     def _rows_of_marks(self, faces: Faces, image: UInt8Array) -> list[int | None]:
         height, width = image.shape[:2]
@@ -99,40 +164,24 @@ class _PhotoEnrollment:
         sides = np.array([region.sides for region in upright]) * (width, height, width, height)
         return rows_of_regions(sides.astype(np.float32), faces.boxes_xyxy)
 
-    def _enroll(
+    def _of_face(
         self, mark: Mark, digest: str, image: UInt8Array, faces: Faces, row: int | None
-    ) -> EnrollReport:
+    ) -> EnrollReport | _Candidate:
         if row is None:
-            return self._report(
-                mark, Outcome.REFUSED, (Reason.NO_FACE.value,), "no face found where this name stands"
-            )
-        crop = self.pipeline.encoder.crop
-        assessment = assess_face(image, faces, row, self.rules, crop=crop)
+            where = "no face found where this name stands"
+            return self._report(mark, Outcome.REFUSED, where, Reason.NO_FACE.value)
+        assessment = assess_face(image, faces, row, self.rules, crop=self.pipeline.encoder.crop)
         reasons = tuple(refusal.reason.value for refusal in assessment.refusals)
         sentence = "; ".join(refusal.sentence for refusal in assessment.refusals)
         if assessment.face is None or (reasons and not self.force):
-            return self._report(mark, Outcome.REFUSED, reasons, sentence)
+            return self._report(mark, Outcome.REFUSED, sentence, *reasons)
         template = template_of(
             self.pipeline, self.photo.path, digest, faces, assessment.face, self.keep_crops
         )
-        if self._is_same_face_stored(mark.name, template.embedding):
-            return self._report(mark, Outcome.KNOWN, (), "enrolled before, from the same pixels")
-        warnings = remarks_on_new(self.gallery, mark.name, template.embedding)
-        others = [warning for warning in warnings if warning.remark is Remark.LOOKS_LIKE_OTHER]
-        if others and not self.force:
-            said = f"{others[0]}: a wrong name, or one person under two names; --force enrolls it"
-            return self._report(mark, Outcome.REFUSED, (others[0].remark.value,), said)
-        self.gallery.add(mark.name, [template])
-        return EnrollReport(self._person(mark), Outcome.ENROLLED, reasons, sentence, warnings)
+        return _Candidate(self._person(mark), template, reasons, sentence)
 
-    def _is_same_face_stored(self, name: str, embedding: FloatArray) -> bool:
-        if not self.gallery.knows(name):
-            return False
-        distances = np.linalg.norm(self.gallery.vectors(name) - embedding, axis=1)
-        return bool(distances.min(initial=np.inf) <= SAME_PIXELS_L2)
-
-    def _report(self, mark: Mark, outcome: Outcome, reasons: Sequence[str], sentence: str) -> EnrollReport:
-        return EnrollReport(self._person(mark), outcome, tuple(reasons), sentence)
+    def _report(self, mark: Mark, outcome: Outcome, sentence: str, *reasons: str) -> EnrollReport:
+        return EnrollReport(self._person(mark), outcome, reasons, sentence)
 
     def _person(self, mark: Mark) -> PersonPhoto:
         return PersonPhoto(mark.name, self.photo.path)

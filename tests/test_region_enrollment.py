@@ -14,9 +14,9 @@ from PIL.PngImagePlugin import PngInfo
 from pipeline_helpers import FACE_XYXY, noise, shifted, side_by_side
 from xmp_helpers import ORIENTATIONS, exiftool, mp, mwg, needs_exiftool, packet, save_turned
 
-from facepipe.core.faces import UInt8Array
+from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto, enroll
-from facepipe.gallery import Gallery
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.pipeline import FacePipeline, card_identity
 from facepipe.region_enrollment import enroll_marked, rows_of_regions
 from facepipe.runtime.engines import RuntimeChoice
@@ -146,6 +146,38 @@ def test_a_name_that_the_gallery_contradicts_is_refused_unless_forced(
     (forced,) = enrolled(pipeline, photo, force=True)
     assert forced.outcome is Outcome.ENROLLED
     assert [warning.name for warning in forced.warnings] == [HER]
+
+
+@pytest.mark.parametrize("names", [("like.png", "typical.png"), ("typical.png", "like.png")])
+def test_a_face_like_anothers_is_taken_where_it_is_nearer_to_its_own(
+    pipeline: FacePipeline,
+    tmp_path: Path,
+    astronaut: UInt8Array,
+    monkeypatch: pytest.MonkeyPatch,
+    names: tuple[str, str],
+) -> None:
+    """Whichever photo comes first, and a second run finds nothing more."""
+    angles_rad = {"like.png": 0.75, "typical.png": 1.4, "alone.png": 0.1}
+
+    def template(_: FacePipeline, photo: Path, digest: str, *__: object) -> NewTemplate:
+        return NewTemplate(at_angle(angles_rad[photo.name]), photo_sha256=digest)
+
+    monkeypatch.setattr("facepipe.region_enrollment.template_of", template)
+    assert pipeline.gallery is not None
+    pipeline.gallery.add("Other", [NewTemplate(at_angle(0.0))])
+    photos = [save(tmp_path / name, shifted(astronaut, at), her()) for at, name in enumerate(names)]
+    photos.append(save(tmp_path / "alone.png", shifted(astronaut, 9), her("Third")))
+    refused = ("Third", Outcome.REFUSED, ("looks_like_other",))
+    assert outcomes(enrolled(pipeline, *photos)) == [(HER, Outcome.ENROLLED, ())] * 2 + [refused]
+    assert outcomes(enrolled(pipeline, *photos)) == [(HER, Outcome.KNOWN, ())] * 2 + [refused]
+    assert stored(pipeline) == {HER: 2, "Other": 1}
+
+
+def at_angle(angle_rad: float) -> FloatArray:
+    """A vector of the encoder's dimension, in a plane."""
+    vector = np.zeros(128, np.float32)
+    vector[:2] = np.cos(angle_rad), np.sin(angle_rad)
+    return vector
 
 
 @pytest.mark.parametrize("force", [False, True])
