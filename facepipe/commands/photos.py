@@ -41,7 +41,7 @@ keep_crops_option = click.option(
 @click.option("--name", help="Who is in all these photos.")
 @exclude_option
 @click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name, or by a header.")
-@click.option("--xmp", is_flag=True, help="Names of face regions in PHOTOS and in their sidecars.")
+@click.option("--xmp", is_flag=True, help="Names of face regions in PHOTOS, their sidecars and .picasa.ini.")
 @click.option("--cluster", type=int, metavar="ID", help="Instead of photos: a group of `facepipe cluster`.")
 @distance_option
 @click.option("--force", is_flag=True, help="Take the largest face of photos that the rules refuse.")
@@ -120,12 +120,13 @@ def _marked_photos(
 
     require_lxml()
     paths = find_photos(photos, exclude=exclude)
-    marked, unread = [], 0
+    marked, unread = [], set[str]()
     reading = (read_marks(path, max_pixels=max_pixels) for path in paths)
     for photo in with_progress(reading, len(paths), "reading"):
         for error in photo.errors:
-            echo(f"facepipe: {error}", err=True)
-        unread += len(photo.errors)
+            if error not in unread:  # a file of Picasa's is that of all photos of a folder
+                echo(f"facepipe: {error}", err=True)
+            unread.add(error)
         if photo.marks:
             marked.append(photo)
     if not marked:
@@ -133,7 +134,7 @@ def _marked_photos(
             f"no named face regions in {counted(len(paths), 'photo')} or in sidecars; in digiKam, Lightroom "
             "or Picasa, write metadata to files first"
         )
-    return marked, unread
+    return marked, len(unread)
 
 
 def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float | None) -> None:

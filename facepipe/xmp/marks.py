@@ -1,4 +1,4 @@
-"""Who is where in a photo by what others have written: into the photo, and into the sidecars beside it."""
+"""Who is where in a photo by what others have written: into the photo, and into files beside it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from facepipe.core.faces import BoolArray
 from facepipe.gallery.names import clean_name, mended_name
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, printable, read_orientation, read_size, read_xmp
 from facepipe.xmp.packets import XmpError, parse, parse_file
+from facepipe.xmp.picasa import PicasaFaces, read_picasa
 from facepipe.xmp.regions import Region, Regions, is_same_shape, read_regions, stored_size
 from facepipe.xmp.sidecars import sidecar_path
 
@@ -32,6 +33,7 @@ class Doubt(Enum):
     TWO_NAMES = "two_names"
     NAME_TWICE = "name_twice"
     OTHER_SHAPE = "other_shape"
+    UNKNOWN_FRAME = "unknown_frame"
     BAD_AREA = "bad_area"
     BAD_NAME = "bad_name"
 
@@ -61,7 +63,7 @@ class MarkedPhoto:
         path: Of the photo.
         orientation: Of its EXIF data, 1..8.
         marks: Each face and name once.
-        errors: What can't be read: the photo itself, or a sidecar.
+        errors: What can't be read: the photo itself, or a file beside it.
     """
 
     path: Path
@@ -71,7 +73,9 @@ class MarkedPhoto:
 
 
 def read_marks(photo: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> MarkedPhoto:
-    """Read the named face regions of a photo: its own, those of `photo.jpg.xmp` and those of `photo.xmp`.
+    """Read the named face regions of a photo: its own, those of its sidecars and Picasa's.
+
+    Sidecars are `photo.jpg.xmp` and `photo.xmp`; Picasa has a file `.picasa.ini` in each folder.
 
     A face that is marked several times with one name, as programs do that write several forms, counts once.
     The pixels are not read.
@@ -87,13 +91,15 @@ def read_marks(photo: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> MarkedPh
     try:
         packets = read_xmp(photo, max_pixels=max_pixels)
         found = list(_regions_of(photo, packets, errors))
-        if not found:
+        picasa = _picasa_faces(photo, errors)
+        if not found and not picasa.regions:
             return MarkedPhoto(photo, 1, (), tuple(errors))
         orientation = read_orientation(photo, max_pixels=max_pixels)
         stored_wh = stored_size(read_size(photo, max_pixels=max_pixels), orientation)
     except PhotoError as error:
         return MarkedPhoto(photo, 1, (), (*errors, str(error)))
     marks = [mark for regions in found for mark in _marks_of(regions, stored_wh)]
+    marks += _picasa_marks(picasa, orientation)
     if len(marks) > MOST_MARKS:
         errors.append(f"{printable(photo)}: {len(marks):,} named faces; at most {MOST_MARKS:,} are read")
         marks = []
@@ -114,25 +120,45 @@ def _regions_of(photo: Path, packets: Iterable[bytes], errors: list[str]) -> Ite
                 errors.append(f"{printable(sidecar)}: {error}; move it away")
 
 
+def _picasa_faces(photo: Path, errors: list[str]) -> PicasaFaces:
+    try:
+        return read_picasa(photo)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        errors.append(f"{printable(photo.parent)}: its .picasa.ini can't be read ({reason}); move it away")
+        return PicasaFaces()
+
+
+def _picasa_marks(picasa: PicasaFaces, orientation: int) -> Iterator[Mark]:
+    """Picasa's marks of photos that it shows as they are stored; the frame of others is nowhere described."""
+    is_upright = orientation == 1 and not picasa.is_turned
+    for mark in map(_marked, picasa.regions):
+        if mark.doubt is None and not is_upright:
+            sentence = "where it is in a turned photo is not known; let Picasa write faces to XMP"
+            mark = replace(mark, doubt=Doubt.UNKNOWN_FRAME, sentence=sentence)
+        yield mark
+
+
 def _marks_of(regions: Regions, stored_wh: tuple[int, int]) -> Iterator[Mark]:
     applied_wh = regions.applied_to_wh
     for region in regions.regions:
-        mark = _named(region)
-        if mark.doubt is None and not region.is_valid():
-            mark = replace(mark, doubt=Doubt.BAD_AREA, sentence="its area is not within the photo")
-        elif mark.doubt is None and applied_wh is not None and not is_same_shape(applied_wh, stored_wh):
+        mark = _marked(region)
+        if mark.doubt is None and applied_wh is not None and not is_same_shape(applied_wh, stored_wh):
             shapes = "{:g} x {:g}, but the photo is stored as {} x {}".format(*applied_wh, *stored_wh)
             mark = replace(mark, doubt=Doubt.OTHER_SHAPE, sentence=f"its region is for an image of {shapes}")
         yield mark
 
 
-def _named(region: Region) -> Mark:
+def _marked(region: Region) -> Mark:
     """A mark with a name that can be stored: white space of XML's lines in it becomes a space."""
     name = " ".join(region.name.split())
     try:
-        return Mark(clean_name(name), region)
+        name = clean_name(name)
     except GalleryError as error:
         return Mark(_similar_name(name), region, Doubt.BAD_NAME, str(error))
+    if not region.is_valid():
+        return Mark(name, region, Doubt.BAD_AREA, "its area is not within the photo")
+    return Mark(name, region)
 
 
 def _similar_name(name: str) -> str:
