@@ -12,7 +12,7 @@ from facepipe.core.errors import PhotoError, UsageError
 from facepipe.core.faces import BoolArray, Faces, FloatArray, UInt8Array
 from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto, template_of
 from facepipe.gallery import Gallery, NewTemplate
-from facepipe.gallery.audit import Remark, remarks_on_new
+from facepipe.gallery.audit import FaceRemark, Remark, remarks_on_new
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, read_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import assess_face
@@ -55,14 +55,17 @@ def enroll_marked(
     gallery = pipeline.gallery
     if gallery is None:
         raise UsageError("enrolling needs a gallery")
-    doubtful: list[_Candidate] = []
+    doubtful: list[tuple[_Candidate, FaceRemark]] = []
     for photo in photos:
         for found in _MarkedFaces(pipeline, gallery, photo, rules, force, keep_crops).of_photo(max_pixels):
-            report = found if isinstance(found, EnrollReport) else _stored(gallery, found, force)
-            if report is not None:
+            if isinstance(found, EnrollReport):
+                yield found
+                continue
+            report = _stored(gallery, found, force)
+            if isinstance(report, FaceRemark):
+                doubtful.append((found, report))
+            else:
                 yield report
-            elif isinstance(found, _Candidate):
-                doubtful.append(found)
     yield from _settled(gallery, doubtful)
 
 
@@ -83,34 +86,33 @@ class _Candidate:
     sentence: str
 
 
-def _stored(gallery: Gallery, face: _Candidate, force: bool) -> EnrollReport | None:
-    """Store a face; None: it looks like another person, and is not stored."""
+def _stored(gallery: Gallery, face: _Candidate, force: bool) -> EnrollReport | FaceRemark:
+    """Store a face. One that looks like another person is not stored: answers the remark."""
     if _is_same_face_stored(gallery, face.person.name, face.template.embedding):
         return EnrollReport(face.person, Outcome.KNOWN, sentence="enrolled before, from the same pixels")
     warnings = remarks_on_new(gallery, face.person.name, face.template.embedding)
-    if not force and any(warning.remark is Remark.LOOKS_LIKE_OTHER for warning in warnings):
-        return None
+    like_other = next((warning for warning in warnings if warning.remark is Remark.LOOKS_LIKE_OTHER), None)
+    if like_other is not None and not force:
+        return like_other
     gallery.add(face.person.name, [face.template])
     return EnrollReport(face.person, Outcome.ENROLLED, face.reasons, face.sentence, warnings)
 
 
-def _settled(gallery: Gallery, doubtful: list[_Candidate]) -> Iterator[EnrollReport]:
+def _settled(gallery: Gallery, doubtful: list[tuple[_Candidate, FaceRemark]]) -> Iterator[EnrollReport]:
     """Store those that are nearer to their own person by now, until there are no more; refuse the rest."""
     count = None
     while doubtful and len(doubtful) != count:
         count, left = len(doubtful), []
-        for face in doubtful:
+        for face, _ in doubtful:
             report = _stored(gallery, face, force=False)
-            if report is None:
-                left.append(face)
+            if isinstance(report, FaceRemark):
+                left.append((face, report))
             else:
                 yield report
         doubtful = left
-    for face in doubtful:
-        remarks = remarks_on_new(gallery, face.person.name, face.template.embedding)
-        other = next(remark for remark in remarks if remark.remark is Remark.LOOKS_LIKE_OTHER)
-        sentence = f"{other}: a wrong name, or one person under two names; --force enrolls it"
-        yield EnrollReport(face.person, Outcome.REFUSED, (other.remark.value,), sentence)
+    for face, like_other in doubtful:
+        sentence = f"{like_other}: a wrong name, or one person under two names; --force enrolls it"
+        yield EnrollReport(face.person, Outcome.REFUSED, (like_other.remark.value,), sentence)
 
 
 def _is_same_face_stored(gallery: Gallery, name: str, embedding: FloatArray) -> bool:
