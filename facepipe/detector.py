@@ -140,6 +140,10 @@ class FaceDetector:
             raise WeightsError(f"{weight.card.name} is an {weight.card.kind}, not a detector")
         return cls(open_network(weight, runtime or choose_runtime()), weight.card, options)
 
+    def with_options(self, options: DetectorOptions) -> Self:
+        """Return a detector of the same network with other options."""
+        return type(self)(self._network, self.card, options)
+
     def detect(self, photo: Photo) -> Faces:
         """Find the faces of one photo: most confident first, in pixels of the upright photo.
 

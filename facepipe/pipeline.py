@@ -28,7 +28,7 @@ from facepipe.quality import accepted_rows, assess
 from facepipe.quality_rules import NamingRules, Reason
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
 from facepipe.weights.cards import WeightCard
-from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 _MUCH_REDUCED = 1 / 3
 
@@ -225,22 +225,7 @@ class FacePipeline:
         Raises:
             UsageError: As `identify`.
         """
-        options = options or NamingOptions()
-        threshold_l2 = self.threshold_l2(options.threshold_l2)
-        assert faces.embeddings is not None
-        matches = iter(
-            self._require_gallery().match(
-                faces.embeddings[accepted_rows(reasons)],
-                threshold_l2=threshold_l2,
-                min_margin_l2=options.min_margin_l2,
-                one_person_per_photo=options.one_person_per_photo,
-                person_distance=options.person_distance,
-            )
-        )
-        return [
-            next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
-            for reason in reasons
-        ]
+        return name_faces(self.require_gallery(), faces, reasons, options or NamingOptions())
 
     def identify_files(
         self,
@@ -266,16 +251,51 @@ class FacePipeline:
         Raises:
             UsageError: No gallery, a threshold outside 0..2, or neither a threshold nor a default one.
         """
-        threshold_l2 = self._require_gallery().default_threshold_l2 if asked_l2 is None else asked_l2
-        if threshold_l2 is None:
-            raise UsageError(f"{self.encoder.card.name} has no measured threshold: give one (--threshold)")
-        require_threshold(threshold_l2)
-        return threshold_l2
+        return threshold_of(self.require_gallery(), asked_l2)
 
-    def _require_gallery(self) -> Gallery:
+    def require_gallery(self) -> Gallery:
+        """Return the gallery.
+
+        Raises:
+            UsageError: There is none.
+        """
         if self.gallery is None:
             raise UsageError("this pipeline was opened without a gallery: give its folder to name faces")
         return self.gallery
+
+
+def threshold_of(gallery: Gallery, asked_l2: float | None) -> float:
+    """Largest distance at which a gallery names a face, for people without a threshold of their own.
+
+    Raises:
+        UsageError: A threshold outside 0..2, or neither a threshold nor a default one.
+    """
+    threshold_l2 = gallery.default_threshold_l2 if asked_l2 is None else asked_l2
+    if threshold_l2 is None:
+        raise UsageError(f"{gallery.encoder.name} has no measured threshold: give one (--threshold)")
+    require_threshold(threshold_l2)
+    return threshold_l2
+
+
+def name_faces(
+    gallery: Gallery, faces: Faces, reasons: Sequence[Reason | None], options: NamingOptions
+) -> list[Match]:
+    """Match the embeddings of a photo's faces with a gallery; see `FacePipeline.name`."""
+    threshold_l2 = threshold_of(gallery, options.threshold_l2)
+    assert faces.embeddings is not None
+    matches = iter(
+        gallery.match(
+            faces.embeddings[accepted_rows(reasons)],
+            threshold_l2=threshold_l2,
+            min_margin_l2=options.min_margin_l2,
+            one_person_per_photo=options.one_person_per_photo,
+            person_distance=options.person_distance,
+        )
+    )
+    return [
+        next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
+        for reason in reasons
+    ]
 
 
 def _naming_options(options: NamingOptions | None, earlier: dict[str, Any]) -> NamingOptions:
@@ -313,6 +333,15 @@ def process_files(
         except LandmarkError as error:
             result = PhotoResult(path, error=f"{path}: {error}")
         yield result
+
+
+def known_identity(encoder: EncoderIdentity) -> EncoderIdentity:
+    """Return a gallery's encoder with what its card knows of strangers, where such a card is installed."""
+    try:
+        known = card_identity(load_card(encoder.name).card)
+    except WeightsError:
+        return encoder
+    return known if known.makes_same_vectors_as(encoder) else encoder
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:

@@ -25,6 +25,8 @@ class Reason(Enum):
     TOO_DARK = "too_dark"
     TOO_BRIGHT = "too_bright"
     LOW_CONTRAST = "low_contrast"
+    DRAWN = "drawn"
+    """Its box was drawn by hand, and no landmarks were found in it."""
 
 
 @dataclass(frozen=True, slots=True)

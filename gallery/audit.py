@@ -138,6 +138,40 @@ class Audit:
         return {**asdict(self), "mislabelled": [suspect.to_dict() for suspect in self.mislabelled]}
 
 
+@dataclass(frozen=True, slots=True)
+class TemplateReport:
+    """A template beside the gallery's other faces.
+
+    Attributes:
+        template: The face.
+        own_l2: Distance to the person's nearest other face; None where there is none.
+        others: The nearest other people by their nearest faces, the nearest first.
+    """
+
+    template: Template
+    own_l2: float | None
+    others: tuple[PersonAt, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: the fields of the template, `own_l2` and `others`."""
+        return {**asdict(self.template), "own_l2": self.own_l2, "others": [asdict(at) for at in self.others]}
+
+
+def template_report(gallery: Gallery, template_id: int, others: int = 5) -> TemplateReport:
+    """Compare a template with the faces of its person and of so many nearest other people.
+
+    Raises:
+        GalleryError: There is no such template.
+    """
+    with gallery.one_state():
+        template, vector = gallery.template(template_id), gallery.template_vector(template_id)
+        return TemplateReport(
+            template,
+            _nearest_of(gallery, template.person, vector, {template_id}),
+            tuple(gallery.nearest_people(vector, others, without=template.person)),
+        )
+
+
 def audit(gallery: Gallery, threshold_l2: float | None = None) -> Audit:
     """Compare every face of a gallery with all others, as if it were new under its name.
 

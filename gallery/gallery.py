@@ -12,6 +12,7 @@ import numpy as np
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.archive import read_archive
+from facepipe.gallery.encoder_change import EncoderChangeMixin
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.matching import (
     PersonAt,
@@ -20,6 +21,7 @@ from facepipe.gallery.matching import (
     doubts,
     nearest_people,
     others_than,
+    rank_all_people,
     rank_people,
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
@@ -34,7 +36,7 @@ from facepipe.gallery.unknown import UnknownFacesMixin
 logger = logging.getLogger("facepipe")
 
 
-class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
+class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin):
     """A folder with the truth in SQLite and an index derived from it. Open it with `Gallery.open`.
 
     A change that has returned is on disk; a killed process loses nothing of it. Other processes may read and
@@ -184,6 +186,25 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
             names = self._store.people.names_of(nearest.people)
             name = self._stored_name(name)
         return others_than(name, nearest, names)
+
+    def nearest_people(
+        self, embedding: FloatArray, count: int, *, without: str | None = None
+    ) -> list[PersonAt]:
+        """Return the people nearest to a vector, float32 (d,), by their nearest templates, the nearest first.
+
+        Args:
+            embedding: The vector, of unit length.
+            count: Of people wanted; fewer come back where there are fewer.
+            without: Somebody to leave out.
+        """
+        require_vectors(embedding[None], self.encoder.dimensions, "embedding to compare")
+        with self._store.reading():
+            excluded = np.zeros(0, np.int64)
+            if without is not None:
+                _, excluded = self._store.templates.templates_of([self._person_id(without)])
+            found = rank_all_people(self._index.current(), self._store.templates, embedding, count, excluded)
+            names = self._store.people.names_of(found)
+        return [PersonAt(names[person], distance_l2) for person, distance_l2 in found.items()]
 
     # Encryption
 

@@ -185,6 +185,33 @@ def _note_others(
     found.second_l2[rows[hit]] = distances[hit, column[hit]]
 
 
+def rank_all_people(
+    index: VectorIndex, directory: Directory, query: FloatArray, count: int, excluded: IdArray
+) -> dict[int, float]:
+    """Return the nearest people of a unit vector float32 (d,) by their nearest templates, the nearest first.
+
+    Args:
+        index: Of the templates.
+        directory: Whose they are.
+        query: The vector.
+        count: Of people wanted; fewer come back where there are fewer.
+        excluded: int64, ids of templates to pass over.
+
+    Returns:
+        Person id to Euclidean distance.
+    """
+    found: dict[int, float] = {}
+    while len(found) < count:
+        distances, ids = index.search(query[None], _FIRST_NEIGHBOURS + count, exclude_ids=excluded)
+        if not distances.size:
+            break
+        for person, distance_l2 in zip(directory.people_of(ids)[0].tolist(), distances[0], strict=True):
+            found.setdefault(person, float(distance_l2))
+        _, of_found = directory.templates_of(list(found))
+        excluded = np.union1d(excluded, of_found)
+    return dict(list(found.items())[:count])
+
+
 @dataclass(frozen=True, slots=True)
 class PersonAt:
     """A person at a Euclidean distance."""

@@ -65,7 +65,8 @@ def require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | No
             go_on = "go on with the version of facepipe that made it"
         raise GalleryError(
             f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
-            f"of {encoder}: {go_on}, or enroll the photos again into another gallery"
+            f"of {encoder}: {go_on}, or make the gallery anew for the other encoder (`facepipe gallery "
+            "reembed`)"
         )
 
 

@@ -11,16 +11,21 @@ import numpy as np
 from PIL import Image
 from pipeline_helpers import faces_at, noise
 
+from facepipe.batch.decision_table import StoredDecision
+from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.job_schema import CHECKED_COLUMNS
+from facepipe.batch.job_schema import CHECKED_COLUMNS, CHECKED_COLUMNS_OF_2, CHECKSUMS_SINCE, NEW_IN_3
 from facepipe.batch.models import FailedPhoto, PhotoAnalysis, PhotoTask
+from facepipe.batch.naming import options_to_dict
+from facepipe.batch.rows import face_bytes
 from facepipe.batch.run import Batch, BatchOptions, Summary
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.gallery import NewTemplate
 from facepipe.gallery.storage.schema import row_checksum
 from facepipe.images.reading import photo_sha256, read_image
-from facepipe.pipeline import FacePipeline
+from facepipe.library.storage import LibraryTables, PersonDisplay, StepState, now
+from facepipe.pipeline import FacePipeline, NamingOptions
 from facepipe.quality_rules import Reason
 from facepipe.reports.records import to_json
 
@@ -107,7 +112,13 @@ def as_of_before(out: Path, *, version: int = 1, without: Sequence[str] = ()) ->
         database.execute("ALTER TABLE encryption ADD COLUMN wiped INTEGER")
         if not encrypted:
             database.execute("DROP TABLE encryption")
-        for table in CHECKED_COLUMNS:
+        for table in NEW_IN_3:
+            database.execute(f"DROP TABLE {table}")
+        database.execute("ALTER TABLE photos DROP COLUMN face_ids")
+        database.execute("ALTER TABLE photos DROP COLUMN taken_at")
+        if version >= CHECKSUMS_SINCE:
+            write_checksums(database, CHECKED_COLUMNS_OF_2)
+        for table in CHECKED_COLUMNS_OF_2 if version < CHECKSUMS_SINCE else ():
             if encrypted or table != "encryption":
                 database.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
         for column in without:
@@ -116,10 +127,31 @@ def as_of_before(out: Path, *, version: int = 1, without: Sequence[str] = ()) ->
         database.commit()
 
 
-def write_checksums(database: sqlite3.Connection) -> None:
+def decide_something(job: Job) -> None:
+    """Put a row into every table that holds what people decided."""
+    photo = job.faces.of_photo(1, 4)
+    numbers = face_bytes(photo.faces.select([0]), photo.reasons[:1])[0]
+    sha256 = job.faces.sha256(1)
+    assert sha256 is not None
+    decision = Decision(
+        photo.ids[0], sha256, (0, 0, 1, 1), Verdict.IS, "Ada", frozenset({"Bob"}), "Eve", True, now()
+    )
+    tables = LibraryTables(job)
+    with job.file.changing():
+        job.decisions.put(StoredDecision(decision, numbers, VECTORS[0]))
+        tables.show_person("Ada", PersonDisplay(True, photo.ids[0]))
+        tables.set_templates({photo.ids[0]: 1}, [])
+        tables.add_step("a step", {"decisions": []}, StepState.DONE)
+    job.groups.write({photo.ids[0]: 1})
+    job.remember_naming(job.folder / "gallery", options_to_dict(NamingOptions()))
+
+
+def write_checksums(
+    database: sqlite3.Connection, checked_columns: Mapping[str, str] = CHECKED_COLUMNS
+) -> None:
     """Those of rows as they are now, as somebody writes them who makes a job file of their own."""
     database.create_function("row_checksum", -1, row_checksum)
-    for table, columns in CHECKED_COLUMNS.items():
+    for table, columns in checked_columns.items():
         database.execute(f"UPDATE {table} SET checksum = row_checksum({columns})")
     database.commit()
 

@@ -108,6 +108,7 @@ class PhotoAnalyzer:
                 opened.photo.full_size_wh,
                 faces,
                 tuple(align_or_reject(faces, self.options.rules)),
+                taken_at=opened.photo.taken_at,
             )
             for opened, faces in zip(group, found, strict=True)
         ]

@@ -7,34 +7,32 @@ somebody else has made has right checksums of anything.
 from __future__ import annotations
 
 import json
-import math
 import os
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from facepipe.batch.check_values import SHA256, are_texts, is_bytes, is_int, is_number, is_time, require
+from facepipe.batch.face_ids import face_ids_from_text
 from facepipe.batch.job_schema import CHECKED_COLUMNS, REPORT, created_schema, schema_of
+from facepipe.batch.library_checks import LIBRARY_CHECKS
 from facepipe.batch.models import PREVIEW
 from facepipe.batch.output_files import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
 from facepipe.batch.seal import SEALED_COLUMNS, Seal
+from facepipe.core.face_ids import is_face_id
 from facepipe.detector import DetectorOptions
 from facepipe.quality import accepted_rows
 
 Row = Mapping[str, Any]
 """A row by column, deciphered."""
+_OF_FACES = ("vectors", "enrollable", "reasons", "matches", "face_ids", "taken_at")
 _COORDINATE_MAX = 1e7
 """Pixels; no photo is so wide."""
-_SHA256 = re.compile("[0-9a-f]{64}")
 _LEFT_SEALED = "webp"
 """Pictures are most of a job and mean nothing to it: they are deciphered when they are shown."""
-
-
-class NotAsWrittenError(ValueError):
-    """What is wrong with a job file."""
 
 
 def require_whole(database: sqlite3.Connection) -> None:
@@ -45,28 +43,36 @@ def require_whole(database: sqlite3.Connection) -> None:
         sqlite3.Error: Likewise.
     """
     for (finding,) in database.execute("PRAGMA integrity_check(1)"):
-        _require(finding == "ok", finding)
-    _require(schema_of(database) == created_schema(), "its tables are not those of a job")
+        require(finding == "ok", finding)
+    require(schema_of(database) == created_schema(), "its tables are not those of a job")
 
 
-def require_plain_tables(database: sqlite3.Connection) -> None:
-    """As `require_whole`, of a job of before, whose tables had fewer columns."""
+def require_plain_tables(database: sqlite3.Connection, *, has_checksums: bool) -> None:
+    """As `require_whole`, of a job of before, whose tables had fewer columns.
+
+    Args:
+        database: Of the job.
+        has_checksums: Its rows had checksums already; see `CHECKSUMS_SINCE`.
+    """
     for (finding,) in database.execute("PRAGMA integrity_check(1)"):
-        _require(finding == "ok", finding)
+        require(finding == "ok", finding)
     own = {(type, name) for type, name, *_ in created_schema()}
-    _require({(type, name) for type, name, *_ in schema_of(database)} <= own, "it has tables of others")
+    require({(type, name) for type, name, *_ in schema_of(database)} <= own, "it has tables of others")
     statements = [statement for *_, statement in schema_of(database) if statement is not None]
-    _require(not any(statement.startswith("CREATE VIRTUAL") for statement in statements), "a virtual table")
+    require(not any(statement.startswith("CREATE VIRTUAL") for statement in statements), "a virtual table")
     columns = [row[1] for row in database.execute("PRAGMA table_info(photos)")]
-    _require("path" in columns and "checksum" not in columns, "its version is not that of its tables")
+    is_so = "path" in columns and ("checksum" in columns) == has_checksums
+    require(is_so, "its version is not that of its tables")
 
 
-def require_checksums(database: sqlite3.Connection) -> None:
+def require_checksums(
+    database: sqlite3.Connection, checked_columns: Mapping[str, str] = CHECKED_COLUMNS
+) -> None:
     """Check that every row is as it was written; raises as `require_whole`."""
-    for table, columns in CHECKED_COLUMNS.items():
+    for table, columns in checked_columns.items():
         query = f"SELECT count(*) FROM {table} WHERE checksum IS NOT row_checksum({columns})"
         (count,) = database.execute(query).fetchone()
-        _require(not count, f"{count} of its {table} have another checksum")
+        require(not count, f"{count} of its {table} have another checksum")
 
 
 def require_meaning(database: sqlite3.Connection, seal: Seal) -> None:
@@ -78,16 +84,19 @@ def require_meaning(database: sqlite3.Connection, seal: Seal) -> None:
     for row in _rows(database, "settings", seal):
         _check_setting(row)
     dimensions = {_check_photo(row) for row in _rows(database, "photos", seal)} - {None}
-    _require(len(dimensions) < 2, "its embeddings are of several lengths")
+    require(len(dimensions) < 2, "its embeddings are of several lengths")
     for row in _rows(database, "pictures", seal):
-        _require(_is_int(row["photo_id"]) and _is_int(row["face"]) and row["face"] >= PREVIEW, "a picture")
-        _require(isinstance(row["webp"], bytes), "a picture")
+        require(is_int(row["photo_id"]) and is_int(row["face"]) and row["face"] >= PREVIEW, "a picture")
+        require(isinstance(row["webp"], bytes), "a picture")
     for row in _rows(database, "products", seal):
-        _require(_is_int(row["photo_id"]) and _are_texts(row["kind"], row["made_of"]), "an output file")
+        require(is_int(row["photo_id"]) and are_texts(row["kind"], row["made_of"]), "an output file")
         names_of(row["files"])
+    for table, check in LIBRARY_CHECKS.items():
+        for row in _rows(database, table, seal):
+            check(row)
     for row in _rows(database, "moves", seal):
         source, target = json.loads(row["paths"])
-        _require(_are_texts(source, target) and "\0" not in source + target, "a move")
+        require(are_texts(source, target) and "\0" not in source + target, "a move")
 
 
 def _rows(database: sqlite3.Connection, table: str, seal: Seal) -> Iterator[Row]:
@@ -102,53 +111,54 @@ def _rows(database: sqlite3.Connection, table: str, seal: Seal) -> Iterator[Row]
 def _check_setting(row: Row) -> None:
     value = json.loads(row["value"])
     if row["key"] == "detector options":
-        _require(value["max_side"] is None or _is_int(value["max_side"]), "the scale of photos")
+        require(value["max_side"] is None or is_int(value["max_side"]), "the scale of photos")
         DetectorOptions(max_side=value["max_side"])
     if row["key"] == REPORT:
-        _require(_is_number(value["group_within_l2"]) and isinstance(value["paths"], bool), "the report")
+        require(is_number(value["group_within_l2"]) and isinstance(value["paths"], bool), "the report")
 
 
 def _check_photo(row: Row) -> int | None:
     """Length of the embeddings; None where there is none."""
     path = row["path"]
-    _require(isinstance(path, bytes) and b"\0" not in path and os.path.abspath(path) == path, "a path")
-    _require(_is_int(row["size_bytes"]) and _is_int(row["mtime_ns"]), "the size or time of a photo")
-    _require(all(row[name] is None or _is_int(row[name]) for name in ("place", "known", "told")), "a count")
-    _require(row["state"] in ("waiting", "done", "failed"), "the state of a photo")
-    _require(row["sha256"] is None or bool(_SHA256.fullmatch(row["sha256"])), "a hash")
-    _require(row["error"] is None or _are_texts(row["error"]), "an error")
+    require(isinstance(path, bytes) and b"\0" not in path and os.path.abspath(path) == path, "a path")
+    require(is_int(row["size_bytes"]) and is_int(row["mtime_ns"]), "the size or time of a photo")
+    require(all(row[name] is None or is_int(row[name]) for name in ("place", "known", "told")), "a count")
+    require(row["state"] in ("waiting", "done", "failed"), "the state of a photo")
+    require(row["sha256"] is None or bool(SHA256.fullmatch(row["sha256"])), "a hash")
+    require(row["error"] is None or are_texts(row["error"]), "an error")
     if row["numbers"] is None:
-        _require(row["state"] != "done", "a photo that is done without faces")
-        _require(all(row[name] is None for name in ("vectors", "enrollable", "reasons", "matches")), "faces")
+        require(row["state"] != "done", "a photo that is done without faces")
+        require(all(row[name] is None for name in _OF_FACES), "faces")
         return None
-    _require(row["sha256"] is not None or row["state"] != "done", "a hash")
+    require(row["sha256"] is not None or row["state"] != "done", "a hash")
     return _check_faces(row)
 
 
 def _check_faces(row: Row) -> int | None:
-    _require(all(_is_int(row[side]) and row[side] > 0 for side in ("width", "height")), "the size of a photo")
-    _require(_is_bytes(row["numbers"], FACE_BYTES), "the boxes of faces")
+    require(all(is_int(row[side]) and row[side] > 0 for side in ("width", "height")), "the size of a photo")
+    require(is_bytes(row["numbers"], FACE_BYTES), "the boxes of faces")
     faces = faces_of(row["numbers"])
     numbers = np.frombuffer(row["numbers"], "<f4")
-    _require(bool((np.abs(numbers) < _COORDINATE_MAX).all()), "the boxes of faces")  # NaN is not
+    require(bool((np.abs(numbers) < _COORDINATE_MAX).all()), "the boxes of faces")  # NaN is not
     reasons, matches = reasons_of(row["reasons"]), matches_of(row["matches"])
-    _require(len(faces) == len(reasons) == len(matches), "the number of faces")
-    _require(all(map(_is_match, matches)) and row["known"] == known_count(matches), "the names of faces")
-    _require(_are_texts(row["named_by"]), "what faces were named by")
+    ids = face_ids_from_text(row["face_ids"])
+    require(len(faces) == len(reasons) == len(matches) == len(ids), "the number of faces")
+    require(all(map(is_face_id, ids)) and len(set(ids)) == len(ids), "the ids of faces")
+    require(all(map(_is_match, matches)) and row["known"] == known_count(matches), "the names of faces")
+    require(are_texts(row["named_by"]), "what faces were named by")
+    require(row["taken_at"] is None or is_time(row["taken_at"]), "when a photo was taken")
     if row["enrollable"] is not None:
-        _require(
-            _is_bytes(row["enrollable"], 1) and len(row["enrollable"]) == len(faces), "what is enrollable"
-        )
+        require(is_bytes(row["enrollable"], 1) and len(row["enrollable"]) == len(faces), "what is enrollable")
     return _check_vectors(row["vectors"], len(accepted_rows(reasons)))
 
 
 def _check_vectors(vectors: object, count: int) -> int | None:
     assert isinstance(vectors, bytes)
     if not count:
-        _require(not vectors, "the number of vectors")
+        require(not vectors, "the number of vectors")
         return None
-    _require(bool(vectors) and _is_bytes(vectors, 4 * count), "the length of vectors")
-    _require(bool(np.isfinite(np.frombuffer(vectors, "<f4")).all()), "a vector")
+    require(bool(vectors) and is_bytes(vectors, 4 * count), "the length of vectors")
+    require(bool(np.isfinite(np.frombuffer(vectors, "<f4")).all()), "a vector")
     return len(vectors) // (4 * count)
 
 
@@ -156,28 +166,7 @@ def _is_match(match: Any) -> bool:
     texts = match.name, match.runner_up_name, match.candidate_name, match.reason
     distances = match.distance_l2, match.runner_up_distance_l2
     return (
-        all(text is None or _are_texts(text) for text in texts)
-        and all(distance is None or _is_number(distance) for distance in distances)
-        and _is_number(match.threshold_l2)
+        all(text is None or are_texts(text) for text in texts)
+        and all(distance is None or is_number(distance) for distance in distances)
+        and is_number(match.threshold_l2)
     )
-
-
-def _are_texts(*values: object) -> bool:
-    return all(isinstance(value, str) and bool(value.encode()) for value in values)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_bytes(value: object, multiple_of: int) -> bool:
-    return isinstance(value, bytes) and len(value) % multiple_of == 0
-
-
-def _require(is_so: bool, what: str) -> None:
-    if not is_so:
-        raise NotAsWrittenError(what)

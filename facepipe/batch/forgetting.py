@@ -51,7 +51,7 @@ def forget_photo(job: Job, photo: Path, photo_sha256: str | None) -> int:
     ids = [
         task.id
         for task in job.remembered()
-        if str(task.path) in paths or (photo_sha256 is not None and job.sha256(task.id) == photo_sha256)
+        if str(task.path) in paths or (photo_sha256 is not None and job.faces.sha256(task.id) == photo_sha256)
     ]
     with _results_written_anew(job):
         _forget_photos(job, ids)

@@ -3,40 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from facepipe.batch.job_file import open_job_file
+from facepipe.batch.decision_table import DecisionTable
+from facepipe.batch.job_faces import JobFaces
+from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
 from facepipe.batch.job_schema import WIPE_DUE, analyse_panoramas_again, note
-from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask, UnknownFaceRow
+from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask
 from facepipe.batch.planning import NO_FILE, Planner, Taken
+from facepipe.batch.rescue import open_job_file
 from facepipe.batch.rows import (
     FACE_BYTES,
-    embeddings_of,
-    face_bytes,
     faces_of,
-    known_count,
     matches_of,
     matches_to_text,
-    reasons_of,
-    reasons_to_text,
-    unknown_rows_of,
 )
 from facepipe.batch.seal import Seal
 from facepipe.core.errors import UsageError
-from facepipe.core.faces import Faces, Match
+from facepipe.core.faces import Match
 from facepipe.detector import DetectorOptions
 from facepipe.pipeline import PhotoResult
-from facepipe.quality import accepted_rows
-from facepipe.quality_rules import Reason
 
 _FORGET_ANALYSIS = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
     numbers = NULL, vectors = NULL, enrollable = NULL, reasons = NULL, matches = NULL, named_by = NULL,
-    known = NULL WHERE id = ?"""
+    known = NULL, face_ids = NULL, taken_at = NULL WHERE id = ?"""
 _DELETE_OUTPUTS = (
     "DELETE FROM pictures WHERE photo_id = ?",
     "DELETE FROM products WHERE photo_id = ?",
@@ -54,6 +50,9 @@ class Job:
 
     Attributes:
         outputs: The files written for results.
+        decisions: What people decided about faces.
+        faces: The faces of analyzed photos.
+        groups: Of unknown faces.
 
     Raises:
         UsageError: There is none, and none is to be made.
@@ -66,9 +65,12 @@ class Job:
         self, folder: Path, *, create: bool = False, secret: bytes | None = None, again: bool = False
     ) -> None:
         self.folder = folder
-        self._file = open_job_file(folder, create=create, secret=secret, again=again)
+        self.file = self._file = open_job_file(folder, create=create, secret=secret, again=again)
         self._database, self._changing = self._file.database, self._file.changing
         self.outputs = JobOutputs(self._file)
+        self.decisions = DecisionTable(self._database, lambda: self._file.seal)
+        self.faces = JobFaces(self._file, self.decisions)
+        self.groups = JobGroups(self._file)
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +126,25 @@ class Job:
             if again:
                 database.execute("UPDATE photos SET state = 'waiting'")
 
+    def setting(self, key: str) -> Any:
+        """Return a setting that the analysis depends on; None: the job has no such setting."""
+        row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def remember_naming(self, gallery: Path, naming: dict[str, Any]) -> None:
+        """Remember which gallery names the faces, and how: values that JSON holds."""
+        row = self._seal.seal("gallery", os.fsencode(os.path.abspath(gallery))), json.dumps(naming)
+        if self._database.execute("SELECT gallery, naming FROM library").fetchone() != row:
+            with self._changing() as database:
+                database.execute("INSERT OR REPLACE INTO library (id, gallery, naming) VALUES (1, ?, ?)", row)
+
+    def naming(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the gallery that names the faces, and how it does; None: a job of before that was kept."""
+        row = self._database.execute("SELECT gallery, naming FROM library").fetchone()
+        if row is None:
+            return None
+        return Path(os.fsdecode(self._seal.open("gallery", row[0]))), json.loads(row[1])
+
     def plan(self, photos: Iterable[Path], *, retry_failed: bool = False) -> Taken:
         """Take these photos, in this order, for those of the command. What is new or changed waits.
 
@@ -173,46 +194,12 @@ class Job:
                 if isinstance(outcome, FailedPhoto):
                     self._save_failure(database, outcome)
                 else:
-                    self._save_analysis(database, outcome, naming_key)
+                    self.faces.save(database, outcome, naming_key)
 
     def note_failures_reported(self) -> None:
         """Remember that the failures of the command were reported, with what was wrong."""
         with self._changing() as database:
             database.execute("UPDATE photos SET told = 1 WHERE place IS NOT NULL AND state = 'failed'")
-
-    def name_again(
-        self,
-        name: Callable[[Faces, Sequence[Reason | None]], Sequence[Match]],
-        naming_key: str,
-        dimensions: int,
-    ) -> int:
-        """Match the faces again of photos that other settings or another state of the gallery named.
-
-        Nothing is read but the job file. In transactions of some hundred photos: what a killed process has
-        named stays named.
-
-        Returns:
-            How many photos were named again.
-        """
-        rows = self._database.execute(
-            "SELECT id FROM photos WHERE place IS NOT NULL AND state = 'done' AND named_by != ?",
-            (naming_key,),
-        ).fetchall()
-        for at in range(0, len(rows), 512):
-            with self._changing() as database:
-                for (id,) in rows[at : at + 512]:
-                    columns = "numbers, vectors, reasons"
-                    row = database.execute(f"SELECT {columns} FROM photos WHERE id = ?", (id,)).fetchone()
-                    reasons = reasons_of(row[2])
-                    embeddings = embeddings_of(self._seal.open("vectors", row[1]), dimensions)
-                    faces = faces_of(row[0]).with_embeddings(embeddings, accepted_rows(reasons))
-                    matches = name(faces, reasons)
-                    text = self._seal.seal("matches", matches_to_text(matches))
-                    database.execute(
-                        "UPDATE photos SET matches = ?, named_by = ?, known = ? WHERE id = ?",
-                        (text, naming_key, known_count(matches), id),
-                    )
-        return len(rows)
 
     def records(self) -> Iterator[PhotoRecord]:
         """Yield the photos of the command that have been dealt with, in its order."""
@@ -234,30 +221,6 @@ class Job:
         """Return all photos of the command, in its order."""
         rows = self._database.execute("SELECT path FROM photos WHERE place IS NOT NULL ORDER BY place")
         return [self._seal.open_path(path) for (path,) in rows]
-
-    def pictures(self, photo_id: int) -> dict[int, bytes]:
-        """Return the WebP files of a photo; see `PhotoAnalysis.pictures`."""
-        rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
-        return {face: self._seal.open("webp", webp) for face, webp in rows}
-
-    def sha256(self, photo_id: int) -> str | None:
-        """Of the file that was analyzed; None where that failed."""
-        row = self._database.execute("SELECT sha256 FROM photos WHERE id = ?", (photo_id,)).fetchone()
-        return None if row is None else self._seal.open("sha256", row[0])
-
-    def unknown_faces(self) -> list[UnknownFaceRow]:
-        """Return the faces near nobody that enrollment would take, with their embeddings."""
-        rows = self._database.execute(
-            """SELECT id, sha256, vectors, enrollable, reasons, matches FROM photos
-            WHERE place IS NOT NULL AND state = 'done' AND length(vectors) > 0 ORDER BY place"""
-        )
-        opened = self._seal.open
-        faces = []
-        for id, sha256, vectors, enrollable, reasons, matches in rows:
-            columns = opened("vectors", vectors), enrollable, reasons, opened("matches", matches)
-            photo_sha256 = opened("sha256", sha256)
-            faces += [UnknownFaceRow(id, photo_sha256, row, own) for row, own in unknown_rows_of(*columns)]
-        return faces
 
     def counts(self) -> Counts:
         """Photos and faces of the command."""
@@ -294,20 +257,47 @@ class Job:
     def erase(self, ids: Iterable[int], *, forget_photos: bool, names: Collection[str] = ()) -> None:
         """Erase the results of photos, and which files were written for them; no byte of it is left.
 
+        What was decided about the faces of photos that are forgotten goes too, and all steps: they hold what
+        there was before.
+
         Args:
             ids: Of the photos.
             forget_photos: The photos themselves too; else they wait to be analyzed again.
             names: That nobody next to a face is to have either; such faces are named again by the next run.
+                What was decided about these people goes.
         """
+        ids = list(ids)
         photo = "DELETE FROM photos WHERE id = ?" if forget_photos else _FORGET_ANALYSIS
-        with self._changing() as database:
-            for id in ids:
-                for statement in (photo, *_DELETE_OUTPUTS):
-                    database.execute(statement, (id,))
-            self._forget_runners_up(database, names)
-            database.execute("DELETE FROM moves")  # a new path has the person's name
-            note(database, WIPE_DUE)
+        try:
+            with self._changing() as database:
+                self._erase_decisions(database, ids if forget_photos else (), names)
+                for id in ids:
+                    for statement in (photo, *_DELETE_OUTPUTS):
+                        database.execute(statement, (id,))
+                self._forget_runners_up(database, names)
+                database.execute("DELETE FROM moves")  # a new path has the person's name
+                note(database, WIPE_DUE)
+        except BaseException:
+            self.decisions.read()  # as they are in the file
+            raise
         self._file.wipe()
+
+    def _erase_decisions(
+        self, database: sqlite3.Connection, photo_ids: Collection[int], names: Collection[str]
+    ) -> None:
+        """Forget what was decided about people, and about the faces of photos that have no copy elsewhere."""
+        others = {self.faces.sha256(task.id) for task in self.remembered() if task.id not in photo_ids}
+        gone = {self.faces.sha256(id) for id in photo_ids} - others
+        forgotten = [stored.decision for stored in self.decisions if stored.decision.photo_sha256 in gone]
+        for decision in forgotten:
+            self.decisions.remove(decision.face_id)
+        if names:
+            self.decisions.forget_people(names)
+            for name in names:
+                database.execute("DELETE FROM people WHERE name = ?", (self._seal.seal("name", name),))
+        if names or photo_ids:
+            for table in ("steps", "face_groups"):
+                database.execute(f"DELETE FROM {table}")
 
     def _forget_runners_up(self, database: sqlite3.Connection, names: Collection[str]) -> None:
         rows = database.execute("SELECT id, matches FROM photos WHERE matches IS NOT NULL").fetchall()
@@ -343,9 +333,8 @@ class Job:
 
     def _detector_options(self) -> DetectorOptions:
         """Those that decide how large photos are analyzed."""
-        key = "detector options"
-        row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
-        return DetectorOptions(max_side=json.loads(row[0])["max_side"]) if row else DetectorOptions()
+        options = self.setting("detector options")
+        return DetectorOptions() if options is None else DetectorOptions(max_side=options["max_side"])
 
     def _save_failure(self, database: sqlite3.Connection, failed: FailedPhoto) -> None:
         id, error = failed.task.id, self._seal.seal("error", failed.error)
@@ -357,19 +346,6 @@ class Job:
         )
         if failed.is_temporary:
             database.execute("UPDATE photos SET size_bytes = ?, mtime_ns = ? WHERE id = ?", (*NO_FILE, id))
-
-    def _save_analysis(self, database: sqlite3.Connection, analysis: PhotoAnalysis, naming_key: str) -> None:
-        id, seal, matches = analysis.task.id, self._seal.seal, analysis.faces.matches or ()
-        numbers, vectors, enrollable = face_bytes(analysis.faces, analysis.reasons)
-        named = seal("matches", matches_to_text(matches)), naming_key, known_count(matches)
-        found = numbers, seal("vectors", vectors), enrollable, reasons_to_text(analysis.reasons)
-        database.execute(
-            """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
-            vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ?, known = ? WHERE id = ?""",
-            (seal("sha256", analysis.sha256), *analysis.size_wh, *found, *named, id),
-        )
-        pictures = ((id, face, seal("webp", webp)) for face, webp in analysis.pictures.items())
-        database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", pictures)
 
 
 def _without_runner_up(match: Match, names: Collection[str]) -> Match:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from facepipe.batch.checks import require_checksums, require_meaning, require_pl
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job_schema import (
     APPLICATION_ID,
+    CHECKED_COLUMNS_OF_2,
+    CHECKSUMS_SINCE,
     VERSION,
     WIPE_DUE,
     bring_up_to_date,
@@ -37,9 +38,9 @@ _BEFORE_READING = (
     "trusted_schema = OFF",  # no function is called because a file has asked for it
     "secure_delete = ON",  # no name or embedding is left in free pages
 )
-_AFTERWARDS = ("journal_mode = WAL", "synchronous = NORMAL")
+_AFTERWARDS = ("journal_mode = WAL", "synchronous = FULL")
+"""FULL: what people decided is on disk when they are told so, whatever happens to the power."""
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
-_log = logging.getLogger("facepipe")
 _OF_THE_MACHINE = ("SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_NOMEM")
 
 
@@ -160,7 +161,9 @@ class JobFile:
                 require_whole(database)
                 require_checksums(database)
             else:
-                require_plain_tables(database)
+                require_plain_tables(database, has_checksums=version >= CHECKSUMS_SINCE)
+                if version >= CHECKSUMS_SINCE:
+                    require_checksums(database, CHECKED_COLUMNS_OF_2)
         self._know_seal(database)
         with self._damage_named():
             if version < VERSION:
@@ -203,21 +206,10 @@ class JobFile:
         return OutputError(f"{self.file}: not a job file of facepipe; choose another --out")
 
 
-def open_job_file(folder: Path, *, create: bool, secret: bytes | None, again: bool) -> JobFile:
-    """Open a job file, in place of a damaged one a new one where all is done `again`; see `JobFile`."""
-    try:
-        return JobFile(folder, create=create, secret=secret)
-    except DamagedJobError as error:
-        if not again:
-            raise
-        _log.warning(
-            "%s: a new one is begun; outdated pictures of before are no longer known, so remove them in %s",
-            error.finding,
-            folder,
-        )
+def remove_job_file(folder: Path) -> None:
+    """Remove a job file and its logs."""
     for ending in ("", "-journal", "-wal", "-shm"):
         folder.joinpath(f"{JOB_FILE}{ending}").unlink(missing_ok=True)
-    return JobFile(folder, create=create, secret=secret)
 
 
 def is_job_file(file: Path) -> bool:

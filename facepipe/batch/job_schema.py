@@ -7,15 +7,19 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
+from facepipe.batch.face_ids import face_ids_to_text, with_new_ids
 from facepipe.batch.output_files import names_of_before, names_to_text
+from facepipe.batch.rows import faces_of
 from facepipe.batch.seal import Seal
 
 APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
-VERSION = 2
-"""1: panoramas are analyzed at a larger scale. 2: names of files are relative, and rows have checksums."""
+VERSION = 3
+"""1: panoramas are analyzed at a larger scale. 2: names of files are relative, and rows have checksums.
+3: faces have ids, and what people decided about them is kept."""
 REPORT = "report"
 """Key of settings: how the report was last written."""
+CHECKSUMS_SINCE = 2
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
 """Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analyzed anew."""
 _TABLES = {
@@ -24,14 +28,14 @@ _TABLES = {
     # score and landmarks. vectors: float32 (m, d) of the faces without a reason. enrollable: bool (n,).
     # reasons: why a face was not compared, or null. matches, named_by: the gallery's answers, and which
     # settings and state of it gave them. known: how many faces have a name. told: 1, an earlier command has
-    # ended and reported this error.
+    # ended and reported this error. face_ids: of all faces. taken_at: by EXIF, or empty.
     "photos": """CREATE TABLE photos (
     id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, place INTEGER,
     size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('waiting', 'done', 'failed')),
     sha256 TEXT, error TEXT, width INTEGER, height INTEGER,
     numbers BLOB, vectors BLOB, enrollable BLOB, reasons TEXT, matches TEXT, named_by TEXT, known INTEGER,
-    told INTEGER, checksum INTEGER)""",
+    told INTEGER, face_ids TEXT, taken_at TEXT, checksum INTEGER)""",
     "pictures": """CREATE TABLE pictures (
     photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL, checksum INTEGER,
     PRIMARY KEY (photo_id, face)) WITHOUT ROWID""",
@@ -42,25 +46,62 @@ _TABLES = {
     # One row: a photo is being moved, or was when a process was killed; its old and new path.
     "moves": """CREATE TABLE moves (
     id INTEGER PRIMARY KEY CHECK (id = 1), paths TEXT NOT NULL, checksum INTEGER)""",
+    # What people decided about faces, by photo content and box. numbers: as of photos, of one face. vectors:
+    # of a face drawn by hand, where it could be encoded.
+    "decisions": """CREATE TABLE decisions (
+    id INTEGER PRIMARY KEY, face_id TEXT NOT NULL UNIQUE, sha256 TEXT NOT NULL, numbers BLOB NOT NULL,
+    verdict TEXT CHECK (verdict IN ('is', 'not_a_face', 'ignore')), name TEXT, not_names TEXT NOT NULL,
+    found_name TEXT, is_drawn INTEGER NOT NULL, vectors BLOB, decided_at TEXT NOT NULL, checksum INTEGER)""",
+    # Changes that can be undone: what they changed, before and after. A step that is doing or undoing has
+    # still to change the gallery.
+    "steps": """CREATE TABLE steps (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, label TEXT NOT NULL, changes TEXT NOT NULL, made_at TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('doing', 'done', 'undoing', 'undone')), checksum INTEGER)""",
+    # How people are shown.
+    "people": """CREATE TABLE people (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, is_hidden INTEGER NOT NULL, cover TEXT,
+    checksum INTEGER)""",
+    # The groups of unknown faces, whose numbers stay.
+    "face_groups": """CREATE TABLE face_groups (
+    id INTEGER PRIMARY KEY, face_id TEXT NOT NULL UNIQUE, number INTEGER NOT NULL, checksum INTEGER)""",
+    # Templates of the gallery that confirmed faces have become.
+    "templates": """CREATE TABLE templates (
+    id INTEGER PRIMARY KEY, face_id TEXT NOT NULL UNIQUE, template_id INTEGER NOT NULL, checksum INTEGER)""",
+    # One row: which gallery named the faces, and how.
+    "library": """CREATE TABLE library (
+    id INTEGER PRIMARY KEY CHECK (id = 1), gallery BLOB NOT NULL, naming TEXT NOT NULL, checksum INTEGER)""",
     # One row: the job is encrypted. None: it is plain.
     "encryption": "CREATE TABLE encryption (salt BLOB NOT NULL, key_check BLOB NOT NULL, checksum INTEGER)",
 }
 CHECKED_COLUMNS = {
     "settings": "key, value",
     "photos": "id, path, size_bytes, mtime_ns, state, sha256, error, width, height, numbers, vectors, "
-    "enrollable, reasons, matches, named_by, known, told",
+    "enrollable, reasons, matches, named_by, known, told, face_ids, taken_at",
     "pictures": "photo_id, face, webp",
     "products": "kind, photo_id, made_of, files",
     "moves": "id, paths",
+    "decisions": "id, face_id, sha256, numbers, verdict, name, not_names, found_name, "
+    "is_drawn, vectors, decided_at",
+    "steps": "id, label, changes, made_at, state",
+    "people": "id, name, is_hidden, cover",
+    "face_groups": "id, face_id, number",
+    "templates": "id, face_id, template_id",
+    "library": "id, gallery, naming",
     "encryption": "salt, key_check",
 }
 """By table, what its column `checksum` is the checksum of. Places are checked by their index."""
+NEW_IN_3 = ("decisions", "steps", "people", "face_groups", "templates", "library")
+CHECKED_COLUMNS_OF_2 = {
+    table: columns for table, columns in CHECKED_COLUMNS.items() if table not in NEW_IN_3
+} | {"photos": CHECKED_COLUMNS["photos"].removesuffix(", face_ids, taken_at")}
+"""The same of version 2."""
 _KEYS = {
     "settings": ("key",),
     "photos": ("id",),
     "pictures": ("photo_id", "face"),
     "products": ("kind", "photo_id"),
     "moves": ("id",),
+    **dict.fromkeys(NEW_IN_3, ("id",)),
     "encryption": ("rowid",),
 }
 _INDEX = "CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL"
@@ -101,7 +142,9 @@ def bring_up_to_date(database: sqlite3.Connection, seal: Seal, folder: Path) -> 
         database.execute(f"DROP TABLE old_{table}")
     if "known" not in columns["photos"]:
         database.execute(_COUNT_KNOWN)
-    _make_names_relative(database, seal, folder)
+    if version < CHECKSUMS_SINCE:
+        _make_names_relative(database, seal, folder)
+    _give_face_ids(database, seal)
     note(database, WIPE_DUE)
     if version < 1:
         note(database, PANORAMAS_DUE)
@@ -163,6 +206,17 @@ def analyse_panoramas_again(database: sqlite3.Connection) -> None:
 
 def _columns(database: sqlite3.Connection, table: str) -> list[str]:
     return [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+
+
+def _give_face_ids(database: sqlite3.Connection, seal: Seal) -> None:
+    """Until version 3 faces had no ids."""
+    rows = database.execute("SELECT id, sha256, numbers FROM photos WHERE numbers IS NOT NULL").fetchall()
+    for id, sha256, numbers in rows:
+        if sha256 is not None:
+            boxes = faces_of(numbers).boxes_xyxy
+            ids = with_new_ids(seal.open("sha256", sha256), boxes, [None] * len(boxes))
+            row = seal.seal("face_ids", face_ids_to_text(ids)), id
+            database.execute("UPDATE photos SET face_ids = ? WHERE id = ?", row)
 
 
 def _make_names_relative(database: sqlite3.Connection, seal: Seal, folder: Path) -> None:

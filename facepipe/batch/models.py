@@ -65,6 +65,7 @@ class PhotoAnalysis:
         reasons: Why each face is not to be compared; None where it is. Empty before they are cropped.
         crops: uint8 (m, S, S, 3) of the faces to be compared, until they are encoded.
         pictures: WebP files: of each face by its row, of the photo under `PREVIEW`.
+        taken_at: When the photo was taken; see `facepipe.images.pixels.taken_at`.
     """
 
     task: PhotoTask
@@ -75,6 +76,7 @@ class PhotoAnalysis:
     reasons: tuple[Reason | None, ...] = ()
     crops: UInt8Array = field(default_factory=_no_crops)
     pictures: dict[int, bytes] = field(default_factory=dict)
+    taken_at: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class PhotoRecord:
 class UnknownFaceRow:
     """A face near nobody that enrollment would take: its photo, its row there, and its embedding (d,)."""
 
+    face_id: str
     photo_id: int
     photo_sha256: str
     row: int
@@ -165,3 +168,49 @@ class Counts:
     def total(self) -> int:
         """All photos."""
         return self.waiting + self.done + self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFace:
+    """A face that a photo had when it was analyzed before."""
+
+    id: str
+    box_xyxy: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredFaces:
+    """The n faces of a photo.
+
+    Attributes:
+        faces: With embeddings, matches and `enrollable`.
+        reasons: Why each is not compared; None where it is.
+        ids: Of the faces.
+    """
+
+    faces: Faces
+    reasons: tuple[Reason | None, ...]
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AnalyzedPhoto:
+    """A photo of the command that has been dealt with, with its faces as they are stored.
+
+    Attributes:
+        id: Row in the job file.
+        path: Where it is.
+        sha256: Of its content; None after an error.
+        size_wh: Width and height of the upright photo; None after an error.
+        taken_at: When it was taken; see `facepipe.images.pixels.taken_at`.
+        error: Why it could not be analyzed.
+        faces: None after an error.
+    """
+
+    id: int
+    path: Path
+    sha256: str | None
+    size_wh: tuple[int, int] | None
+    taken_at: str | None
+    error: str | None
+    faces: StoredFaces | None

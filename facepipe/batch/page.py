@@ -5,22 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
-import numpy as np
-
+from facepipe.batch.groups import update_groups
 from facepipe.batch.job import Job
 from facepipe.batch.models import PREVIEW, PhotoRecord, ReportOptions
 from facepipe.core.errors import OutputError
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, require_replaceable
 from facepipe.core.plain_text import visible
-from facepipe.gallery.clustering import group_faces
 
 Groups = dict[tuple[int, int], int]
 
@@ -50,18 +47,12 @@ def write_report(job: Job, options: ReportOptions) -> None:
 
 
 def _groups(job: Job, options: ReportOptions) -> Groups:
-    """Return a number for each unknown face that has company, by photo and row: 0 for the largest group."""
-    faces = job.unknown_faces()
-    if not faces:
-        return {}
-    embeddings = np.stack([face.embedding for face in faces])
-    labels = group_faces(embeddings, [face.photo_sha256 for face in faces], options.group_within_l2)
-    sizes = Counter(labels.tolist())
-    ranks = {label: rank for rank, (label, size) in enumerate(sizes.most_common()) if size > 1}
+    """Return the number of its group for each unknown face that has company, by photo and row."""
+    numbers = update_groups(job, options.group_within_l2)
     return {
-        (face.photo_id, face.row): ranks[label]
-        for face, label in zip(faces, labels.tolist(), strict=True)
-        if label in ranks
+        (face.photo_id, face.row): numbers[face.face_id]
+        for face in job.faces.unknown_faces()
+        if face.face_id in numbers
     }
 
 
@@ -138,7 +129,7 @@ def _photo(record: PhotoRecord, groups: Groups) -> dict[str, Any]:
 
 
 def _pictures(job: Job, record: PhotoRecord) -> dict[str, str]:
-    pictures = job.pictures(record.id)
+    pictures = job.faces.pictures(record.id)
     names = {face: "photo" if face == PREVIEW else str(face) for face in pictures}
     return {names[face]: base64.b64encode(webp).decode() for face, webp in pictures.items()}
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import logging
 import os
 import time
@@ -19,13 +17,12 @@ from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions, Outcome
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
+from facepipe.batch.naming import Naming, options_to_dict
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
-from facepipe.core.faces import Faces, Match
 from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.images.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline, NamingOptions
-from facepipe.quality_rules import Reason
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
@@ -132,11 +129,10 @@ class Batch:
         self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
         self._analyzer = PhotoAnalyzer(pipeline, self._options.analysis)
         self._folders: list[Path] = []
-        threshold_l2 = pipeline.threshold_l2(self._options.naming.threshold_l2)
-        self._naming = replace(self._options.naming, threshold_l2=threshold_l2)
+        self._naming = Naming(pipeline.require_gallery(), self._options.naming)
         if not self._options.again:
             job.require_settings(analysis_settings(pipeline, self._options.analysis), again=False)
-        if pipeline.gallery is not None and pipeline.gallery.info().encrypted and job.require_encryption():
+        if self._naming.gallery.info().encrypted and job.require_encryption():
             _log.warning(
                 "the gallery is encrypted, and so is the job from now on; what others are to read is not: "
                 "%s (report, records, pictures) and sidecars hold names and faces in the clear",
@@ -146,7 +142,6 @@ class Batch:
     @property
     def group_within_l2(self) -> float:
         """Mean distance up to which unknown faces are likely one person's."""
-        assert self._naming.threshold_l2 is not None
         return LINK_SHARE * self._naming.threshold_l2
 
     def find(self, folders: Iterable[str | os.PathLike[str]], *, may_be_empty: bool = False) -> None:
@@ -221,8 +216,10 @@ class Batch:
         Args:
             on_progress: Called after every transaction.
         """
-        naming_key = self._naming_key()
-        named_again = self._job.name_again(self._name, naming_key, self._analyzer.dimensions)
+        self._job.remember_naming(self._naming.gallery.path, options_to_dict(self._naming.options))
+        self._naming.refresh()
+        naming_key, dimensions = self._naming.key, self._analyzer.dimensions
+        named_again = self._job.faces.name_again(self._naming, naming_key, dimensions)
         if named_again:
             photos = counted(named_again, "photo")
             _log.info("the gallery or its settings have changed: faces of %s named again", photos)
@@ -242,8 +239,9 @@ class Batch:
                 if saver.add(named):
                     saved()
         saved()
-        if self._naming_key() != naming_key:  # somebody enrolled meanwhile
-            named_again += self._job.name_again(self._name, self._naming_key(), self._analyzer.dimensions)
+        # Somebody may have enrolled meanwhile; and decisions wait for photos that were analyzed now.
+        self._naming.refresh()
+        named_again += self._job.faces.name_again(self._naming, self._naming.key, dimensions)
         elapsed_s = time.monotonic() - start
         return Summary(
             self._job.counts(), tally["done"] + tally["failed"], named_again, dict(engine.seconds), elapsed_s
@@ -252,20 +250,8 @@ class Batch:
     def _named(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, FailedPhoto):
             return outcome
-        matches = self._name(outcome.faces, outcome.reasons)
+        matches = self._naming(outcome.faces, outcome.reasons)
         return replace(outcome, faces=outcome.faces.with_matches(matches))
-
-    def _name(self, faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
-        return self._pipeline.name(faces, reasons, self._naming)
-
-    def _naming_key(self) -> str:
-        """Identify what faces are named by: where the key is the same, so would all names be."""
-        assert self._pipeline.gallery is not None
-        naming = asdict(self._naming) | {
-            "person_distance": self._naming.person_distance.value,
-            "gallery": self._pipeline.gallery.state,
-        }
-        return hashlib.sha256(json.dumps(naming, sort_keys=True).encode()).hexdigest()
 
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:

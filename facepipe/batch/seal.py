@@ -16,13 +16,24 @@ from facepipe.core.plain_text import text_of
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, SALT_BYTES, SealingCodec
 
 SEALED_COLUMNS = {
-    "photos": ("path", "sha256", "error", "vectors", "matches"),
+    "photos": ("path", "sha256", "error", "vectors", "matches", "face_ids"),
     "pictures": ("webp",),
     "products": ("files",),
     "moves": ("paths",),
+    "decisions": ("face_id", "sha256", "name", "not_names", "found_name", "vectors"),
+    "steps": ("label", "changes"),
+    "people": ("name", "cover"),
+    "face_groups": ("face_id",),
+    "templates": ("face_id",),
+    "library": ("gallery",),
 }
 """By table, what an encrypted job holds as ciphertext."""
-TEXT_COLUMNS = frozenset(("sha256", "error", "matches", "files", "paths"))
+TEXT_COLUMNS = frozenset(
+    (
+        *("sha256", "error", "matches", "files", "paths", "face_id", "face_ids", "name", "not_names"),
+        *("found_name", "label", "changes", "cover"),
+    )
+)
 """Those of them that are text; the others are bytes."""
 
 

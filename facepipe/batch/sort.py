@@ -159,7 +159,7 @@ def _is_same(other: Path, record: PhotoRecord, job: Job) -> bool:
     if os.path.exists(photo):
         return _is_same_file(photo, other)
     try:
-        return photo_sha256(other) == job.sha256(record.id)
+        return photo_sha256(other) == job.faces.sha256(record.id)
     except (OSError, PhotoError):  # a link that leads nowhere
         return False
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.gallery import as_its_card_says
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
 from facepipe.core.counting import counted
@@ -30,13 +29,14 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
     from facepipe.core.overwriting import PAGE
     from facepipe.gallery import Gallery
     from facepipe.gallery.audit import audit as audited
+    from facepipe.pipeline import known_identity
     from facepipe.reports.face_pages import audit_page
     from facepipe.reports.pictures import require_place, write_page
 
     if html is not None:
         require_place(html, PAGE, force=force)
     with Gallery.open(gallery_path) as gallery, gallery.one_state():
-        gallery.encoder = as_its_card_says(gallery.encoder)
+        gallery.encoder = known_identity(gallery.encoder)
         found = audited(gallery, threshold)
         if html is not None:
             write_page(html, audit_page(gallery, found))

@@ -196,7 +196,7 @@ def batch(
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine)
     require_places(out)
     with (
-        setup.pipeline(gallery_path, calls=engine.threads) as pipeline,
+        setup.pipeline(gallery_path, create=True, calls=engine.threads) as pipeline,
         Job(out, create=True, again=again) as job,
     ):
         work = Batch(pipeline, job, options)

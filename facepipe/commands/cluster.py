@@ -20,18 +20,36 @@ distance_option = click.option(
 
 
 @click.command()
+@click.option(
+    "--library",
+    "library_folder",
+    type=ANY_PATH,
+    metavar="DIR",
+    help="Folder of a batch, its --out: the groups of its unknown faces.",
+)
 @distance_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per group and line.")
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with sample faces.")
 @force_option
 @gallery_option
 def cluster(
-    gallery_path: Path, distance: float | None, as_json: bool, html: Path | None, force: bool
+    gallery_path: Path,
+    library_folder: Path | None,
+    distance: float | None,
+    as_json: bool,
+    html: Path | None,
+    force: bool,
 ) -> None:
-    """Group the faces that `identify --remember-unknown` kept: those good enough to be enrolled.
+    """Group unknown faces that are good enough to be enrolled.
 
-    Give a group a name with `enroll --cluster NUMBER --name NAME`.
+    With --library, those of a batch: name a group with `facepipe name GROUP NAME --library DIR`. Else those
+    that `identify --remember-unknown` kept: name a group with `enroll --cluster GROUP --name NAME`.
     """
+    if library_folder is not None:
+        if html is not None or distance is not None:
+            raise click.UsageError("--html and --distance do not go with --library: see its report.html.")
+        _list_library_groups(library_folder, as_json)
+        return
     from facepipe.core.overwriting import PAGE
     from facepipe.gallery import Gallery
     from facepipe.reports.face_pages import groups_page
@@ -53,7 +71,32 @@ def cluster(
     echo(f"facepipe: {counted(len(groups), 'group')} of {counted(count, 'unknown face')}", err=True)
 
 
+def _list_library_groups(folder: Path, as_json: bool) -> None:
+    from facepipe.core.json_lines import record_to_json
+    from facepipe.library.library import Library
+
+    with Library.open(folder) as library:
+        groups = library.groups()
+        for group in groups:
+            faces = [library.faces[id] for id in group.face_ids]
+            photos = [library.photos[face.photo_id].path for face in faces]
+            if as_json:
+                shown = [
+                    {"id": face.id, "photo": photo, "box_xyxy": face.box_xyxy}
+                    for face, photo in zip(faces, photos, strict=True)
+                ]
+                echo_record(record_to_json({"group": group.number, "faces": shown}))
+            else:
+                echo(_group_line(group.number, len(faces), {str(photo) for photo in photos}))
+    count = sum(len(group.face_ids) for group in groups)
+    echo(f"facepipe: {counted(len(groups), 'group')} of {counted(count, 'unknown face')}", err=True)
+
+
 def _line(group: UnknownGroup) -> str:
-    photos = sorted({face.source for face in group.faces if face.source})
-    more = f" and {len(photos) - 3} more" if len(photos) > 3 else ""
-    return f"{group.id:6d}  {counted(len(group.faces), 'face')}  {', '.join(photos[:3])}{more}"
+    return _group_line(group.id, len(group.faces), {face.source for face in group.faces if face.source})
+
+
+def _group_line(number: int, face_count: int, photos: set[str]) -> str:
+    named = sorted(photos)
+    more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+    return f"{number:6d}  {counted(face_count, 'face')}  {', '.join(named[:3])}{more}"

@@ -12,7 +12,7 @@ import click
 from facepipe.commands.options import ANY_PATH, force_option, gallery_option
 from facepipe.commands.output import echo, echo_record
 from facepipe.core.counting import counted
-from facepipe.core.errors import GalleryError, WeightsError
+from facepipe.core.errors import GalleryError
 
 if TYPE_CHECKING:
     from facepipe.batch.job import Job
@@ -30,21 +30,6 @@ def _opened(gallery_path: Path) -> Iterator[Gallery]:
 
     with Gallery.open(gallery_path) as opened:
         yield opened
-
-
-def as_its_card_says(encoder: EncoderIdentity) -> EncoderIdentity:
-    """The encoder with what its card knows of strangers, so that the default threshold is that of naming.
-
-    As it is where no such card is installed.
-    """
-    from facepipe.pipeline import card_identity
-    from facepipe.weights.registry import load_card
-
-    try:
-        known = card_identity(load_card(encoder.name).card)
-    except WeightsError:
-        return encoder
-    return known if known.makes_same_vectors_as(encoder) else encoder
 
 
 @gallery.command("list")
@@ -120,9 +105,10 @@ def gallery_remove(gallery_path: Path, name: str, jobs: tuple[Path, ...]) -> Non
     """
     from facepipe.batch.forgetting import forget_person
     from facepipe.gallery.names import clean_name
+    from facepipe.pipeline import known_identity
 
     with _opened(gallery_path) as opened, _opened_jobs(jobs) as opened_jobs:
-        opened.encoder = as_its_card_says(opened.encoder)
+        opened.encoder = known_identity(opened.encoder)  # the default threshold is that of naming
         photos = sum(forget_person(job, {name, clean_name(name)}) for job in opened_jobs)
         # Somebody who is only in a batch any more was removed from the gallery before.
         count = opened.remove(name) if opened.knows(name) or not photos else 0

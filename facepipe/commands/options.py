@@ -253,6 +253,31 @@ def gallery_option(command: Command, *, required: bool = True) -> Command:
     return folder(key_file_option(command))
 
 
+def library_options(command: Command) -> Command:
+    """Which batch, and its gallery: `--library DIR --gallery DIR --key-file FILE`, as `library_folder`."""
+    folder = click.option(
+        "--library",
+        "library_folder",
+        type=ANY_PATH,
+        required=True,
+        metavar="DIR",
+        help="Folder of a batch, its --out.",
+    )
+    return folder(batch_gallery_option(command))
+
+
+def batch_gallery_option(command: Command) -> Command:
+    """The gallery of a batch, and its key, as `gallery_path`; None: the one that the batch remembers."""
+    folder = click.option(
+        "--gallery",
+        "gallery_path",
+        type=ANY_PATH,
+        metavar="DIR",
+        help="Folder of the gallery.  [default: that of the batch]",
+    )
+    return folder(key_file_option(command))
+
+
 force_option = click.option(
     "--force", is_flag=True, help="Replace a file that is there, also one that facepipe did not write so."
 )

@@ -20,7 +20,7 @@ from facepipe.core.errors import FacepipeError, PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.decoded_size import decoding_bytes, heif_bytes, opening_bytes, require_little_work
 from facepipe.images.decoding_memory import PhotoMemory
-from facepipe.images.pixels import is_on_its_side, orientation_of, rgb_of, upright
+from facepipe.images.pixels import is_on_its_side, orientation_of, rgb_of, taken_at, upright
 from facepipe.images.salvage import MOST_FILE_BYTES, is_open_ended, salvaged
 from facepipe.images.tiff import is_misread, is_tiff, read_tiff
 
@@ -43,10 +43,12 @@ class ReducedPhoto:
     Attributes:
         rgb: RGB uint8 (h, w, 3), upright.
         full_size_wh: Width and height of the whole upright photo, in pixels.
+        taken_at: When it was taken; see `facepipe.images.pixels.taken_at`.
     """
 
     rgb: UInt8Array
     full_size_wh: tuple[int, int]
+    taken_at: str | None = None
 
     @property
     def reduction(self) -> float:
@@ -160,7 +162,7 @@ def _decode(
     photo = _open_photo(stream, max_pixels, name, reserve)
     if photo is None:
         rgb, orientation = read_tiff(stream, name, max_pixels, _too_large(name, max_pixels), reserve)
-        size_wh = rgb.shape[1], rgb.shape[0]
+        size_wh, time = (rgb.shape[1], rgb.shape[0]), None
     else:
         size_wh = photo.size
         if needed_scale is not None and (scale := needed_scale(size_wh)) < 1:
@@ -173,9 +175,10 @@ def _decode(
         photo.load()
         rgb = rgb_of(photo)
         with _own_rules(max_pixels):
-            orientation = orientation_of(photo)
+            orientation, time = orientation_of(photo), taken_at(photo)
         del photo  # its pixels make room for those that are turned
-    return ReducedPhoto(upright(rgb, orientation), size_wh[::-1] if is_on_its_side(orientation) else size_wh)
+    full_size_wh = size_wh[::-1] if is_on_its_side(orientation) else size_wh
+    return ReducedPhoto(upright(rgb, orientation), full_size_wh, time)
 
 
 def _too_large(name: str, max_pixels: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import cv2
 import numpy as np
@@ -12,7 +13,8 @@ from PIL import Image
 from facepipe.core.faces import UInt8Array
 from facepipe.images.tiff import eight_bit, full_scale
 
-_EXIF_ORIENTATION = 0x0112
+_EXIF_ORIENTATION, _EXIF_DETAILS, _EXIF_TAKEN_AT, _EXIF_CHANGED_AT = 0x0112, 0x8769, 0x9003, 0x0132
+_EXIF_TIME = "%Y:%m:%d %H:%M:%S"
 _UPRIGHT: dict[int, Callable[[UInt8Array], npt.NDArray[np.generic]]] = {
     2: lambda rgb: cv2.flip(rgb, 1),
     3: lambda rgb: cv2.rotate(rgb, cv2.ROTATE_180),
@@ -35,6 +37,18 @@ def orientation_of(photo: Image.Image) -> int:
     except Exception:  # damaged metadata round good pixels: any class of error, and no reason to refuse
         return 1
     return value if isinstance(value, int) else 1
+
+
+def taken_at(photo: Image.Image) -> str | None:
+    """When a photo was taken, by EXIF: ISO 8601 by the camera's clock, without a zone; None: not known."""
+    try:
+        exif = photo.getexif()
+        text = exif.get_ifd(_EXIF_DETAILS).get(_EXIF_TAKEN_AT) or exif.get(_EXIF_CHANGED_AT)
+        return datetime.strptime(str(text).strip("\0 "), _EXIF_TIME).isoformat()
+    except MemoryError:
+        raise
+    except Exception:  # as in `orientation_of`
+        return None
 
 
 def is_orientation(value: int) -> bool:

@@ -2,125 +2,162 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from facepipe.core.faces import FloatArray
+import numpy as np
+
+from facepipe.batch.decision_table import StoredDecision
+from facepipe.batch.decisions import Box, Decision, Verdict
+from facepipe.batch.job import Job
+from facepipe.batch.naming import Naming, options_of
+from facepipe.batch.output_files import SIDECAR_KIND
+from facepipe.batch.results import ResultOptions, write_results
+from facepipe.batch.rows import face_bytes
+from facepipe.core.errors import GalleryError, UsageError
+from facepipe.core.face_ids import face_id
+from facepipe.core.faces import Faces
 from facepipe.gallery import Gallery
-from facepipe.library.models import Checked, FaceGroup, LibraryFace, LibraryPhoto, PersonSummary, Step
+from facepipe.gallery.clustering import LINK_SHARE
+from facepipe.gallery.names import clean_name
+from facepipe.library.drawing import DrawnFace
+from facepipe.library.models import LibraryPhoto, Step
+from facepipe.library.people import PeopleMixin
+from facepipe.library.storage import now
+from facepipe.pipeline import NamingOptions, known_identity
+from facepipe.quality_rules import Reason
+
+FindFace = Callable[[LibraryPhoto, Box], DrawnFace | None]
+"""Looks for a face in a box that was drawn by hand; see `facepipe.library.drawing.find_face`."""
 
 
-class Library:
-    """The interface; being written. One thread uses it (the job's SQLite connection is that thread's).
+class Library(PeopleMixin):
+    """A batch's photos and faces, with what people decided about them. Open it with `Library.open`.
 
-    Every change is one transaction, durable when the method returns, and quick (milliseconds): the names of
-    other faces that follow from it are found later, by `name_again`.
-
-    Attributes:
-        folder: Of the batch (its --out).
-        gallery: Open.
-        photos: By id, in the order of the last batch.
-        faces: By id. New objects after every change; the mapping is the library's own.
-        embeddings: float32 (m, d), unit length; `LibraryFace.embedding_row` leads into it.
-        version: Grows with every change of photos, faces, people and groups.
+    What people decide is never changed by what the gallery finds. Every change is one transaction, on disk
+    when the method returns, and quick: the names of other faces that follow are found by `name_again`.
     """
 
-    folder: Path
-    gallery: Gallery
-    photos: Mapping[int, LibraryPhoto]
-    faces: Mapping[str, LibraryFace]
-    embeddings: FloatArray
-    version: int
-
     @classmethod
-    def open(cls, folder: Path, gallery: Path | None = None) -> Self:
-        """Open a batch's folder, and its gallery (None: the one that the batch was last run with).
+    def open(cls, folder: Path, gallery: Path | None = None, *, secret: bytes | None = None) -> Self:
+        """Open the folder of a batch (its --out), and the gallery that names its faces.
 
-        Raises: UsageError (no batch there, unknown gallery), OutputError (in use, damaged), GalleryError.
+        Args:
+            folder: Of the batch.
+            gallery: None: the one that the batch was last run with.
+            secret: The key of both, where they are encrypted; None: that of the environment.
+
+        Raises:
+            UsageError: No batch was run with this folder, or of an earlier version, without a gallery given.
+            OutputError: It can't be opened, is damaged, or another process works with it.
+            GalleryError: There is no such gallery, or its embeddings are of another encoder.
         """
-        raise NotImplementedError
+        job = Job(folder, secret=secret)
+        try:
+            known = job.naming()
+            if gallery is None and known is None:
+                raise UsageError(
+                    f"{folder}: an earlier facepipe made this batch: name its gallery with --gallery"
+                )
+            opened = _open_gallery(gallery or (known or (Path(),))[0], job, secret)
+        except BaseException:
+            job.close()
+            raise
+        try:
+            options = options_of(known[1]) if known is not None else NamingOptions()
+            library = cls(job, opened, Naming(opened, options))
+            library.finish_after_kill()
+        except BaseException:
+            job.close()
+            opened.close()
+            raise
+        return library
 
-    def close(self) -> None: ...
-    def __enter__(self) -> Self:
-        return self
+    def write_results(self) -> int:
+        """Write records and report anew, and the sidecars that the batch has written; no photo is opened.
 
-    def __exit__(self, *_: object) -> None: ...
-
-    # Reading
-
-    def face(self, face_id: str) -> LibraryFace:
-        """By its id or by a unique beginning of it of 4 and more digits. UsageError: there is none, or several."""
-        raise NotImplementedError
-
-    def people(self) -> list[PersonSummary]:
-        """Everybody of the gallery, and everybody who was confirmed, by name (casefolded)."""
-        raise NotImplementedError
-
-    def faces_of(self, name: str) -> list[LibraryFace]:
-        """Faces with this name, the most doubtful first; confirmed ones last."""
-        raise NotImplementedError
-
-    def groups(self) -> list[FaceGroup]:
-        """The largest group first; settled faces are in none."""
-        raise NotImplementedError
-
-    def picture(self, face_id: str) -> bytes | None:
-        """The thumbnail of a face as WebP (96 px)."""
-        raise NotImplementedError
-
-    def preview(self, photo_id: int) -> bytes | None:
-        """The photo as a small WebP (224 px)."""
-        raise NotImplementedError
-
-    def nearest_template(self, face_id: str, name: str) -> str | None:
-        """Id of the library's face that is the nearest enrolled face of a person; None: it is not of this library."""
-        raise NotImplementedError
-
-    def checked(self, name: str | None = None) -> Checked:
-        """How many names were right, of all people or of one."""
-        raise NotImplementedError
-
-    # Deciding. `face_ids` unknown: UsageError, nothing is changed. Names go through clean_name (GalleryError).
-
-    def confirm(self, face_ids: Sequence[str], name: str) -> Step:
-        """These faces are this person, who need not be known yet."""
-        raise NotImplementedError
-
-    def reject(self, face_ids: Sequence[str], name: str) -> Step:
-        """These faces are not this person."""
-        raise NotImplementedError
-
-    def mark_not_faces(self, face_ids: Sequence[str]) -> Step:
-        raise NotImplementedError
-    def ignore(self, face_ids: Sequence[str]) -> Step: ...
-    def reset(self, face_ids: Sequence[str]) -> Step:
-        """Forget what was decided about these faces."""
-        raise NotImplementedError
-
-    def name_group(self, number: int, name: str) -> Step: ...
-    def ignore_group(self, number: int) -> Step: ...
-    def rename(self, old: str, new: str) -> Step: ...
-    def merge(self, source: str, into: str) -> Step: ...
-    def set_hidden(self, name: str, is_hidden: bool) -> Step: ...
-    def set_cover(self, name: str, face_id: str) -> Step: ...
-    def erase(self, name: str) -> int:
-        """Erase a person from the gallery and the library; can't be undone. Answers how many photos are concerned."""
-        raise NotImplementedError
-
-    def steps(self, limit: int = 100) -> list[Step]:
-        """The last steps, the newest first."""
-        raise NotImplementedError
-
-    def undo(self) -> Step | None:
-        """Take the last step back that was not undone; None: there is none."""
-        raise NotImplementedError
-
-    # What follows from decisions
-
-    def name_again(self, max_photos: int | None = None) -> int:
-        """Name the faces of photos again that a change may concern; answers how many photos are left to do.
-
-        To be called after changes until it answers 0, in small portions where somebody waits for the next click.
+        Returns:
+            How many files could not be written; why is logged.
         """
-        raise NotImplementedError
+        report = self._job.outputs.report_options()
+        has_sidecars = bool(self._job.outputs.of_kind(SIDECAR_KIND))
+        options = ResultOptions(xmp=has_sidecars, paths=report is None or report.paths)
+        return write_results(self._job, LINK_SHARE * self._naming.threshold_l2, options)
+
+    def draw_face(
+        self, photo_id: int, box_xyxy: Box, name: str | None = None, find_face: FindFace | None = None
+    ) -> tuple[Step, str]:
+        """Add a face that no detector found.
+
+        Args:
+            photo_id: Where it is.
+            box_xyxy: In pixels of the upright photo.
+            name: Whose it is; None: not said.
+            find_face: Looks for landmarks, to encode the face; None, or where it finds none: the face is a
+                mark without an embedding.
+
+        Returns:
+            The step, and the id of the face.
+
+        Raises:
+            UsageError: There is no such photo, or the box is not within it.
+            GalleryError: The name can't be used.
+        """
+        photo = self.photos.get(photo_id)
+        if photo is None or photo.sha256 is None:
+            raise UsageError(f"{self.folder}: there is no photo {photo_id} with faces to be drawn in")
+        box_xyxy, name = _inside(photo, box_xyxy), None if name is None else clean_name(name)
+        drawn = None if find_face is None else find_face(photo, box_xyxy)
+        id = face_id(photo.sha256, box_xyxy, photo.face_ids)
+        nothing = StoredDecision(Decision(id, photo.sha256, box_xyxy), _numbers(box_xyxy, drawn))
+        verdict = None if name is None else Verdict.IS
+        decision = Decision(id, photo.sha256, box_xyxy, verdict, name, is_drawn=True, decided_at=now())
+        stored = StoredDecision(decision, nothing.numbers, None if drawn is None else drawn.embedding)
+        picture = None if drawn is None else drawn.picture
+
+        def add() -> None:
+            self._job.faces.add_drawn(photo_id, stored, picture, self._dimensions)
+
+        label = f"a face drawn{f' of {name}' if name else ''}"
+        step = self._step(label, [nothing], [stored], {"drawn": True}, also=add)
+        due = self._due_people | ({name} if name else set())
+        self._load()
+        self._due_people = due
+        return step, id
+
+
+def _open_gallery(path: Path, job: Job, secret: bytes | None) -> Gallery:
+    """Open a gallery for the embeddings of a job."""
+    with Gallery.open(path, secret=secret) as gallery:
+        identity = known_identity(gallery.encoder)
+    encoder = f"{identity.name} {identity.fingerprint[:12]}"
+    used = job.setting("encoder")
+    if used not in (None, encoder):
+        raise GalleryError(
+            f"{path}: holds embeddings of {identity.name}, but {job.folder} those of {used}: run the batch "
+            "with --again, or with a gallery of its encoder"
+        )
+    return Gallery.open(path, identity, secret=secret)
+
+
+def _inside(photo: LibraryPhoto, box_xyxy: Box) -> Box:
+    """The part of a box that is in the photo."""
+    assert photo.size_wh is not None
+    width, height = photo.size_wh
+    left, top, right, bottom = box_xyxy
+    clipped = max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height))
+    if not (clipped[2] - clipped[0] >= 1 and clipped[3] - clipped[1] >= 1):
+        raise UsageError(f"{photo.path}: expected a box within {width} x {height} pixels, got {box_xyxy}")
+    return clipped
+
+
+def _numbers(box_xyxy: Box, drawn: DrawnFace | None) -> bytes:
+    box = np.array([box_xyxy], np.float32)
+    middle = np.tile((box[:, :2] + box[:, 2:]) / 2, (5, 1))[None]
+    landmarks = (middle if drawn is None else drawn.landmarks[None]).astype(np.float32)
+    faces = Faces(box, np.ones(1, np.float32), landmarks)
+    unknown = faces.with_embeddings(np.full((1, 1), np.nan, np.float32)).with_enrollable(
+        np.zeros(1, np.bool_)
+    )
+    return face_bytes(unknown, [Reason.DRAWN])[0]

@@ -77,7 +77,7 @@ class LibraryFace:
 
     @property
     def doubt(self) -> float:
-        """How doubtful its name is, 0..1: 0 where it is confirmed or far nearer than the threshold, 1 at it."""
+        """How doubtful its name is, 0..1: 0 where it is settled or far nearer than the threshold, 1 at it."""
         if self.is_settled:
             return 0.0
         match = self.match

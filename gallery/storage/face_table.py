@@ -33,6 +33,10 @@ class FaceTable(Table):
         """Number of faces."""
         return self._rows.count(self.name)
 
+    def ids(self) -> list[int]:
+        """Return the ids of all faces, rising."""
+        return [id for (id,) in self._rows.sql.execute(f"SELECT id FROM {self.name} ORDER BY id")]
+
     def crop(self, id: int) -> bytes | None:
         """Return the encoded picture of a face; None: it was not kept.
 
@@ -41,7 +45,7 @@ class FaceTable(Table):
         """
         row = self._rows.sql.execute(f"SELECT crop FROM {self.name} WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise GalleryError(f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}")
+            raise self._missing(id)
         crop: bytes | None = self._rows.codec.open("crop", row[0])
         return crop
 
@@ -75,6 +79,18 @@ class FaceTable(Table):
         stored = self.as_vectors([vector for (vector,) in found], "the gallery")
         return bool((np.linalg.norm(stored - vector, axis=1) <= SAME_VECTOR_L2).any())
 
+    def reencode(self, id: int, vector: FloatArray, crop: bytes | None) -> None:
+        """Give a face the vector of another encoder, and another crop where one is given.
+
+        Raises:
+            GalleryError: The row is damaged.
+        """
+        codec = self._rows.codec
+        values = {"vector": codec.seal("vector", vector.astype(_VECTOR_DTYPE).tobytes())}
+        if crop is not None:
+            values["crop"] = codec.seal("crop", crop)
+        self._rows.update(self.name, id, **values)
+
     def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
         """Delete all faces of a photo, by its paths or content; returns how many."""
         codec = self._rows.codec
@@ -98,6 +114,9 @@ class FaceTable(Table):
         vectors = np.frombuffer(b"".join(stored), _VECTOR_DTYPE).reshape(-1, dimensions).astype(np.float32)
         require_vectors(vectors, dimensions, f"{what} (damaged: run `facepipe gallery repair`)")
         return vectors
+
+    def _missing(self, id: int) -> GalleryError:
+        return GalleryError(f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}")
 
     def _fields(self, columns: Sequence[Any]) -> tuple[Any, ...]:
         """`FACE_COLUMNS` as the fields that templates and unknown faces end with."""

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from facepipe.core.errors import FacepipeError, GalleryError
+from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.impostors import FARTHEST_L2
 from facepipe.gallery.index.file import EMPTY_STATE, VectorState
 from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import EncoderIdentity, Finding, NewTemplate
 from facepipe.gallery.storage.database import Database, create_database, text_of_any_bytes
+from facepipe.gallery.storage.encoder_rows import EncoderRows
 from facepipe.gallery.storage.encryption import codec_of_gallery, key_statements, new_codec
 from facepipe.gallery.storage.errors import DAMAGED, BusyDatabaseError, DamagedDatabaseError
 from facepipe.gallery.storage.integrity import RowCheck, database_findings
@@ -27,7 +28,6 @@ from facepipe.gallery.storage.people_table import PeopleTable
 from facepipe.gallery.storage.rows import Rows
 from facepipe.gallery.storage.schema import (
     APPLICATION_ID,
-    CHECKED_COLUMNS,
     OLDEST_READABLE_VERSION,
     SCHEMA_VERSION,
     THRESHOLD_SETTING,
@@ -64,6 +64,7 @@ class Store:
         templates: The table of their faces.
         unknown: The table of faces without a name.
         settings: The table of settings.
+        encoder_rows: What the file says of the encoder.
         read_only: Changing raises an error.
         opened_state: The state of the vectors when the gallery was opened.
         was_older: It was of an older schema until then.
@@ -78,7 +79,9 @@ class Store:
         self.templates = TemplateTable(self._rows)
         self.unknown = UnknownFaceTable(self._rows)
         self.settings = Settings(self._rows)
+        self.encoder_rows = EncoderRows(self._rows)
         self._known_salts: tuple[Any, Any] = (None, None)
+        self._known_vectors = EMPTY_STATE
         self._is_key_given = secret is not None
         self.read_only = self._database.read_only
         try:
@@ -105,7 +108,7 @@ class Store:
     def reading(self) -> Iterator[None]:
         """One consistent state for all reads inside."""
         with self._database.reading(shadowing_statements(self._version)) as self._rows.sql:
-            self._require_same_key()
+            self._require_same_gallery()
             yield
 
     @contextmanager
@@ -114,18 +117,18 @@ class Store:
 
         `wait_s` is how long to wait for other writers, as in `Database.writing`.
         """
-        before_changing = self._rows.codec, self._known_salts
+        before_changing = self._rows.codec, self._known_salts, self._known_vectors
         try:
             with self._database.writing(wait_s) as sql:
                 self._rows.sql = sql
-                self._require_same_key()
+                self._require_same_gallery()
                 before = sql.total_changes
                 yield
                 if sql.total_changes != before:
                     sql.execute("UPDATE meta SET generation = generation + 1")
                     sql.execute(*state_statement())
-        except BaseException:
-            self._rows.codec, self._known_salts = before_changing  # What was encrypted or decrypted is not.
+        except BaseException:  # What was encrypted, decrypted or added is not.
+            self._rows.codec, self._known_salts, self._known_vectors = before_changing
             raise
 
     def wipe_deleted(self, wait: bool = True) -> None:
@@ -196,7 +199,7 @@ class Store:
     def _unlock(self, secret: bytes | None) -> None:
         """Read the encoder, and choose the codec by the key."""
         with self._database.reading(shadowing_statements(self._version)) as self._rows.sql:
-            self._rows.encoder = self._read_encoder()
+            self._rows.encoder = self.encoder_rows.read()
             records = self._key.records()
             with text_of_any_bytes(self._rows.sql):  # One damaged name must not close the gallery to all.
                 self._rows.codec = codec_of_gallery(
@@ -210,15 +213,6 @@ class Store:
                 "gallery repair`",
                 self._file.parent,
             )
-
-    def _read_encoder(self) -> EncoderIdentity:
-        row = self._rows.sql.execute(
-            "SELECT encoder_name, encoder_fingerprint, dimensions, threshold_l2 FROM meta"
-        ).fetchone()
-        try:
-            return EncoderIdentity(*row)
-        except (TypeError, FacepipeError) as error:  # TypeError: there is no row, or a value of another kind.
-            raise DamagedDatabaseError(f"{self._file}: {DAMAGED}") from error
 
     def _warn_of_unusable_thresholds(self) -> None:
         """Earlier versions stored thresholds beyond every distance, which would name any face."""
@@ -249,9 +243,7 @@ class Store:
         if self.read_only or self.encoder.fingerprint == encoder.fingerprint:
             return
         with self.changing():
-            sql = self._rows.sql
-            sql.execute("UPDATE meta SET encoder_fingerprint = ?", (encoder.fingerprint,))
-            sql.execute(f"UPDATE meta SET checksum = row_checksum({CHECKED_COLUMNS['meta']})")
+            self.encoder_rows.set_fingerprint(encoder.fingerprint)
         self._rows.encoder = replace(self.encoder, fingerprint=encoder.fingerprint)
 
     # Encryption
@@ -282,6 +274,23 @@ class Store:
         """Encrypt everything with a key from `secret`; None: decrypt. `wipe_deleted` is due afterwards."""
         self._key.change(new_codec(secret))
         self._known_salts = self._key.salts()
+
+    def _require_same_gallery(self) -> None:
+        """Check that no process has given the gallery another key or the vectors of another encoder.
+
+        Raises:
+            GalleryError: One has.
+        """
+        self._require_same_key()
+        if self._known_vectors == EMPTY_STATE:
+            is_same = self.encoder_rows.read().fingerprint == self.encoder.fingerprint
+        else:
+            is_same = self.went_through(self._known_vectors)
+        if not is_same:
+            raise GalleryError(
+                f"{self._file.parent}: the gallery was made anew for another encoder, "
+                f"{self.encoder_rows.read().name}, while it was open: open it again with this one"
+            )
 
     def _require_same_key(self) -> None:
         if self._key.salts() != self._known_salts:
@@ -342,10 +351,14 @@ class Store:
             How many templates and unknown faces were deleted.
         """
         count = sum(table.delete_photo(sources, photo_sha256) for table in (self.templates, self.unknown))
-        self.people.delete_those_without_templates()
         if count:
-            self._rows.note_wipe_due()
+            self.forget_people_without_templates()
         return count
+
+    def forget_people_without_templates(self) -> None:
+        """Delete people whose last templates were deleted or given away. `wipe_deleted` is due afterwards."""
+        self.people.delete_those_without_templates()
+        self._rows.note_wipe_due()
 
     # What an index follows
 
@@ -358,7 +371,8 @@ class Store:
             return EMPTY_STATE
         if not (isinstance(row[0], int) and isinstance(row[1], bytes)):
             raise DamagedDatabaseError(f"{self._file}: {DAMAGED}")
-        return VectorState(*row)
+        self._known_vectors = VectorState(*row)
+        return self._known_vectors
 
     def went_through(self, state: VectorState) -> bool:
         """Return whether the set of vectors was once in this state: ids of then mean the same vectors now."""

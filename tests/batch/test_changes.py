@@ -100,7 +100,7 @@ def test_every_photo_that_moved_is_known_by_its_content(
         assert Counter(after[name] for name in do(job)) == come - left
         assert taken.moved == (come & left).total()
         assert [record.result.path.name for record in job.records()] == sorted(after)
-        assert all(job.pictures(record.id) == {0: b"webp", -1: b"all"} for record in job.records())
+        assert all(job.faces.pictures(record.id) == {0: b"webp", -1: b"all"} for record in job.records())
     with closing(sqlite3.connect(out / JOB_FILE)) as database:
         rows = dict(database.execute("SELECT path, sha256 FROM photos WHERE place IS NOT NULL"))
     expected = {name: hashlib.sha256(content).hexdigest() for name, content in after.items()}

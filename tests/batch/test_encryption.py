@@ -56,10 +56,10 @@ def fill(job: Job, photos: list[Path]) -> list[bytes]:
 
 
 def contents(job: Job) -> list[object]:
-    unknown = [(f.photo_id, f.photo_sha256, f.row, f.embedding.tobytes()) for f in job.unknown_faces()]
+    unknown = [(f.photo_id, f.photo_sha256, f.row, f.embedding.tobytes()) for f in job.faces.unknown_faces()]
     records = [(r.id, r.result.path, r.result.error, r.size_wh) for r in job.records()]
     matches = [r.result.faces.matches for r in job.records() if r.result.faces is not None]
-    pictures = [job.pictures(id) for id, *_ in records]
+    pictures = [job.faces.pictures(id) for id, *_ in records]
     return [unknown, records, matches, pictures, job.counts(), job.photos(), job.outputs.get("crops", 1)]
 
 
@@ -94,7 +94,7 @@ def test_no_plain_byte_is_left_and_all_comes_back(
         assert job.plan([moved, *photos[1:]]).moved == 1
         assert do(job) == []
         name = Mock(return_value=MATCHES)
-        job.name_again(name, "other names", 4)
+        job.faces.name_again(name, "other names", 4)
         np.testing.assert_array_equal(name.call_args[0][0].embeddings[[0, 2]], VECTORS)
     assert [secret for secret in secrets if secret in all_bytes(out)] == []
 
@@ -135,7 +135,7 @@ def test_damage_is_told_before_anything_is_deciphered_wrongly(tmp_path: Path) ->
         expected = contents(job)
     file = tmp_path / "out" / JOB_FILE
     whole, refused = file.read_bytes(), 0
-    for seed in range(60):
+    for seed in range(120):
         chance, data = random.Random(seed), bytearray(whole)
         data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         file.write_bytes(data)

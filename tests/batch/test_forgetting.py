@@ -84,7 +84,7 @@ def test_a_forgotten_person_is_in_no_byte_of_the_folder(out: Path) -> None:
         (left,) = job.records()
         assert left.result.faces is not None
         assert left.result.faces.matches == (Match("Bob", 0.5, 1.0),)
-        assert job.pictures(1) == {}
+        assert job.faces.pictures(1) == {}
         for secret in (b"Ada", HERS.tobytes()):
             assert secret not in all_bytes(out), "also while the job is open"
     everything = all_bytes(out)
@@ -97,7 +97,7 @@ def test_a_forgotten_person_is_in_no_byte_of_the_folder(out: Path) -> None:
     assert [path.name for path in (out / "crops").iterdir()] == ["3.jpg_face0_Bob.jpg"]
     with Job(out) as job:
         assert forget_person(job, {"Ada"}) == 0
-        assert job.name_again(lambda faces, _: [Match("Bob", 0.5, 1.0)], "n", 4) == 1, (
+        assert job.faces.name_again(lambda faces, _: [Match("Bob", 0.5, 1.0)], "n", 4) == 1, (
             "his nearest is unknown"
         )
 

@@ -34,7 +34,7 @@ def test_what_was_seen_comes_back(tmp_path: Path) -> None:
             np.testing.assert_array_equal(getattr(good.result.faces, column), getattr(expected, column))
         assert good.result.faces.matches == MATCHES
         assert good.size_wh == (640, 480)
-        assert job.pictures(good.id) == {0: b"webp", -1: b"all"}
+        assert job.faces.pictures(good.id) == {0: b"webp", -1: b"all"}
         counts = job.counts()
         assert (counts.waiting, counts.done, counts.failed, counts.faces, counts.known) == (0, 1, 1, 3, 1)
 
@@ -108,9 +108,9 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         do(job)
-        assert job.name_again(name, "names", 4) == 0
-        assert job.name_again(name, "other names", 4) == 2
-        assert job.name_again(name, "other names", 4) == 0
+        assert job.faces.name_again(name, "names", 4) == 0
+        assert job.faces.name_again(name, "other names", 4) == 2
+        assert job.faces.name_again(name, "other names", 4) == 0
         matches = [record.result.faces.matches for record in job.records() if record.result.faces]
     assert [first.name for first, *_ in filter(None, matches)] == ["New", "New"]
     faces, reasons = asked[0]
@@ -124,11 +124,11 @@ def test_unknown_faces_are_those_that_enrollment_would_take(tmp_path: Path) -> N
         job.plan(photos)
         (task,) = job.waiting()
         job.save([analyzed(task, (NOBODY, TOO_SMALL, NOBODY))], "names")
-        (unknown,) = job.unknown_faces()
+        (unknown,) = job.faces.unknown_faces()
         assert (unknown.photo_id, unknown.row) == (task.id, 0)
         np.testing.assert_array_equal(unknown.embedding, VECTORS[0])
-        job.name_again(lambda faces, reasons: MATCHES, "other names", 4)
-        assert job.unknown_faces() == []
+        job.faces.name_again(lambda faces, reasons: MATCHES, "other names", 4)
+        assert job.faces.unknown_faces() == []
 
 
 def test_a_job_without_enrollable_faces_has_no_unknown_ones_until_analysed_again(tmp_path: Path) -> None:
@@ -140,10 +140,10 @@ def test_a_job_without_enrollable_faces_has_no_unknown_ones_until_analysed_again
         job.save([analyzed(task, nobodys)], "names")
     as_of_before(tmp_path / "out", without=["enrollable"])
     with Job(tmp_path / "out") as job:
-        assert job.unknown_faces() == []
+        assert job.faces.unknown_faces() == []
         assert len(list(job.records())) == 1
         job.save([analyzed(task, nobodys)], "names")
-        assert len(job.unknown_faces()) == 1
+        assert len(job.faces.unknown_faces()) == 1
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def photos(tmp_path: Path) -> list[Path]:
 def named(out: Path, name: str) -> None:
     """Call everybody by another name."""
     with Job(out) as job:
-        job.name_again(lambda faces, _: [Match(name, 0.5, 1.0)] * len(faces), name, 4)
+        job.faces.name_again(lambda faces, _: [Match(name, 0.5, 1.0)] * len(faces), name, 4)
 
 
 def make(out: Path, kind: str) -> int:

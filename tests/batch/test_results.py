@@ -424,5 +424,5 @@ def test_strangers_are_grouped_in_the_report(folder: Path, tmp_path: Path) -> No
     text = (run(folder, tmp_path / "empty") / "report.html").read_text(encoding="utf-8")
     data = report_data(text)
     groups = [face["group"] for photo in data["photos"] for face in photo.get("faces", ())]
-    assert groups[0] == 0
-    assert groups.count(0) == 2
+    assert groups[0] == 1
+    assert groups.count(1) == 2

@@ -1,0 +1,94 @@
+"""Commands on a library: names for groups, decisions to and fro, and undoing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from facepipe.commands.options import ANY_PATH, force_option, library_options
+from facepipe.commands.output import echo
+from facepipe.core.counting import counted
+
+if TYPE_CHECKING:
+    from facepipe.library.library import Library
+
+
+@contextmanager
+def opened_library(folder: Path, gallery_path: Path | None) -> Iterator[Library]:
+    """Open a library; at the end all faces and results have the names that follow from a change."""
+    from facepipe.library.library import Library
+
+    with Library.open(folder, gallery_path) as library:
+        before = library.version
+        yield library
+        if library.version != before:
+            library.name_everything()
+            library.write_results()
+
+
+@click.command()
+@click.argument("group", type=click.IntRange(1))
+@click.argument("name")
+@library_options
+def name(group: int, name: str, library_folder: Path, gallery_path: Path | None) -> None:
+    """Give GROUP of a library's unknown faces a NAME, and name all faces again.
+
+    Groups and their numbers are those of the report, the page and `facepipe cluster --library DIR`.
+    """
+    with opened_library(library_folder, gallery_path) as library:
+        count = len(library.group(group).face_ids)
+        library.name_group(group, name)
+        library.name_everything()
+        library.regroup()
+        found = len(library.faces_of(name))
+    echo(f"facepipe: {counted(count, 'face')} of group {group} confirmed as {name!r}", err=True)
+    echo(f"facepipe: {counted(found, 'face')} of the library have this name now", err=True)
+
+
+@click.group()
+def library() -> None:
+    """Manage what people decided about the faces of a batch."""
+
+
+@library.command("export")
+@click.argument("file", type=ANY_PATH)
+@library_options
+@force_option
+def library_export(file: Path, library_folder: Path, force: bool, gallery_path: Path | None) -> None:
+    """Write all decisions to a JSON FILE."""
+    from facepipe.core.overwriting import DECISIONS
+    from facepipe.library.transfer import export_decisions
+    from facepipe.reports.pictures import require_place
+
+    require_place(file, DECISIONS, force=force)
+    with opened_library(library_folder, gallery_path) as opened:
+        count = export_decisions(opened, file)
+    echo(f"facepipe: {counted(count, 'decision')} in {file}", err=True)
+
+
+@library.command("import")
+@click.argument("file", type=ANY_PATH)
+@library_options
+def library_import(file: Path, library_folder: Path, gallery_path: Path | None) -> None:
+    """Take over the decisions in FILE. Of two about one face the newer one holds."""
+    from facepipe.library.transfer import import_decisions
+
+    with opened_library(library_folder, gallery_path) as opened:
+        report = import_decisions(opened, file)
+    echo(f"facepipe: {counted(report.taken, 'decision')} taken over, {report.older} older left out", err=True)
+    if report.waiting:
+        waiting = counted(report.waiting, "decision")
+        echo(f"facepipe: {waiting} about photos that the next batch may find", err=True)
+
+
+@library.command("undo")
+@library_options
+def library_undo(library_folder: Path, gallery_path: Path | None) -> None:
+    """Take back the last change that was not taken back."""
+    with opened_library(library_folder, gallery_path) as opened:
+        step = opened.undo()
+    echo(f"facepipe: undone: {step.label}" if step else "facepipe: there is nothing to undo", err=True)

@@ -1,0 +1,144 @@
+"""What people decide about faces and groups of faces, and what can be taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from facepipe.batch.decisions import Decision, Verdict
+from facepipe.batch.groups import update_groups
+from facepipe.core.counting import counted
+from facepipe.core.errors import UsageError
+from facepipe.gallery.clustering import LINK_SHARE
+from facepipe.gallery.names import clean_name
+from facepipe.library.base import Change
+from facepipe.library.following import FollowingMixin
+from facepipe.library.models import Checked, FaceGroup, Step
+
+
+class DecidingMixin(FollowingMixin):
+    """Decisions about faces and groups, each of them a step. Ids that are not there raise `UsageError`."""
+
+    def confirm(self, face_ids: Sequence[str], name: str) -> Step:
+        """Say that faces are a person, who need not be known yet.
+
+        Raises:
+            GalleryError: The name can't be used.
+        """
+        name = clean_name(name)
+        return self._decide(
+            face_ids, _is(name), lambda count: f"{counted(count, 'face')} confirmed as {name}"
+        )
+
+    def reject(self, face_ids: Sequence[str], name: str) -> Step:
+        """Say that faces are not a person.
+
+        Raises:
+            GalleryError: The name can't be used.
+        """
+        name = clean_name(name)
+
+        def change(decision: Decision) -> Decision:
+            rejected = replace(decision, not_names=decision.not_names | {name})
+            return replace(rejected, verdict=None, name=None) if decision.name == name else rejected
+
+        return self._decide(face_ids, change, lambda count: f"{counted(count, 'face')} not {name}")
+
+    def mark_not_faces(self, face_ids: Sequence[str]) -> Step:
+        """Say that boxes are false alarms of the detector."""
+        change = _verdict(Verdict.NOT_A_FACE)
+        return self._decide(face_ids, change, lambda count: f"{counted(count, 'box')} without a face")
+
+    def ignore(self, face_ids: Sequence[str]) -> Step:
+        """Say that nobody wants to name faces: they are never asked about again."""
+        return self._decide(
+            face_ids, _verdict(Verdict.IGNORE), lambda count: f"{counted(count, 'face')} ignored"
+        )
+
+    def reset(self, face_ids: Sequence[str]) -> Step:
+        """Forget what was decided about faces."""
+
+        def change(decision: Decision) -> Decision:
+            return replace(decision, verdict=None, name=None, not_names=frozenset())
+
+        step = self._decide(face_ids, change, lambda count: f"{counted(count, 'face')} undecided again")
+        self.name_again()  # What the gallery finds is not known before.
+        return step
+
+    # Groups
+
+    def groups(self) -> list[FaceGroup]:
+        """Return the groups of unknown faces, the largest first; settled and named faces are in none."""
+        members: dict[int, list[str]] = {}
+        for face in self.faces.values():
+            if face.group is not None and face.name is None and not face.is_settled:
+                members.setdefault(face.group, []).append(face.id)
+        groups = [FaceGroup(number, self._typical_first(ids)) for number, ids in members.items()]
+        return sorted(groups, key=lambda group: (-len(group.face_ids), group.number))
+
+    def regroup(self) -> None:
+        """Group the unknown faces anew; groups keep their numbers."""
+        numbers = update_groups(self._job, LINK_SHARE * self._naming.threshold_l2)
+        for id, face in self.faces.items():
+            if face.group != numbers.get(id):
+                self.faces[id] = replace(face, group=numbers.get(id))
+        self.version += 1
+
+    def group(self, number: int) -> FaceGroup:
+        """Return a group by its number.
+
+        Raises:
+            UsageError: There is none.
+        """
+        for group in self.groups():
+            if group.number == number:
+                return group
+        raise UsageError(
+            f"{self.folder}: there is no group {number} of unknown faces: see `facepipe cluster`"
+        )
+
+    def name_group(self, number: int, name: str) -> Step:
+        """Say that all faces of a group are a person; raises as `group` and `confirm`."""
+        name, group = clean_name(name), self.group(number)
+        return self._decide(group.face_ids, _is(name), lambda _: f"group {number} confirmed as {name}")
+
+    def ignore_group(self, number: int) -> Step:
+        """Say that nobody wants to name the faces of a group; raises as `group`."""
+        group = self.group(number)
+        return self._decide(group.face_ids, _verdict(Verdict.IGNORE), lambda _: f"group {number} ignored")
+
+    def _typical_first(self, face_ids: Sequence[str]) -> tuple[str, ...]:
+        rows = [self.faces[id].embedding_row for id in face_ids]
+        embeddings = self.embeddings[[row for row in rows if row is not None]]
+        order = np.argsort(-(embeddings @ embeddings.sum(axis=0)), kind="stable")
+        return tuple(face_ids[index] for index in order.tolist())
+
+    # How good the names were
+
+    def checked(self, name: str | None = None) -> Checked:
+        """Count how many names that the gallery had found were right, of those that people checked.
+
+        Args:
+            name: Found for the face; None: any.
+        """
+        right = wrong = 0
+        for stored in self._job.decisions:
+            decision = stored.decision
+            if decision.found_name is None or name not in (None, decision.found_name):
+                continue
+            right += decision.name == decision.found_name
+            is_other = decision.verdict is not None and decision.name != decision.found_name
+            wrong += decision.found_name in decision.not_names or is_other
+        return Checked(right, wrong)
+
+
+def _is(name: str) -> Change:
+    return lambda decision: replace(
+        decision, verdict=Verdict.IS, name=name, not_names=decision.not_names - {name}
+    )
+
+
+def _verdict(verdict: Verdict) -> Change:
+    return lambda decision: replace(decision, verdict=verdict, name=None)
