@@ -15,6 +15,10 @@ from facepipe.library.likelihood import Float64Array, nearest_is_right, same_per
 _NEAR_SHARE = 1.1
 """A single face farther than this share of the threshold from everybody is nobody known."""
 
+_NAMED_ODDS = 200.0
+"""By how much the odds rise that a face is somebody's where the gallery gave it the name: it was near, and nobody
+else was about as near."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Bundles:
@@ -160,13 +164,11 @@ def alike(unknown: Bundles, seeds: IntArray, threshold_l2: float) -> Iterator[tu
         yield near, nearest_is_right(odds, 0.0)
 
 
-def doubtful_names(columns: FaceColumns, people: Bundles, threshold_l2: float) -> LikelyFaces:
+def doubtful_names(columns: FaceColumns, threshold_l2: float) -> LikelyFaces:
     """Named faces that nobody confirmed, with the probability that the name is right."""
     rows = np.flatnonzero(~columns.is_settled & (columns.person != NONE))
-    sizes = np.ones(len(columns.names), np.int64)
-    sizes[people.labels] = people.sizes
     odds, runner_up_odds = (
-        same_person_odds(distance_l2[rows], threshold_l2, sizes[columns.person[rows]])
+        same_person_odds(distance_l2[rows], threshold_l2, 1, 1)
         for distance_l2 in (columns.distance_l2, columns.runner_up_l2)
     )
-    return LikelyFaces(rows, nearest_is_right(odds, runner_up_odds))
+    return LikelyFaces(rows, nearest_is_right(_NAMED_ODDS * odds, runner_up_odds))

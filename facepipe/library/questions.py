@@ -152,7 +152,7 @@ class _Asker:
         self._people = people_of(self._columns, self._embeddings)
         self._unknown = unknown_of(self._columns, self._embeddings)
         self._nearest = nearest_person(self._columns, self._unknown, self._people, self._threshold_l2)
-        self._named = doubtful_names(self._columns, self._people, self._threshold_l2)
+        self._named = doubtful_names(self._columns, self._threshold_l2)
 
     def best(self, count: int) -> Iterator[_Rated]:
         """At most `count` questions of each kind, among them the best."""
