@@ -303,7 +303,7 @@ class _Asker:
         }
 
     def _name(self, person: int) -> str:
-        return self._columns.names[self._people.labels[person]]
+        return self._columns.names[int(self._people.labels[person])]
 
     def _ids(self, rows: IntArray) -> tuple[str, ...]:
         return tuple(self._columns.faces[row].id for row in rows.tolist())
