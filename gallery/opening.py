@@ -11,6 +11,7 @@ from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.store import Store
 
 STORE_FILE = "gallery.sqlite3"
+_MISSING = "there is no gallery: make one with `facepipe enroll` or `facepipe batch`"
 
 logger = logging.getLogger("facepipe")
 
@@ -48,7 +49,7 @@ def require_gallery(path: Path) -> None:
         GalleryError: There is none.
     """
     if not (path / STORE_FILE).exists():
-        raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
+        raise GalleryError(f"{path}: {_MISSING}")
 
 
 def require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
@@ -86,6 +87,6 @@ def _create(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -
     if path.exists() and not path.is_dir():
         raise GalleryError(f"{path}: a gallery is a folder, this is a file")
     if encoder is None:
-        raise GalleryError(f"{path}: there is no gallery: make one with `facepipe enroll`")
+        raise GalleryError(f"{path}: {_MISSING}")
     make_folder(path)
     Store.create(path / STORE_FILE, encoder, secret)

@@ -75,7 +75,10 @@ def _rescued(path: Path, key: bytes | None) -> tuple[Seal | None, list[StoredDec
 
 def _seal_of(database: sqlite3.Connection, path: Path, key: bytes | None) -> Seal:
     row = database.execute("SELECT salt, key_check FROM encryption").fetchone()
-    return Seal(path) if row is None else known_seal(path, *row, key)
+    if row is None:
+        return Seal(path)
+    salt, check = row
+    return known_seal(path, salt, check, key)
 
 
 def _decisions_in(row: Mapping[str, Any], seal: Seal) -> list[StoredDecision]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from facepipe.gallery import Gallery
     from facepipe.gallery.audit import TemplateReport
     from facepipe.library.library import Library
+    from facepipe.library.models import LibraryFace
 
 _ID_DIGITS = 18
 """Of a template's number at most: more do not fit into 64 bits."""
@@ -124,7 +125,7 @@ class LibraryFaceTarget:
 
         face, photo = self._face, self._library.photos[self._face.photo_id]
         if as_json:
-            echo_record(record_to_json({"photo": photo.path, **asdict(face)}))
+            echo_record(record_to_json({"photo": photo.path, **_face_to_dict(face)}))
             return
         echo(f"face {face.id}: {face.match.label}{' (confirmed)' if face.is_confirmed else ''}")
         echo(f"photo    {photo.path}")
@@ -153,6 +154,19 @@ class LibraryFaceTarget:
     def remove(self) -> str:
         """Say that it is not a face; returns what was done."""
         return self._library.mark_not_faces([self._face.id]).label
+
+
+def _face_to_dict(face: LibraryFace) -> dict[str, Any]:
+    decision = face.decision
+    return {
+        "id": face.id,
+        "box_xyxy": face.box_xyxy,
+        "score": round(face.score, 4),
+        "match": asdict(face.match),
+        "verdict": decision and decision.verdict and decision.verdict.value,
+        "not_names": sorted(decision.not_names) if decision else [],
+        "group": face.group,
+    }
 
 
 def _match_lines(match: Match) -> Iterator[str]:

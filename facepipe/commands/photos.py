@@ -157,7 +157,7 @@ def identify(
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
     paths = find_photos(photos, exclude=exclude)
     output = Output(paths, as_json, as_csv, annotate, crops, bom)
-    with setup.pipeline(gallery_path) as pipeline:
+    with setup.pipeline(gallery_path, create=remember_unknown) as pipeline:
         results = pipeline.identify_files(
             paths,
             options=replace(naming, person_distance=PersonDistance(person_distance)),

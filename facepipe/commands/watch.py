@@ -59,7 +59,7 @@ def watch(
     require_places(out)
     reporter = ProgressReporter(quiet)
     calls = EngineOptions().threads
-    with setup.pipeline(gallery_path, calls=calls) as pipeline, Job(out, create=True) as job:
+    with setup.pipeline(gallery_path, create=True, calls=calls) as pipeline, Job(out, create=True) as job:
         batch = Batch(pipeline, job, options)
         wanted = ResultOptions(xmp=xmp, max_pixels=setup.max_pixels())
         unwritten = 0

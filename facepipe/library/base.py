@@ -131,16 +131,17 @@ class LibraryBase:
         encoded = np.isfinite(found.embeddings[:, 0])
         enrollable = np.asarray(found.enrollable if found.enrollable is not None else [False] * len(ids))
         for row, id in enumerate(ids):
+            decision = self._job.decisions.decision(id)
             self.faces[id] = LibraryFace(
                 id=id,
                 photo_id=photo.id,
                 row=row,
                 box_xyxy=tuple(boxes[row]),
                 score=scores[row],
-                match=found.matches[row],
+                match=self._shown(found.matches[row], decision) if decision else found.matches[row],
                 is_enrollable=bool(enrollable[row]),
                 embedding_row=len(vectors) if encoded[row] else None,
-                decision=self._job.decisions.decision(id),
+                decision=decision,
                 group=groups.get(id),
             )
             if encoded[row]:
@@ -155,15 +156,18 @@ class LibraryBase:
                     self.faces[id] = replace(self.faces[id], match=match)
         self.version += 1
 
-    def _show_decision(self, face_id: str, match: Match | None = None) -> None:
+    def _show_decision(self, face_id: str) -> None:
         """Show what was decided about a face, until its photo is named again."""
         face, decision = self.faces[face_id], self._job.decisions.decision(face_id)
-        unnamed = np.full(self._dimensions, np.nan, np.float32)
-        (shown,) = with_decisions([match or face.match], [decision], unnamed[None], {})
         settled = decision is not None and decision.verdict is not None
-        self.faces[face_id] = replace(
-            face, match=shown, decision=decision, group=None if settled else face.group
-        )
+        group = None if settled else face.group
+        shown = self._shown(face.match, decision)
+        self.faces[face_id] = replace(face, match=shown, decision=decision, group=group)
+
+    def _shown(self, match: Match, decision: Decision | None) -> Match:
+        unnamed = np.full((1, self._dimensions), np.nan, np.float32)
+        (shown,) = with_decisions([match], [decision], unnamed, {})
+        return shown
 
     # Changing
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.batch.decision_table import StoredDecision
+from facepipe.batch.library_checks import check_decision
 from facepipe.core.counting import counted
 from facepipe.core.errors import DataError, one_line
 from facepipe.core.face_ids import is_face_id
@@ -96,13 +97,24 @@ def _read(file: Path) -> tuple[list[StoredDecision], dict[str, PersonDisplay]]:
 
 
 def _checked(stored: StoredDecision) -> StoredDecision:
-    decision = stored.decision
-    if not is_face_id(decision.face_id) or len(decision.photo_sha256) != 64 or not decision.decided_at:
-        raise ValueError(f"a decision about {decision.face_id!r:.40}")
-    if (decision.name is not None) != (decision.verdict is not None and decision.verdict.value == "is"):
-        raise ValueError(
-            f"a decision about {decision.face_id} with a name and another verdict, or without one"
-        )
+    """Require what the job file requires of a decision, and names as they are stored."""
+    decision, embedding = stored.decision, stored.embedding
+    if not isinstance(decision.is_drawn, bool):
+        raise ValueError(f"is_drawn of {decision.face_id!r:.40}")
+    check_decision(
+        {
+            "face_id": decision.face_id,
+            "sha256": decision.photo_sha256,
+            "numbers": stored.numbers,
+            "verdict": decision.verdict and decision.verdict.value,
+            "name": decision.name,
+            "not_names": json.dumps(sorted(decision.not_names)),
+            "found_name": decision.found_name,
+            "is_drawn": decision.is_drawn,
+            "vectors": None if embedding is None else embedding.tobytes(),
+            "decided_at": decision.decided_at,
+        }
+    )
     for name in (decision.name, *decision.not_names, decision.found_name):
         if name is not None and clean_name(name) != name:
             raise ValueError(f"the name {name!r:.80}")

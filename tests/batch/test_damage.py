@@ -62,8 +62,8 @@ def everything(job: Job, photos: list[Path]) -> object:
     unknown = [(f.photo_id, f.row, f.embedding.tobytes()) for f in job.faces.unknown_faces()]
     tables = LibraryTables(job)
     decided = [stored.decision for stored in job.decisions], job.groups.read(), job.naming()
-    numbers.append((decided, tables.people(), tables.templates(), tables.steps(10)))
-    before = told, numbers, seen, unknown, job.counts(), job.photos(), job.waiting()
+    kept = decided, tables.people(), tables.templates(), tables.steps(10)
+    before = told, numbers, kept, seen, unknown, job.counts(), job.photos(), job.waiting()
     job.faces.name_again(lambda faces, _: [MATCHES[0]] * len(faces), "other names", 4)
     write_records(job, "results.jsonl")
     write_records(job, "faces.csv")

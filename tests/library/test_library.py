@@ -1,0 +1,299 @@
+"""What people decide about faces holds, whatever the gallery finds, and can be taken back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from library_helpers import analyze, face_of, make_batch, names_in
+
+from facepipe.batch.forgetting import forget_left_out
+from facepipe.batch.job import Job
+from facepipe.core.errors import FacepipeError, GalleryError, UsageError
+from facepipe.library.library import Library
+from facepipe.library.models import Checked
+
+PHOTOS = {
+    "one": ["ada", "bob"],
+    "two": ["ada"],
+    "three": ["ada", "eve"],
+    "four": ["bob"],
+    "five": ["bob", "eve"],
+    "six": ["stranger"],
+    "none": [],
+}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return make_batch(tmp_path, PHOTOS)
+
+
+def test_a_named_group_names_the_person_everywhere(out: Path) -> None:
+    with Library.open(out) as library:
+        sizes = [len(group.face_ids) for group in library.groups()]
+        assert sizes == [3, 3, 2]
+        group = next(g for g in library.groups() if face_of(library, "two") in g.face_ids)
+        library.name_group(group.number, "Ada")
+        assert names_in(library)["one"] == ["Ada", None]
+        library.name_again()
+        (ada,) = library.people()
+        assert (ada.name, ada.face_count, ada.confirmed_count) == ("Ada", 3, 3)
+        assert ada.template_count >= 1
+        assert ada.cover_face_id in group.face_ids
+        with pytest.raises(UsageError, match="no group"):
+            library.group(group.number)
+
+
+def test_one_confirmed_face_names_the_others_of_the_person(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        assert library.name_again() == 0
+        found = names_in(library)
+        assert (found["one"], found["three"]) == (["Ada", None], ["Ada", None])
+        assert [face.is_confirmed for face in library.faces_of("Ada")] == [False, False, True]
+    with Library.open(out) as library:
+        assert names_in(library) == found
+        assert library.checked() == Checked(0, 0)
+        library.confirm([face_of(library, "one")], "Ada")
+        library.reject([face_of(library, "three")], "Ada")
+        assert library.checked() == library.checked("Ada") == Checked(1, 1)
+
+
+def test_a_rejected_name_is_never_given_again(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        library.name_again()
+        library.reject([face_of(library, "one")], "Ada")
+        library.name_everything()
+        assert names_in(library)["one"][0] is None
+        library.confirm([face_of(library, "three")], "Ada")
+        library.name_everything()
+        assert names_in(library)["one"][0] is None
+    with Library.open(out) as library:
+        assert names_in(library)["one"][0] is None
+        assert library.faces[face_of(library, "one")].decision is not None
+
+
+def test_false_alarms_and_ignored_faces_are_in_no_group_and_have_no_name(out: Path) -> None:
+    with Library.open(out) as library:
+        library.mark_not_faces([face_of(library, "two")])
+        library.ignore([face_of(library, "three")])
+        library.confirm([face_of(library, "one")], "Ada")
+        library.name_everything()
+        library.regroup()
+        assert names_in(library)["two"] == [None]
+        assert names_in(library)["three"] == [None, None]
+        grouped = {id for group in library.groups() for id in group.face_ids}
+        assert not grouped & {face_of(library, "two"), face_of(library, "three")}
+
+
+def test_groups_keep_their_numbers(out: Path) -> None:
+    with Library.open(out) as library:
+        before = {group.face_ids: group.number for group in library.groups()}
+        largest = library.groups()[0]
+        library.name_group(largest.number, "Somebody")
+        library.name_everything()
+        library.regroup()
+        after = {group.face_ids: group.number for group in library.groups()}
+        assert after == {ids: number for ids, number in before.items() if number != largest.number}
+
+
+def test_everything_is_undone_in_turn(out: Path) -> None:
+    with Library.open(out) as library:
+        states = [(names_in(library), library.people())]
+
+        def done() -> None:
+            library.name_everything()
+            states.append((names_in(library), library.people()))
+
+        library.confirm([face_of(library, "two")], "Ada")
+        done()
+        library.confirm([face_of(library, "four")], "Bob")
+        done()
+        library.reject([face_of(library, "one")], "Ada")
+        done()
+        library.mark_not_faces([face_of(library, "six")])
+        done()
+        library.set_hidden("Bob", True)
+        done()
+        library.rename("Bob", "Robert")
+        done()
+        library.merge("Robert", "Ada")
+        done()
+    labels = []
+    while states:
+        with Library.open(out) as library:  # also after a restart
+            library.name_everything()
+            assert (names_in(library), library.people()) == states.pop()
+            step = library.undo()
+            assert (step is None) == (not states)
+            labels.append(step and step.label)
+    assert labels[0] == "Robert merged into Ada"
+    assert labels[-1] is None
+
+
+def test_renaming_and_merging_keep_decisions_and_templates(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two"), face_of(library, "one")], "Ada")
+        library.confirm([face_of(library, "five", 1)], "Eve")
+        library.name_again()
+        library.rename("Ada", "Ada Lovelace")
+        with pytest.raises(GalleryError, match="merge the two"):
+            library.rename("Eve", "Ada Lovelace")
+        with pytest.raises(UsageError, match="nobody is named"):
+            library.rename("Nobody", "X")
+        library.name_again()
+        assert {p.name: p.confirmed_count for p in library.people()} == {"Ada Lovelace": 2, "Eve": 1}
+        library.merge("Eve", "Ada Lovelace")
+        library.name_again()
+        (person,) = library.people()
+        assert (person.confirmed_count, library.gallery.people()[0].template_count) == (
+            3,
+            person.template_count,
+        )
+
+
+def test_decisions_outlive_a_new_analysis_with_other_boxes(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        library.reject([face_of(library, "one")], "Ada")
+        library.name_again()
+        ids = set(library.faces)
+    with Job(out) as job:
+        job.require_settings({"detector options": {"max_side": 640}}, again=True)
+        analyze(job, PHOTOS, shift_px=12.0)
+    with Library.open(out) as library:
+        library.name_everything()
+        assert set(library.faces) == ids
+        assert library.faces[face_of(library, "two")].is_confirmed
+        assert names_in(library)["one"][0] is None
+
+
+def test_decisions_follow_photos_that_are_moved(out: Path, tmp_path: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        library.name_again()
+    (tmp_path / "elsewhere").mkdir()
+    photos = sorted((tmp_path / "photos").iterdir())
+    moved = [photo.rename(tmp_path / "elsewhere" / photo.name) for photo in photos]
+    with Job(out) as job:
+        job.plan(moved)
+        assert job.waiting() == []
+    with Library.open(out) as library:
+        assert library.faces[face_of(library, "two")].is_confirmed
+        assert library.photos[library.faces[face_of(library, "two")].photo_id].path in moved
+
+
+def test_decisions_wait_for_photos_that_come_back(out: Path, tmp_path: Path) -> None:
+    photos = sorted((tmp_path / "photos").iterdir())
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+    with Job(out) as job:
+        job.plan([photo for photo in photos if photo.stem != "two"])
+    with Library.open(out) as library:
+        assert "two" not in names_in(library)
+        assert len(library.decisions()) == 1
+    with Job(out) as job:
+        job.plan(photos)
+    with Library.open(out) as library:
+        assert names_in(library)["two"] == ["Ada"]
+
+
+def test_a_person_enrolled_elsewhere_under_a_wrong_name_loses_the_face(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Eve")  # a mistake
+        library.name_everything()
+        assert names_in(library)["one"] == ["Eve", None]
+        library.confirm([face_of(library, "two")], "Ada")
+        library.name_everything()
+        assert {p.name for p in library.gallery.people()} == {"Ada"}
+        assert names_in(library)["one"] == ["Ada", None]
+
+
+def test_erasing_leaves_no_word_of_a_person(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Zebedee Quux")
+        library.reject([face_of(library, "four")], "Zebedee Quux")
+        library.confirm([face_of(library, "five")], "Bob")
+        library.set_cover("Zebedee Quux", face_of(library, "two"))
+        library.name_everything()
+        library.write_results()
+        assert library.erase("Zebedee Quux") == 3
+        assert [person.name for person in library.people()] == ["Bob"]
+        assert library.undo() is None
+        assert library.name_again() == 0
+    for file in [*out.iterdir(), *(out.parent / "gallery").iterdir()]:
+        assert b"Zebedee" not in file.read_bytes(), file
+
+
+def test_forgotten_photos_take_their_decisions_along(out: Path, tmp_path: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two"), face_of(library, "one")], "Ada")
+    (tmp_path / "photos" / "two.png").unlink()
+    with Job(out) as job:
+        job.plan(list((tmp_path / "photos").iterdir()))
+        forget_left_out(job)
+        assert [stored.decision.name for stored in job.decisions] == ["Ada"]
+
+
+def test_a_face_drawn_by_hand_is_a_face_like_others(out: Path) -> None:
+    with Library.open(out) as library:
+        photo = next(p for p in library.photos.values() if p.path.stem == "none")
+        _, mark = library.draw_face(photo.id, (10, 10, 40, 45), "Ada")
+        library.name_everything()
+        assert names_in(library)["none"] == ["Ada"]
+        assert library.faces[mark].embedding_row is None
+        for box in ((200.0, 10.0, 240.0, 40.0), (10.0, 10.0, 5.0, 40.0)):
+            with pytest.raises(UsageError, match="expected a box within 100 x 100 pixels"):
+                library.draw_face(photo.id, box)
+    with Job(out) as job:
+        job.require_settings({"detector options": {"max_side": 640}}, again=True)
+        analyze(job, PHOTOS)
+    with Library.open(out) as library:
+        library.name_everything()
+        assert library.faces[mark].name == "Ada"
+        library.undo()
+        assert mark not in library.faces
+        assert names_in(library).get("none") is None
+
+
+def test_faces_are_found_by_the_beginning_of_their_ids(out: Path) -> None:
+    with Library.open(out) as library:
+        id = face_of(library, "two")
+        assert library.face(id[:6]).id == id
+        for text in ("", id[:3], "zzzzzzzzzzzz", id[:-1] + "x"):
+            with pytest.raises(UsageError, match="no face"):
+                library.face(text)
+        with pytest.raises(UsageError, match="no face is given"):
+            library.confirm([], "Ada")
+        with pytest.raises(FacepipeError):
+            library.confirm([id], " \0 ")
+        assert library.steps() == []
+
+
+def test_pictures_are_those_of_the_faces(out: Path) -> None:
+    with Library.open(out) as library:
+        assert library.picture(face_of(library, "one", 1)) == b"one 1"
+        photo = library.faces[face_of(library, "one", 1)].photo_id
+        assert library.preview(photo) == b"preview"
+        assert library.photos[photo].taken_at == "2024-05-01T12:00:00"
+
+
+def test_a_library_needs_a_batch_of_its_gallerys_encoder(out: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no batch was run"):
+        Library.open(tmp_path / "nothing")
+    with pytest.raises(GalleryError, match="there is no gallery"):
+        Library.open(out, tmp_path / "nothing")
+    with Job(out) as job:
+        job.require_settings({"encoder": "another 0123456789ab"}, again=True)
+    with pytest.raises(GalleryError, match="another 0123456789ab"):
+        Library.open(out)
+
+
+def test_embeddings_belong_to_their_faces(out: Path) -> None:
+    with Library.open(out) as library:
+        rows = [face.embedding_row for face in library.faces.values()]
+        assert sorted(row for row in rows if row is not None) == list(range(len(library.embeddings)))
+        np.testing.assert_allclose(np.linalg.norm(library.embeddings, axis=1), 1, atol=1e-5)
