@@ -11,9 +11,11 @@ from facepipe.batch.decisions import Verdict
 from facepipe.core.faces import BoolArray
 from facepipe.gallery.calibration import highest_rate
 from facepipe.library.library import Library
-from facepipe.library.likelihood import WRONG_NAME, Float64Array
+from facepipe.library.likelihood import Float64Array
 from facepipe.library.models import Checked, LibraryFace
 
+WRONG_NAME = 3.0
+"""A wrong name is as bad as so many missing names."""
 MIN_RIGHT, MIN_WRONG = 10, 5
 """Fewer decided faces show nothing about a threshold."""
 _RESAMPLES, _SEED = 200, 0

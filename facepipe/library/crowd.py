@@ -16,8 +16,8 @@ _NEAR_SHARE = 1.1
 """A single face farther than this share of the threshold from everybody is nobody known."""
 
 _NAMED_ODDS = 200.0
-"""By how much the odds rise that a face is somebody's where the gallery gave it the name: it was near, and nobody
-else was about as near."""
+"""By how much the odds rise that a face is somebody's where the gallery gave it the name: it was near, and
+nobody else was about as near."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

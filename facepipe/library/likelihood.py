@@ -7,13 +7,11 @@ import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
 
-WRONG_NAME = 3.0
-"""A wrong name is as bad as so many missing names."""
 _EVEN_SHARE, _LESS_A_DOUBLING, _SPREAD_SHARE = 0.887, 0.0425, 0.028
 _ENOUGH_FACES = 4
 """Fitted between two archives of 300 people each (docs/research/questions.md): a single face is somebody's as
-likely as not at 0.887 of the encoder's threshold. Of two groups the means are compared: they lie nearer together
-where it is one person, and so the point moves down with each doubling of the smaller group, up to four faces."""
+likely as not at 0.887 of the encoder's threshold. The means of two groups lie nearer together where they are
+one person's, so the point moves down with each doubling of the smaller group, up to four faces."""
 
 
 def same_person_odds(

@@ -27,7 +27,7 @@ from facepipe.library.crowd import (
 )
 from facepipe.library.face_columns import IntArray, columns_of
 from facepipe.library.library import Library
-from facepipe.library.likelihood import WRONG_NAME, Float64Array, nearest_is_right, same_person_odds
+from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
 
 _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
@@ -177,7 +177,7 @@ class _Asker:
         gains = self._nearest.probability[near] * self._unknown.sizes[near]
         worth = np.bincount(self._nearest.person[near], gains, len(self._people))
         labels = self._columns.person[self._named.rows]
-        doubts = np.bincount(labels, WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
+        doubts = np.bincount(labels, 1.0 - self._named.right, len(self._columns.names))
         worth = worth + doubts[self._people.labels]
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
@@ -187,7 +187,7 @@ class _Asker:
         likely, named = self._likely_faces_of(person), self._doubtful_faces_of(person)
         rows = np.concatenate([likely.rows, named.rows])
         right = np.concatenate([likely.right, named.right])
-        gains = np.concatenate([likely.right, WRONG_NAME * (1.0 - named.right)])
+        gains = np.concatenate([likely.right, 1.0 - named.right])
         chosen, value = _most_useful(gains, 1.0 - right)
         if not len(chosen):
             return None
