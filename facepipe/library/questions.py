@@ -7,9 +7,10 @@ these 23 faces all Ada?" takes one click for the yes, and one for each face that
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -33,7 +34,8 @@ _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
 _IN_GROUP = 0.98
 """Probability that a face of a group is of its person."""
-_SAME_PERSON = 0.5
+_SAME_PERSON = 0.8
+"""Two people less likely one are not asked about."""
 _STRANGERS = 0.3
 """Two faces of one group are nobody's whom the user would name in about this many of two and a bit groups."""
 _SINGLE_FACE = 0.1
@@ -42,6 +44,8 @@ _MOST_FACES = 40
 """In one question, but for a group, which is shown whole."""
 _SHOWN = 6
 """Faces of each of two people who may be one."""
+_SPARE_GROUPS = 100
+"""Groups rated beyond those wanted: the largest is not always the most useful."""
 _SPARE = 10
 """Questions of each kind beyond those wanted, in case that some are about the same faces."""
 _NO_THRESHOLD_L2 = 1e-6
@@ -105,9 +109,10 @@ def next_questions(library: Library, count: int, skipped: Collection[str] = ()) 
     for rated in chain(ranked, asker.single_faces()):
         if len(chosen) >= count:
             break
-        subjects = _subjects(rated.question)
+        question = rated.put()
+        subjects = _subjects(question)
         if not subjects & used:
-            chosen.append(rated.question)
+            chosen.append(question)
             used |= subjects
     return chosen
 
@@ -122,10 +127,10 @@ def _subjects(question: Question) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Rated:
-    """A question, and how many faces its answer is expected to settle per action."""
+    """How many faces a question's answer is expected to settle per action, and how to put it."""
 
-    question: Question
     value: float
+    put: Callable[[], Question]
 
 
 def _most_useful(gains: Float64Array, costs: Float64Array) -> tuple[IntArray, float]:
@@ -157,11 +162,12 @@ class _Asker:
     def best(self, count: int) -> Iterator[_Rated]:
         """At most `count` questions of each kind, among them the best."""
         for person in self._promising_people(count).tolist():
-            if rated := self._is_person(person):
+            rated = self._is_person(person)
+            if rated.value > 0:
                 yield rated
         groups = np.flatnonzero(self._unknown.sizes > 1)
-        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count]
-        yield from self._name_groups(largest)
+        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")]
+        yield from self._name_groups(largest[: count + _SPARE_GROUPS])
         yield from self._same_people(count)
 
     def single_faces(self) -> Iterator[_Rated]:
@@ -182,22 +188,21 @@ class _Asker:
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
 
-    def _is_person(self, person: int) -> _Rated | None:
-        """Whether faces are a person: those that likely are, and those under the name that likely are not."""
+    def _is_person(self, person: int) -> _Rated:
+        """Rate asking about faces that are likely a person's, and those under the name that may not be."""
         likely, named = self._likely_faces_of(person), self._doubtful_faces_of(person)
         rows = np.concatenate([likely.rows, named.rows])
         right = np.concatenate([likely.right, named.right])
         gains = np.concatenate([likely.right, 1.0 - named.right])
         chosen, value = _most_useful(gains, 1.0 - right)
-        if not len(chosen):
-            return None
         chosen = chosen[:_MOST_FACES]
         rows = rows[chosen[np.argsort(-right[chosen], kind="stable")]]
+        return _Rated(value, lambda: self._is_person_question(person, rows))
+
+    def _is_person_question(self, person: int, rows: IntArray) -> Question:
         name, face_ids = self._name(person), self._ids(rows)
         id = f"{QuestionKind.IS_PERSON.value} {face_ids[0]} {name}"
-        return _Rated(
-            Question(id, QuestionKind.IS_PERSON, face_ids, name, **self._reasons(rows[0], person)), value
-        )
+        return Question(id, QuestionKind.IS_PERSON, face_ids, name, **self._reasons(rows[0], person))
 
     def _likely_faces_of(self, person: int) -> LikelyFaces:
         """Faces without a name that may be a person's, and were not said not to be."""
@@ -223,18 +228,25 @@ class _Asker:
             yield self._name_group(bundle, likely)
 
     def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
+        """Rate a group: the faces shown get its name at once, others that are likely its person's later."""
         chosen, value = _most_useful(likely.right, 1.0 - likely.right)
-        rows = self._most_typical(likely.rows[chosen], self._unknown.means[bundle])
-        size, first_id = int(self._unknown.sizes[bundle]), self._ids(self._unknown.members(bundle)[:1])[0]
+        shown = float(likely.right[chosen].sum())
+        value *= float(likely.right.sum()) / shown
+        size = int(self._unknown.sizes[bundle])
         worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
-        group = int(self._unknown.labels[bundle]) if size > 1 else None
+        rows = likely.rows[chosen]
+        return _Rated(value * worth, lambda: self._name_group_question(bundle, rows))
+
+    def _name_group_question(self, bundle: int, rows: IntArray) -> Question:
+        rows = self._most_typical(rows, self._unknown.means[bundle])
+        group = int(self._unknown.labels[bundle]) if self._unknown.sizes[bundle] > 1 else None
+        first_id = self._columns.faces[self._unknown.members(bundle)[0]].id
         id = f"{QuestionKind.NAME_GROUP.value} {first_id if group is None else group}"
         reasons = {}
         if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
             person = int(self._nearest.person[bundle])
             reasons = {"name": self._name(person), **self._reasons(rows[0], person)}
-        question = Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
-        return _Rated(question, value * worth)
+        return Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
 
     def _of_bundles(self, bundles: IntArray, probability: Float64Array) -> LikelyFaces:
         """The faces of bundles of unknown faces, those of the likeliest bundle first."""
@@ -259,8 +271,8 @@ class _Asker:
         for pair in pairs[np.argsort(-probability[pairs], kind="stable")][:count].tolist():
             small, large = sorted((int(first[pair]), int(second[pair])), key=lambda person: sizes[person])
             if self._may_be_one(small, large):
-                value = float(probability[pair]) * min(_SHOWN, int(sizes[small]))
-                yield _Rated(self._same_person_question(small, large, float(distances_l2[pair])), value)
+                put = partial(self._same_person_question, small, large, float(distances_l2[pair]))
+                yield _Rated(float(probability[pair]), put)
 
     def _may_be_one(self, small: int, large: int) -> bool:
         rows, other_rows = self._people.members(small), self._people.members(large)
