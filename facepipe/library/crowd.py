@@ -12,7 +12,7 @@ from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.face_columns import NONE, FaceColumns, IntArray
 from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
 
-_NEAR_SHARE = 1.1
+_NEAR_SHARE = 1.0
 """A single face farther than this share of the threshold from everybody is nobody known."""
 
 _NAMED_ODDS = 200.0

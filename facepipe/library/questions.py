@@ -32,19 +32,15 @@ from facepipe.library.likelihood import Float64Array, nearest_is_right, same_per
 
 _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
-_IN_GROUP = 0.98
-"""Probability that a face of a group is of its person."""
 _SAME_PERSON = 0.8
 """Two people less likely one are not asked about."""
 _STRANGERS = 0.3
-"""Two faces of one group are nobody's whom the user would name in about this many of two and a bit groups."""
-_SINGLE_FACE = 0.1
-"""Probability that a single face of nobody known is somebody whom the user would name."""
+"""A group of n faces is somebody whom the user would name with a probability of n / (n + this)."""
 _MOST_FACES = 40
 """In one question, but for a group, which is shown whole."""
 _SHOWN = 6
 """Faces of each of two people who may be one."""
-_SPARE_GROUPS = 100
+_SPARE_GROUPS = 50
 """Groups rated beyond those wanted: the largest is not always the most useful."""
 _SPARE = 10
 """Questions of each kind beyond those wanted, in case that some are about the same faces."""
@@ -106,10 +102,9 @@ def next_questions(library: Library, count: int, skipped: Collection[str] = ()) 
     ranked = sorted(asker.best(count + _SPARE + len(skipped)), key=lambda rated: -rated.value)
     chosen: list[Question] = []
     used = set(skipped)
-    for rated in chain(ranked, asker.single_faces()):
+    for question in chain((rated.put() for rated in ranked), asker.single_faces()):
         if len(chosen) >= count:
             break
-        question = rated.put()
         subjects = _subjects(question)
         if not subjects & used:
             chosen.append(question)
@@ -170,12 +165,12 @@ class _Asker:
         yield from self._name_groups(largest[: count + _SPARE_GROUPS])
         yield from self._same_people(count)
 
-    def single_faces(self) -> Iterator[_Rated]:
+    def single_faces(self) -> Iterator[Question]:
         """Faces of nobody known that are in no group, those first that enrollment would take."""
         single = np.flatnonzero(self._unknown.sizes == 1)
         is_good = self._columns.is_enrollable[self._unknown.rows[self._unknown.starts[single]]]
-        for bundle in single[np.argsort(~is_good, kind="stable")]:
-            yield from self._name_groups(np.array([bundle]))
+        for bundle in single[np.argsort(~is_good, kind="stable")].tolist():
+            yield self._name_group(bundle)
 
     def _promising_people(self, count: int) -> IntArray:
         """People of whom most faces wait to be confirmed or taken out."""
@@ -197,7 +192,7 @@ class _Asker:
         chosen, value = _most_useful(gains, 1.0 - right)
         chosen = chosen[:_MOST_FACES]
         rows = rows[chosen[np.argsort(-right[chosen], kind="stable")]]
-        return _Rated(value, lambda: self._is_person_question(person, rows))
+        return _Rated(value, partial(self._is_person_question, person, rows))
 
     def _is_person_question(self, person: int, rows: IntArray) -> Question:
         name, face_ids = self._name(person), self._ids(rows)
@@ -218,30 +213,17 @@ class _Asker:
         return LikelyFaces(self._named.rows[is_own], self._named.right[is_own])
 
     def _name_groups(self, bundles: IntArray) -> Iterator[_Rated]:
-        """Who some groups of nobody known are, each with other unknown faces that are likely its person's."""
-        found = alike(self._unknown, bundles, self._threshold_l2)
+        """Rate groups of nobody known; other unknown faces like theirs will get the name from the gallery."""
+        sizes, found = self._unknown.sizes, alike(self._unknown, bundles, self._threshold_l2)
         for bundle, (near, probability) in zip(bundles.tolist(), found, strict=True):
-            probability[near == bundle] = _IN_GROUP
-            is_likely = probability >= _MIN_PROBABILITY
-            likely = self._of_bundles(near[is_likely], probability[is_likely])
-            likely = likely.once_a_photo(self._columns, np.zeros(0, np.int64))
-            yield self._name_group(bundle, likely)
+            others = float((probability * sizes[near])[near != bundle].sum())
+            is_somebody = sizes[bundle] / (sizes[bundle] + _STRANGERS)
+            yield _Rated(is_somebody * (sizes[bundle] + others), partial(self._name_group, bundle))
 
-    def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
-        """Rate a group: the faces shown get its name at once, others that are likely its person's later."""
-        chosen, value = _most_useful(likely.right, 1.0 - likely.right)
-        shown = float(likely.right[chosen].sum())
-        value *= float(likely.right.sum()) / shown
-        size = int(self._unknown.sizes[bundle])
-        worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
-        rows = likely.rows[chosen]
-        return _Rated(value * worth, lambda: self._name_group_question(bundle, rows))
-
-    def _name_group_question(self, bundle: int, rows: IntArray) -> Question:
-        rows = self._most_typical(rows, self._unknown.means[bundle])
-        group = int(self._unknown.labels[bundle]) if self._unknown.sizes[bundle] > 1 else None
-        first_id = self._columns.faces[self._unknown.members(bundle)[0]].id
-        id = f"{QuestionKind.NAME_GROUP.value} {first_id if group is None else group}"
+    def _name_group(self, bundle: int) -> Question:
+        rows = self._most_typical(self._unknown.members(bundle), self._unknown.means[bundle])
+        group = int(self._unknown.labels[bundle]) if len(rows) > 1 else None
+        id = f"{QuestionKind.NAME_GROUP.value} {self._columns.faces[rows[0]].id if group is None else group}"
         reasons = {}
         if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
             person = int(self._nearest.person[bundle])

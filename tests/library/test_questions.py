@@ -31,16 +31,21 @@ def test_the_largest_group_is_asked_about_first() -> None:
     assert first.name is None
 
 
-def test_a_group_comes_with_single_faces_that_are_likely_its_persons() -> None:
+def test_a_group_is_shown_with_its_most_typical_face_first() -> None:
     library = MadeUpLibrary()
     faces = person_vectors(1, 9, SPREAD)
-    group, single = library.add(faces[:8], group=1), library.add(faces[8:])
-    library.add(person_vectors(2, 1))
-    question = ask(library)[0]
-    assert set(question.face_ids) == {*group, *single}
-    mean = faces[:8].sum(axis=0)
-    typical = sorted(range(9), key=lambda row: -float(faces[row] @ mean))
-    assert [int(id, 16) for id in question.face_ids] == typical
+    library.add(faces, group=1)
+    cosines = faces @ faces.sum(axis=0)
+    assert [int(id, 16) for id in ask(library)[0].face_ids] == np.argsort(-cosines).tolist()
+
+
+def test_of_two_groups_that_comes_first_whose_name_other_faces_will_get() -> None:
+    library = MadeUpLibrary()
+    library.add(person_vectors(1, 4, SPREAD), group=1)
+    faces = person_vectors(2, 9, SPREAD)
+    library.add(faces[:4], group=2)
+    library.add(faces[4:])
+    assert [question.group for question in ask(library, 2)] == [2, 1]
 
 
 def test_a_group_near_a_person_is_offered_the_name() -> None:
