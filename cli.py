@@ -25,6 +25,7 @@ from facepipe.commands import (
     gallery,
     library,
     photos,
+    reembed,
     verify,
     video,
     watch,
@@ -159,6 +160,7 @@ for command in (
 ):
     main.add_command(command)
 gallery.gallery.add_command(audit.audit)
+gallery.gallery.add_command(reembed.reembed)
 
 
 if __name__ == "__main__":

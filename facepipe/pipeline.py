@@ -14,7 +14,7 @@ import numpy as np
 
 from facepipe.align import fit_alignments
 from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
-from facepipe.core.faces import Faces, Match, UInt8Array
+from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.paths import AnyPath, each_path
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
@@ -225,7 +225,7 @@ class FacePipeline:
         Raises:
             UsageError: As `identify`.
         """
-        return name_faces(self.require_gallery(), faces, reasons, options or NamingOptions())
+        return name_photos(self.require_gallery(), [(faces, reasons)], options or NamingOptions())[0]
 
     def identify_files(
         self,
@@ -277,25 +277,41 @@ def threshold_of(gallery: Gallery, asked_l2: float | None) -> float:
     return threshold_l2
 
 
-def name_faces(
-    gallery: Gallery, faces: Faces, reasons: Sequence[Reason | None], options: NamingOptions
-) -> list[Match]:
-    """Match the embeddings of a photo's faces with a gallery; see `FacePipeline.name`."""
+def name_photos(
+    gallery: Gallery, photos: Sequence[tuple[Faces, Sequence[Reason | None]]], options: NamingOptions
+) -> list[list[Match]]:
+    """Match the faces of several photos with a gallery, at once; see `FacePipeline.name`.
+
+    Args:
+        gallery: Open.
+        photos: Faces with their embeddings, and why each is not compared; None where it is.
+        options: How they are named.
+    """
     threshold_l2 = threshold_of(gallery, options.threshold_l2)
-    assert faces.embeddings is not None
+    compared = [_embeddings(faces)[accepted_rows(reasons)] for faces, reasons in photos]
+    embeddings = np.concatenate([np.zeros((0, gallery.encoder.dimensions), np.float32), *compared])
     matches = iter(
         gallery.match(
-            faces.embeddings[accepted_rows(reasons)],
+            embeddings,
             threshold_l2=threshold_l2,
             min_margin_l2=options.min_margin_l2,
             one_person_per_photo=options.one_person_per_photo,
             person_distance=options.person_distance,
+            photos=np.repeat(np.arange(len(photos)), [len(own) for own in compared]),
         )
     )
     return [
-        next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
-        for reason in reasons
+        [
+            next(matches) if reason is None else Match(None, None, threshold_l2, reason=reason.value)
+            for reason in reasons
+        ]
+        for _, reasons in photos
     ]
+
+
+def _embeddings(faces: Faces) -> FloatArray:
+    assert faces.embeddings is not None
+    return faces.embeddings
 
 
 def _naming_options(options: NamingOptions | None, earlier: dict[str, Any]) -> NamingOptions:
@@ -337,11 +353,17 @@ def process_files(
 
 def known_identity(encoder: EncoderIdentity) -> EncoderIdentity:
     """Return a gallery's encoder with what its card knows of strangers, where such a card is installed."""
+    card = installed_card(encoder)
+    return encoder if card is None else card_identity(card)
+
+
+def installed_card(encoder: EncoderIdentity) -> WeightCard | None:
+    """Return the card of a gallery's encoder; None: no weight that makes the same vectors is installed."""
     try:
-        known = card_identity(load_card(encoder.name).card)
+        card = load_card(encoder.name).card
+        return card if card_identity(card).makes_same_vectors_as(encoder) else None
     except WeightsError:
-        return encoder
-    return known if known.makes_same_vectors_as(encoder) else encoder
+        return None
 
 
 def card_identity(card: WeightCard) -> EncoderIdentity:

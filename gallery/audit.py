@@ -154,7 +154,11 @@ class TemplateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON: the fields of the template, `own_l2` and `others`."""
-        return {**asdict(self.template), "own_l2": self.own_l2, "others": [asdict(at) for at in self.others]}
+        return {
+            **asdict(self.template),
+            "own_l2": None if self.own_l2 is None else round(self.own_l2, 4),
+            "others": [{"name": at.name, "distance_l2": round(at.distance_l2, 4)} for at in self.others],
+        }
 
 
 def template_report(gallery: Gallery, template_id: int, others: int = 5) -> TemplateReport:

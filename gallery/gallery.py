@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray, Match
@@ -136,8 +137,9 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
         min_margin_l2: float = 0.0,
         one_person_per_photo: bool = True,
         person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+        photos: npt.ArrayLike | None = None,
     ) -> tuple[Match, ...]:
-        """Name the faces of one photo.
+        """Name the faces of one photo, or of several at once.
 
         A face is only ever named its nearest person. With `one_person_per_photo`, a person wanted by several
         faces goes to the nearest of them and the others are unknown, although their distance is within the
@@ -152,8 +154,9 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             threshold_l2: Largest Euclidean distance at which a face is named; None: the gallery's, or else
                 the encoder's.
             min_margin_l2: By how much the next nearest person must be farther.
-            one_person_per_photo: False where the faces are of different photos.
+            one_person_per_photo: Whether a person is given to one face of a photo at most.
             person_distance: What the distance to a person is. Default thresholds are made for its default.
+            photos: Which photo each face is in, integers (n,); None: all are in one.
 
         Returns:
             One answer a face.
@@ -175,7 +178,7 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             own_l2 = self._store.people.thresholds_of(nearest.people)
             names = self._store.people.names_of(nearest.people)
         thresholds_l2 = np.array([own_l2.get(int(person), standard_l2) for person in nearest.first])
-        reasons = doubts(nearest, thresholds_l2, min_margin_l2, one_person_per_photo)
+        reasons = doubts(nearest, thresholds_l2, min_margin_l2, one_person_per_photo, photos)
         return as_matches(nearest, reasons, thresholds_l2, names)
 
     def nearest_others(self, name: str, embeddings: FloatArray) -> list[PersonAt | None]:

@@ -190,6 +190,15 @@ class ImpostorModel:
             self._fpir(self.low_l2, threshold_l2, templates),
         )
 
+    def threshold_of_same_rate(self, other: ImpostorModel, other_l2: float) -> float:
+        """Return the threshold within which as many strangers lie as within `other_l2` of another encoder.
+
+        Below the smallest rate that is known, thresholds are in proportion.
+        """
+        own_l2 = np.interp(-np.log(other.far), -np.log(self.far), self.distances_l2)
+        theirs, ours = ((0.0, *falling[::-1], FARTHEST_L2) for falling in (other.distances_l2, own_l2))
+        return float(np.interp(other_l2, theirs, ours))
+
     def _distance(self, curve_l2: tuple[float, ...], fpir: float, templates: int) -> float:
         far = rate_of_one_comparison(fpir, templates)
         return float(np.interp(-np.log(far), -np.log(self.far), curve_l2))

@@ -239,6 +239,7 @@ def doubts(
     thresholds_l2: npt.NDArray[np.float64],
     min_margin_l2: float,
     one_person_per_photo: bool,
+    photos: npt.ArrayLike | None = None,
 ) -> list[Doubt | None]:
     """Why each of n faces does not get the name of its nearest person; None where it does.
 
@@ -254,7 +255,7 @@ def doubts(
     )
     near = nearest.first_l2 <= thresholds_l2
     clear = near & (margins >= min_margin_l2)
-    best = _best_faces(nearest, clear) if one_person_per_photo else clear
+    best = _best_faces(nearest, clear, photos) if one_person_per_photo else clear
     return [_doubt(*face) for face in zip(best, clear, near, strict=True)]
 
 
@@ -266,10 +267,14 @@ def _doubt(is_best: bool, is_clear: bool, is_near: bool) -> Doubt | None:
     return Doubt.BETWEEN_PEOPLE if is_near else Doubt.NOBODY_NEAR
 
 
-def _best_faces(nearest: NearestPeople, candidates: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-    """bool (n,): of the candidates bool (n,) with the same nearest person, the nearest."""
+def _best_faces(
+    nearest: NearestPeople, candidates: npt.NDArray[np.bool_], photos: npt.ArrayLike | None
+) -> npt.NDArray[np.bool_]:
+    """bool (n,): of the candidates bool (n,) of one photo with the same nearest person, the nearest."""
+    places = np.zeros(len(candidates), np.int64) if photos is None else np.asarray(photos, np.int64)
     rising = np.flatnonzero(candidates)[np.argsort(nearest.first_l2[candidates], kind="stable")]
-    _, first_seen = np.unique(nearest.first[rising], return_index=True)
+    wanted = np.column_stack([places[rising], nearest.first[rising]])
+    _, first_seen = np.unique(wanted, axis=0, return_index=True)
     best = np.zeros(len(candidates), np.bool_)
     best[rising[first_seen]] = True
     return best

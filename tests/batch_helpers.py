@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from facepipe.batch.models import FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.naming import options_to_dict
 from facepipe.batch.rows import face_bytes
 from facepipe.batch.run import Batch, BatchOptions, Summary
-from facepipe.core.faces import Match, UInt8Array
+from facepipe.batch.stored_faces import NameFaces
+from facepipe.core.faces import Faces, Match, UInt8Array
 from facepipe.gallery import NewTemplate
 from facepipe.gallery.storage.schema import row_checksum
 from facepipe.images.reading import photo_sha256, read_image
@@ -179,6 +180,11 @@ TOO_SMALL = Match(None, None, 1.0, reason="too_small")
 MATCHES = (SOMEBODY, TOO_SMALL, NOBODY)
 
 VECTORS = np.array([[0.5, 0.5, 0.5, -0.5], [0.5, -0.5, 0.5, -0.5]], np.float32)
+
+
+def each(name: Callable[[Faces, Sequence[Reason | None]], Sequence[Match]]) -> NameFaces:
+    """Name one photo after the other."""
+    return lambda photos: [name(*photo) for photo in photos]
 
 
 def files(folder: Path, *names: str) -> list[Path]:

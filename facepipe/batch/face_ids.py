@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+import msgspec
+
 from facepipe.core.face_ids import face_id
 from facepipe.core.faces import FloatArray
+
+_IDS = msgspec.json.Decoder(list[str])
 
 
 def with_new_ids(photo_sha256: str, boxes_xyxy: FloatArray, known: Iterable[str | None]) -> list[str]:
@@ -26,4 +30,4 @@ def face_ids_to_text(ids: Iterable[str]) -> str:
 
 def face_ids_from_text(text: str | None) -> list[str]:
     """Read the stored ids; none of a photo that was not analyzed."""
-    return [] if text is None else json.loads(text)
+    return [] if text is None else _IDS.decode(text)

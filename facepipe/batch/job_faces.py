@@ -112,9 +112,10 @@ class JobFaces:
             negatives = self.negatives(dimensions)
         for at in range(0, len(ids), 512):
             with self._changing() as database:
-                for id in ids[at : at + 512]:
-                    photo = self.of_photo(id, dimensions)
-                    matches = name_stored(photo, name, self._decisions, negatives or {})
+                chunk = ids[at : at + 512]
+                photos = [self.of_photo(id, dimensions) for id in chunk]
+                named = name_stored(photos, name, self._decisions, negatives or {})
+                for id, matches in zip(chunk, named, strict=True):
                     text = self._seal.seal("matches", matches_to_text(matches))
                     database.execute(
                         "UPDATE photos SET matches = ?, named_by = ?, known = ? WHERE id = ?",
@@ -130,11 +131,18 @@ class JobFaces:
 
     def photos(self, dimensions: int) -> Iterator[AnalyzedPhoto]:
         """Yield the photos of the command that have been dealt with, in its order."""
+        return self._photos("place IS NOT NULL AND state != 'waiting' ORDER BY place", (), dimensions)
+
+    def photo(self, photo_id: int, dimensions: int) -> AnalyzedPhoto:
+        """Return a photo that has been dealt with."""
+        return next(self._photos("id = ?", (photo_id,), dimensions))
+
+    def _photos(self, where: str, values: tuple[int, ...], dimensions: int) -> Iterator[AnalyzedPhoto]:
         opened = self._seal.open
         rows = self._database.execute(
-            """SELECT id, path, state, sha256, width, height, taken_at, error,
-            numbers, vectors, enrollable, reasons, matches, face_ids FROM photos
-            WHERE place IS NOT NULL AND state != 'waiting' ORDER BY place"""
+            f"""SELECT id, path, state, sha256, width, height, taken_at, error,
+            numbers, vectors, enrollable, reasons, matches, face_ids FROM photos WHERE {where}""",
+            values,
         )
         for id, path, state, sha256, width, height, taken_at, error, *faces in rows:
             photo, is_done = self._seal.open_path(path), state == "done"

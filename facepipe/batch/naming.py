@@ -11,7 +11,7 @@ from typing import Any
 from facepipe.core.faces import Faces, Match
 from facepipe.gallery import Gallery
 from facepipe.gallery.matching import PersonDistance
-from facepipe.pipeline import NamingOptions, name_faces, threshold_of
+from facepipe.pipeline import NamingOptions, name_photos, threshold_of
 from facepipe.quality_rules import Reason
 
 
@@ -45,9 +45,9 @@ class Naming:
         """Take the threshold of the gallery as it is now."""
         self._resolved = replace(self.options, threshold_l2=self.threshold_l2)
 
-    def __call__(self, faces: Faces, reasons: Sequence[Reason | None]) -> list[Match]:
-        """Match the faces of a photo; those with a reason are not compared."""
-        return name_faces(self.gallery, faces, reasons, self._resolved)
+    def __call__(self, photos: Sequence[tuple[Faces, Sequence[Reason | None]]]) -> list[list[Match]]:
+        """Match the faces of photos; those with a reason are not compared."""
+        return name_photos(self.gallery, photos, self._resolved)
 
 
 def options_to_dict(options: NamingOptions) -> dict[str, Any]:

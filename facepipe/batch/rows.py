@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
+import msgspec
 import numpy as np
 
 from facepipe.core.faces import Faces, FloatArray, Match
@@ -14,6 +15,8 @@ from facepipe.quality import accepted_rows
 from facepipe.quality_rules import Reason
 
 _FACE_NUMBERS = 15
+_REASONS = msgspec.json.Decoder(list[str | None])
+_MATCHES = msgspec.json.Decoder(list[Match])
 FACE_BYTES = _FACE_NUMBERS * 4
 """Of a face's box, score and landmarks."""
 
@@ -41,7 +44,7 @@ def reasons_to_text(reasons: Sequence[Reason | None]) -> str:
 
 def reasons_of(text: str) -> list[Reason | None]:
     """Read the stored reasons."""
-    return [None if code is None else Reason(code) for code in json.loads(text)]
+    return [None if code is None else Reason(code) for code in _REASONS.decode(text)]
 
 
 def embeddings_of(stored: bytes, dimensions: int) -> FloatArray:
@@ -69,8 +72,12 @@ def matches_to_text(matches: Sequence[Match]) -> str:
 
 
 def matches_of(text: str) -> list[Match]:
-    """Read the stored matches."""
-    return [Match(**fields) for fields in json.loads(text)]
+    """Read the stored matches.
+
+    Raises:
+        ValueError: They are none.
+    """
+    return _MATCHES.decode(text)
 
 
 def known_count(matches: Sequence[Match]) -> int:

@@ -250,7 +250,7 @@ class Batch:
     def _named(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, FailedPhoto):
             return outcome
-        matches = self._naming(outcome.faces, outcome.reasons)
+        matches = self._naming([(outcome.faces, outcome.reasons)])[0]
         return replace(outcome, faces=outcome.faces.with_matches(matches))
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from facepipe.batch.decision_table import DecisionTable, StoredDecision
+from facepipe.batch.decisions import Decision
 from facepipe.batch.face_ids import with_new_ids
 from facepipe.batch.models import KnownFace, StoredFaces
 from facepipe.batch.overlay import with_decisions
@@ -16,8 +16,8 @@ from facepipe.core.face_ids import same_faces
 from facepipe.core.faces import Faces, FloatArray, Match
 from facepipe.quality_rules import Reason
 
-NameFaces = Callable[[Faces, Sequence[Reason | None]], Sequence[Match]]
-"""Names the faces of a photo; those with a reason are not compared."""
+NameFaces = Callable[[Sequence[tuple[Faces, Sequence[Reason | None]]]], Sequence[Sequence[Match]]]
+"""Names the faces of photos; those with a reason are not compared."""
 
 
 def stored_faces(
@@ -77,27 +77,39 @@ def with_drawn(photo: StoredFaces, stored: StoredDecision) -> StoredFaces:
 
 
 def name_stored(
-    photo: StoredFaces, name: NameFaces, decisions: DecisionTable, negatives: Mapping[str, FloatArray]
-) -> list[Match]:
-    """Name the faces of a photo. Those of which a person decided what they are take nobody's place.
+    photos: Sequence[StoredFaces],
+    name: NameFaces,
+    decisions: DecisionTable,
+    negatives: Mapping[str, FloatArray],
+) -> list[list[Match]]:
+    """Name the faces of photos. Those of which a person decided what they are take nobody's place.
 
     Args:
-        photo: Its faces.
+        photos: Their faces.
         name: By a gallery.
         decisions: Of the job.
         negatives: See `with_decisions`.
     """
-    decided = [decisions.decision(id) for id in photo.ids]
-    settled = np.array(
-        [decision is not None and decision.verdict is not None for decision in decided], np.bool_
-    )
-    matches: list[Any] = [None] * len(photo.ids)
-    for rows in (np.flatnonzero(settled), np.flatnonzero(~settled)):
-        if len(rows):
-            answers = name(photo.faces.select(rows), [photo.reasons[row] for row in rows.tolist()])
-            for row, match in zip(rows.tolist(), answers, strict=True):
-                matches[row] = match
-    if not any(decided) and not negatives:
-        return matches
-    assert photo.faces.embeddings is not None
-    return with_decisions(matches, decided, photo.faces.embeddings, negatives)
+    decided = [[decisions.decision(id) for id in photo.ids] for photo in photos]
+    parts = [part for own in decided for part in _settled_and_others(own)]
+    asked = [_part(photos[number // 2], rows) for number, rows in enumerate(parts)]
+    answers = iter(name([part for part in asked if len(part[0])]))
+    named = []
+    for number, (photo, own) in enumerate(zip(photos, decided, strict=True)):
+        matches: dict[int, Match] = {}
+        for rows in parts[2 * number : 2 * number + 2]:
+            matches |= zip(rows, next(answers), strict=True) if rows else ()
+        in_order = [matches[row] for row in range(len(own))]
+        assert photo.faces.embeddings is not None
+        named.append(with_decisions(in_order, own, photo.faces.embeddings, negatives))
+    return named
+
+
+def _settled_and_others(decided: Sequence[Decision | None]) -> tuple[list[int], list[int]]:
+    """Rows of the faces of which a person decided what they are, and of the others."""
+    settled = [row for row, d in enumerate(decided) if d is not None and d.verdict is not None]
+    return settled, [row for row in range(len(decided)) if row not in settled]
+
+
+def _part(photo: StoredFaces, rows: Sequence[int]) -> tuple[Faces, list[Reason | None]]:
+    return photo.faces.select(rows), [photo.reasons[row] for row in rows]

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.job import Job
 from facepipe.batch.models import AnalyzedPhoto
 from facepipe.batch.naming import Naming
 from facepipe.batch.overlay import with_decisions
-from facepipe.batch.rows import face_bytes
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery import Gallery
-from facepipe.library.changes import decision_to_dict
-from facepipe.library.models import LibraryFace, LibraryPhoto, Step
-from facepipe.library.storage import LibraryTables, StepState, now
+from facepipe.library.models import LibraryFace, LibraryPhoto
+from facepipe.library.storage import LibraryTables
 
 _MIN_ID_DIGITS = 4
-Change = Callable[[Decision], Decision]
 
 
 class LibraryBase:
@@ -110,6 +106,7 @@ class LibraryBase:
         """Read all photos and faces from the job."""
         groups, vectors = self._job.groups.read(), list[FloatArray]()
         self.photos, self.faces = {}, {}
+        self.embeddings = np.zeros((0, self._dimensions), np.float32)
         for photo in self._job.faces.photos(self._dimensions):
             self._add_photo(photo, groups, vectors)
         self.embeddings = np.array(vectors, np.float32).reshape(len(vectors), self._dimensions)
@@ -118,6 +115,7 @@ class LibraryBase:
 
     def _add_photo(self, photo: AnalyzedPhoto, groups: Mapping[str, int], vectors: list[FloatArray]) -> None:
         ids = () if photo.faces is None else photo.faces.ids
+        first_row = len(self.embeddings)
         assert isinstance(self.photos, dict)
         self.photos[photo.id] = LibraryPhoto(
             photo.id, photo.path, photo.sha256, photo.size_wh, photo.taken_at, photo.error, ids
@@ -140,12 +138,23 @@ class LibraryBase:
                 score=scores[row],
                 match=self._shown(found.matches[row], decision) if decision else found.matches[row],
                 is_enrollable=bool(enrollable[row]),
-                embedding_row=len(vectors) if encoded[row] else None,
+                embedding_row=first_row + len(vectors) if encoded[row] else None,
                 decision=decision,
                 group=groups.get(id),
             )
             if encoded[row]:
                 vectors.append(found.embeddings[row])
+
+    def _reload_photo(self, photo_id: int) -> None:
+        """Read a photo whose faces have changed in number; their embeddings are added to the others."""
+        groups = {id: face.group for id, face in self.faces.items() if face.group is not None}
+        for id in self.photos[photo_id].face_ids:
+            self.faces.pop(id, None)
+        vectors = list[FloatArray]()
+        self._add_photo(self._job.faces.photo(photo_id, self._dimensions), groups, vectors)
+        if vectors:
+            self.embeddings = np.concatenate([self.embeddings, np.array(vectors, np.float32)])
+        self.version += 1
 
     def _reread(self, photo_ids: Iterable[int]) -> None:
         """Take the names of photos from the job."""
@@ -171,54 +180,6 @@ class LibraryBase:
 
     # Changing
 
-    def _decide(self, face_ids: Sequence[str], change: Change, label: Callable[[int], str]) -> Step:
-        """Change what is decided about faces, as one step.
-
-        Raises:
-            UsageError: No face is given, or one is not there; nothing is changed.
-        """
-        faces = self._selected(face_ids)
-        if not faces:
-            raise UsageError("no face is given: choose at least one")
-        before = [self._stored(face) for face in faces]
-        after = [
-            replace(stored, decision=replace(change(stored.decision), decided_at=now())) for stored in before
-        ]
-        return self._step(label(len(faces)), before, after)
-
-    def _step(
-        self,
-        label: str,
-        before: Sequence[StoredDecision],
-        after: Sequence[StoredDecision],
-        more: Mapping[str, Any] | None = None,
-        state: StepState = StepState.DONE,
-        also: Callable[[], None] | None = None,
-    ) -> Step:
-        """Write decisions in place of those of before, and remember the step, in one transaction.
-
-        Args:
-            label: For people to read.
-            before: About the same faces as `after`.
-            after: What is decided from now on.
-            more: Further changes; see `facepipe.library.people`.
-            state: `DOING` where the gallery is still to be changed.
-            also: Writes the further changes into the job.
-        """
-        changes = {
-            "decisions": [
-                [decision_to_dict(old), decision_to_dict(new)] for old, new in zip(before, after, strict=True)
-            ],
-            **(more or {}),
-        }
-        with self._changing():
-            self._write_decisions(after)
-            if also is not None:
-                also()
-            step = self._tables.add_step(label, changes, state)
-        self._follow(before, after)
-        return step.step
-
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """One transaction on the job; where it fails, the decisions in memory are those of the file again."""
@@ -230,41 +191,6 @@ class LibraryBase:
             raise
         self.__dict__.pop("_template_ids", None)
         self.version += 1
-
-    def _write_decisions(self, decisions: Iterable[StoredDecision]) -> None:
-        photos = set()
-        for stored in decisions:
-            self._job.decisions.put(stored)
-            face = self.faces.get(stored.decision.face_id)
-            if face is not None:
-                photos.add(face.photo_id)
-        self._job.faces.leave_for_naming(photos)
-
-    def _follow(self, before: Iterable[StoredDecision], after: Iterable[StoredDecision]) -> None:
-        """Show decisions, and leave what follows from them for `name_again`."""
-        for stored in (*before, *after):
-            decision = stored.decision
-            people = {decision.name, decision.found_name, *decision.not_names}
-            self._due_people |= {name for name in people if name is not None}
-            if decision.face_id in self.faces:
-                self._show_decision(decision.face_id)
-                self._due_photos[self.faces[decision.face_id].photo_id] = None
-
-    def _stored(self, face: LibraryFace) -> StoredDecision:
-        """What was decided about a face; an empty decision where nothing was."""
-        stored = self._job.decisions.get(face.id)
-        if stored is not None:
-            return stored
-        sha256 = self.photos[face.photo_id].sha256
-        assert sha256 is not None
-        numbers = self._numbers(face)
-        return StoredDecision(Decision(face.id, sha256, face.box_xyxy, found_name=face.name), numbers)
-
-    def _numbers(self, face: LibraryFace) -> bytes:
-        photo = self._job.faces.of_photo(face.photo_id, self._dimensions)
-        one = photo.faces.select([photo.ids.index(face.id)])
-        assert one.embeddings is not None
-        return face_bytes(one.with_enrollable(np.zeros(1, np.bool_)), [photo.reasons[face.row]])[0]
 
     @cached_property
     def _template_ids(self) -> dict[str, int]:

@@ -13,12 +13,11 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.gallery.names import clean_name
-from facepipe.library.base import Change
-from facepipe.library.following import FollowingMixin
 from facepipe.library.models import Checked, FaceGroup, Step
+from facepipe.library.steps import Change, StepsMixin
 
 
-class DecidingMixin(FollowingMixin):
+class DecidingMixin(StepsMixin):
     """Decisions about faces and groups, each of them a step. Ids that are not there raise `UsageError`."""
 
     def confirm(self, face_ids: Sequence[str], name: str) -> Step:
@@ -63,9 +62,7 @@ class DecidingMixin(FollowingMixin):
         def change(decision: Decision) -> Decision:
             return replace(decision, verdict=None, name=None, not_names=frozenset())
 
-        step = self._decide(face_ids, change, lambda count: f"{counted(count, 'face')} undecided again")
-        self.name_again()  # What the gallery finds is not known before.
-        return step
+        return self._decide(face_ids, change, lambda count: f"{counted(count, 'face')} undecided again")
 
     # Groups
 

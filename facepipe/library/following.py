@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Box, Verdict
 from facepipe.core.errors import GalleryError
 from facepipe.core.face_ids import same_faces
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import NewTemplate, Template
+from facepipe.gallery.matching import Doubt
 from facepipe.library.base import LibraryBase
 from facepipe.library.models import LibraryFace
 from facepipe.library.templates import useful_templates
 
 _ENROLLABLE_WEIGHT, _OTHER_WEIGHT = 1.0, 0.5
 """Faces that enrollment would refuse become templates where a person has no better ones."""
+_NAMED_AT_ONCE = 8
+"""Photos whose names are found before a change returns, where nothing is known about them before."""
 _REACH_SHARE = 1.2
 """Of the threshold: how far from a new template faces are named again; beyond it a name can't change."""
 
@@ -31,21 +36,17 @@ class FollowingMixin(LibraryBase):
         portions where somebody waits meanwhile.
 
         Args:
-            max_photos: How many photos at most; None: all.
+            max_photos: How many photos and people at most; None: all.
 
         Returns:
-            How many photos are left.
+            How many photos and people are left.
         """
-        self._sync_due_people()
+        self._sync_due_people(max_photos)
         ids = list(self._due_photos)[:max_photos]
-        if ids:
-            self._naming.refresh()
-            names = self._naming, self._naming.key, self._dimensions
-            self._job.faces.name_again(*names, [id for id in ids if id in self.photos], self._negatives())
-            for id in ids:
-                del self._due_photos[id]
-            self._reread(id for id in ids if id in self.photos)
-        return len(self._due_photos)
+        for id in ids:
+            del self._due_photos[id]
+        self._name_photos(ids)
+        return len(self._due_photos) + len(self._due_people)
 
     def name_everything(self) -> None:
         """Name all faces by the gallery as it is now; no photo is opened."""
@@ -53,6 +54,53 @@ class FollowingMixin(LibraryBase):
         self._naming.refresh()
         self._due_photos |= dict.fromkeys(self._job.faces.named_otherwise(self._naming.key))
         self.name_again()
+
+    # After a change
+
+    def _follow(self, before: Iterable[StoredDecision], after: Iterable[StoredDecision]) -> None:
+        """Show decisions, and leave what follows from them for `name_again`."""
+        changed = dict.fromkeys(stored.decision.face_id for stored in after)
+        for stored in (*before, *after):
+            decision = stored.decision
+            people = {decision.name, decision.found_name, *decision.not_names}
+            self._due_people |= {name for name in people if name is not None}
+            if decision.face_id in self.faces:
+                self._show_decision(decision.face_id)
+                self._due_photos[self.faces[decision.face_id].photo_id] = None
+        self._leave_rejected(before, after)
+        undecided = [id for id in changed if id in self.faces and self.faces[id].decision is None]
+        self._name_now({self.faces[id].photo_id for id in undecided})
+
+    def _leave_rejected(self, before: Iterable[StoredDecision], after: Iterable[StoredDecision]) -> None:
+        """Have photos named again in which somebody is who was rejected for another, similar face."""
+        names = set[str]()
+        for old, new in zip(before, after, strict=True):
+            names |= old.decision.not_names ^ new.decision.not_names
+        for face in self.faces.values() if names else ():
+            if face.match.name in names or face.match.candidate_name in names:
+                self._due_photos[face.photo_id] = None
+
+    def _name_now(self, photo_ids: Collection[int]) -> None:
+        """Name the faces of photos again at once where these are few; else they have no name until then."""
+        if not photo_ids:
+            return
+        if len(photo_ids) <= _NAMED_AT_ONCE:
+            self._sync_due_people()
+            self._name_photos(photo_ids)
+            return
+        for id, face in self.faces.items():
+            if face.photo_id in photo_ids and not face.is_settled:
+                unnamed = replace(face.match, name=None, candidate_name=None, reason=Doubt.NOBODY_NEAR.value)
+                self.faces[id] = replace(face, match=unnamed)
+
+    def _name_photos(self, photo_ids: Iterable[int]) -> None:
+        """Name the faces of photos by the gallery as it is now."""
+        ids = [id for id in photo_ids if id in self.photos and self.photos[id].error is None]
+        if ids:
+            self._naming.refresh()
+            names = self._naming, self._naming.key, self._dimensions
+            self._job.faces.name_again(*names, ids, self._negatives())
+            self._reread(ids)
 
     def _negatives(self) -> dict[str, FloatArray]:
         """By name, the embeddings of faces that people said are not this person."""
@@ -66,16 +114,16 @@ class FollowingMixin(LibraryBase):
 
     # Templates
 
-    def _sync_due_people(self) -> None:
+    def _sync_due_people(self, max_people: int | None = None) -> None:
         """Give the gallery the templates that the decisions make, and take away those that they do not."""
-        while self._due_people:
-            name = next(iter(self._due_people))
+        for name in sorted(self._due_people)[:max_people]:
             changed = self._sync_person(name)
             self._due_people.discard(name)
-            self._leave_near_faces(name, changed)
+            if changed is not None:
+                self._leave_near_faces(name, changed)
 
-    def _sync_person(self, name: str) -> list[LibraryFace]:
-        """Returns the faces whose templates came or went."""
+    def _sync_person(self, name: str) -> list[LibraryFace] | None:
+        """Returns the faces whose templates came or went; None: the gallery has not changed."""
         wanted = {face.id: face for face in self._useful_faces(name)}
         stored = self.gallery.templates(name) if self.gallery.knows(name) else []
         stored_ids = {template.id for template in stored}
@@ -85,6 +133,8 @@ class FollowingMixin(LibraryBase):
         missing = [
             face for id, face in wanted.items() if id not in owned and not self._is_enrolled(face, stored)
         ]
+        if not (gone or refuted or missing or any(id in self._template_ids for id in wanted.keys() - owned)):
+            return None
         added: dict[str, int] = {}
         if missing:  # first, so that nobody is left without a template on the way
             self.gallery.add(name, [self._new_template(face) for face in missing])

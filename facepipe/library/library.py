@@ -121,9 +121,7 @@ class Library(PeopleMixin):
 
         label = f"a face drawn{f' of {name}' if name else ''}"
         step = self._step(label, [nothing], [stored], {"drawn": True}, also=add)
-        due = self._due_people | ({name} if name else set())
-        self._load()
-        self._due_people = due
+        self._reload_photo(photo_id)
         return step, id
 
 

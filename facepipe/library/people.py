@@ -269,13 +269,24 @@ class PeopleMixin(DecidingMixin):
             self._remove_drawn(before, after)
             self._tables.set_step_state(stored.id, StepState.UNDOING)
         self._finish_undo(stored.id, stored.changes)
+        if stored.changes.get("drawn"):
+            for new in after:
+                self._reload_photo(self.faces[new.decision.face_id].photo_id)
+        if "gallery" in stored.changes:
+            self._show_names_of_before(stored.changes["gallery"])
         self._follow(after, before)
-        if "gallery" in stored.changes or stored.changes.get("drawn"):
-            self._load()
-            self.name_everything()
-        else:
-            self.name_again()
         return replace(stored.step, is_undone=True)
+
+    def _show_names_of_before(self, change: Mapping[str, Any]) -> None:
+        """After people were renamed back, at once; after they were parted, by `name_again`."""
+        if change["op"] == "rename":
+            self._relabel(change["new"], change["old"])
+            return
+        for face in self.faces.values():
+            if change["new"] in (face.match.name, face.match.candidate_name, face.match.runner_up_name):
+                self._due_photos[face.photo_id] = None
+        with self._changing():
+            self._job.faces.leave_for_naming(self._due_photos)
 
     def _finish_undo(self, step_id: int, changes: Mapping[str, Any]) -> None:
         if "gallery" in changes:

@@ -22,6 +22,8 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.archive import read_archive
 from facepipe.gallery.repair import verify
 
+_OTHER_ENCODER = "facenet_mobilefacenet_128"
+
 
 def copy_gallery(case: Case, folder: Path) -> None:
     shutil.copytree(case.workshop.gallery, folder / "gallery")
@@ -128,6 +130,16 @@ def _is_repaired(before: State, after: State, found: State, ended: Ended) -> boo
     return all_or_nothing(before, after, found, ended)
 
 
+def _of_either_encoder(case: Case, folder: Path) -> State:
+    findings = verify(folder / "gallery")
+    case.require(not findings, f"the gallery is not whole: {findings}")
+    with Gallery.open(folder / "gallery") as gallery:
+        encoder, people = gallery.encoder, {p.name: len(gallery.templates(p.name)) for p in gallery.people()}
+    with Gallery.open(folder / "gallery", encoder) as gallery:
+        matched = {name: gallery.match(gallery.vectors(name)[:1])[0].name for name in people}
+    return {"encoder": encoder.name, "people": people, "matched": matched}
+
+
 _IN_GALLERY = ("--gallery", "gallery")
 _ENROLL = Operation(
     _portraits_and_gallery, ("enroll", "people", "--json", *_IN_GALLERY), _gallery, _enrolled_so_far
@@ -167,5 +179,12 @@ OPERATIONS = {
     "restore": _changing("restore", "copy", prepare=_backup_and_change, ends_alike=True),
     "encrypt": _converting("encrypt", copy_gallery),
     "decrypt": _converting("decrypt", _encrypted_gallery),
+    "reembed": Operation(
+        copy_gallery,
+        ("gallery", "reembed", "--drop-missing", "--encoder-weights", _OTHER_ENCODER, *_IN_GALLERY),
+        _of_either_encoder,
+        all_or_nothing,
+        ends_alike=False,
+    ),
     "repair": Operation(_damaged_gallery, ("gallery", "repair", *_IN_GALLERY), _repaired, _is_repaired),
 }

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from batch_helpers import MATCHES, decide_something, do, files, write_checksums
+from batch_helpers import MATCHES, decide_something, do, each, files, write_checksums
 
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job import Job
@@ -64,7 +64,7 @@ def everything(job: Job, photos: list[Path]) -> object:
     decided = [stored.decision for stored in job.decisions], job.groups.read(), job.naming()
     kept = decided, tables.people(), tables.templates(), tables.steps(10)
     before = told, numbers, kept, seen, unknown, job.counts(), job.photos(), job.waiting()
-    job.faces.name_again(lambda faces, _: [MATCHES[0]] * len(faces), "other names", 4)
+    job.faces.name_again(each(lambda faces, _: [MATCHES[0]] * len(faces)), "other names", 4)
     write_records(job, "results.jsonl")
     write_records(job, "faces.csv")
     write_report(job, ReportOptions(1.0, paths=True))

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NAME, VECTORS, do, enroll_her, files, write_checksums
+from batch_helpers import MATCHES, NAME, VECTORS, do, each, enroll_her, files, write_checksums
 from cli_helpers import Said, facepipe
 
 from facepipe.batch.damage import DamagedJobError
@@ -94,7 +94,7 @@ def test_no_plain_byte_is_left_and_all_comes_back(
         assert job.plan([moved, *photos[1:]]).moved == 1
         assert do(job) == []
         name = Mock(return_value=MATCHES)
-        job.faces.name_again(name, "other names", 4)
+        job.faces.name_again(each(name), "other names", 4)
         np.testing.assert_array_equal(name.call_args[0][0].embeddings[[0, 2]], VECTORS)
     assert [secret for secret in secrets if secret in all_bytes(out)] == []
 

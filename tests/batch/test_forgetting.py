@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import NAME, enroll_her, files
+from batch_helpers import NAME, each, enroll_her, files
 from cli_helpers import Said, facepipe
 from pipeline_helpers import faces_at, noise
 
@@ -97,7 +97,7 @@ def test_a_forgotten_person_is_in_no_byte_of_the_folder(out: Path) -> None:
     assert [path.name for path in (out / "crops").iterdir()] == ["3.jpg_face0_Bob.jpg"]
     with Job(out) as job:
         assert forget_person(job, {"Ada"}) == 0
-        assert job.faces.name_again(lambda faces, _: [Match("Bob", 0.5, 1.0)], "n", 4) == 1, (
+        assert job.faces.name_again(each(lambda faces, _: [Match("Bob", 0.5, 1.0)]), "n", 4) == 1, (
             "his nearest is unknown"
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analyzed, as_of_before, do, files
+from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analyzed, as_of_before, do, each, files
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
@@ -108,9 +108,9 @@ def test_naming_again_takes_vectors_of_compared_faces_only(tmp_path: Path) -> No
     with Job(tmp_path / "out", create=True) as job:
         job.plan(photos)
         do(job)
-        assert job.faces.name_again(name, "names", 4) == 0
-        assert job.faces.name_again(name, "other names", 4) == 2
-        assert job.faces.name_again(name, "other names", 4) == 0
+        assert job.faces.name_again(each(name), "names", 4) == 0
+        assert job.faces.name_again(each(name), "other names", 4) == 2
+        assert job.faces.name_again(each(name), "other names", 4) == 0
         matches = [record.result.faces.matches for record in job.records() if record.result.faces]
     assert [first.name for first, *_ in filter(None, matches)] == ["New", "New"]
     faces, reasons = asked[0]
@@ -127,7 +127,7 @@ def test_unknown_faces_are_those_that_enrollment_would_take(tmp_path: Path) -> N
         (unknown,) = job.faces.unknown_faces()
         assert (unknown.photo_id, unknown.row) == (task.id, 0)
         np.testing.assert_array_equal(unknown.embedding, VECTORS[0])
-        job.faces.name_again(lambda faces, reasons: MATCHES, "other names", 4)
+        job.faces.name_again(each(lambda faces, reasons: MATCHES), "other names", 4)
         assert job.faces.unknown_faces() == []
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from batch_helpers import as_of_before, job_of, write_checksums
+from batch_helpers import as_of_before, each, job_of, write_checksums
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +45,7 @@ def photos(tmp_path: Path) -> list[Path]:
 def named(out: Path, name: str) -> None:
     """Call everybody by another name."""
     with Job(out) as job:
-        job.faces.name_again(lambda faces, _: [Match(name, 0.5, 1.0)] * len(faces), name, 4)
+        job.faces.name_again(each(lambda faces, _: [Match(name, 0.5, 1.0)] * len(faces)), name, 4)
 
 
 def make(out: Path, kind: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,21 @@ def test_error_bars_hold_the_truth(model: ImpostorModel) -> None:
             truth = np.quantile(measured.impostor_l2, far)
             assert low - 0.03 <= truth <= high + 0.03, far
     assert all(a <= b <= c for a, b, c in zip(model.low_l2, model.distances_l2, model.high_l2, strict=True))
+
+
+def test_another_encoders_threshold_of_the_same_rate(model: ImpostorModel) -> None:
+    nearer = replace(model, distances_l2=tuple(0.8 * distance for distance in model.distances_l2))
+    for far in (1e-9, 1e-5, 0.01, 0.5):
+        nearer_l2 = nearer.threshold_of_same_rate(model, model.threshold_l2(far, 1))
+        assert nearer_l2 == pytest.approx(nearer.threshold_l2(far, 1))
+        assert model.threshold_of_same_rate(nearer, nearer_l2) == pytest.approx(model.threshold_l2(far, 1))
+    smallest_l2 = model.distances_l2[-1]
+    assert nearer.threshold_of_same_rate(model, smallest_l2 / 2) == pytest.approx(0.8 * smallest_l2 / 2)
+    assert (nearer.threshold_of_same_rate(model, 0), nearer.threshold_of_same_rate(model, 2)) == (0, 2)
+    few = replace(
+        model, **{name: getattr(model, name)[::2] for name in ("far", "distances_l2", "low_l2", "high_l2")}
+    )
+    assert few.threshold_of_same_rate(model, 1.0) == pytest.approx(1.0, abs=0.02)
 
 
 def test_more_templates_and_rarer_errors_want_smaller_thresholds(model: ImpostorModel) -> None:

@@ -161,6 +161,31 @@ def test_whoever_has_it_open_names_nobody_any_more(folder: Path, has_index: bool
         Gallery.open(folder, ENCODER)
 
 
+NAMER = """
+    import time
+    from facepipe.core.errors import GalleryError
+    end = time.monotonic() + 20
+    with Gallery.open(sys.argv[1], ENCODER) as gallery:
+        try:
+            while time.monotonic() < end:
+                print(gallery.match(person_vectors(1, 1), threshold_l2=2.0)[0].distance_l2, flush=True)
+        except GalleryError as error:
+            print(error, flush=True)
+"""
+
+
+def test_a_process_that_names_all_the_time_stops_at_the_switch(folder: Path) -> None:
+    """Its own vector is at distance 0 of the old ones, and of no new one."""
+    namer = start(NAMER, folder)
+    assert namer.stdout is not None
+    assert namer.stdout.readline() == "0.0\n"
+    changed(folder)
+    *distances, error = namer.communicate()[0].splitlines()
+    assert namer.returncode == 0
+    assert set(distances) <= {"0.0"}
+    assert "made anew for another encoder, square" in error
+
+
 def test_a_gallery_that_was_empty_when_it_was_opened_notices_too(tmp_path: Path) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as empty, Gallery.open(tmp_path) as other:
         other.change_encoder(EncoderChange(OTHER_ENCODER, other.state, {}))

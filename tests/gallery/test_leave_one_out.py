@@ -26,7 +26,7 @@ def crowd(spread: float) -> FloatArray:
 
 def removed_and_matched(tmp_path: Path, vectors: FloatArray, margin_l2: float) -> list[Match]:
     """Each face matched by a gallery from which it was removed."""
-    matches = []
+    matches: list[Match] = []
     for row in range(len(vectors)):
         with Gallery.open(tmp_path / f"{row}", ENCODER, create=True) as gallery:
             for person, name in enumerate(NAMES):
