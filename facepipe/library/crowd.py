@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,15 +152,6 @@ def nearest_person(
 def l2_of(cosines: npt.ArrayLike) -> Float64Array:
     """Euclidean distance of unit vectors, by their cosine; infinite for minus infinity."""
     return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * np.asarray(cosines, np.float64), 0.0)))
-
-
-def alike(unknown: Bundles, seeds: IntArray, threshold_l2: float) -> Iterator[tuple[IntArray, Float64Array]]:
-    """For each of some bundles of unknown faces, those that may be the same person, with the probability."""
-    cosines = unknown.means[seeds] @ unknown.means.T
-    for seed, row in zip(seeds.tolist(), cosines, strict=True):
-        near = np.flatnonzero(row >= 1.0 - threshold_l2**2 / 2)
-        odds = same_person_odds(l2_of(row[near]), threshold_l2, unknown.sizes[near], unknown.sizes[seed])
-        yield near, nearest_is_right(odds, 0.0)
 
 
 def doubtful_names(columns: FaceColumns, threshold_l2: float) -> LikelyFaces:

@@ -19,7 +19,6 @@ import numpy as np
 from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.crowd import (
     LikelyFaces,
-    alike,
     doubtful_names,
     l2_of,
     nearest_person,
@@ -40,8 +39,6 @@ _MOST_FACES = 40
 """In one question, but for a group, which is shown whole."""
 _SHOWN = 6
 """Faces of each of two people who may be one."""
-_SPARE_GROUPS = 50
-"""Groups rated beyond those wanted: the largest is not always the most useful."""
 _SPARE = 10
 """Questions of each kind beyond those wanted, in case that some are about the same faces."""
 _NO_THRESHOLD_L2 = 1e-6
@@ -56,7 +53,7 @@ class QuestionKind(Enum):
     SAME_PERSON = "same_person"
     """Are these two people, under two names, one?"""
     NAME_GROUP = "name_group"
-    """Who are these faces of nobody known? Each may be taken out before the others get a name."""
+    """Who is this group of nobody known? Each face may be taken out before the others get a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +63,11 @@ class Question:
     Attributes:
         id: Stays while the same is asked; what the user skipped is passed to `next_questions`.
         kind: What is asked.
-        face_ids: Faces asked about, the most likely first. `SAME_PERSON`: of `name`, the most typical first.
+        face_ids: Faces asked about, the likeliest or most typical first. `SAME_PERSON`: some of `name`.
         name: `IS_PERSON`, `SAME_PERSON`: the person. `NAME_GROUP`: who it may be; None: nobody near.
         other_name: `SAME_PERSON`: the other person. A no is kept as `Library.reject(face_ids, other_name)`.
-        other_face_ids: `SAME_PERSON`: of the other person, the most typical first.
-        group: `NAME_GROUP`: number of the group that most faces are of; None: of no group.
+        other_face_ids: `SAME_PERSON`: some of the other person.
+        group: `NAME_GROUP`: number of the group; None: a single face that is in none.
         distance_l2: Of the faces to `name`; None: there is no name.
         runner_up: The next nearest person; None: there is none.
         runner_up_distance_l2: Of the faces to them.
@@ -161,8 +158,9 @@ class _Asker:
             if rated.value > 0:
                 yield rated
         groups = np.flatnonzero(self._unknown.sizes > 1)
-        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")]
-        yield from self._name_groups(largest[: count + _SPARE_GROUPS])
+        for group in groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count].tolist():
+            size = int(self._unknown.sizes[group])
+            yield _Rated(size * size / (size + _STRANGERS), partial(self._name_group, group))
         yield from self._same_people(count)
 
     def single_faces(self) -> Iterator[Question]:
@@ -212,15 +210,8 @@ class _Asker:
         is_own = self._columns.person[self._named.rows] == self._people.labels[person]
         return LikelyFaces(self._named.rows[is_own], self._named.right[is_own])
 
-    def _name_groups(self, bundles: IntArray) -> Iterator[_Rated]:
-        """Rate groups of nobody known; other unknown faces like theirs will get the name from the gallery."""
-        sizes, found = self._unknown.sizes, alike(self._unknown, bundles, self._threshold_l2)
-        for bundle, (near, probability) in zip(bundles.tolist(), found, strict=True):
-            others = float((probability * sizes[near])[near != bundle].sum())
-            is_somebody = sizes[bundle] / (sizes[bundle] + _STRANGERS)
-            yield _Rated(is_somebody * (sizes[bundle] + others), partial(self._name_group, bundle))
-
     def _name_group(self, bundle: int) -> Question:
+        """Ask who a group of nobody known is, or a single face; offer the nearest person's name."""
         rows = self._most_typical(self._unknown.members(bundle), self._unknown.means[bundle])
         group = int(self._unknown.labels[bundle]) if len(rows) > 1 else None
         id = f"{QuestionKind.NAME_GROUP.value} {self._columns.faces[rows[0]].id if group is None else group}"

@@ -39,15 +39,6 @@ def test_a_group_is_shown_with_its_most_typical_face_first() -> None:
     assert [int(id, 16) for id in ask(library)[0].face_ids] == np.argsort(-cosines).tolist()
 
 
-def test_of_two_groups_that_comes_first_whose_name_other_faces_will_get() -> None:
-    library = MadeUpLibrary()
-    library.add(person_vectors(1, 4, SPREAD), group=1)
-    faces = person_vectors(2, 9, SPREAD)
-    library.add(faces[:4], group=2)
-    library.add(faces[4:])
-    assert [question.group for question in ask(library, 2)] == [2, 1]
-
-
 def test_a_group_near_a_person_is_offered_the_name() -> None:
     library = library_of({"Ada": 5, "Grace": 5})
     faces = person_vectors(0, 9, SPREAD)[5:]
