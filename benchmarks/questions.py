@@ -145,10 +145,10 @@ def by_questions(library: SimulatedLibrary, truth: Truth) -> Figures:
     """Answer the queue of questions, one after the other."""
     done: Counter[str] = Counter()
     for asked in _until_reached(library, truth):
-        (question,) = next_questions(library.as_library(), 1) or [None]
-        if question is None:
+        questions = next_questions(library.as_library(), 1)
+        if not questions:
             break
-        _answer(question, library, truth, done)
+        _answer(questions[0], library, truth, done)
         library.name_again()
         if asked % _REGROUP_EVERY == 0:
             library.regroup()
