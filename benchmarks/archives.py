@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.images.reading import PHOTO_SUFFIXES, read_image
 
+PHOTOS, _TRUTH = "photos", "truth.json"
 TILE_HEIGHT_PX = 320
 _MIN_MAIN_SIZE = 0.5
 """Smaller faces, as a share of the largest face of a tile, are people in the background."""
@@ -32,6 +34,32 @@ class Tile:
     person: str
     left_px: int
     right_px: int
+
+
+def write_archive(
+    roots: Sequence[Path], folder: Path, photo_count: int, person_count: int, seed: int
+) -> None:
+    """Write photos as JPEG, and `truth.json`, which says whose tiles they are made of, to a new folder.
+
+    Raises:
+        UsageError: There is no photo below the roots.
+    """
+    plan = plan_archive(photos_by_person(roots), photo_count, person_count, seed)
+    truth = {}
+    photos = folder / PHOTOS
+    photos.mkdir(parents=True)
+    for number, tiles in enumerate(plan):
+        picture, places = paste(tiles)
+        name = f"{number:05d}.jpg"
+        cv2.imwrite(str(photos / name), picture[..., ::-1])
+        truth[name] = [asdict(place) for place in places]
+    (folder / _TRUTH).write_text(json.dumps(truth))
+
+
+def read_truth(folder: Path) -> dict[str, list[Tile]]:
+    """Return the tiles of each photo of an archive, by file name."""
+    stored = json.loads((folder / _TRUTH).read_text())
+    return {name: [Tile(**tile) for tile in tiles] for name, tiles in stored.items()}
 
 
 def photos_by_person(roots: Sequence[Path]) -> dict[str, list[Path]]:

@@ -11,9 +11,11 @@ from facepipe.batch.decisions import Verdict
 from facepipe.core.faces import BoolArray
 from facepipe.gallery.calibration import highest_rate
 from facepipe.library.library import Library
-from facepipe.library.likelihood import WRONG_NAME, Float64Array
+from facepipe.library.likelihood import Float64Array
 from facepipe.library.models import Checked, LibraryFace
 
+WRONG_NAME = 3.0
+"""A wrong name is as bad as so many missing names."""
 MIN_RIGHT, MIN_WRONG = 10, 5
 """Fewer decided faces show nothing about a threshold."""
 _RESAMPLES, _SEED = 200, 0
@@ -140,12 +142,12 @@ def _nearest_others(library: Library, decided: list[LibraryFace]) -> list[tuple[
     names, starts, labels = np.unique(
         [face.name for face in confirmed], return_index=True, return_inverse=True
     )
-    templates = library.embeddings[[face.embedding_row for face in confirmed]].astype(np.float64)
+    templates = _vectors(library, confirmed)
     column = {face.id: row for row, face in enumerate(confirmed)}
     found: list[tuple[str | None, float]] = []
     for start in range(0, len(decided), _FACES_AT_ONCE):
         faces = decided[start : start + _FACES_AT_ONCE]
-        vectors = library.embeddings[[face.embedding_row for face in faces]].astype(np.float64)
+        vectors = _vectors(library, faces)
         own = np.array([column.get(face.id, -1) for face in faces])
         cosines = _cosines(vectors, own, templates, starts, labels)
         best = cosines.argmax(axis=1)
@@ -156,6 +158,11 @@ def _nearest_others(library: Library, decided: list[LibraryFace]) -> list[tuple[
             for row, distance_l2, near in zip(best.tolist(), distances_l2, is_near, strict=True)
         ]
     return found
+
+
+def _vectors(library: Library, faces: list[LibraryFace]) -> Float64Array:
+    rows = [face.embedding_row for face in faces if face.embedding_row is not None]
+    return library.embeddings[rows].astype(np.float64)
 
 
 def _cosines(

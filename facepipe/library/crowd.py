@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +11,12 @@ from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.face_columns import NONE, FaceColumns, IntArray
 from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
 
-_NEAR_SHARE = 1.1
+_NEAR_SHARE = 1.0
 """A single face farther than this share of the threshold from everybody is nobody known."""
+
+_NAMED_ODDS = 200.0
+"""By how much the odds rise that a face is somebody's where the gallery gave it the name: it was near, and
+nobody else was about as near."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,22 +154,11 @@ def l2_of(cosines: npt.ArrayLike) -> Float64Array:
     return np.asarray(np.sqrt(np.maximum(2.0 - 2.0 * np.asarray(cosines, np.float64), 0.0)))
 
 
-def alike(unknown: Bundles, seeds: IntArray, threshold_l2: float) -> Iterator[tuple[IntArray, Float64Array]]:
-    """For each of some bundles of unknown faces, those that may be the same person, with the probability."""
-    cosines = unknown.means[seeds] @ unknown.means.T
-    for seed, row in zip(seeds.tolist(), cosines, strict=True):
-        near = np.flatnonzero(row >= 1.0 - threshold_l2**2 / 2)
-        odds = same_person_odds(l2_of(row[near]), threshold_l2, unknown.sizes[near], unknown.sizes[seed])
-        yield near, nearest_is_right(odds, 0.0)
-
-
-def doubtful_names(columns: FaceColumns, people: Bundles, threshold_l2: float) -> LikelyFaces:
+def doubtful_names(columns: FaceColumns, threshold_l2: float) -> LikelyFaces:
     """Named faces that nobody confirmed, with the probability that the name is right."""
     rows = np.flatnonzero(~columns.is_settled & (columns.person != NONE))
-    sizes = np.ones(len(columns.names), np.int64)
-    sizes[people.labels] = people.sizes
     odds, runner_up_odds = (
-        same_person_odds(distance_l2[rows], threshold_l2, sizes[columns.person[rows]])
+        same_person_odds(distance_l2[rows], threshold_l2, 1, 1)
         for distance_l2 in (columns.distance_l2, columns.runner_up_l2)
     )
-    return LikelyFaces(rows, nearest_is_right(odds, runner_up_odds))
+    return LikelyFaces(rows, nearest_is_right(_NAMED_ODDS * odds, runner_up_odds))

@@ -7,9 +7,10 @@ these 23 faces all Ada?" takes one click for the yes, and one for each face that
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,6 @@ import numpy as np
 from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.crowd import (
     LikelyFaces,
-    alike,
     doubtful_names,
     l2_of,
     nearest_person,
@@ -27,17 +27,14 @@ from facepipe.library.crowd import (
 )
 from facepipe.library.face_columns import IntArray, columns_of
 from facepipe.library.library import Library
-from facepipe.library.likelihood import WRONG_NAME, Float64Array, nearest_is_right, same_person_odds
+from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
 
 _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
-_IN_GROUP = 0.98
-"""Probability that a face of a group is of its person."""
-_SAME_PERSON = 0.5
+_SAME_PERSON = 0.8
+"""Two people less likely one are not asked about."""
 _STRANGERS = 0.3
-"""Two faces of one group are nobody's whom the user would name in about this many of two and a bit groups."""
-_SINGLE_FACE = 0.1
-"""Probability that a single face of nobody known is somebody whom the user would name."""
+"""A group of n faces is somebody whom the user would name with a probability of n / (n + this)."""
 _MOST_FACES = 40
 """In one question, but for a group, which is shown whole."""
 _SHOWN = 6
@@ -56,7 +53,7 @@ class QuestionKind(Enum):
     SAME_PERSON = "same_person"
     """Are these two people, under two names, one?"""
     NAME_GROUP = "name_group"
-    """Who are these faces of nobody known? Each may be taken out before the others get a name."""
+    """Who is this group of nobody known? Each face may be taken out before the others get a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +63,11 @@ class Question:
     Attributes:
         id: Stays while the same is asked; what the user skipped is passed to `next_questions`.
         kind: What is asked.
-        face_ids: Faces asked about, the most likely first. `SAME_PERSON`: of `name`, the most typical first.
+        face_ids: Faces asked about, the likeliest or most typical first. `SAME_PERSON`: some of `name`.
         name: `IS_PERSON`, `SAME_PERSON`: the person. `NAME_GROUP`: who it may be; None: nobody near.
         other_name: `SAME_PERSON`: the other person. A no is kept as `Library.reject(face_ids, other_name)`.
-        other_face_ids: `SAME_PERSON`: of the other person, the most typical first.
-        group: `NAME_GROUP`: number of the group that most faces are of; None: of no group.
+        other_face_ids: `SAME_PERSON`: some of the other person.
+        group: `NAME_GROUP`: number of the group; None: a single face that is in none.
         distance_l2: Of the faces to `name`; None: there is no name.
         runner_up: The next nearest person; None: there is none.
         runner_up_distance_l2: Of the faces to them.
@@ -102,12 +99,12 @@ def next_questions(library: Library, count: int, skipped: Collection[str] = ()) 
     ranked = sorted(asker.best(count + _SPARE + len(skipped)), key=lambda rated: -rated.value)
     chosen: list[Question] = []
     used = set(skipped)
-    for rated in chain(ranked, asker.single_faces()):
+    for question in chain((rated.put() for rated in ranked), asker.single_faces()):
         if len(chosen) >= count:
             break
-        subjects = _subjects(rated.question)
+        subjects = _subjects(question)
         if not subjects & used:
-            chosen.append(rated.question)
+            chosen.append(question)
             used |= subjects
     return chosen
 
@@ -122,10 +119,10 @@ def _subjects(question: Question) -> set[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Rated:
-    """A question, and how many faces its answer is expected to settle per action."""
+    """How many faces a question's answer is expected to settle per action, and how to put it."""
 
-    question: Question
     value: float
+    put: Callable[[], Question]
 
 
 def _most_useful(gains: Float64Array, costs: Float64Array) -> tuple[IntArray, float]:
@@ -152,24 +149,26 @@ class _Asker:
         self._people = people_of(self._columns, self._embeddings)
         self._unknown = unknown_of(self._columns, self._embeddings)
         self._nearest = nearest_person(self._columns, self._unknown, self._people, self._threshold_l2)
-        self._named = doubtful_names(self._columns, self._people, self._threshold_l2)
+        self._named = doubtful_names(self._columns, self._threshold_l2)
 
     def best(self, count: int) -> Iterator[_Rated]:
         """At most `count` questions of each kind, among them the best."""
         for person in self._promising_people(count).tolist():
-            if rated := self._is_person(person):
+            rated = self._is_person(person)
+            if rated.value > 0:
                 yield rated
         groups = np.flatnonzero(self._unknown.sizes > 1)
-        largest = groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count]
-        yield from self._name_groups(largest)
+        for group in groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count].tolist():
+            size = int(self._unknown.sizes[group])
+            yield _Rated(size * size / (size + _STRANGERS), partial(self._name_group, group))
         yield from self._same_people(count)
 
-    def single_faces(self) -> Iterator[_Rated]:
+    def single_faces(self) -> Iterator[Question]:
         """Faces of nobody known that are in no group, those first that enrollment would take."""
         single = np.flatnonzero(self._unknown.sizes == 1)
         is_good = self._columns.is_enrollable[self._unknown.rows[self._unknown.starts[single]]]
-        for bundle in single[np.argsort(~is_good, kind="stable")]:
-            yield from self._name_groups(np.array([bundle]))
+        for bundle in single[np.argsort(~is_good, kind="stable")].tolist():
+            yield self._name_group(bundle)
 
     def _promising_people(self, count: int) -> IntArray:
         """People of whom most faces wait to be confirmed or taken out."""
@@ -177,27 +176,26 @@ class _Asker:
         gains = self._nearest.probability[near] * self._unknown.sizes[near]
         worth = np.bincount(self._nearest.person[near], gains, len(self._people))
         labels = self._columns.person[self._named.rows]
-        doubts = np.bincount(labels, WRONG_NAME * (1.0 - self._named.right), len(self._columns.names))
+        doubts = np.bincount(labels, 1.0 - self._named.right, len(self._columns.names))
         worth = worth + doubts[self._people.labels]
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
 
-    def _is_person(self, person: int) -> _Rated | None:
-        """Whether faces are a person: those that likely are, and those under the name that likely are not."""
+    def _is_person(self, person: int) -> _Rated:
+        """Rate asking about faces that are likely a person's, and those under the name that may not be."""
         likely, named = self._likely_faces_of(person), self._doubtful_faces_of(person)
         rows = np.concatenate([likely.rows, named.rows])
         right = np.concatenate([likely.right, named.right])
-        gains = np.concatenate([likely.right, WRONG_NAME * (1.0 - named.right)])
+        gains = np.concatenate([likely.right, 1.0 - named.right])
         chosen, value = _most_useful(gains, 1.0 - right)
-        if not len(chosen):
-            return None
         chosen = chosen[:_MOST_FACES]
         rows = rows[chosen[np.argsort(-right[chosen], kind="stable")]]
+        return _Rated(value, partial(self._is_person_question, person, rows))
+
+    def _is_person_question(self, person: int, rows: IntArray) -> Question:
         name, face_ids = self._name(person), self._ids(rows)
         id = f"{QuestionKind.IS_PERSON.value} {face_ids[0]} {name}"
-        return _Rated(
-            Question(id, QuestionKind.IS_PERSON, face_ids, name, **self._reasons(rows[0], person)), value
-        )
+        return Question(id, QuestionKind.IS_PERSON, face_ids, name, **self._reasons(rows[0], person))
 
     def _likely_faces_of(self, person: int) -> LikelyFaces:
         """Faces without a name that may be a person's, and were not said not to be."""
@@ -212,29 +210,16 @@ class _Asker:
         is_own = self._columns.person[self._named.rows] == self._people.labels[person]
         return LikelyFaces(self._named.rows[is_own], self._named.right[is_own])
 
-    def _name_groups(self, bundles: IntArray) -> Iterator[_Rated]:
-        """Who some groups of nobody known are, each with other unknown faces that are likely its person's."""
-        found = alike(self._unknown, bundles, self._threshold_l2)
-        for bundle, (near, probability) in zip(bundles.tolist(), found, strict=True):
-            probability[near == bundle] = _IN_GROUP
-            is_likely = probability >= _MIN_PROBABILITY
-            likely = self._of_bundles(near[is_likely], probability[is_likely])
-            likely = likely.once_a_photo(self._columns, np.zeros(0, np.int64))
-            yield self._name_group(bundle, likely)
-
-    def _name_group(self, bundle: int, likely: LikelyFaces) -> _Rated:
-        chosen, value = _most_useful(likely.right, 1.0 - likely.right)
-        rows = self._most_typical(likely.rows[chosen], self._unknown.means[bundle])
-        size, first_id = int(self._unknown.sizes[bundle]), self._ids(self._unknown.members(bundle)[:1])[0]
-        worth = size / (size + _STRANGERS) if size > 1 else _SINGLE_FACE
-        group = int(self._unknown.labels[bundle]) if size > 1 else None
-        id = f"{QuestionKind.NAME_GROUP.value} {first_id if group is None else group}"
+    def _name_group(self, bundle: int) -> Question:
+        """Ask who a group of nobody known is, or a single face; offer the nearest person's name."""
+        rows = self._most_typical(self._unknown.members(bundle), self._unknown.means[bundle])
+        group = int(self._unknown.labels[bundle]) if len(rows) > 1 else None
+        id = f"{QuestionKind.NAME_GROUP.value} {self._columns.faces[rows[0]].id if group is None else group}"
         reasons = {}
         if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
             person = int(self._nearest.person[bundle])
             reasons = {"name": self._name(person), **self._reasons(rows[0], person)}
-        question = Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
-        return _Rated(question, value * worth)
+        return Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
 
     def _of_bundles(self, bundles: IntArray, probability: Float64Array) -> LikelyFaces:
         """The faces of bundles of unknown faces, those of the likeliest bundle first."""
@@ -259,8 +244,8 @@ class _Asker:
         for pair in pairs[np.argsort(-probability[pairs], kind="stable")][:count].tolist():
             small, large = sorted((int(first[pair]), int(second[pair])), key=lambda person: sizes[person])
             if self._may_be_one(small, large):
-                value = float(probability[pair]) * min(_SHOWN, int(sizes[small]))
-                yield _Rated(self._same_person_question(small, large, float(distances_l2[pair])), value)
+                put = partial(self._same_person_question, small, large, float(distances_l2[pair]))
+                yield _Rated(float(probability[pair]), put)
 
     def _may_be_one(self, small: int, large: int) -> bool:
         rows, other_rows = self._people.members(small), self._people.members(large)
@@ -303,7 +288,7 @@ class _Asker:
         }
 
     def _name(self, person: int) -> str:
-        return self._columns.names[self._people.labels[person]]
+        return self._columns.names[int(self._people.labels[person])]
 
     def _ids(self, rows: IntArray) -> tuple[str, ...]:
         return tuple(self._columns.faces[row].id for row in rows.tolist())

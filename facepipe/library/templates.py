@@ -9,7 +9,7 @@ from facepipe.core.faces import FloatArray
 
 MAX_TEMPLATES = 30
 """Of one person; docs/research/questions.md has what fewer and more would name."""
-REDUNDANT_L2 = 0.5
+REDUNDANT_L2 = 0.7
 """A face this near to a template adds nothing: docs/research/questions.md."""
 
 IntArray = npt.NDArray[np.int64]

@@ -90,7 +90,7 @@ def _middle(library: MadeUpLibrary, start: int, count: int) -> FloatArray:
 def _at_distance(middle: FloatArray, distance_l2: float, count: int) -> FloatArray:
     """Unit vectors (count, d) at a distance of another, in random directions."""
     random = np.random.default_rng(round(100 * distance_l2))
-    across = random.normal(size=(count, len(middle)))
-    across = unit(across - np.outer(across @ middle, middle))
+    directions = random.normal(size=(count, len(middle)))
+    across = unit(directions - np.outer(directions @ middle, middle))
     cosine = 1.0 - distance_l2**2 / 2
     return unit(cosine * middle + np.sqrt(1 - cosine**2) * across)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from gallery_helpers import person_vectors
+from library_helpers import make_batch, names_in
 from question_helpers import MadeUpLibrary, library_of
 
 from facepipe.batch.decisions import Verdict
+from facepipe.library.library import Library
 from facepipe.library.questions import Question, QuestionKind, next_questions
 
 SPREAD = 0.05
@@ -31,16 +35,12 @@ def test_the_largest_group_is_asked_about_first() -> None:
     assert first.name is None
 
 
-def test_a_group_comes_with_single_faces_that_are_likely_its_persons() -> None:
+def test_a_group_is_shown_with_its_most_typical_face_first() -> None:
     library = MadeUpLibrary()
     faces = person_vectors(1, 9, SPREAD)
-    group, single = library.add(faces[:8], group=1), library.add(faces[8:])
-    library.add(person_vectors(2, 1))
-    question = ask(library)[0]
-    assert set(question.face_ids) == {*group, *single}
-    mean = faces[:8].sum(axis=0)
-    typical = sorted(range(9), key=lambda row: -float(faces[row] @ mean))
-    assert [int(id, 16) for id in question.face_ids] == typical
+    library.add(faces, group=1)
+    cosines = faces @ faces.sum(axis=0)
+    assert [int(id, 16) for id in ask(library)[0].face_ids] == np.argsort(-cosines).tolist()
 
 
 def test_a_group_near_a_person_is_offered_the_name() -> None:
@@ -153,3 +153,24 @@ def test_the_queue_follows_changes() -> None:
     library.embeddings = named.embeddings
     library.faces = dict(zip(faces, named.faces.values(), strict=True))
     assert ask(library)[0].name == "Ada"
+
+
+def test_answers_name_everybody_in_a_library(tmp_path: Path) -> None:
+    """The first face of a photo is the person of its name; the one stranger is ignored."""
+    photos = {f"{name} {number}": [name] for name in ("ada", "bob", "eve") for number in range(4)}
+    out = make_batch(tmp_path, {**photos, "stranger 0": ["stranger"]})
+    with Library.open(out) as library:
+        kinds = []
+        while questions := next_questions(library, 1):
+            (question,) = questions
+            kinds.append(question.kind)
+            photo = library.photos[library.face(question.face_ids[0]).photo_id]
+            person = photo.path.stem.split()[0]
+            if person == "stranger":
+                library.ignore(question.face_ids)
+            else:
+                library.confirm(question.face_ids, person)
+            library.name_again()
+        assert kinds == [QuestionKind.NAME_GROUP] * 4
+        for name, found in names_in(library).items():
+            assert found == [None if name == "stranger 0" else name.split()[0]]
