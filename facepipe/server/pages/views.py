@@ -146,11 +146,6 @@ def shown_people(library: Library, text: str, *, hidden: bool) -> list[PersonSum
     ]
 
 
-def person_of(library: Library, name: str) -> PersonSummary | None:
-    """Return a person by name; None: there is none."""
-    return next((person for person in people.of(library) if person.name == name), None)
-
-
 @dataclass(frozen=True, slots=True)
 class PersonView:
     """A person with some faces.
@@ -170,7 +165,7 @@ class PersonView:
 
 def person_view(library: Library, name: str, offset: int) -> PersonView | None:
     """Return a person with the faces from `offset` on; None: nobody has this name."""
-    person = person_of(library, name)
+    person = library.person(name)
     if person is None:
         return None
     faces = library.faces_of(name)
