@@ -64,8 +64,8 @@ def test_a_threshold_that_suits_the_decisions_is_kept() -> None:
     library.add(_at_distance(_middle(library, 0, 30), 0.99, 30), name="Ada", is_confirmed=True)
     overall = advise(library)[0]
     assert (overall.wrong, overall.missed) == (0, 0)
-    assert overall.best_l2 is not None
-    assert overall.best_wrong == 0
+    assert overall.best_l2 == overall.low_l2 == overall.high_l2 == overall.threshold_l2
+    assert not overall.is_change_advised
 
 
 def test_a_rejected_face_counts_only_where_its_nearest_person_was_rejected() -> None:
