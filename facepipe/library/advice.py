@@ -39,7 +39,7 @@ class ThresholdAdvice:
         name: Whose faces; None: of all people.
         missed: Faces of the nearest person that lie beyond the present threshold.
         wrong: Faces within it whose nearest person is not theirs.
-        threshold_l2: Present.
+        threshold_l2: Present: the person's own, or else the gallery's.
         best_l2: At which the fewest would be missed and wrong, a wrong one counted `WRONG_NAME` times: the
             present one where none is better; None: fewer than `MIN_RIGHT` or `MIN_WRONG` faces were decided,
             too few to know.
@@ -85,10 +85,11 @@ def threshold_advice(library: Library) -> list[ThresholdAdvice]:
     """
     judged = _judged(library)
     threshold_l2 = library.gallery.default_threshold_l2 or 0.0
+    own_l2 = {person.name: person.threshold_l2 for person in library.gallery.people()}
     advice = [_advice(None, judged, threshold_l2)]
     for name in sorted(set(judged.names), key=lambda name: (name.casefold(), name)):
         own = judged.only(np.array([other == name for other in judged.names], np.bool_))
-        advised = _advice(name, own, threshold_l2)
+        advised = _advice(name, own, own_l2.get(name) or threshold_l2)
         if advised.best_l2 is not None:
             advice.append(advised)
     return advice
