@@ -223,17 +223,30 @@ class _Enrollment:
         sentence = "; ".join(filter(None, (*(refusal.sentence for refusal in assessment.refusals), hint)))
         if assessment.face is None or (reasons and not self.force):
             return EnrollReport(photo, Outcome.REFUSED, reasons, sentence)
-        template = self._template(photo, digest, faces, assessment.face)
+        template = template_of(self.pipeline, photo.path, digest, faces, assessment.face, self.keep_crops)
         warnings = remarks_on_new(self.gallery, photo.name, template.embedding)
         self.gallery.add(photo.name, [template])
         return EnrollReport(photo, Outcome.ENROLLED, reasons, sentence, warnings)
 
-    def _template(self, photo: PersonPhoto, digest: str, faces: Faces, face: MainFace) -> NewTemplate:
-        return NewTemplate(
-            embedding=self.pipeline.encoder.encode(face.crop[None])[0],
-            source=str(photo.path.resolve()),
-            box_xyxy=box_of(faces, face.row),
-            quality=face.measures.sharpness,
-            photo_sha256=digest,
-            crop=encode_crop(face.crop) if self.keep_crops else None,
-        )
+
+def template_of(
+    pipeline: FacePipeline, photo: Path, digest: str, faces: Faces, face: MainFace, keep_crop: bool
+) -> NewTemplate:
+    """Encode a face of a photo, to be stored.
+
+    Args:
+        pipeline: With the encoder.
+        photo: The file.
+        digest: Its content hash.
+        faces: All that were found in it.
+        face: One of them.
+        keep_crop: Store its picture too.
+    """
+    return NewTemplate(
+        embedding=pipeline.encoder.encode(face.crop[None])[0],
+        source=str(photo.resolve()),
+        box_xyxy=box_of(faces, face.row),
+        quality=face.measures.sharpness,
+        photo_sha256=digest,
+        crop=encode_crop(face.crop) if keep_crop else None,
+    )

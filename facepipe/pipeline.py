@@ -14,6 +14,7 @@ import numpy as np
 
 from facepipe.align import fit_alignments
 from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError, WeightsError, one_line
+from facepipe.core.face_ids import new_face_ids
 from facepipe.core.faces import Faces, FloatArray, Match, UInt8Array
 from facepipe.core.paths import AnyPath, each_path
 from facepipe.detector import DetectorOptions, FaceDetector
@@ -23,7 +24,7 @@ from facepipe.gallery.impostors import ImpostorModel
 from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
 from facepipe.images.photo_input import Photo, as_rgb
-from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
+from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, read_image
 from facepipe.quality import accepted_rows, assess
 from facepipe.quality_rules import NamingRules, Reason
 from facepipe.runtime.engines import RuntimeChoice, choose_runtime
@@ -343,7 +344,9 @@ def process_files(
         try:
             photo = read_image(path, max_pixels=max_pixels)
             scale = scale_of((photo.shape[1], photo.shape[0]))
-            result = PhotoResult(path, photo, step(photo), scale=scale)
+            faces = step(photo)
+            faces = faces.with_ids(new_face_ids(photo_sha256(path), faces.boxes_xyxy))
+            result = PhotoResult(path, photo, faces, scale=scale)
         except PhotoError as error:
             result = PhotoResult(path, error=str(error))
         except LandmarkError as error:

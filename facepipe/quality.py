@@ -143,6 +143,32 @@ def assess_main_face(
     if not len(faces):
         return MainFaceAssessment(None, (Refusal(Reason.NO_FACE, "no face found"),))
     row = main_face(faces, rules.min_score)
+    rivals = faces.sizes_px >= rules.max_rival_size * float(faces.sizes_px[row])
+    rivals &= faces.scores >= rules.min_score
+    rivals[row] = False
+    return assess_face(photo, faces, row, rules, crop=crop, rival_count=int(rivals.sum()))
+
+
+def assess_face(
+    photo: UInt8Array,
+    faces: Faces,
+    row: int,
+    rules: EnrollRules | None = None,
+    *,
+    crop: tuple[str, int] = MEASURED_CROP,
+    rival_count: int = 0,
+) -> MainFaceAssessment:
+    """Measure one of the faces of a photo against the rules for enrollment.
+
+    Args:
+        photo: RGB uint8 (H, W, 3).
+        faces: All the faces found in it.
+        row: Of the face that is meant.
+        rules: What the face must have; the defaults of `EnrollRules` when None.
+        crop: Landmark template and side in pixels of the crop that is wanted.
+        rival_count: Other faces that may be meant as well.
+    """
+    rules = rules or EnrollRules()
     face = faces.select([row])
     (alignment,) = fit_alignments(face.landmarks)
     if alignment is None:
@@ -150,9 +176,7 @@ def assess_main_face(
         return MainFaceAssessment(None, (astray,))
     crops, measured_crops = _wanted_and_measured_crops(photo, [alignment], crop)
     (measures,) = measure(measured_crops, face, [alignment])
-    rivals = (faces.sizes_px >= rules.max_rival_size * measures.size_px) & (faces.scores >= rules.min_score)
-    rivals[row] = False
-    found = refusals(measures, rules, int(rivals.sum()))
+    found = refusals(measures, rules, rival_count)
     return MainFaceAssessment(MainFace(row, measures, crops[0]), found)
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import OutputFiles, PhotoRecord
-from facepipe.batch.output_files import PICTURE_KINDS, SIDECAR_KIND, remove_pictures
+from facepipe.batch.output_files import PICTURE_KINDS, SIDECAR_KINDS, remove_pictures
 from facepipe.batch.page import REPORT_FILE, write_report
 from facepipe.batch.results import source_hash, write_photo_sidecar, write_records
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces
-from facepipe.reports.xmp import sidecar_path, write_sidecar
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 
 def forget_person(job: Job, names: Collection[str]) -> int:
@@ -110,7 +110,7 @@ def _bring_outputs_up_to_date(job: Job) -> None:
             if kind in PICTURE_KINDS:
                 remove_pictures(job.folder, kind, files.names)
                 job.outputs.forget(kind, record.id)
-            elif kind == SIDECAR_KIND and files.names and record.result.faces is not None:
+            elif kind in SIDECAR_KINDS and files.names and record.result.faces is not None:
                 write_photo_sidecar(record)
                 job.outputs.remember(kind, {record.id: OutputFiles(source_hash(record), files.names)})
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from facepipe.batch.decision_table import DecisionTable
+from facepipe.batch.face_ids import face_ids_from_text
 from facepipe.batch.job_faces import JobFaces
 from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
@@ -205,15 +206,16 @@ class Job:
         """Yield the photos of the command that have been dealt with, in its order."""
         options = self._detector_options()
         rows = self._database.execute(
-            """SELECT id, path, state, error, width, height, numbers, matches FROM photos
+            """SELECT id, path, state, error, width, height, numbers, matches, face_ids FROM photos
             WHERE place IS NOT NULL AND state != 'waiting' ORDER BY place"""
         )
-        for id, path, state, error, width, height, numbers, matches in rows:
+        for id, path, state, error, width, height, numbers, matches, ids in rows:
             photo = self._seal.open_path(path)
             if state == "failed":
                 yield PhotoRecord(id, PhotoResult(photo, error=self._seal.open("error", error)), None)
                 continue
             faces = faces_of(numbers).with_matches(matches_of(self._seal.open("matches", matches)))
+            faces = faces.with_ids(face_ids_from_text(self._seal.open("face_ids", ids)))
             scale = options.scale_of((width, height))
             yield PhotoRecord(id, PhotoResult(photo, faces=faces, scale=scale), (width, height))
 

@@ -7,10 +7,11 @@ from contextlib import closing
 from functools import cache
 from pathlib import Path
 
-from facepipe.batch.face_ids import face_ids_to_text, with_new_ids
+from facepipe.batch.face_ids import face_ids_to_text
 from facepipe.batch.output_files import names_of_before, names_to_text
 from facepipe.batch.rows import faces_of
 from facepipe.batch.seal import Seal
+from facepipe.core.face_ids import new_face_ids
 
 APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
@@ -214,7 +215,7 @@ def _give_face_ids(database: sqlite3.Connection, seal: Seal) -> None:
     for id, sha256, numbers in rows:
         if sha256 is not None:
             boxes = faces_of(numbers).boxes_xyxy
-            ids = with_new_ids(seal.open("sha256", sha256), boxes, [None] * len(boxes))
+            ids = new_face_ids(seal.open("sha256", sha256), boxes)
             row = seal.seal("face_ids", face_ids_to_text(ids)), id
             database.execute("UPDATE photos SET face_ids = ? WHERE id = ?", row)
 

@@ -15,10 +15,13 @@ from pathlib import Path, PurePath
 from facepipe.core.errors import OutputError
 from facepipe.core.paths import is_inside
 
-PICTURE_KINDS = ("annotated", "crops")
+PICTURE_KINDS = ("annotated", "crops", "embedded")
 """Kinds of pictures, and their folders in the job's."""
 SIDECAR_KIND = "xmp in the stored frame"
 """Another name than "xmp", which were regions in another frame: they are made again."""
+TAGGED_SIDECAR_KIND = "xmp with keywords"
+SIDECAR_KINDS = (SIDECAR_KIND, TAGGED_SIDECAR_KIND)
+"""Kinds of one file: what was written into it, regions alone or keywords too."""
 
 
 def picture_folder(job_folder: Path, kind: str) -> Path:

@@ -16,6 +16,7 @@ from facepipe.batch.models import OutputFiles, PhotoRecord, ReportOptions
 from facepipe.batch.output_files import (
     PICTURE_KINDS,
     SIDECAR_KIND,
+    TAGGED_SIDECAR_KIND,
     output_folder,
     picture_folder,
     remove_pictures,
@@ -30,7 +31,8 @@ from facepipe.images.reading import DEFAULT_MAX_PIXELS, printable, read_reduced
 from facepipe.pipeline import PhotoResult
 from facepipe.reports.pictures import PictureFolder
 from facepipe.reports.records import Printer, printer, to_json
-from facepipe.reports.xmp import write_sidecar
+from facepipe.xmp.embedding import write_named_copy
+from facepipe.xmp.sidecars import write_sidecar
 
 _CHUNK = 64
 _FORMS = {"results.jsonl": RECORDS, "faces.csv": TABLE}
@@ -49,6 +51,8 @@ class ResultOptions:
         annotate: Photos with their faces drawn.
         crops: Each face as a picture.
         xmp: Sidecars beside the photos.
+        xmp_tags: Names as keywords in the sidecars.
+        xmp_embed: Copies of the photos with the names embedded.
         paths: Whether the report names the photos by their paths.
         max_pixels: Largest photo read for a picture.
     """
@@ -56,6 +60,8 @@ class ResultOptions:
     annotate: bool = False
     crops: bool = False
     xmp: bool = False
+    xmp_tags: bool = False
+    xmp_embed: bool = False
     paths: bool = True
     max_pixels: int = DEFAULT_MAX_PIXELS
 
@@ -83,7 +89,11 @@ def write_results(job: Job, group_within_l2: float, options: ResultOptions) -> i
         unwritten += _unwritten(lambda: pictures("annotated", annotated_writer))
     if options.crops:
         unwritten += _unwritten(lambda: pictures("crops", crop_writer))
-    if options.xmp:
+    if options.xmp_embed:
+        unwritten += _unwritten(lambda: pictures("embedded", named_copy_writer))
+    if options.xmp_tags:
+        unwritten += _unwritten(lambda: write_outputs(job, TAGGED_SIDECAR_KIND, write_tagged_sidecar))
+    elif options.xmp:
         unwritten += _unwritten(lambda: write_outputs(job, SIDECAR_KIND, write_photo_sidecar))
     return unwritten
 
@@ -143,6 +153,21 @@ def crop_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_
     return _pixel_writer(max_pixels, PictureFolder(folder, photos).write_crops)
 
 
+def named_copy_writer(folder: Path, photos: list[Path], max_pixels: int = DEFAULT_MAX_PIXELS) -> Writer:
+    """Write copies of photos with the names embedded into `folder`."""
+    pictures = PictureFolder(folder, photos)
+
+    def write(record: PhotoRecord) -> list[Path]:
+        photo, faces = record.result.path, record.result.faces
+        assert faces is not None
+        assert record.size_wh is not None
+        target = pictures.place_of_copy(photo)
+        is_written = write_named_copy(photo, target, record.size_wh, faces, max_pixels=max_pixels)
+        return [target] if is_written else []
+
+    return write
+
+
 def _pixel_writer(max_pixels: int, write: Callable[[PhotoResult], list[Path]]) -> Writer:
     """A writer with a photo's pixels; they and the copies made of them are counted until they are gone."""
 
@@ -158,9 +183,18 @@ def _pixel_writer(max_pixels: int, write: Callable[[PhotoResult], list[Path]]) -
 
 def write_photo_sidecar(record: PhotoRecord) -> list[Path]:
     """Write the named faces as an XMP sidecar beside the photo."""
+    return _write_sidecar(record, tags=False)
+
+
+def write_tagged_sidecar(record: PhotoRecord) -> list[Path]:
+    """Write the named faces, and their names as keywords, as an XMP sidecar beside the photo."""
+    return _write_sidecar(record, tags=True)
+
+
+def _write_sidecar(record: PhotoRecord, *, tags: bool) -> list[Path]:
     assert record.result.faces is not None
     assert record.size_wh is not None
-    sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces)
+    sidecar = write_sidecar(record.result.path, record.size_wh, record.result.faces, tags=tags)
     return [] if sidecar is None else [sidecar]
 
 

@@ -21,7 +21,7 @@ from facepipe.core.paths import is_inside
 from facepipe.images.reading import photo_sha256
 from facepipe.pipeline import PhotoResult
 from facepipe.reports.pictures import make_folder
-from facepipe.reports.xmp import sidecar_path
+from facepipe.xmp.sidecars import sidecar_path
 
 
 class TransferMode(Enum):

@@ -9,10 +9,9 @@ import numpy as np
 
 from facepipe.batch.decision_table import DecisionTable, StoredDecision
 from facepipe.batch.decisions import Decision
-from facepipe.batch.face_ids import with_new_ids
 from facepipe.batch.models import KnownFace, StoredFaces
 from facepipe.batch.overlay import with_decisions
-from facepipe.core.face_ids import same_faces
+from facepipe.core.face_ids import same_faces, with_new_ids
 from facepipe.core.faces import Faces, FloatArray, Match
 from facepipe.quality_rules import Reason
 

@@ -40,6 +40,11 @@ allow_missing_option = click.option(
     "--allow-missing", is_flag=True, help="Go on without folders that are gone or hold no photo."
 )
 
+xmp_option = click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
+xmp_tags_option = click.option(
+    "--xmp-tags", is_flag=True, help="As --xmp, with the names as keywords of photo managers too."
+)
+
 
 def _engine_options(workers: int | None, batch_size: int | None) -> EngineOptions:
     from facepipe.batch.engine import EngineOptions
@@ -49,13 +54,18 @@ def _engine_options(workers: int | None, batch_size: int | None) -> EngineOption
     return EngineOptions(workers=workers, detector_batch=batch_size, encoder_batch=batch_size)
 
 
-def _result_options(annotate: bool, crops: bool, xmp: bool, no_paths: bool) -> ResultOptions:
+def _result_options(
+    annotate: bool, crops: bool, xmp: bool, xmp_tags: bool, xmp_embed: bool, no_paths: bool
+) -> ResultOptions:
     from facepipe.batch.results import ResultOptions
-    from facepipe.reports.xmp import require_lxml
+    from facepipe.xmp.embedding import require_exiftool
+    from facepipe.xmp.packets import require_lxml
 
-    if xmp:
+    if xmp or xmp_tags or xmp_embed:
         require_lxml()
-    return ResultOptions(annotate, crops, xmp, paths=not no_paths)
+    if xmp_embed:
+        require_exiftool()
+    return ResultOptions(annotate, crops, xmp, xmp_tags, xmp_embed, paths=not no_paths)
 
 
 _with_results = option_group(
@@ -64,7 +74,13 @@ _with_results = option_group(
     [
         click.option("--annotate", is_flag=True, help="Write photos with names drawn to DIR/annotated."),
         click.option("--crops", is_flag=True, help="Write each face as a picture to DIR/crops."),
-        click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos."),
+        xmp_option,
+        xmp_tags_option,
+        click.option(
+            "--xmp-embed",
+            is_flag=True,
+            help="Write copies of the photos with the names in them to DIR/embedded, by exiftool.",
+        ),
         click.option(
             "--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it."
         ),

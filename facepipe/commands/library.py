@@ -85,6 +85,22 @@ def library_import(file: Path, library_folder: Path, gallery_path: Path | None) 
         echo(f"facepipe: {waiting} about photos that the next batch may find", err=True)
 
 
+@library.command("templates")
+@click.argument("name")
+@library_options
+def library_templates(name: str, library_folder: Path, gallery_path: Path | None) -> None:
+    """List the confirmed faces of a person: templates of the gallery, and those set aside as redundant."""
+    from facepipe.core.errors import UsageError
+
+    with opened_library(library_folder, gallery_path) as opened:
+        useful, aside = opened.template_faces(name)
+        if not useful and not aside:
+            raise UsageError(f"{library_folder}: no face was confirmed as {name!r}: see `facepipe name`")
+        for kind, faces in (("template", useful), ("set aside", aside)):
+            for face in faces:
+                echo(f"{kind:<9}  {face.id}  {opened.photos[face.photo_id].path}")
+
+
 @library.command("undo")
 @library_options
 def library_undo(library_folder: Path, gallery_path: Path | None) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +26,9 @@ from facepipe.commands.output import Output, bom_option, echo, echo_record, fini
 from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
-    from facepipe.enrollment import PersonPhoto
+    from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto
     from facepipe.pipeline import NamingOptions
+    from facepipe.xmp.marks import MarkedPhoto
 
 
 keep_crops_option = click.option(
@@ -37,6 +41,7 @@ keep_crops_option = click.option(
 @click.option("--name", help="Who is in all these photos.")
 @exclude_option
 @click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name, or by a header.")
+@click.option("--xmp", is_flag=True, help="Names of face regions in PHOTOS, their sidecars and .picasa.ini.")
 @click.option("--cluster", type=int, metavar="ID", help="Instead of photos: a group of `facepipe cluster`.")
 @distance_option
 @click.option("--force", is_flag=True, help="Take the largest face of photos that the rules refuse.")
@@ -50,6 +55,7 @@ def enroll(
     exclude: tuple[str, ...],
     name: str | None,
     csv_file: Path | None,
+    xmp: bool,
     cluster: int | None,
     distance: float | None,
     force: bool,
@@ -60,29 +66,75 @@ def enroll(
     """Learn people from photos.
 
     PHOTOS is a folder with one sub-folder per person, or, with --name, photos, folders and globs
-    of one person. With --cluster, a group of unknown faces becomes the person --name.
+    of one person. With --xmp, photos, folders and globs in which digiKam, Lightroom, Picasa or another
+    program has named faces. With --cluster, a group of unknown faces becomes the person --name.
     """
     from facepipe.enrollment import Outcome, enroll
+    from facepipe.region_enrollment import enroll_marked
 
     if cluster is not None:
-        if photos or csv_file or name is None:
+        if photos or csv_file or xmp or name is None:
             raise click.UsageError("--cluster goes with --name and without photos.")
         _enroll_cluster(gallery_path, cluster, name, distance)
         return
-    wanted = _photos_to_enroll(photos, name, csv_file, exclude)
-    counts = dict.fromkeys(Outcome, 0)
+    start: Callable[..., Iterator[EnrollReport]]
+    unread = 0
+    if xmp:
+        if csv_file or name is not None or not photos:
+            raise click.UsageError("--xmp goes with photos, and alone: the names are in them.")
+        marked, unread = _marked_photos(photos, exclude, setup.max_pixels())
+        start = partial(enroll_marked, photos=marked)
+        names = [mark.name for photo in marked for mark in photo.marks]
+    else:
+        wanted = _photos_to_enroll(photos, name, csv_file, exclude)
+        start, names = partial(enroll, photos=wanted), [photo.name for photo in wanted]
     with setup.pipeline(gallery_path, create=True) as pipeline:
-        reports = enroll(pipeline, wanted, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
-        for report in with_progress(reports, len(wanted), "enrolling"):
-            counts[report.outcome] += 1
-            if as_json:
-                echo_record(report.to_json())
-            else:
-                echo(report)
-    people = len({photo.name for photo in wanted})
-    summary = ", ".join(f"{count} {outcome.value}" for outcome, count in counts.items() if count)
-    echo(f"facepipe: {summary}; {counted(people, 'person')} asked for; gallery {gallery_path}", err=True)
-    finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED], len(wanted))
+        reports = start(pipeline, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
+        counts = _show_reports(with_progress(reports, len(names), "enrolling"), as_json)
+    summary = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome])
+    people = counted(len(set(names)), "person")
+    echo(f"facepipe: {summary}; {people} asked for; gallery {gallery_path}", err=True)
+    finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED] + unread, len(names) + unread)
+
+
+def _show_reports(reports: Iterable[EnrollReport], as_json: bool) -> Counter[Outcome]:
+    """Print what became of each photo; answers how often each outcome was."""
+    counts: Counter[Outcome] = Counter()
+    for report in reports:
+        counts[report.outcome] += 1
+        if as_json:
+            echo_record(report.to_json())
+        else:
+            echo(report)
+    return counts
+
+
+def _marked_photos(
+    photos: tuple[str, ...], exclude: tuple[str, ...], max_pixels: int
+) -> tuple[list[MarkedPhoto], int]:
+    """Photos with named regions, and how many errors of others were reported."""
+    from facepipe.core.errors import UsageError
+    from facepipe.images.finding import find_photos
+    from facepipe.xmp.marks import read_marks
+    from facepipe.xmp.packets import require_lxml
+
+    require_lxml()
+    paths = find_photos(photos, exclude=exclude)
+    marked, unread = [], set[str]()
+    reading = (read_marks(path, max_pixels=max_pixels) for path in paths)
+    for photo in with_progress(reading, len(paths), "reading"):
+        for error in photo.errors:
+            if error not in unread:  # a file of Picasa's is that of all photos of a folder
+                echo(f"facepipe: {error}", err=True)
+            unread.add(error)
+        if photo.marks:
+            marked.append(photo)
+    if not marked:
+        raise UsageError(
+            f"no named face regions in {counted(len(paths), 'photo')} or in sidecars; in digiKam, Lightroom "
+            "or Picasa, write metadata to files first"
+        )
+    return marked, len(unread)
 
 
 def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.batch import ProgressReporter, allow_missing_option
+from facepipe.commands.batch import ProgressReporter, allow_missing_option, xmp_option, xmp_tags_option
 from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_naming, with_setup
 from facepipe.commands.output import PARTIAL, echo
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @exclude_option
 @with_naming
 @allow_missing_option
-@click.option("--xmp", is_flag=True, help="Write the names into XMP sidecars beside the photos.")
+@xmp_option
+@xmp_tags_option
 @click.option("--quiet", is_flag=True, help="No progress on stderr.")
 @gallery_option
 @with_setup
@@ -35,6 +36,7 @@ def watch(
     naming: NamingOptions,
     allow_missing: bool,
     xmp: bool,
+    xmp_tags: bool,
     quiet: bool,
     gallery_path: Path,
 ) -> None:
@@ -61,7 +63,7 @@ def watch(
     calls = EngineOptions().threads
     with setup.pipeline(gallery_path, create=True, calls=calls) as pipeline, Job(out, create=True) as job:
         batch = Batch(pipeline, job, options)
-        wanted = ResultOptions(xmp=xmp, max_pixels=setup.max_pixels())
+        wanted = ResultOptions(xmp=xmp, xmp_tags=xmp_tags, max_pixels=setup.max_pixels())
         unwritten = 0
 
         def results() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -32,6 +32,21 @@ def face_id(photo_sha256: str, box_xyxy: Sequence[float], taken: Collection[str]
         if digest[:FACE_ID_DIGITS] not in taken:
             break
     return digest[:FACE_ID_DIGITS]
+
+
+def with_new_ids(photo_sha256: str, boxes_xyxy: FloatArray, known: Iterable[str | None]) -> list[str]:
+    """Return the ids of faces, boxes (n, 4): those that are known, and new ones in place of None."""
+    known = list(known)
+    ids, taken = [], {id for id in known if id is not None}
+    for box, id in zip(boxes_xyxy.tolist(), known, strict=True):
+        ids.append(face_id(photo_sha256, box, taken) if id is None else id)
+        taken.add(ids[-1])
+    return ids
+
+
+def new_face_ids(photo_sha256: str, boxes_xyxy: FloatArray) -> list[str]:
+    """Return the ids of a photo's faces, boxes (n, 4), of which none is known."""
+    return with_new_ids(photo_sha256, boxes_xyxy, [None] * len(boxes_xyxy))
 
 
 def is_face_id(text: str) -> bool:

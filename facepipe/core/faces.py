@@ -78,6 +78,7 @@ class Face:
         embedding: float32 (d,), unit length; None before encoding, and of a face that was not encoded.
         match: Of a gallery, or None before matching.
         enrollable: Whether enrollment would take it too, or None before it was measured.
+        id: Stable; see `Faces.ids`.
     """
 
     box_xyxy: FloatArray
@@ -86,6 +87,7 @@ class Face:
     embedding: FloatArray | None = None
     match: Match | None = None
     enrollable: bool | None = None
+    id: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -115,6 +117,7 @@ class Faces:
             encoded: its landmarks determine no alignment, or it is not good enough to be compared.
         matches: n matches in a gallery, or None before matching.
         enrollable: bool (n,), which of them enrollment would take too, or None before they were measured.
+        ids: n stable ids (see `facepipe.core.face_ids`), or None where the photo's content is not known.
 
     Raises:
         ValueError: A column has another shape or length.
@@ -126,6 +129,7 @@ class Faces:
     embeddings: FloatArray | None = None
     matches: tuple[Match, ...] | None = None
     enrollable: BoolArray | None = None
+    ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes_xyxy)
@@ -138,6 +142,8 @@ class Faces:
             raise ValueError(f"expected {n} matches, got {len(self.matches)}")
         if self.enrollable is not None:
             _require_shape("enrollable", self.enrollable, (n,))
+        if self.ids is not None and len(self.ids) != n:
+            raise ValueError(f"expected {n} ids, got {len(self.ids)}")
 
     @classmethod
     def empty(cls) -> Self:
@@ -170,6 +176,7 @@ class Faces:
             embedding=embedding if embedding is not None and np.isfinite(embedding).all() else None,
             match=None if self.matches is None else self.matches[row],
             enrollable=None if self.enrollable is None else bool(self.enrollable[row]),
+            id=None if self.ids is None else self.ids[row],
         )
 
     @property
@@ -190,6 +197,7 @@ class Faces:
             embeddings=None if self.embeddings is None else self.embeddings[index],
             matches=None if self.matches is None else tuple(self.matches[i] for i in index),
             enrollable=None if self.enrollable is None else self.enrollable[index],
+            ids=None if self.ids is None else tuple(self.ids[i] for i in index),
         )
 
     def with_embeddings(self, embeddings: FloatArray, rows: Rows | None = None) -> Self:
@@ -203,6 +211,10 @@ class Faces:
     def with_matches(self, matches: Iterable[Match]) -> Self:
         """Return these faces with their n matches."""
         return replace(self, matches=tuple(matches))
+
+    def with_ids(self, ids: Iterable[str]) -> Self:
+        """Return these faces with their n ids."""
+        return replace(self, ids=tuple(ids))
 
     def with_enrollable(self, enrollable: BoolArray) -> Self:
         """Return these faces with a mask of those that enrollment would take, bool (n,)."""

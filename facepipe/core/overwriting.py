@@ -20,6 +20,8 @@ GENERATOR = '<meta name="generator" content="facepipe">'
 """What makes a page known as one of facepipe's; within its first 4,096 bytes."""
 PICTURE_SOFTWARE = "facepipe picture"
 """What makes a picture known: its EXIF tag Software, within its first or last 4,096 bytes."""
+NAMESPACE = "https://facepipe.invalid/xmp/1.0/"
+"""Of what facepipe writes in XMP."""
 _PART_BYTES = 4096
 _SQLITE = b"SQLite format 3\0"
 _LOG_OF_SQLITE = re.compile(r"-(wal|shm|journal)$")
@@ -126,8 +128,13 @@ def _holds_members(*names: str) -> Callable[[BinaryIO], bool]:
     return is_ours
 
 
+def _is_named_copy(stream: BinaryIO) -> bool:
+    return NAMESPACE.encode() in stream.read()
+
+
 PAGE = Form("a page", _is_page)
 PICTURE = Form("a picture", _is_picture)
+NAMED_COPY = Form("a copy of a photo with names", _is_named_copy)
 RECORDS = Form("a file of results", _begins_with('{"photo": '))
 TABLE = Form("a table", _begins_with(f"{BOM}photo,error,face,"))
 VECTORS = Form("a file of vectors", _holds_members("paths.npy", "boxes.npy", "embeddings.npy"))

@@ -22,6 +22,7 @@ from facepipe.images.decoded_size import decoding_bytes, heif_bytes, opening_byt
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.images.pixels import is_on_its_side, orientation_of, rgb_of, taken_at, upright
 from facepipe.images.salvage import MOST_FILE_BYTES, is_open_ended, salvaged
+from facepipe.images.stored_xmp import xmp_packets
 from facepipe.images.tiff import is_misread, is_tiff, read_tiff
 
 Stream = BufferedReader | BytesIO
@@ -86,6 +87,19 @@ def upright_size(stream: Stream, max_pixels: int, memory: PhotoMemory) -> tuple[
         Exception: As `decoded`; damaged pixels are no reason.
     """
     return _read_whole(stream, max_pixels, memory, lambda file: _upright_size(file, max_pixels, memory))
+
+
+def stored_xmp(stream: Stream, max_pixels: int, memory: PhotoMemory) -> list[bytes]:
+    """XMP packets of a photo; none of a TIFF that Pillow doesn't read.
+
+    Raises:
+        Exception: As `decoded`; damaged pixels are no reason.
+    """
+    if _is_heif(stream):
+        packet = _heif_file(stream, memory.name).info.get("xmp")
+        return [packet] if packet else []
+    photo = _open_photo(stream, max_pixels, memory.name, memory.take)
+    return [] if photo is None else xmp_packets(photo, stream)
 
 
 def _read_whole(

@@ -19,7 +19,14 @@ from facepipe.core.faces import UInt8Array
 from facepipe.core.files import atomic_write_bytes
 from facepipe.core.overwriting import PICTURE_SOFTWARE
 from facepipe.core.plain_text import text_of
-from facepipe.images.decoding import NeededScale, ReducedPhoto, decoded, stored_orientation, upright_size
+from facepipe.images.decoding import (
+    NeededScale,
+    ReducedPhoto,
+    decoded,
+    stored_orientation,
+    stored_xmp,
+    upright_size,
+)
 from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.pixels import is_orientation, orientation_of, rgb_of, upright
 
@@ -136,6 +143,21 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
     ):
         orientation = stored_orientation(stream, max_pixels, memory)
     return orientation if is_orientation(orientation) else 1
+
+
+def read_xmp(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> list[bytes]:
+    """XMP packets that are embedded in a photo, as they are stored; they may hold anything.
+
+    Raises:
+        PhotoError: As `read_image`, or a packet is damaged; damaged pixels are no reason.
+    """
+    name = printable(source)
+    with (
+        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
+        _failures_named(name),
+        _opened(source, name) as stream,
+    ):
+        return stored_xmp(stream, max_pixels, memory)
 
 
 def read_size(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:

@@ -114,6 +114,16 @@ class FollowingMixin(LibraryBase):
 
     # Templates
 
+    def template_faces(self, name: str) -> tuple[list[LibraryFace], list[LibraryFace]]:
+        """Return the confirmed faces of a person that are templates, the most useful first, and the others.
+
+        The others are set aside: they add nothing to the templates or are beyond their number, or enrollment
+        would refuse them and there are better ones, or they are marks without an embedding.
+        """
+        useful = self._useful_faces(name)
+        ids = {face.id for face in useful}
+        return useful, [face for face in self._confirmed(name) if face.id not in ids]
+
     def _sync_due_people(self, max_people: int | None = None) -> None:
         """Give the gallery the templates that the decisions make, and take away those that they do not."""
         for name in sorted(self._due_people)[:max_people]:

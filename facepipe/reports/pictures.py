@@ -10,7 +10,7 @@ from facepipe.core.errors import OutputError, UsageError
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.core.file_names import file_name_of, with_ending
 from facepipe.core.files import atomic_write_bytes, make_private_folder
-from facepipe.core.overwriting import PICTURE, Form, require_replaceable
+from facepipe.core.overwriting import NAMED_COPY, PICTURE, Form, require_replaceable
 from facepipe.core.paths import is_inside
 from facepipe.images.drawing import draw_faces
 from facepipe.images.face_crops import cut_face
@@ -67,6 +67,18 @@ class PictureFolder:
             for i, (match, box) in enumerate(zip(matches, result.faces.boxes_xyxy, strict=True))
         ]
 
+    def place_of_copy(self, photo: Path) -> Path:
+        """Return where a copy of a photo with names goes, under its own name; its folder is made.
+
+        Raises:
+            OutputError: It would take the place of any file but such a copy.
+        """
+        target = self._target(photo)
+        self._require_own(target)
+        require_replaceable(target, NAMED_COPY)
+        make_folder(target.parent)
+        return target
+
     def _target(self, photo: Path) -> Path:
         return self._folder / Path(os.path.abspath(photo)).relative_to(self._root)
 
@@ -77,11 +89,14 @@ class PictureFolder:
     def _is_photo(self, target: Path) -> bool:
         return os.path.realpath(target) in self._photos
 
-    def _write(self, target: Path, picture: UInt8Array) -> Path:
+    def _require_own(self, target: Path) -> None:
         if self._is_photo(target):
             raise OutputError(f"{target}: one of the photos has this name; choose another folder")
         if not is_inside(target.parent, self._folder):
             raise OutputError(f"{target.parent}: leads out of {self._folder} by a link; remove the link")
+
+    def _write(self, target: Path, picture: UInt8Array) -> Path:
+        self._require_own(target)
         write_picture(target, picture)
         return target
 

@@ -16,7 +16,7 @@ from attacks.cases import Attack, Case
 from attacks.processes import Word, Work, as_command
 from facepipe.core.errors import FacepipeError
 from facepipe.core.faces import Match
-from facepipe.reports.xmp import sidecar_path, write_sidecar
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 PEAK_LIMIT_BYTES = 1_500_000_000
 PHOTO_LIMIT_BYTES = 1_900_000_000

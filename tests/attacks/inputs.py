@@ -22,8 +22,9 @@ from attacks.processes import Word, as_command
 from facepipe.core.errors import FacepipeError
 from facepipe.core.faces import Match
 from facepipe.images.reading import read_image, read_orientation, read_reduced
-from facepipe.reports.xmp import sidecar_path, write_sidecar
 from facepipe.video import is_cut_off, read_frames, stated_duration_s
+from facepipe.xmp.marks import read_marks
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 _TRIES = 20
 """Files that one process reads, each after the other."""
@@ -204,6 +205,9 @@ def _read_sidecar(photo: Path) -> str:
 
     sidecar = sidecar_path(photo)
     before = sidecar.read_bytes()
+    marked = read_marks(photo)
+    assert all(error.startswith(str(sidecar)) for error in marked.errors), marked.errors
+    assert all(mark.region.is_valid() for mark in marked.marks if mark.doubt is None), marked
     try:
         _write(photo)
     except FacepipeError as error:

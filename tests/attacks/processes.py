@@ -31,7 +31,7 @@ import scipy.spatial  # noqa: F401
 from facepipe import cli
 from facepipe.batch import page, results, run  # noqa: F401
 from facepipe.gallery import repair  # noqa: F401
-from facepipe.reports import xmp  # noqa: F401
+from facepipe.xmp import sidecars  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[2]
 Word = str | int | Path

@@ -95,7 +95,7 @@ def test_pictures_are_the_same_however_out_is_spelled(
     assert make(spelled[0], kind) == 0
     named(spelled[1], "Bea")
     assert make(spelled[1], kind) == 0
-    faces = "" if kind == "annotated" else "_face0_Bea.jpg"
+    faces = "_face0_Bea.jpg" if kind == "crops" else ""
     assert found(tmp_path / "out" / kind) == [f"a/one.png{faces}", f"b/two.png{faces}"]
 
 

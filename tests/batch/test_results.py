@@ -20,6 +20,7 @@ import pytest
 from batch_helpers import NAME, enroll_her
 from cli_helpers import facepipe
 from pipeline_helpers import noise, side_by_side
+from xmp_helpers import exiftool_json, needs_exiftool
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import ReportOptions
@@ -94,6 +95,48 @@ def test_pictures_and_sidecars_follow_the_names(folder: Path, gallery: Path) -> 
         facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
     assert [path.name for path in (out / "crops" / "a").glob("*face0*")] == ["her.png_face0_Colonel.jpg"]
     assert NAME not in sidecar.read_text()
+
+
+def test_keywords_come_with_the_option_and_follow_the_names_without_it(folder: Path, gallery: Path) -> None:
+    sidecar, keyword = folder / "a" / "her.png.xmp", "<rdf:li>{}</rdf:li>"
+    run(folder, gallery, "--xmp")
+    assert keyword.format(NAME) not in sidecar.read_text()
+    run(folder, gallery, "--xmp-tags")
+    assert sidecar.read_text().count(keyword.format(NAME)) == 2  # dc:subject and PersonInImage
+    assert facepipe("gallery", "rename", NAME, "Colonel", "--gallery", gallery).code == 0
+    try:
+        run(folder, gallery, "--xmp")
+    finally:
+        facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
+    assert NAME not in sidecar.read_text()
+    assert sidecar.read_text().count(keyword.format("Colonel")) == 2
+
+
+@needs_exiftool
+def test_copies_with_names_follow_the_names_and_photos_stay_as_they_are(folder: Path, gallery: Path) -> None:
+    before = {photo: photo.read_bytes() for photo in folder.rglob("*") if photo.is_file()}
+    out = run(folder, gallery, "--xmp-embed")
+    copies = sorted((out / "embedded").rglob("*.*"))
+    assert [copy.relative_to(out / "embedded").as_posix() for copy in copies] == ["a/her.png", "b/her.png"]
+    (record,) = exiftool_json("-PersonInImage", "-RegionInfo", copies[0])
+    assert record["PersonInImage"] == [NAME]
+    assert [region["Name"] for region in record["RegionInfo"]["RegionList"]] == [NAME]
+    written = [copy.stat().st_ino for copy in copies]
+    run(folder, gallery, "--xmp-embed")
+    assert [copy.stat().st_ino for copy in copies] == written, "what is there is not made again"
+    assert facepipe("gallery", "rename", NAME, "Colonel", "--gallery", gallery).code == 0
+    try:
+        run(folder, gallery, "--xmp-embed")
+    finally:
+        facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
+    assert NAME.encode() not in copies[0].read_bytes()
+    assert b"Colonel" in copies[0].read_bytes()
+    assert {photo: photo.read_bytes() for photo in before} == before
+    copies[1].write_text("a file of the user's")
+    words = ("batch", folder, "--gallery", gallery, "--out", out, "--xmp-embed")
+    told = facepipe(*words)
+    assert (told.code, f"{copies[1]}: exists, and is not a copy" in told.err) == (3, True)
+    assert copies[1].read_text() == "a file of the user's"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from facepipe.batch.sort import TransferMode, finish_move, plan_sorting, transfe
 from facepipe.core.faces import Match
 from facepipe.core.file_names import file_name_of
 from facepipe.pipeline import PhotoResult
-from facepipe.reports.xmp import sidecar_path
+from facepipe.xmp.sidecars import sidecar_path
 
 PARTIAL = 3
 NAMES = st.lists(

@@ -148,6 +148,7 @@ def test_identify_in_json(known: Path, photos: Path) -> None:
     assert all(list(record) == ["photo", "error", "faces", "warnings"] for record in records)
     (face,) = records[0]["faces"]
     assert list(face) == [
+        "id",
         "box_xyxy",
         "score",
         "landmarks",

@@ -67,6 +67,18 @@ def test_one_face_is_shown_named_rejected_and_removed(out: Path) -> None:
     assert (missing.code, "there is no face" in missing.err) == (2, True)
 
 
+def test_redundant_faces_are_set_aside_and_listed(out: Path) -> None:
+    _, ids = group_of(out, "two")
+    assert facepipe("library", "templates", "Ada", "--library", out).code == 2
+    for id in ids:
+        facepipe("face", "name", id, "Ada", "--library", out)
+    lines = facepipe("library", "templates", "Ada", "--library", out).lines
+    assert sorted(line[11:23] for line in lines) == sorted(ids)
+    kinds = [line[:9].strip() for line in lines]
+    gallery = facepipe("gallery", "show", "Ada", "--gallery", out.parent / "gallery").lines
+    assert kinds.count("template") == len(gallery) < len(ids)
+
+
 def test_decisions_are_exported_and_imported(out: Path, tmp_path: Path) -> None:
     number, ids = group_of(out, "two")
     facepipe("name", number, "Ada", "--library", out)

@@ -24,7 +24,7 @@ from facepipe.batch.page import write_report
 from facepipe.batch.results import require_places, write_records
 from facepipe.core import overwriting as products
 from facepipe.core.errors import OutputError
-from facepipe.core.faces import UInt8Array
+from facepipe.core.faces import Match, UInt8Array
 from facepipe.core.overwriting import Form, require_replaceable
 from facepipe.evaluation.pages import write_report as write_evaluation
 from facepipe.gallery import Gallery
@@ -33,6 +33,7 @@ from facepipe.pipeline import PhotoResult
 from facepipe.reports.html import page
 from facepipe.reports.pictures import PictureFolder, write_page
 from facepipe.reports.records import save_embeddings
+from facepipe.xmp.sidecars import write_sidecar
 
 PRECIOUS = b"the only copy of a novel"
 Command = Callable[..., Said]
@@ -266,12 +267,17 @@ def test_only_files_of_the_same_form_are_known_again(tmp_path: Path) -> None:
     save_embeddings(tmp_path / "VECTORS", [])
     write_image(tmp_path / "p.png", np.zeros((9, 9, 3), np.uint8))
     (tmp_path / "p.png").rename(tmp_path / "PICTURE")
+    write_sidecar(
+        tmp_path / "gone.jpg", (9, 9), faces_at((1, 1, 5, 5)).with_matches([Match("Ada", 0.5, 1.0)])
+    )
+    (tmp_path / "gone.jpg.xmp").rename(tmp_path / "NAMED_COPY")  # as the photo that it is embedded in
     (tmp_path / "ARCHIVE").write_bytes(zip_of("people.json", "vectors.safetensors", "crops/0"))
     with Job(job_of(tmp_path / "job", {tmp_path / "PAGE": ["Ada"]})) as job:
         write_records(job, "results.jsonl")
         write_records(job, "faces.csv")
     (tmp_path / "job" / "results.jsonl").rename(tmp_path / "RECORDS")
     (tmp_path / "job" / "faces.csv").rename(tmp_path / "TABLE")
+    (tmp_path / "DECISIONS").write_bytes(b'{"format": "facepipe decisions", "version": 1}')
     others = {
         "html": b"<!doctype html><title>facepipe</title>",
         "zip": zip_of("people.json"),
@@ -284,7 +290,7 @@ def test_only_files_of_the_same_form_are_known_again(tmp_path: Path) -> None:
     for name, data in others.items():
         (tmp_path / name).write_bytes(data)
     names = {form: name for name, form in vars(products).items() if isinstance(form, Form)}
-    assert len(forms) == 7
+    assert len(forms) == 9
     for form in forms:
         for file in tmp_path.iterdir():
             if file.name == names[form]:

@@ -29,7 +29,7 @@ from facepipe.quality_rules import Reason
 from facepipe.reports.records import CSV_COLUMNS, csv_rows, printer, save_embeddings, table_lines, to_json
 
 FACE_KEYS = [
-    *("box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),
+    *("id", "box_xyxy", "score", "landmarks", "name", "distance_l2", "threshold_l2", "runner_up"),
     *("status", "candidate", "reason"),
 ]
 NAMED = Match("Zoë, the 1st", 0.71239, 1.05, 'Bob "B"', 1.40001)
@@ -129,7 +129,7 @@ def test_null_where_there_is_nothing() -> None:
     assert faces[1]["runner_up"] is None
     (face,) = strictly(to_json(detected()))["faces"]
     assert face["score"] == 0.9876
-    assert [face[key] for key in FACE_KEYS[3:]] == [None] * 7
+    assert [face[key] for key in FACE_KEYS[4:]] == [None] * 7
     assert strictly(to_json(NOBODY)) == {
         "photo": "holiday/día 1.jpg",
         "error": None,

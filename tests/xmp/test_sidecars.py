@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -19,43 +17,27 @@ from image_helpers import encode
 from lxml import etree
 from PIL import Image, ImageOps
 from pipeline_helpers import faces_at
+from xmp_helpers import (
+    APPLE,
+    EXIF_ORIENTATION,
+    FOREIGN,
+    ORIENTATIONS,
+    exiftool,
+    exiftool_json,
+    needs_exiftool,
+    needs_exiv2,
+)
 
 from facepipe.batch.job import Job
 from facepipe.batch.results import write_outputs, write_photo_sidecar
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces, Match
 from facepipe.images.reading import read_image, read_orientation
-from facepipe.reports.xmp import named_regions, sidecar_path, write_sidecar
+from facepipe.xmp.regions import named_regions
+from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
 SIZE_WH = (400, 200)
 TAGS = ("-Validate", "-RegionInfo", "-Rating", "-Subject")
-EXIF_ORIENTATION = 0x0112
-ORIENTATIONS = range(1, 9)
-needs_exiftool = pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
-needs_exiv2 = pytest.mark.skipif(shutil.which("exiv2") is None, reason="exiv2 is not installed")
-
-FOREIGN = """<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <!-- made by hand -->
-  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/"
-    xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/"
-    xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#" xmlns:stDim="http://ns.adobe.com/xap/1.0/sType/Dimensions#"
-    xmp:Rating="5">
-   <dc:subject><rdf:Bag><rdf:li>holiday</rdf:li></rdf:Bag></dc:subject>
-   <mwg-rs:Regions rdf:parseType="Resource">
-    <mwg-rs:AppliedToDimensions stDim:w="{w}" stDim:h="{h}" stDim:unit="pixel"/>
-    <mwg-rs:RegionList><rdf:Bag>
-     <rdf:li><rdf:Description mwg-rs:Name="Grandmother" mwg-rs:Type="Face">
-      <mwg-rs:Area stArea:x="0.5" stArea:y="0.5" stArea:w="0.1" stArea:h="0.2" stArea:unit="normalized"/>
-     </rdf:Description></rdf:li>
-    </rdf:Bag></mwg-rs:RegionList>
-   </mwg-rs:Regions>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>
-"""
 
 
 def named(*people: tuple[str | None, tuple[float, float, float, float]]) -> Faces:
@@ -85,10 +67,6 @@ def photo_with_box(path: Path, orientation: int) -> tuple[tuple[int, int], Faces
     return (upright.shape[1], upright.shape[0]), named(("Ada", box))
 
 
-def exiftool(*arguments: str | Path) -> None:
-    subprocess.run(["exiftool", "-q", *map(str, arguments)], check=True)
-
-
 def names_exiv2_reads(sidecar: Path) -> list[str]:
     done = subprocess.run(["exiv2", "-PXkv", str(sidecar)], capture_output=True, text=True, check=True)
     lines = [line.partition(" ") for line in done.stdout.splitlines()]
@@ -101,13 +79,7 @@ def region_list(sidecar: Path) -> list[dict[str, Any]]:
 
 
 def read(sidecar: Path) -> dict[str, Any]:
-    done = subprocess.run(
-        ["exiftool", "-json", "-struct", *TAGS, str(sidecar)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    record: dict[str, Any] = json.loads(done.stdout)[0]
+    (record,) = exiftool_json(*TAGS, sidecar)
     return record
 
 
@@ -218,7 +190,7 @@ def test_regions_come_back_through_exiftool(tmp_path: Path, orientation: int) ->
     sidecar = write_sidecar(photo, size_wh, faces)
     assert sidecar is not None
     before = read(sidecar)["RegionInfo"]
-    exiftool("-overwrite_original", "-TagsFromFile", sidecar, "-XMP:all", photo)
+    exiftool("-TagsFromFile", sidecar, "-XMP:all", photo)
     sidecar.unlink()
     exiftool("-TagsFromFile", photo, "-XMP:all", sidecar)
     write_sidecar(photo, size_wh, faces)
@@ -303,29 +275,6 @@ def test_the_list_keeps_its_container(tmp_path: Path, container: str) -> None:
         assert f"<rdf:{container}>" in sidecar.read_text().split("<mwg-rs:RegionList>")[1]
     write_sidecar(photo, SIZE_WH, named((None, HER[1])))
     assert names_exiv2_reads(sidecar) == ["Grandmother"]
-
-
-APPLE = """<x:xmpmeta xmlns:x="adobe:ns:meta/" x:xmptk="XMP Core 6.0.0">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about="" xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/"
-    xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#" xmlns:stDim="http://ns.adobe.com/xap/1.0/sType/Dimensions#">
-   <mwg-rs:Regions rdf:parseType="Resource">
-    <mwg-rs:AppliedToDimensions rdf:parseType="Resource">
-     <stDim:h>400</stDim:h><stDim:w>800</stDim:w><stDim:unit>pixel</stDim:unit>
-    </mwg-rs:AppliedToDimensions>
-    <mwg-rs:RegionList><rdf:Seq>
-     <rdf:li rdf:parseType="Resource">
-      <mwg-rs:Area rdf:parseType="Resource">
-       <stArea:x>0.2</stArea:x><stArea:y>0.3</stArea:y><stArea:w>0.2</stArea:w><stArea:h>0.4</stArea:h>
-       <stArea:unit>normalized</stArea:unit>
-      </mwg-rs:Area>
-      <mwg-rs:Type>{type}</mwg-rs:Type><mwg-rs:Name>{name}</mwg-rs:Name>
-     </rdf:li>
-    </rdf:Seq>{more}</mwg-rs:RegionList>
-   </mwg-rs:Regions>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>"""
 
 
 @needs_exiv2
