@@ -25,7 +25,9 @@ class MadeUpLibrary:
     faces: dict[str, LibraryFace] = field(default_factory=dict)
     embeddings: FloatArray = field(default_factory=lambda: np.zeros((0, 128), np.float32))
     gallery: Any = field(
-        default_factory=lambda: SimpleNamespace(encoder=ENCODER, default_threshold_l2=THRESHOLD_L2)
+        default_factory=lambda: SimpleNamespace(
+            encoder=ENCODER, default_threshold_l2=THRESHOLD_L2, people=lambda: []
+        )
     )
 
     def add(self, vectors: FloatArray, photos: Sequence[int] | None = None, **face: Any) -> list[str]:

@@ -39,9 +39,10 @@ class ThresholdAdvice:
         name: Whose faces; None: of all people.
         missed: Faces of the nearest person that lie beyond the present threshold.
         wrong: Faces within it whose nearest person is not theirs.
-        threshold_l2: Present.
-        best_l2: At which the fewest would be missed and wrong, a wrong one counted `WRONG_NAME` times; None:
-            fewer than `MIN_RIGHT` or `MIN_WRONG` faces were decided, too few to know.
+        threshold_l2: Present: the person's own, or else the gallery's.
+        best_l2: At which the fewest would be missed and wrong, a wrong one counted `WRONG_NAME` times: the
+            present one where none is better; None: fewer than `MIN_RIGHT` or `MIN_WRONG` faces were decided,
+            too few to know.
         low_l2: Lower end of its 95% interval; None with `best_l2`.
         high_l2: Upper end.
         best_missed: As `missed`, at `best_l2`.
@@ -84,10 +85,11 @@ def threshold_advice(library: Library) -> list[ThresholdAdvice]:
     """
     judged = _judged(library)
     threshold_l2 = library.gallery.default_threshold_l2 or 0.0
+    own_l2 = {person.name: person.threshold_l2 for person in library.gallery.people()}
     advice = [_advice(None, judged, threshold_l2)]
     for name in sorted(set(judged.names), key=lambda name: (name.casefold(), name)):
         own = judged.only(np.array([other == name for other in judged.names], np.bool_))
-        advised = _advice(name, own, threshold_l2)
+        advised = _advice(name, own, own_l2.get(name) or threshold_l2)
         if advised.best_l2 is not None:
             advice.append(advised)
     return advice
@@ -198,10 +200,12 @@ def _advice(name: str | None, judged: _Judged, threshold_l2: float) -> Threshold
     right_count = int(judged.is_right.sum())
     if right_count < MIN_RIGHT or len(judged.is_right) - right_count < MIN_WRONG:
         return ThresholdAdvice(name, missed, wrong, threshold_l2)
-    best_l2 = _best_threshold(judged.distances_l2, judged.is_right)
+    best_l2 = _best_threshold(judged.distances_l2, judged.is_right, threshold_l2)
     random = np.random.default_rng(_SEED)
     samples = random.integers(len(judged.is_right), size=(_RESAMPLES, len(judged.is_right)))
-    spread = [_best_threshold(judged.distances_l2[rows], judged.is_right[rows]) for rows in samples]
+    spread = [
+        _best_threshold(judged.distances_l2[rows], judged.is_right[rows], threshold_l2) for rows in samples
+    ]
     low_l2, high_l2 = np.quantile(spread, [0.025, 0.975]).tolist()
     return ThresholdAdvice(
         name, missed, wrong, threshold_l2, best_l2, low_l2, high_l2, *_errors(judged, best_l2)
@@ -214,12 +218,14 @@ def _errors(judged: _Judged, threshold_l2: float) -> tuple[int, int]:
     return int((judged.is_right & ~is_within).sum()), int((~judged.is_right & is_within).sum())
 
 
-def _best_threshold(distances_l2: Float64Array, is_right: BoolArray) -> float:
-    """The middle between the two faces where missed and wrong names cost least."""
+def _best_threshold(distances_l2: Float64Array, is_right: BoolArray, present_l2: float) -> float:
+    """The present threshold where none costs less, or else the middle between the faces where one does."""
     order = np.argsort(distances_l2, kind="stable")
     rising = distances_l2[order]
-    costs = np.cumsum(np.where(is_right[order], -1.0, WRONG_NAME))
-    best = int(np.argmin(np.concatenate([[0.0], costs])))
+    costs = np.concatenate([[0.0], np.cumsum(np.where(is_right[order], -1.0, WRONG_NAME))])
+    best = int(np.argmin(costs))
+    if costs[np.searchsorted(rising, present_l2, side="right")] == costs[best]:
+        return present_l2
     below = rising[best - 1] if best else 0.0
     above = rising[best] if best < len(rising) else below
     return float((below + above) / 2)

@@ -97,7 +97,7 @@ def _bundled(columns: FaceColumns, embeddings: FloatArray, rows: IntArray, label
     shape = len(found), len(embeddings)
     sums = csr_matrix((np.ones(len(rows), np.float32), members, ends), shape=shape) @ embeddings
     means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return Bundles(found, sizes, means.astype(np.float32), rows[order], starts)
+    return Bundles(found, sizes, means.astype(np.float32, copy=False), rows[order], starts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -251,7 +251,11 @@ class _Asker:
         rows, other_rows = self._people.members(small), self._people.members(large)
         photos = self._columns.photo
         in_one_photo = np.isin(photos[rows], photos[other_rows]).any()
-        return not in_one_photo and not self._is_rejected(rows, self._name(large)).any()
+        told_apart = (
+            *self._is_rejected(rows, self._name(large)),
+            *self._is_rejected(other_rows, self._name(small)),
+        )
+        return not in_one_photo and not any(told_apart)
 
     def _same_person_question(self, small: int, large: int, distance_l2: float) -> Question:
         face_ids, other_face_ids = (

@@ -9,6 +9,7 @@ from question_helpers import THRESHOLD_L2, MadeUpLibrary, library_of
 
 from facepipe.batch.decisions import Verdict
 from facepipe.core.faces import FloatArray
+from facepipe.gallery.models import Person
 from facepipe.library.advice import ThresholdAdvice, right_share, threshold_advice
 from facepipe.library.models import Checked
 
@@ -58,14 +59,23 @@ def test_strangers_nearer_than_the_threshold_bring_it_down() -> None:
         assert advice.is_change_advised
 
 
+def test_advice_on_a_person_is_about_their_own_threshold() -> None:
+    library = library_of({"Ada": 30}, spread=0.03)
+    library.gallery.people = lambda: [Person("Ada", 30, "", "", threshold_l2=0.8)]
+    library.add(_at_distance(_middle(library, 0, 30), 0.9, 20), verdict=Verdict.IGNORE)
+    overall, ada = advise(library)
+    assert (overall.threshold_l2, overall.wrong) == (THRESHOLD_L2, 20)
+    assert (ada.threshold_l2, ada.wrong, ada.best_l2) == (0.8, 0, 0.8)
+
+
 def test_a_threshold_that_suits_the_decisions_is_kept() -> None:
     library = library_of({"Ada": 30}, spread=0.03)
     library.add(_at_distance(_middle(library, 0, 30), 1.25, 20), verdict=Verdict.IGNORE)
     library.add(_at_distance(_middle(library, 0, 30), 0.99, 30), name="Ada", is_confirmed=True)
     overall = advise(library)[0]
     assert (overall.wrong, overall.missed) == (0, 0)
-    assert overall.best_l2 is not None
-    assert overall.best_wrong == 0
+    assert overall.best_l2 == overall.low_l2 == overall.high_l2 == overall.threshold_l2
+    assert not overall.is_change_advised
 
 
 def test_a_rejected_face_counts_only_where_its_nearest_person_was_rejected() -> None:

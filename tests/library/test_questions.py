@@ -105,10 +105,11 @@ def test_one_person_under_two_names_is_asked_about_until_told_apart() -> None:
     assert question.kind is QuestionKind.SAME_PERSON
     assert (question.name, question.other_name) == ("Ada", "Ada Lovelace")
     assert (len(question.face_ids), len(question.other_face_ids)) == (3, 5)
-    told_apart = MadeUpLibrary()
-    told_apart.add(faces[:3], name="Ada", is_confirmed=True, not_names=["Ada Lovelace"])
-    told_apart.add(faces[3:], name="Ada Lovelace", is_confirmed=True)
-    assert ask(told_apart) == []
+    for count in (3, 5):  # whoever of both has more faces now
+        told_apart = MadeUpLibrary()
+        told_apart.add(faces[:count], name="Ada", is_confirmed=True, not_names=["Ada Lovelace"])
+        told_apart.add(faces[count:], name="Ada Lovelace", is_confirmed=True)
+        assert ask(told_apart) == []
 
 
 def test_two_names_in_one_photo_are_two_people() -> None:
