@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import signal
 import statistics
 import subprocess
 import sys
@@ -128,8 +127,8 @@ def reviewing(out: Path) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=f"http://{address.netloc.decode()}", timeout=120) as client:
         client.get(str(address)).raise_for_status()
         yield client
-    process.send_signal(signal.SIGINT)
-    process.wait(60)
+    process.kill()  # an orderly end would write the results of the batch
+    process.wait()
 
 
 def measure(name: str, request: Callable[[int], object], repeats: int) -> None:

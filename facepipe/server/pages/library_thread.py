@@ -16,6 +16,7 @@ from facepipe.library.library import Library
 Result = TypeVar("Result")
 Task = Callable[[Library], None]
 
+_logger = logging.getLogger("facepipe")
 _IDLE_S = 0.3
 """Whoever clicks and then looks at something else does not wait for names in between."""
 _PHOTOS_AT_ONCE = 16
@@ -90,7 +91,15 @@ class LibraryThread:
                 task(library)
                 self._note_changes(library)
             if library.version != opened_version:
-                library.write_results()
+                self._write_results(library)
+
+    def _write_results(self, library: Library) -> None:
+        _logger.info("writing the results of the batch anew (Ctrl-C leaves them as they were)")
+        try:
+            library.name_again()
+            library.write_results()
+        except FacepipeError as error:
+            _logger.error("the results were not written: %s", error)
 
     def _note_changes(self, library: Library) -> None:
         if library.version != self._version:
@@ -114,4 +123,4 @@ class LibraryThread:
             self._version = library.version
         except FacepipeError as error:
             self._photos_left = 0
-            logging.getLogger("facepipe").error("names were not found again: %s", error)
+            _logger.error("names were not found again: %s", error)

@@ -100,7 +100,13 @@ def test_only_photos_of_the_library_are_served(review: Review, visitor: Visitor,
             (photos / "kept").rename(own)
 
 
-def test_ctrl_c_ends_it(review: Review) -> None:
+def test_ctrl_c_ends_it_and_the_results_have_the_names(review: Review, out: Path) -> None:
+    with httpx.Client(base_url=review.base) as client:
+        client.get(review.address).raise_for_status()
+        group = client.get("/review/groups").text.partition("group?number=")[2].partition('"')[0]
+        body = {"do": "name_group", "group": int(group), "name": "Eileen"}
+        client.post("/review/changes", json=body).raise_for_status()
     code, rest = review.stop()
     assert code == 0
     assert "every answer is kept" in rest
+    assert (out / "results.jsonl").read_text().count('"Eileen"') == COPIES
