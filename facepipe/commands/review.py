@@ -35,13 +35,19 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
     from facepipe.library.library import Library
     from facepipe.server.pages.app import create_page_app
     from facepipe.server.pages.library_thread import LibraryThread
+    from facepipe.server.pages.photo_list import prepare
     from facepipe.server.pages.session import SIGN_IN_PATH, PageSession
     from facepipe.server.run import listen, serve
     from facepipe.server.settings import Limits, ServerSettings
 
+    def open_library() -> Library:
+        opened = Library.open(out, gallery_path)
+        prepare(opened)
+        return opened
+
     settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))
     try:
-        with listen(settings) as listening, LibraryThread(lambda: Library.open(out, gallery_path)) as library:
+        with listen(settings) as listening, LibraryThread(open_library) as library:
             session = PageSession(listening.getsockname()[1])
             address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
             echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)

@@ -98,7 +98,7 @@ class LibraryThread:
         try:
             library.name_again()
             library.write_results()
-        except FacepipeError as error:
+        except (FacepipeError, OSError) as error:
             _logger.error("the results were not written: %s", error)
 
     def _note_changes(self, library: Library) -> None:
@@ -121,6 +121,6 @@ class LibraryThread:
         try:
             self._photos_left = library.name_again(_PHOTOS_AT_ONCE)
             self._version = library.version
-        except FacepipeError as error:
+        except Exception as error:  # the next change tries again; the thread has to go on
             self._photos_left = 0
-            _logger.error("names were not found again: %s", error)
+            _logger.error("names were not found again", exc_info=error)

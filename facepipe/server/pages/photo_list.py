@@ -156,6 +156,11 @@ def _places(library: Library) -> _Places:
     return _kept_places[library]
 
 
+def prepare(library: Library) -> None:
+    """Put the photos in their orders, before the first request has to wait for it."""
+    _places(library)
+
+
 def folders(library: Library) -> Sequence[tuple[str, int]]:
     """Return the folders with photos, relative to their common one, and how many photos are in each."""
     return _places(library).folders

@@ -1,0 +1,49 @@
+"""The thread that has the library."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+from library_helpers import face_of, make_batch
+
+from facepipe.core.errors import UsageError
+from facepipe.library.library import Library
+from facepipe.server.pages.library_thread import LibraryThread
+
+PHOTOS = {f"photo{number}": ["Ada"] for number in range(6)}
+
+
+def test_functions_run_in_order_and_names_follow(tmp_path: Path) -> None:
+    out = make_batch(tmp_path, PHOTOS)
+
+    async def decide(thread: LibraryThread) -> int:
+        first = await thread.run(lambda library: face_of(library, "photo0"))
+        await asyncio.gather(
+            thread.run(lambda library: library.confirm([first], "Eve")),
+            thread.run(lambda library: library.rename("Eve", "Ada")),
+        )
+        return await thread.run(lambda library: len(library.faces_of("Ada")))
+
+    with LibraryThread(lambda: Library.open(out)) as thread:
+        assert asyncio.run(decide(thread)) >= 1
+        deadline = time.monotonic() + 20
+        while thread.photos_left and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert asyncio.run(thread.run(lambda library: len(library.faces_of("Ada")))) == len(PHOTOS)
+    assert "Ada" in (out / "results.jsonl").read_text()
+
+
+def test_errors_come_back_and_the_thread_goes_on(tmp_path: Path) -> None:
+    out = make_batch(tmp_path, PHOTOS)
+    with LibraryThread(lambda: Library.open(out)) as thread:
+        with pytest.raises(UsageError, match="there is no face"):
+            asyncio.run(thread.run(lambda library: library.face("0123456789ab")))
+        assert asyncio.run(thread.run(lambda library: len(library.faces))) == len(PHOTOS)
+
+
+def test_a_library_that_can_not_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        LibraryThread(lambda: Library.open(tmp_path / "nothing"))
