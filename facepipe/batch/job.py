@@ -191,8 +191,8 @@ class Job:
         """
         with self._changing() as database:
             for outcome in outcomes:
-                database.execute("DELETE FROM pictures WHERE photo_id = ?", (outcome.task.id,))
                 if isinstance(outcome, FailedPhoto):
+                    database.execute("DELETE FROM pictures WHERE photo_id = ?", (outcome.task.id,))
                     self._save_failure(database, outcome)
                 else:
                     self.faces.save(database, outcome, naming_key)

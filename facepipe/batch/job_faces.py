@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ NAMING_DUE = "decisions"
 """Named by: decisions, which are to be applied by the next `name_again`."""
 
 
+_SAME_PLACE_PX, _SAME_VECTOR = 1.0, 0.01
+"""How far boxes and components of embeddings are apart of two files with the same pixels, at most."""
+
+
 class JobFaces:
     """The faces of the photos of a job.
 
@@ -49,37 +54,87 @@ class JobFaces:
         return self._file.seal
 
     def save(self, database: sqlite3.Connection, analysis: PhotoAnalysis, naming_key: str) -> None:
-        """Write the faces of an analyzed photo. Inside a transaction."""
+        """Write the faces and pictures of an analyzed photo. Inside a transaction."""
         id, seal = analysis.task.id, self._seal.seal
-        photo = stored_faces(
-            StoredFaces(analysis.faces, analysis.reasons, ()),
-            analysis.sha256,
-            self._faces_before(id, analysis.sha256),
-            self._decisions,
-        )
+        known, drawn = self._faces_before(id, analysis), self._drawn_pictures(id)
+        found = StoredFaces(analysis.faces, analysis.reasons, ())
+        photo = stored_faces(found, analysis.sha256, known, self._decisions)
         matches = photo.faces.matches or ()
         numbers, vectors, enrollable = face_bytes(photo.faces, photo.reasons)
         named_by = naming_key if not len(self._decisions) else NAMING_DUE
         named = seal("matches", matches_to_text(matches)), named_by, known_count(matches)
-        found = numbers, seal("vectors", vectors), enrollable, reasons_to_text(photo.reasons)
+        columns = numbers, seal("vectors", vectors), enrollable, reasons_to_text(photo.reasons)
         ids = seal("face_ids", face_ids_to_text(photo.ids))
         database.execute(
             """UPDATE photos SET state = 'done', error = NULL, sha256 = ?, width = ?, height = ?, numbers = ?,
             vectors = ?, enrollable = ?, reasons = ?, matches = ?, named_by = ?, known = ?, face_ids = ?,
             taken_at = ? WHERE id = ?""",
-            (seal("sha256", analysis.sha256), *analysis.size_wh, *found, *named, ids, analysis.taken_at, id),
+            (
+                seal("sha256", analysis.sha256),
+                *analysis.size_wh,
+                *columns,
+                *named,
+                ids,
+                analysis.taken_at,
+                id,
+            ),
         )
-        pictures = ((id, face, seal("webp", webp)) for face, webp in analysis.pictures.items())
-        database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", pictures)
+        pictures = analysis.pictures | {
+            row: drawn[face_id]
+            for row, face_id in enumerate(photo.ids)
+            if face_id in drawn and row not in analysis.pictures
+        }
+        database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
+        rows = ((id, row, seal("webp", webp)) for row, webp in pictures.items())
+        database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", rows)
 
-    def _faces_before(self, photo_id: int, photo_sha256: str) -> list[KnownFace]:
-        """Those that the photo had when it was last analyzed, where its content is still the same."""
-        columns = "sha256, numbers, face_ids"
-        sha256, numbers, ids = self._database.execute(
-            f"SELECT {columns} FROM photos WHERE id = ?", (photo_id,)
-        ).fetchone()
-        if numbers is None or self._seal.open("sha256", sha256) != photo_sha256:
+    def _drawn_pictures(self, photo_id: int) -> dict[str, bytes]:
+        """Pictures of the faces that were drawn by hand, by face id: no analysis makes them."""
+        query = "SELECT face_ids FROM photos WHERE id = ?"
+        (ids,) = self._database.execute(query, (photo_id,)).fetchone()
+        found = {}
+        for row, face_id in enumerate(face_ids_from_text(self._seal.open("face_ids", ids))):
+            decision = self._decisions.decision(face_id)
+            picture = self.picture(photo_id, row) if decision is not None and decision.is_drawn else None
+            if picture is not None:
+                found[face_id] = picture
+        return found
+
+    def _carry_decisions(self, before: str, now: str) -> None:
+        """Keep what was decided about a photo whose metadata was edited, unless it is another's too."""
+        if len(self._photos_with({before})) > 1:
+            return
+        for stored in self._decisions.of_photo(before):
+            moved = replace(stored.decision, photo_sha256=now)
+            self._decisions.put(replace(stored, decision=moved))
+
+    def _shows_the_same(self, photo_id: int, analysis: PhotoAnalysis) -> bool:
+        """Return whether the faces that the detector finds are at the places and look as they did before."""
+        now = analysis.faces.embeddings
+        assert now is not None
+        before = self.of_photo(photo_id, now.shape[1])
+        drawn = [d is not None and d.is_drawn for d in map(self._decisions.decision, before.ids)]
+        faces = before.faces.select([row for row, is_drawn in enumerate(drawn) if not is_drawn])
+        if len(faces) != len(now):
+            return False
+        assert faces.embeddings is not None
+        moved_px = np.abs(faces.boxes_xyxy - analysis.faces.boxes_xyxy)
+        return bool((moved_px < _SAME_PLACE_PX).all()) and np.allclose(
+            faces.embeddings, now, atol=_SAME_VECTOR, equal_nan=True
+        )
+
+    def _faces_before(self, photo_id: int, analysis: PhotoAnalysis) -> list[KnownFace]:
+        """Those that the photo had when it was last analyzed, where its pixels are still the same."""
+        columns = "sha256, width, height, numbers, face_ids"
+        query = f"SELECT {columns} FROM photos WHERE id = ?"
+        sealed, *size_wh, numbers, ids = self._database.execute(query, (photo_id,)).fetchone()
+        if numbers is None:
             return []
+        before = self._seal.open("sha256", sealed)
+        if before != analysis.sha256:
+            if tuple(size_wh) != analysis.size_wh or not self._shows_the_same(photo_id, analysis):
+                return []
+            self._carry_decisions(before, analysis.sha256)
         boxes = faces_of(numbers).boxes_xyxy.tolist()
         known = face_ids_from_text(self._seal.open("face_ids", ids))
         return [KnownFace(id, tuple(box)) for id, box in zip(known, boxes, strict=True)]

@@ -261,7 +261,8 @@ class PeopleMixin(DecidingMixin):
             return None
         stored = steps[0]
         pairs = [(decision_of(old), decision_of(new)) for old, new in stored.changes["decisions"]]
-        before, after = [old for old, _ in pairs], [new for _, new in pairs]
+        before = [self._of_present_content(old) for old, _ in pairs]
+        after = [new for _, new in pairs]
         with self._changing():
             self._write_decisions(before)
             for name, display, _ in stored.changes.get("people", ()):
@@ -271,11 +272,20 @@ class PeopleMixin(DecidingMixin):
         self._finish_undo(stored.id, stored.changes)
         if stored.changes.get("drawn"):
             for new in after:
-                self._reload_photo(self.faces[new.decision.face_id].photo_id)
+                if new.decision.face_id in self.faces:
+                    self._reload_photo(self.faces[new.decision.face_id].photo_id)
         if "gallery" in stored.changes:
             self._show_names_of_before(stored.changes["gallery"])
         self._follow(after, before)
         return replace(stored.step, is_undone=True)
+
+    def _of_present_content(self, stored: StoredDecision) -> StoredDecision:
+        """A decision about a photo as it is now: its metadata may have been edited since."""
+        face = self.faces.get(stored.decision.face_id)
+        sha256 = None if face is None else self.photos[face.photo_id].sha256
+        if sha256 is None:
+            return stored
+        return replace(stored, decision=replace(stored.decision, photo_sha256=sha256))
 
     def _show_names_of_before(self, change: Mapping[str, Any]) -> None:
         """After people were renamed back, at once; after they were parted, by `name_again`."""

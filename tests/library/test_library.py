@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from library_helpers import analyze, face_of, make_batch, names_in
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from facepipe.batch.forgetting import forget_left_out
 from facepipe.batch.job import Job
@@ -297,3 +299,35 @@ def test_embeddings_belong_to_their_faces(out: Path) -> None:
         rows = [face.embedding_row for face in library.faces.values()]
         assert sorted(row for row in rows if row is not None) == list(range(len(library.embeddings)))
         np.testing.assert_allclose(np.linalg.norm(library.embeddings, axis=1), 1, atol=1e-5)
+
+
+def test_decisions_stay_when_metadata_of_a_photo_is_edited(out: Path, tmp_path: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        photo = next(p for p in library.photos.values() if p.path.stem == "none")
+        _, mark = library.draw_face(photo.id, (10, 10, 40, 45), "Eve")
+        library.name_everything()
+        kept = set(library.faces) - {mark, face_of(library, "three"), face_of(library, "three", 1)}
+    for name in ("two", "none"):
+        path = tmp_path / "photos" / f"{name}.png"
+        info = PngInfo()
+        info.add_text("Comment", "edited")
+        with Image.open(path) as picture:
+            picture.save(path, pnginfo=info)
+    painted = tmp_path / "photos" / "three.png"
+    Image.new("RGB", (300, 100)).save(painted)
+    with Job(out) as job:
+        job.plan(sorted((tmp_path / "photos").iterdir()))
+        assert {task.path.stem for task in job.waiting()} == {"two", "none", "three"}
+        analyze(job, {**PHOTOS, "three": ["ada", "eve", "new"]})
+    with Library.open(out) as library:
+        library.name_everything()
+        assert library.faces[face_of(library, "two")].is_confirmed
+        assert library.faces[mark].name == "Eve"
+        assert {stored.decision.photo_sha256 for stored in library.decisions()} == {
+            library.photos[library.faces[id].photo_id].sha256 for id in (mark, face_of(library, "two"))
+        }
+        assert library.undo() is not None
+        assert library.undo() is not None
+        assert library.decisions() == []
+        assert kept <= set(library.faces)
