@@ -40,8 +40,8 @@ class Naming:
     def group_within_l2(self) -> float:
         """Mean distance up to which unknown faces are likely one person's.
 
-        A share of the threshold asked for or the encoder's. The gallery's falls with every person who is named,
-        and groups would fall apart with it.
+        A share of the threshold asked for or the encoder's. The gallery's falls with every person named, and
+        groups would fall apart with it.
         """
         encoder_l2 = self.gallery.encoder.threshold_l2
         return LINK_SHARE * (self.options.threshold_l2 or encoder_l2 or self.threshold_l2)
