@@ -209,7 +209,7 @@ class FollowingMixin(LibraryBase):
                 self._due_photos[face.photo_id] = None
 
     def _is_within_reach(self, name: str, changed: Iterable[LibraryFace]) -> npt.NDArray[np.bool_]:
-        """bool (m,), of `embeddings`: near enough to a changed template, or to the mean of all, to be named so."""
+        """bool (m,), of `embeddings`: near enough to a changed template, or to the mean of all."""
         vectors = [self.embeddings[face.embedding_row] for face in changed if face.embedding_row is not None]
         if self.gallery.knows(name):
             total = self.gallery.vectors(name).sum(axis=0)
