@@ -20,6 +20,7 @@ from facepipe.gallery.matching import (
     doubts,
     nearest_people,
     others_than,
+    people_by_distance,
     rank_people,
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
@@ -184,6 +185,21 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin):
             names = self._store.people.names_of(nearest.people)
             name = self._stored_name(name)
         return others_than(name, nearest, names)
+
+    def search(
+        self,
+        embeddings: FloatArray,
+        count: int,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+    ) -> list[list[PersonAt]]:
+        """Of each vector, float32 (n, d), the nearest people, at most `count`, however far they are."""
+        self._require_encoder()
+        require_vectors(embeddings, self.encoder.dimensions, "embeddings to search")
+        with self._store.reading():
+            index, templates = self._index.current(), self._store.templates
+            found = [people_by_distance(index, templates, one, count, person_distance) for one in embeddings]
+            names = self._store.people.names_of({id for people in found for id, _ in people})
+        return [[PersonAt(names[id], l2) for id, l2 in people] for people in found]
 
     # Encryption
 

@@ -138,6 +138,29 @@ def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray
     return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))
 
 
+def people_by_distance(
+    index: VectorIndex, directory: Directory, query: FloatArray, count: int, measure: PersonDistance
+) -> list[tuple[int, float]]:
+    """Return the nearest people of a unit vector (d,): ids and Euclidean distances, rising, at most `count`.
+
+    They are the owners of the nearest templates; means are computed for these.
+    """
+    neighbours = max(_CANDIDATE_NEIGHBOURS, 2 * count)
+    while True:
+        _, owners = _neighbours(index, directory, query[None], neighbours)
+        people = list(dict.fromkeys(owners[0].tolist()))
+        if len(people) >= count or owners.shape[1] < neighbours:
+            break
+        neighbours *= 4
+    if not people:
+        return []
+    template_owners, template_ids = directory.templates_of(people)
+    ids, starts = np.unique(template_owners, return_index=True)
+    distances_l2 = distances_to_people(query, index.vectors_of(template_ids), starts, measure)
+    order = np.argsort(distances_l2, kind="stable")[:count]
+    return [(int(ids[at]), float(distances_l2[at])) for at in order]
+
+
 def _neighbours(
     index: VectorIndex, directory: Directory, queries: FloatArray, count: int
 ) -> tuple[npt.NDArray[np.float64], IdArray]:

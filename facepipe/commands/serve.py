@@ -115,14 +115,17 @@ def _serve(setup: Setup, settings: ServerSettings) -> None:
             "facepipe serve keys create NAME --scope manage"
         )
     load = partial(setup.pipeline, settings.gallery, create=True, calls=_calls(settings.workers))
-    with listen(settings) as listening, load() as pipeline:  # what is wrong is told here, once
+    with listen(settings) as listening:
+        pipeline = load()  # here, so that what is wrong is told once
         address, port = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log(f"serving {settings.gallery} on http://{shown}:{port} (Ctrl-C stops)")
         if settings.workers == 1:
             serve(settings, lambda: api_app(settings, pipeline), listening)
         else:
+            pipeline.close()
             serve(settings, partial(loaded_app, settings, load), listening)
+    log("stopped")
 
 
 def _calls(workers: int) -> int:

@@ -76,16 +76,37 @@ def table_lines(result: PhotoResult) -> list[str]:
     return [f"{photo}: {counted(len(faces), 'face')}", *faces]
 
 
-def to_json(result: PhotoResult) -> str:
-    """One line of JSON: `{"photo", "error", "faces", "warnings"}`, null where there is nothing."""
-    faces = [] if result.faces is None else [_face(result.faces, i) for i in range(len(result.faces))]
-    record = {
+def photo_record(result: PhotoResult) -> dict[str, Any]:
+    """Return `{"photo", "error", "faces", "warnings"}`, None where there is nothing."""
+    faces = [] if result.faces is None else [face_record(result.faces, i) for i in range(len(result.faces))]
+    return {
         "photo": result.path,
         "error": result.error,
         "faces": faces,
         "warnings": [warning.value for warning in result.warnings],
     }
-    return record_to_json(record)
+
+
+def face_record(faces: Faces, i: int) -> dict[str, Any]:
+    """Return one face of a photo: its place, its name, and why it has that or none."""
+    match = faces.matches[i] if faces.matches is not None else None
+    return {
+        "box_xyxy": [_rounded(v, 2) for v in faces.boxes_xyxy[i]],
+        "score": _rounded(faces.scores[i], 4),
+        "landmarks": [[_rounded(v, 2) for v in point] for point in faces.landmarks[i]],
+        "name": match.name if match else None,
+        "distance_l2": _distance(match.distance_l2) if match else None,
+        "threshold_l2": _distance(match.threshold_l2) if match else None,
+        "runner_up": _runner_up(match) if match else None,
+        "status": match.status.value if match else None,
+        "candidate": match.candidate_name if match else None,
+        "reason": match.reason if match else None,
+    }
+
+
+def to_json(result: PhotoResult) -> str:
+    """One line of JSON: see `photo_record`."""
+    return record_to_json(photo_record(result))
 
 
 def csv_rows(result: PhotoResult) -> list[list[Any]]:
@@ -141,22 +162,6 @@ def _in_words(faces: Faces, i: int) -> str:
     return f"{match.label:<24} {distance}{runner_up}  ({place}{doubt})"
 
 
-def _face(faces: Faces, i: int) -> dict[str, Any]:
-    match = faces.matches[i] if faces.matches is not None else None
-    return {
-        "box_xyxy": [_rounded(v, 2) for v in faces.boxes_xyxy[i]],
-        "score": _rounded(faces.scores[i], 4),
-        "landmarks": [[_rounded(v, 2) for v in point] for point in faces.landmarks[i]],
-        "name": match.name if match else None,
-        "distance_l2": _distance(match.distance_l2) if match else None,
-        "threshold_l2": _distance(match.threshold_l2) if match else None,
-        "runner_up": _runner_up(match) if match else None,
-        "status": match.status.value if match else None,
-        "candidate": match.candidate_name if match else None,
-        "reason": match.reason if match else None,
-    }
-
-
 def _runner_up(match: Match) -> dict[str, Any] | None:
     if match.runner_up_name is None:
         return None
@@ -164,7 +169,7 @@ def _runner_up(match: Match) -> dict[str, Any] | None:
 
 
 def _csv_face(faces: Faces, i: int) -> list[Any]:
-    face = _face(faces, i)
+    face = face_record(faces, i)
     runner_up = face["runner_up"] or {"name": None, "distance_l2": None}
     values = [*face["box_xyxy"], face["score"], face["name"], face["distance_l2"], face["threshold_l2"]]
     values += [runner_up["name"], runner_up["distance_l2"], face["status"], face["candidate"], face["reason"]]

@@ -13,6 +13,7 @@ from litestar.types import ExceptionHandlersMap, Scope
 
 from facepipe.core.errors import FacepipeError, PhotoError, UsageError, one_line
 from facepipe.core.plain_text import text_of
+from facepipe.gallery.names import BadNameError, NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.errors import BusyDatabaseError
 
 RETRY_AFTER_S = 1
@@ -74,6 +75,12 @@ def as_refused(error: Exception) -> RefusedError:
             return RefusedError(422, "photo", text_of(str(error)))
         case UsageError():
             return RefusedError(400, "bad_request", text_of(str(error)))
+        case UnknownPersonError():
+            return RefusedError(404, "not_found", str(error))
+        case NameTakenError():
+            return RefusedError(409, "name_taken", str(error))
+        case BadNameError():
+            return RefusedError(400, "name", str(error))
         case BusyDatabaseError():
             return RefusedError(503, "busy", "the gallery is busy: try again", RETRY_AFTER_S)
         case HTTPException() if error.status_code < 500:

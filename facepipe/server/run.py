@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -86,11 +87,14 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
         timeout_graceful_shutdown=_STOP_WAIT_S,
         timeout_worker_healthcheck=_HEALTH_WAIT_S,
     )
-    if settings.workers == 1:
-        uvicorn.Server(config).run(sockets=[listening])
-        return
-    with _shared_by_workers(settings.workers):
-        Multiprocess(config, sockets=[listening]).run()
+    # After its orderly end uvicorn raises the signal again, for those who had a handler before.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):
+        if settings.workers == 1:
+            uvicorn.Server(config).run(sockets=[listening])
+            return
+        with _shared_by_workers(settings.workers):
+            Multiprocess(config, sockets=[listening]).run()
 
 
 @contextmanager
