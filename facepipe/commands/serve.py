@@ -36,7 +36,7 @@ with_limits = option_group(
     _limits,
     [
         click.option("--max-body-mb", type=float, default=20, show_default=True, help="Largest request."),
-        click.option("--max-faces", type=int, default=200, show_default=True, help="Of a photo."),
+        click.option("--max-faces", type=int, default=500, show_default=True, help="Of a photo."),
         click.option("--queue", type=int, default=64, show_default=True, help="Photos that may wait."),
         click.option(
             "--requests-per-minute", type=int, default=6000, show_default=True, help="Of a key or an address."
