@@ -5,8 +5,8 @@
     python -m benchmarks.server kills [--kills N]
 
 `throughput` makes the folder of `benchmarks.pipeline` and names the faces of all photos twice: with `batch`,
-and by requests of so many clients to a server. Meanwhile one more client asks for the list of people, 20 times
-a second. Where other programs keep the processors busy, compare the processor time of a photo.
+and by requests of so many clients to a server. Meanwhile one more client asks for the list of people, 20
+times a second. Where other programs keep the processors busy, compare the processor time of a photo.
 `memory` sends requests of all kinds to one worker and says how large it was on the way.
 `kills` kills a server with SIGKILL, again and again, while clients change its gallery, and checks that every
 change that was acknowledged is there.

@@ -85,6 +85,17 @@ class PeopleMixin(ThresholdsMixin):
         with self._store.reading():
             return self._faces_of(name)[1]
 
+    def find_template(self, template_id: int) -> tuple[Template, FloatArray] | None:
+        """Return a template and its vector, float32 (d,); None: there is no such template."""
+        with self._store.reading():
+            owner = int(self._store.templates.people_of(np.array([template_id]))[0])
+            if owner < 0:
+                return None
+            name = self._store.people.names_of([owner])[owner]
+            templates, vectors = self._store.templates.of_person(owner, name)
+        row = [template.id for template in templates].index(template_id)
+        return templates[row], vectors[row]
+
     def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
         """Return whether a face of this photo is stored already, of anybody or of the person `name`."""
         with self._store.reading():

@@ -153,10 +153,10 @@ def keys() -> None:
 
 
 def _keys(gallery_path: Path) -> ApiKeys:
+    from facepipe.server.database import ServerDatabase
     from facepipe.server.keys import ApiKeys
-    from facepipe.server.settings import SERVER_FILE
 
-    return ApiKeys(gallery_path / SERVER_FILE)
+    return ApiKeys(ServerDatabase(gallery_path))
 
 
 @keys.command("create")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from litestar import Litestar, Router
 from litestar.di import Provide
 
-from facepipe.server import health, v1
+from facepipe.server import compreface, health, v1
 from facepipe.server.admission import Admission
 from facepipe.server.errors import EXCEPTION_HANDLERS
 from facepipe.server.observation import Observation
@@ -38,7 +38,7 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
             services.close()
 
     app = Litestar(
-        [health.router, *v1.routers, *routers],
+        [health.router, *v1.routers, *_compreface(services), *routers],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[closing],
@@ -52,3 +52,7 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
     )
     app.asgi_handler = Observation(secured)
     return app
+
+
+def _compreface(services: Services) -> list[Router]:
+    return [compreface.router] if services.settings.compreface else []

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from facepipe.gallery import Gallery
 from facepipe.pipeline import FacePipeline
+from facepipe.server.database import ServerDatabase
 from facepipe.server.keys import ApiKeys
 from facepipe.server.recognizer import Recognizer
-from facepipe.server.settings import SERVER_FILE, ServerSettings
+from facepipe.server.settings import ServerSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +34,7 @@ class Services:
     def of(cls, settings: ServerSettings, pipeline: FacePipeline) -> Services:
         """Put the parts together; `close` closes the pipeline."""
         assert pipeline.gallery is not None
-        keys = ApiKeys(settings.gallery / SERVER_FILE)
+        keys = ApiKeys(ServerDatabase(settings.gallery))
         return cls(settings, pipeline, pipeline.gallery, keys, Recognizer(pipeline, settings.limits))
 
     def close(self) -> None:

@@ -8,9 +8,6 @@ from pathlib import Path
 
 from facepipe.core.errors import UsageError
 
-SERVER_FILE = "server.sqlite3"
-"""Beside a gallery's database: the hashes of the API keys."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

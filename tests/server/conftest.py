@@ -15,7 +15,7 @@ from facepipe.core.faces import UInt8Array
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with running(folder / "gallery", "--log-json", log=folder / "log") as running_server:
+    with running(folder / "gallery", "--log-json", "--compreface", log=folder / "log") as running_server:
         yield running_server
 
 
