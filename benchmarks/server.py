@@ -44,6 +44,8 @@ from facepipe.core.processors import granted_processors
 
 _START_S = 60.0
 _LIGHT_EVERY_S = 0.05
+_CHANGES, _KILLED_WITHIN_S = 12, 0.3
+"""A server is killed after so many changes at most, and within so long after them."""
 _NO_LIMITS = ("--requests-per-minute", 10**9, "--max-faces", 10**4)
 _JPEG = {"Content-Type": "image/jpeg"}
 
@@ -304,7 +306,8 @@ def kill_under_load(gallery: Path, count: int, clients: int, workers: int, seed:
         with served(gallery, port, "--workers", workers) as process, ThreadPoolExecutor(clients) as pool:
             stop = threading.Event()
             working = [pool.submit(writer.work, stop) for writer in writers]
-            time.sleep(dice.uniform(0.3, 1.5))
+            _wait_for_changes(writers, dice.randint(1, _CHANGES))
+            time.sleep(dice.uniform(0, _KILLED_WITHIN_S))
             os.killpg(process.pid, signal.SIGKILL)
             stop.set()
             for done in working:
@@ -312,6 +315,13 @@ def kill_under_load(gallery: Path, count: int, clients: int, workers: int, seed:
         for writer in writers:
             writer.check(_people_in(gallery))
     return sum(writer.acknowledged for writer in writers)
+
+
+def _wait_for_changes(writers: Sequence[_Writer], count: int) -> None:
+    before, deadline = sum(writer.acknowledged for writer in writers), time.monotonic() + _START_S
+    while sum(writer.acknowledged for writer in writers) < before + count:
+        assert time.monotonic() < deadline, "no change was acknowledged"
+        time.sleep(0.005)
 
 
 def _people_in(gallery: Path) -> set[str]:

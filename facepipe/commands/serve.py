@@ -20,10 +20,16 @@ _SCOPES = ("read", "identify", "manage")
 
 
 def _limits(
-    max_body_mb: float, max_faces: int, queue: int, requests_per_minute: int, time_limit: float
+    max_body_mb: float,
+    body_time_limit: float,
+    max_faces: int,
+    queue: int,
+    requests_per_minute: int,
+    time_limit: float,
 ) -> dict[str, float]:
     return {
         "body_bytes": round(max_body_mb * 1e6),
+        "body_s": body_time_limit,
         "max_faces": max_faces,
         "queue": queue,
         "requests_per_minute": requests_per_minute,
@@ -36,6 +42,9 @@ with_limits = option_group(
     _limits,
     [
         click.option("--max-body-mb", type=float, default=20, show_default=True, help="Largest request."),
+        click.option(
+            "--body-time-limit", type=float, default=30, show_default=True, metavar="S", help="To arrive."
+        ),
         click.option("--max-faces", type=int, default=500, show_default=True, help="Of a photo."),
         click.option("--queue", type=int, default=64, show_default=True, help="Photos that may wait."),
         click.option(

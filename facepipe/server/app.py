@@ -10,6 +10,7 @@ from litestar.di import Provide
 
 from facepipe.server import compreface, health, v1
 from facepipe.server.admission import Admission
+from facepipe.server.bodies import Bodies
 from facepipe.server.errors import EXCEPTION_HANDLERS
 from facepipe.server.observation import Observation
 from facepipe.server.openapi import openapi_config
@@ -47,10 +48,9 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
         request_max_body_size=services.settings.limits.body_bytes,
         debug=False,
     )
-    secured = Security(
-        Admission(app.asgi_handler, services.settings.limits), services.settings, services.keys
-    )
-    app.asgi_handler = Observation(secured)
+    limits = services.settings.limits
+    secured = Security(Admission(app.asgi_handler, limits), services.settings, services.keys)
+    app.asgi_handler = Observation(Bodies(secured, limits))
     return app
 
 
