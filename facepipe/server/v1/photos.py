@@ -126,14 +126,14 @@ async def verify(
     answer = compare(services.pipeline, first.faces, second.faces, threshold_l2)
     share = answer.strangers_share
     return Verification(
-        photos=FIRST_AND_SECOND,
+        photos=list(FIRST_AND_SECOND),
         same_person=answer.same_person,
         distance_l2=round(answer.distance_l2, 4),
         threshold_l2=round(answer.threshold_l2, 4),
         strangers_share=share and float(f"{share:.2g}"),
-        boxes_xyxy=tuple(  # type: ignore[arg-type]
-            tuple(round(float(side), 2) for side in face.box_xyxy) for face in (answer.first, answer.second)
-        ),
+        boxes_xyxy=[
+            [round(float(side), 2) for side in face.box_xyxy] for face in (answer.first, answer.second)
+        ],
         comparisons=answer.comparisons,
     )
 

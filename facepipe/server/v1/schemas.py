@@ -14,15 +14,15 @@ from facepipe.gallery.names import NAME_LENGTH_MAX
 from facepipe.reports.records import face_record
 
 Box = Annotated[
-    tuple[float, float, float, float],
-    Meta(description="Left, top, right, bottom in pixels of the upright photo."),
+    list[float],
+    Meta(min_length=4, max_length=4, description="Left, top, right, bottom in pixels of the upright photo."),
 ]
 Distance = Annotated[
     float, Meta(description="Euclidean distance of unit vectors, 0 (alike) to 2.", ge=0, le=2)
 ]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH_MAX, examples=["Ada Lovelace"])]
 Landmarks = Annotated[
-    list[tuple[float, float]],
+    list[list[float]],
     Meta(description="Left eye, right eye, nose, left and right corner of the mouth."),
 ]
 Status = Literal["named", "unsure", "unknown"]
@@ -100,12 +100,12 @@ class PhotoSearch(Struct, frozen=True):
 class Verification(Struct, frozen=True):
     """Whether two photos show one person; see docs/results.md, `verify --json`."""
 
-    photos: tuple[str, str]
+    photos: list[str]
     same_person: bool
     distance_l2: float
     threshold_l2: float
     strangers_share: float | None
-    boxes_xyxy: tuple[Box, Box]
+    boxes_xyxy: list[Box]
     comparisons: int
 
 
@@ -149,7 +149,7 @@ class PersonPhoto(Struct, frozen=True):
     @classmethod
     def of(cls, template: Template) -> PersonPhoto:
         """Return what is told of a template."""
-        return cls(template.id, template.added_at, template.box_xyxy, template.quality, template.photo_sha256)
+        return cls(template.id, template.added_at, _listed(template.box_xyxy), template.quality, template.photo_sha256)
 
 
 class PersonDetails(PersonRecord, frozen=True):
