@@ -85,17 +85,6 @@ class PeopleMixin(ThresholdsMixin):
         with self._store.reading():
             return self._faces_of(name)[1]
 
-    def find_template(self, template_id: int) -> tuple[Template, FloatArray] | None:
-        """Return a template and its vector, float32 (d,); None: there is no such template."""
-        with self._store.reading():
-            owner = int(self._store.templates.people_of(np.array([template_id]))[0])
-            if owner < 0:
-                return None
-            name = self._store.people.names_of([owner])[owner]
-            templates, vectors = self._store.templates.of_person(owner, name)
-        row = [template.id for template in templates].index(template_id)
-        return templates[row], vectors[row]
-
     def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
         """Return whether a face of this photo is stored already, of anybody or of the person `name`."""
         with self._store.reading():
@@ -144,20 +133,6 @@ class PeopleMixin(ThresholdsMixin):
             person_id = self._person_id(name)
             self._store.unknown.delete(self._unknown_faces_like(name))
             return self._store.delete_person(person_id)
-
-    def remove_templates(self, name: str, ids: Sequence[int]) -> int:
-        """Forget faces of a person, and the person with the last one; nothing of them is left in a file.
-
-        Returns:
-            How many were erased; ids that are not this person's are passed over.
-
-        Raises:
-            GalleryError: Nobody has this name.
-        """
-        self._index.require_nothing_lost()
-        with self._changing(vectors=True, erases=True):
-            own = {template.id for template in self._faces_of(name)[0]}
-            return self._store.delete_templates(sorted(own.intersection(ids)))
 
     def forget_photo(self, photo: str | Path, photo_sha256: str | None = None) -> int:
         """Forget every face of a photo, named or unknown: vectors, crops and paths leave every file.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
@@ -331,17 +331,6 @@ class Store:
         """Delete a person; returns how many templates. `wipe_deleted` is due afterwards."""
         count = self.templates.delete_of_person(person_id)
         self.people.delete(person_id)
-        return count
-
-    def delete_templates(self, ids: Sequence[int]) -> int:
-        """Delete templates, and people of whom nothing is left; returns how many.
-
-        `wipe_deleted` is due afterwards.
-        """
-        count = self.templates.delete(ids)
-        self.people.delete_those_without_templates()
-        if count:
-            self._rows.note_wipe_due()
         return count
 
     def delete_photo(self, sources: list[str], photo_sha256: str | None) -> int:

@@ -90,11 +90,6 @@ class TemplateTable(FaceTable):
             self._rows.sql.execute("DELETE FROM templates WHERE person_id = ?", (person_id,)).rowcount
         )
 
-    def delete(self, ids: Sequence[int]) -> int:
-        """Delete templates; returns how many."""
-        delete = "DELETE FROM templates WHERE id = ?"
-        return self._after_deleting(sum(self._rows.sql.execute(delete, (id,)).rowcount for id in ids))
-
     def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
         """Delete all templates of a photo, by its paths or content; returns how many."""
         return self._after_deleting(super().delete_photo(sources, photo_sha256))
