@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +85,25 @@ class PeopleMixin(ThresholdsMixin):
         with self._store.reading():
             return self._faces_of(name)[1]
 
+    def template(self, id: int) -> Template:
+        """Return the template of an id.
+
+        Raises:
+            GalleryError: There is none.
+        """
+        with self._store.reading():
+            return self._store.templates.of_ids([id])[0][0]
+
+    def template_vector(self, id: int) -> FloatArray:
+        """Return the vector of a template, float32 (d,).
+
+        Raises:
+            GalleryError: There is none of this id.
+        """
+        with self._store.reading():
+            vector: FloatArray = self._store.templates.of_ids([id])[1][0]
+            return vector
+
     def has_photo(self, photo_sha256: str, name: str | None = None) -> bool:
         """Return whether a face of this photo is stored already, of anybody or of the person `name`."""
         with self._store.reading():
@@ -133,6 +152,49 @@ class PeopleMixin(ThresholdsMixin):
             person_id = self._person_id(name)
             self._store.unknown.delete(self._unknown_faces_like(name))
             return self._store.delete_person(person_id)
+
+    def remove_templates(self, ids: Iterable[int]) -> int:
+        """Erase templates: vectors, crops and paths leave every file of the gallery.
+
+        People of whom no other template is known are forgotten with them.
+
+        Returns:
+            How many were erased.
+
+        Raises:
+            GalleryError: There is no template of one of these ids; nothing is changed.
+        """
+        self._index.require_nothing_lost()
+        with self._changing(vectors=True, erases=True):
+            count = self._store.templates.delete(ids)
+            if count:
+                self._store.forget_people_without_templates()
+            return count
+
+    def move_templates(self, ids: Iterable[int], name: str) -> int:
+        """Give templates to another person, who need not be known yet, in one transaction.
+
+        A face that this person has already is dropped. People of whom nothing is left are forgotten.
+
+        Returns:
+            How many the person got.
+
+        Raises:
+            GalleryError: There is no template of one of these ids (nothing is changed), or the name is not to
+                be used.
+        """
+        with self._warning_of_lookalikes(), self._changing(vectors=True, erases=True):
+            self._store.require_no_unused_key()
+            name = self._stored_name(name)
+            templates, vectors = self._store.templates.of_ids(ids)
+            rows = [row for row, template in enumerate(templates) if template.person != name]
+            if not rows:
+                return 0
+            person_id = self._store.people.add(name)
+            others = [templates[row] for row in rows]
+            count = self._store.templates.hand_over(others, vectors[rows], person_id)
+            self._store.forget_people_without_templates()
+            return count
 
     def forget_photo(self, photo: str | Path, photo_sha256: str | None = None) -> int:
         """Forget every face of a photo, named or unknown: vectors, crops and paths leave every file.

@@ -41,7 +41,7 @@ class FaceTable(Table):
         """
         row = self._rows.sql.execute(f"SELECT crop FROM {self.name} WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise GalleryError(f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}")
+            raise self._missing(id)
         crop: bytes | None = self._rows.codec.open("crop", row[0])
         return crop
 
@@ -98,6 +98,9 @@ class FaceTable(Table):
         vectors = np.frombuffer(b"".join(stored), _VECTOR_DTYPE).reshape(-1, dimensions).astype(np.float32)
         require_vectors(vectors, dimensions, f"{what} (damaged: run `facepipe gallery repair`)")
         return vectors
+
+    def _missing(self, id: int) -> GalleryError:
+        return GalleryError(f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}")
 
     def _fields(self, columns: Sequence[Any]) -> tuple[Any, ...]:
         """`FACE_COLUMNS` as the fields that templates and unknown faces end with."""

@@ -342,10 +342,14 @@ class Store:
             How many templates and unknown faces were deleted.
         """
         count = sum(table.delete_photo(sources, photo_sha256) for table in (self.templates, self.unknown))
-        self.people.delete_those_without_templates()
         if count:
-            self._rows.note_wipe_due()
+            self.forget_people_without_templates()
         return count
+
+    def forget_people_without_templates(self) -> None:
+        """Delete people whose last templates were deleted or given away. `wipe_deleted` is due afterwards."""
+        self.people.delete_those_without_templates()
+        self._rows.note_wipe_due()
 
     # What an index follows
 

@@ -14,6 +14,8 @@ from facepipe.gallery.storage.rows import require_kind
 from facepipe.gallery.storage.schema import FACE_COLUMNS
 
 _READ_ROWS = 4096
+_ID_MAX = 2**63 - 1
+"""SQLite's largest."""
 
 
 class TemplateTable(FaceTable):
@@ -28,6 +30,29 @@ class TemplateTable(FaceTable):
         ).fetchall()
         templates = [Template(row[1], name, *self._fields(row[2:])) for row in rows]
         return templates, self.as_vectors([row[0] for row in rows], f"templates of {name}")
+
+    def of_ids(self, ids: Iterable[int]) -> tuple[list[Template], FloatArray]:
+        """Return templates by their ids, in this order, and their vectors float32 (n, d).
+
+        Raises:
+            GalleryError: There is no template of one of these ids, or it or its person is damaged.
+        """
+        wanted = list(dict.fromkeys(ids))
+        rows = {
+            row[0]: row[1:]
+            for row in self._rows.of_ids(
+                f"SELECT templates.id, vector, person_id, name, {FACE_COLUMNS} FROM templates"
+                " JOIN people ON people.id = person_id WHERE templates.id IN",
+                [id for id in wanted if 0 < id <= _ID_MAX],
+            )
+        }
+        for id in wanted:
+            if id not in rows:
+                raise self._missing(id)
+        self._rows.require_whole("people", {person_id for _, person_id, *_ in rows.values()})
+        open_name = self._rows.codec.open
+        found = [Template(id, open_name("name", rows[id][2]), *self._fields(rows[id][3:])) for id in wanted]
+        return found, self.as_vectors([rows[id][0] for id in wanted], "templates")
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
         """Return whether a template of this photo is stored, of anybody or of one person."""
@@ -74,15 +99,31 @@ class TemplateTable(FaceTable):
         return ids
 
     def hand_over(self, templates: Sequence[Template], vectors: FloatArray, person_id: int) -> int:
-        """Give a person those of another's templates that they do not hold yet; returns how many."""
-        moved = [
-            template.id
-            for template, vector in zip(templates, vectors, strict=True)
-            if not self.holds(vector, template.photo_sha256, person_id=person_id)
-        ]
-        for template_id in moved:
-            self._rows.update("templates", template_id, person_id=person_id)
-        return len(moved)
+        """Give a person templates of others, and delete those that they hold already; returns how many moved.
+
+        `Store.wipe_deleted` is due afterwards.
+        """
+        moved = 0
+        for template, vector in zip(templates, vectors, strict=True):
+            if self.holds(vector, template.photo_sha256, person_id=person_id):
+                self.delete([template.id])
+            else:
+                self._rows.update("templates", template.id, person_id=person_id)
+                moved += 1
+        return moved
+
+    def delete(self, ids: Iterable[int]) -> int:
+        """Delete templates; returns how many. `Store.wipe_deleted` is due afterwards.
+
+        Raises:
+            GalleryError: There is no template of one of these ids.
+        """
+        wanted = list(dict.fromkeys(ids))
+        for id in wanted:
+            of_id = 0 < id <= _ID_MAX and self._rows.sql.execute("DELETE FROM templates WHERE id = ?", (id,))
+            if not (of_id and of_id.rowcount):
+                raise self._missing(id)
+        return self._after_deleting(len(wanted))
 
     def delete_of_person(self, person_id: int) -> int:
         """Delete all templates of a person; returns how many."""
