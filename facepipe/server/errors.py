@@ -15,6 +15,7 @@ from facepipe.core.errors import FacepipeError, PhotoError, UsageError, one_line
 from facepipe.core.plain_text import text_of
 from facepipe.gallery.names import BadNameError, NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.errors import BusyDatabaseError
+from facepipe.gallery.storage.face_table import UnknownFaceError
 
 RETRY_AFTER_S = 1
 """Advice to clients that found the server busy."""
@@ -75,7 +76,7 @@ def as_refused(error: Exception) -> RefusedError:
             return RefusedError(422, "photo", text_of(str(error)))
         case UsageError():
             return RefusedError(400, "bad_request", text_of(str(error)))
-        case UnknownPersonError():
+        case UnknownPersonError() | UnknownFaceError():
             return RefusedError(404, "not_found", str(error))
         case NameTakenError():
             return RefusedError(409, "name_taken", str(error))

@@ -21,7 +21,6 @@ from facepipe.server.compreface.forms import (
     face_form,
     image_id,
     largest_faces,
-    no_example,
     plugins_of,
     similarity,
     template_id,
@@ -161,10 +160,9 @@ def delete_examples(services: Services, subject: str | None = None) -> dict[str,
 @delete("/recognition/faces/{example:str}", status_code=200, guards=[changes], sync_to_thread=True)
 def delete_example(services: Services, example: str) -> dict[str, str]:
     """Erase one example."""
-    found = services.gallery.find_template(template_id(example))
-    if found is None or not services.gallery.remove_templates(found[0].person, [found[0].id]):
-        raise no_example(example)
-    return {"image_id": image_id(found[0].id), "subject": found[0].person}
+    template = services.gallery.template(template_id(example))
+    services.gallery.remove_templates([template.id])
+    return {"image_id": image_id(template.id), "subject": template.person}
 
 
 # Faces
@@ -207,13 +205,11 @@ async def verify_example(
     request: Request[Any, Any, Any], services: Services, example: str, asked: AskedFor
 ) -> dict[str, Any]:
     """Compare the faces of a photo with an example."""
-    stored = await asyncio.to_thread(services.gallery.find_template, template_id(example))
-    if stored is None:
-        raise no_example(example)
+    stored = await asyncio.to_thread(services.gallery.template_vector, template_id(example))
     found = await _encoded(request, services, asked)
     limit_l2 = await asyncio.to_thread(services.pipeline.threshold_l2)
     assert found.faces.embeddings is not None
-    distances = np.linalg.norm(found.faces.embeddings - stored[1], axis=1)
+    distances = np.linalg.norm(found.faces.embeddings - stored, axis=1)
     faces = [
         face_form(found, row, asked.plugins) | _similar(float(distance), limit_l2)
         for row, distance in enumerate(distances)

@@ -159,10 +159,9 @@ def remove_photo(
 ) -> Erased:
     """Erase one face of a person; with the last one the person is erased."""
     name = in_path(name)
-    count = services.gallery.remove_templates(name, [face_id])
-    if not count:
+    if services.gallery.template(face_id).person != name:
         raise not_found(f"{name!r} has no face {face_id}")
-    return Erased(count)
+    return Erased(services.gallery.remove_templates([face_id]))
 
 
 router = Router(

@@ -149,7 +149,13 @@ class PersonPhoto(Struct, frozen=True):
     @classmethod
     def of(cls, template: Template) -> PersonPhoto:
         """Return what is told of a template."""
-        return cls(template.id, template.added_at, _listed(template.box_xyxy), template.quality, template.photo_sha256)
+        return cls(
+            template.id,
+            template.added_at,
+            template.box_xyxy and list(template.box_xyxy),
+            template.quality,
+            template.photo_sha256,
+        )
 
 
 class PersonDetails(PersonRecord, frozen=True):
