@@ -11,6 +11,7 @@ from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from facepipe.server.errors import RETRY_AFTER_S, RefusedError
 from facepipe.server.metrics import REFUSED
+from facepipe.server.scopes import as_http
 from facepipe.server.security import send_error
 from facepipe.server.settings import Limits
 
@@ -34,7 +35,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
-        assert scope["type"] == "http"
+        scope = as_http(scope)
         try:
             self._count(scope)
             size = self._admitted_bytes(Headers.from_scope(scope))

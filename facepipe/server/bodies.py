@@ -32,9 +32,6 @@ class Bodies:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         body = _Body(receive, Headers.from_scope(scope), self._limits)
 
         async def after_body(message: Message) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandlersMap, Scope
+from litestar.types import ExceptionHandlersMap
 
 from facepipe.core.errors import FacepipeError, PhotoError, UsageError, one_line
 from facepipe.core.plain_text import text_of
 from facepipe.gallery.names import BadNameError, NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.face_table import UnknownFaceError
+from facepipe.server.scopes import request_id_of
 
 RETRY_AFTER_S = 1
 """Advice to clients that found the server busy."""
@@ -60,11 +61,6 @@ class RefusedError(FacepipeError):
 def not_found(what: str) -> RefusedError:
     """404: there is no such thing."""
     return RefusedError(404, "not_found", what)
-
-
-def request_id_of(scope: Scope) -> str:
-    """Return the id that the request was given; see `facepipe.server.observation`."""
-    return str(scope.get("state", {}).get("request_id", ""))
 
 
 def as_refused(error: Exception) -> RefusedError:

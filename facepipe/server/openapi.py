@@ -110,7 +110,7 @@ def _operation(operation: dict[str, Any]) -> dict[str, Any]:
     example = _EXAMPLES.get(operation["operationId"])
     if example is not None:
         own = {status: _with_example(answer, example) for status, answer in own.items()}
-    keyless = {"security": []} if operation["operationId"] in _NEEDS_NO_KEY else {}
+    keyless: dict[str, Any] = {"security": []} if operation["operationId"] in _NEEDS_NO_KEY else {}
     return {**operation, "responses": own | _ERRORS, **keyless}
 
 

@@ -133,10 +133,15 @@ class Recognizer:
         BATCH_PHOTOS.observe(len(jobs))
         self._detect(jobs)
         jobs.sort(key=lambda job: job.photo is None)  # read again when no other photo is held here
-        cut = [(job, *found) for job in jobs if (found := self._cut(job))]
-        embeddings = self._encoder.encode(np.concatenate([crops for _, crops, _ in cut])) if cut else None
+        self._encode([(job, *found) for job in jobs if (found := self._cut(job))])
+
+    def _encode(self, cut: Sequence[tuple[_Job, UInt8Array, Finish]]) -> None:
+        """Encode the faces of several photos together, which are done then."""
+        if not cut:
+            return
+        embeddings = self._encoder.encode(np.concatenate([crops for _, crops, _ in cut]))
         ends = np.cumsum([len(crops) for _, crops, _ in cut])
-        for (job, _, finish), own in zip(cut, np.split(embeddings, ends[:-1]) if cut else [], strict=True):
+        for (job, _, finish), own in zip(cut, np.split(embeddings, ends[:-1]), strict=True):
             job.future.set_result(finish(own))
 
     def _opened(self, taken: list[_Job]) -> Iterator[_Job]:

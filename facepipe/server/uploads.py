@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from litestar import Request
 from litestar.openapi.spec import OpenAPIMediaType, Operation, RequestBody, Schema
-from litestar.openapi.spec.enums import OpenAPIType
+from litestar.openapi.spec.enums import OpenAPIFormat, OpenAPIType
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from facepipe.server.errors import RefusedError
@@ -83,21 +83,22 @@ def _decoded(name: str, text: str) -> bytes:
 # In the OpenAPI document
 
 
-def _properties(names: tuple[str, ...], **more: Any) -> Schema:
-    properties = {name: Schema(type=OpenAPIType.STRING, **more) for name in names}
+def _properties(names: tuple[str, ...], field: Schema) -> Schema:
+    properties = dict.fromkeys(names, field)
     return Schema(type=OpenAPIType.OBJECT, properties=dict(properties), required=list(names))
 
 
 def _photo_body(names: tuple[str, ...]) -> RequestBody:
-    binary = Schema(type=OpenAPIType.STRING, format="binary")
+    binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+    text = Schema(type=OpenAPIType.STRING, content_encoding="base64")
     raw = {"image/*": OpenAPIMediaType(schema=binary)} if len(names) == 1 else {}
     return RequestBody(
         required=True,
         description="JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC.",
         content={
             **raw,
-            "multipart/form-data": OpenAPIMediaType(schema=_properties(names, format="binary")),
-            "application/json": OpenAPIMediaType(schema=_properties(names, content_encoding="base64")),
+            "multipart/form-data": OpenAPIMediaType(schema=_properties(names, binary)),
+            "application/json": OpenAPIMediaType(schema=_properties(names, text)),
         },
     )
 

@@ -10,6 +10,7 @@ import pytest
 import schemathesis
 from hypothesis import strategies
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -38,7 +39,7 @@ def _operations(document: dict[str, Any]) -> list[dict[str, Any]]:
 def test_operations_have_ids_descriptions_errors_and_keys(document: dict[str, Any]) -> None:
     operations = _operations(document)
     ids = [operation["operationId"] for operation in operations]
-    assert len(set(ids)) == len(ids) >= 19
+    assert len(set(ids)) == len(ids) >= 20
     assert {"detectFaces", "verifyFaces", "identifyFaces", "createPerson", "removePerson"} <= set(ids)
     for operation in operations:
         assert operation["description"]
@@ -64,7 +65,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(
     schemathesis.openapi.format("binary", photos)
     schema = schemathesis.openapi.from_dict(document)
     schema.config.update(base_url=server.url)
-    operations = [result.ok() for result in schema.get_all_operations()]
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
     assert len(operations) == len(_operations(document))
     for operation in operations:
         _send(operation)
@@ -73,7 +74,7 @@ def test_whatever_is_sent_is_answered_as_the_document_says(
 def _send(operation: Any) -> None:
     @hypothesis.given(case=operation.as_strategy())
     @hypothesis.settings(
-        max_examples=12,
+        max_examples=10,
         deadline=None,
         derandomize=True,
         database=None,

@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import Faces, FloatArray
-from facepipe.server.errors import RefusedError, as_refused, request_id_of
+from facepipe.server.errors import RefusedError, as_refused
 from facepipe.server.photo_tasks import AnalyzedPhoto
+from facepipe.server.scopes import request_id_of
 
 _STEEPNESS = 10.0
 _PLUGINS = ("calculator", "landmarks")
@@ -81,7 +82,7 @@ def largest_faces(found: AnalyzedPhoto, min_score: float, limit: int) -> Analyze
 
 def _largest_first(faces: Faces) -> list[int]:
     sides: FloatArray = faces.boxes_xyxy[:, 2:] - faces.boxes_xyxy[:, :2]
-    return np.argsort(-sides.prod(axis=1), kind="stable").tolist()
+    return [int(row) for row in np.argsort(-sides.prod(axis=1), kind="stable")]
 
 
 def image_id(template_id: int) -> str:

@@ -51,10 +51,10 @@ class Asked(Struct, frozen=True):
 
 
 def asked(
-    limit: Annotated[int, Parameter(query="limit", ge=0)] = 0,
-    det_prob_threshold: Annotated[float, Parameter(query="det_prob_threshold", ge=0, le=1)] = 0.0,
-    face_plugins: Annotated[str | None, Parameter(query="face_plugins")] = None,
-    status: Annotated[str, Parameter(query="status")] = "false",
+    limit: Annotated[int, Parameter(ge=0)] = 0,
+    det_prob_threshold: Annotated[float, Parameter(ge=0, le=1)] = 0.0,
+    face_plugins: Annotated[str | None, Parameter()] = None,
+    status: Annotated[str, Parameter()] = "false",
 ) -> Asked:
     """Read the options that all requests for faces share."""
     return Asked(limit, det_prob_threshold, plugins_of(face_plugins), status.lower() == "true")
@@ -114,8 +114,8 @@ def delete_all_subjects(services: Services) -> dict[str, int]:
 @get("/recognition/faces", guards=[reads], sync_to_thread=True)
 def list_examples(
     services: Services,
-    page: Annotated[int, Parameter(query="page", ge=0, le=2**31)] = 0,
-    size: Annotated[int, Parameter(query="size", ge=1, le=_MOST_PREDICTIONS)] = 20,
+    page: Annotated[int, Parameter(ge=0, le=2**31)] = 0,
+    size: Annotated[int, Parameter(ge=1, le=_MOST_PREDICTIONS)] = 20,
     subject: str | None = None,
 ) -> dict[str, Any]:
     """Return a page of the examples, subject by subject."""
@@ -140,7 +140,9 @@ async def add_example(
     (photo,) = await read_photos(request, _FILE)
     enrolled = await enroll_photo(services, subject, photo, known=None, force=False)
     await asyncio.to_thread(Subjects(services.gallery).fill, subject)
-    added = enrolled.id or await asyncio.to_thread(_stored_before, services, subject, photo)
+    added = enrolled.id
+    if added is None:
+        added = await asyncio.to_thread(_stored_before, services, subject, photo)
     return {"image_id": image_id(added), "subject": subject}
 
 
@@ -173,7 +175,7 @@ async def recognize(
     request: Request[Any, Any, Any],
     services: Services,
     asked: AskedFor,
-    prediction_count: Annotated[int, Parameter(query="prediction_count", ge=0, le=_MOST_PREDICTIONS)] = 1,
+    prediction_count: Annotated[int, Parameter(ge=0, le=_MOST_PREDICTIONS)] = 1,
 ) -> dict[str, Any]:
     """Find the faces of a photo, each with the subjects most like it."""
     found = await _encoded(request, services, asked)

@@ -1,5 +1,5 @@
-"""The API's first version: photos, people, the gallery."""
+"""The API's first version: photos, people, the gallery, jobs."""
 
-from facepipe.server.v1 import gallery, people, photos
+from facepipe.server.v1 import gallery, jobs, people, photos
 
-routers = (photos.router, people.router, gallery.router)
+routers = (photos.router, people.router, gallery.router, jobs.router)

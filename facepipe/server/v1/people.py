@@ -29,11 +29,9 @@ from facepipe.server.v1.schemas import (
 
 _MOST_PEOPLE = 1000
 _ID_MAX = 2**63 - 1
-Force = Annotated[
-    bool, Parameter(query="force", description="Take the largest face though it breaks the rules.")
-]
+Force = Annotated[bool, Parameter(description="Take the largest face though it breaks the rules.")]
 NameInPath = Annotated[str, Parameter(description="The person's name, percent-encoded.")]
-NameInQuery = Annotated[str, Parameter(query="name", min_length=1, max_length=NAME_LENGTH_MAX)]
+NameInQuery = Annotated[str, Parameter(min_length=1, max_length=NAME_LENGTH_MAX)]
 reads, changes = requires(Scope.READ), requires(Scope.MANAGE)
 
 
@@ -76,8 +74,8 @@ def _enrollment(name: str, enrolled: Enrolled) -> Enrollment:
 @get("/", operation_id="listPeople", guards=[reads], sync_to_thread=True)
 def list_people(
     services: Services,
-    offset: Annotated[int, Parameter(query="offset", ge=0, le=_ID_MAX)] = 0,
-    limit: Annotated[int, Parameter(query="limit", ge=1, le=_MOST_PEOPLE)] = 100,
+    offset: Annotated[int, Parameter(ge=0, le=_ID_MAX)] = 0,
+    limit: Annotated[int, Parameter(ge=1, le=_MOST_PEOPLE)] = 100,
 ) -> PeoplePage:
     """Return people by name."""
     people = services.gallery.people()

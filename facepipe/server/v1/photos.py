@@ -31,9 +31,7 @@ from facepipe.server.v1.schemas import (
 )
 from facepipe.shortcuts import compare
 
-Threshold = Annotated[
-    float | None, Parameter(query="threshold_l2", ge=0, le=2, description="Instead of the gallery's.")
-]
+Threshold = Annotated[float | None, Parameter(ge=0, le=2, description="Instead of the gallery's.")]
 _MOST_PEOPLE = 100
 _PHOTO = "photo"
 
@@ -82,7 +80,7 @@ async def identify(
     services: Services,
     threshold_l2: Threshold = None,
     allow_repeats: Annotated[
-        bool, Parameter(query="allow_repeats", description="A person may be in the photo several times.")
+        bool, Parameter(description="A person may be in the photo several times.")
     ] = False,
 ) -> PhotoFaces:
     """Find the faces of a photo and name them from the gallery as it is when the answer is made."""
@@ -97,7 +95,7 @@ async def identify(
 async def search(
     request: Request[Any, Any, Any],
     services: Services,
-    k: Annotated[int, Parameter(query="k", ge=1, le=_MOST_PEOPLE, description="How many people.")] = 5,
+    k: Annotated[int, Parameter(ge=1, le=_MOST_PEOPLE, description="How many people.")] = 5,
 ) -> PhotoSearch:
     """Find the people nearest to each face of a photo, with their distances, whatever the threshold."""
     found = await analyzed(request, services, EncodeFaces(NamingRules()))

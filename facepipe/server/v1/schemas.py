@@ -229,10 +229,10 @@ class Job(Struct, frozen=True):
 
     name: str
     state: Literal["working", "idle", "unreadable"]
-    photos: int | None
-    done: int | None
-    failed: int | None
-    faces: int | None
+    photos: int | None = None
+    done: int | None = None
+    failed: int | None = None
+    faces: int | None = None
 
 
 class Jobs(Struct, frozen=True):
