@@ -15,10 +15,14 @@ from facepipe.core.faces import UInt8Array
 from facepipe.images.decoding_memory import taken_bytes
 from facepipe.pipeline import FacePipeline
 from facepipe.quality_rules import EnrollRules, NamingRules
+from facepipe.server import recognizer as recognizer_module
 from facepipe.server.errors import RefusedError
 from facepipe.server.photo_tasks import AnalyzedPhoto, EncodeFaces, EncodeMainFace, FindFaces
 from facepipe.server.recognizer import Recognizer
 from facepipe.server.settings import Limits
+
+_ROOM_FOR_ONE_BYTES = 14_000_000
+"""What decoding one photo of the portrait's size takes, and hardly more."""
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +92,13 @@ def test_a_face_too_small_in_the_reduced_photo_is_cut_from_the_whole_one(
 
 
 def test_more_photos_than_the_memory_holds_are_analyzed_one_after_the_other(
-    pipeline: FacePipeline, astronaut: UInt8Array
+    pipeline: FacePipeline, portrait: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    photo = as_jpeg(np.tile(astronaut, (2, 4, 1)))
-    recognizer = Recognizer(pipeline, Limits(max_pixels=2_100_000), threads=3)
-    try:
-        found = _all(recognizer, [(photo, EncodeFaces(NamingRules()))] * 9)
-    finally:
-        recognizer.close()
-    assert [len(one.faces) for one in found] == [8] * 9
+    monkeypatch.setattr(recognizer_module, "allowed_bytes", lambda _: _ROOM_FOR_ONE_BYTES)
+    recognizer = Recognizer(pipeline, Limits(), threads=3)
+    found = _all(recognizer, [(portrait, EncodeFaces(NamingRules()))] * 24)
+    assert [len(one.faces) for one in found] == [1] * 24
+    recognizer.close()
     assert taken_bytes() == 0
 
 

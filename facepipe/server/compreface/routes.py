@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import numpy as np
 from litestar import Request, Router, delete, get, post, put
 from litestar.di import Provide
-from litestar.params import Dependency, Parameter
+from litestar.params import Parameter
 from msgspec import Struct
 
 from facepipe.gallery.matching import PersonAt
@@ -58,9 +58,6 @@ def asked(
 ) -> Asked:
     """Read the options that all requests for faces share."""
     return Asked(limit, det_prob_threshold, plugins_of(face_plugins), status.lower() == "true")
-
-
-AskedFor = Annotated[Asked, Dependency(skip_validation=True)]
 
 
 class SubjectName(Struct, frozen=True):
@@ -134,7 +131,7 @@ def list_examples(
 
 @post("/recognition/faces", guards=[changes])
 async def add_example(
-    request: Request[Any, Any, Any], services: Services, subject: str, asked: AskedFor
+    request: Request[Any, Any, Any], services: Services, subject: str, asked: Asked
 ) -> dict[str, str]:
     """Add an example to a subject, who need not be there yet."""
     (photo,) = await read_photos(request, _FILE)
@@ -174,7 +171,7 @@ def delete_example(services: Services, example: str) -> dict[str, str]:
 async def recognize(
     request: Request[Any, Any, Any],
     services: Services,
-    asked: AskedFor,
+    asked: Asked,
     prediction_count: Annotated[int, Parameter(ge=0, le=_MOST_PREDICTIONS)] = 1,
 ) -> dict[str, Any]:
     """Find the faces of a photo, each with the subjects most like it."""
@@ -204,7 +201,7 @@ def _nearest(services: Services, found: AnalyzedPhoto, count: int) -> list[Seque
 
 @post("/recognition/faces/{example:str}/verify", status_code=200, guards=[identifies])
 async def verify_example(
-    request: Request[Any, Any, Any], services: Services, example: str, asked: AskedFor
+    request: Request[Any, Any, Any], services: Services, example: str, asked: Asked
 ) -> dict[str, Any]:
     """Compare the faces of a photo with an example."""
     stored = await asyncio.to_thread(services.gallery.template_vector, template_id(example))
@@ -225,7 +222,7 @@ def _similar(distance_l2: float, threshold_l2: float) -> dict[str, float]:
 
 
 @post("/verification/verify", status_code=200, guards=[identifies])
-async def verify(request: Request[Any, Any, Any], services: Services, asked: AskedFor) -> dict[str, Any]:
+async def verify(request: Request[Any, Any, Any], services: Services, asked: Asked) -> dict[str, Any]:
     """Compare the largest face of one photo with the faces of another."""
     task = EncodeFaces(NamingRules())
     photos = await read_photos(request, _SOURCE_AND_TARGET)
@@ -254,7 +251,7 @@ def _compared(
 
 
 @post("/detection/detect", status_code=200, guards=[identifies])
-async def detect(request: Request[Any, Any, Any], services: Services, asked: AskedFor) -> dict[str, Any]:
+async def detect(request: Request[Any, Any, Any], services: Services, asked: Asked) -> dict[str, Any]:
     """Find the faces of a photo."""
     if "calculator" in asked.plugins:
         found = await _encoded(request, services, asked)

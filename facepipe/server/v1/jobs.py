@@ -20,7 +20,7 @@ from facepipe.server.v1 import schemas
 
 
 class JobReader:
-    """Reads jobs, each once after a change. One process at a time has a job's file, so it is not kept open."""
+    """Reads jobs, each once after a change. Only one process can have a job open, so none is kept open."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
