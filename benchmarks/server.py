@@ -248,9 +248,7 @@ def identify_all(port: int, files: Sequence[bytes], clients: int) -> None:
 @click.option("--clients", default=8, show_default=True)
 def memory(requests: int, clients: int) -> None:
     """Size of a worker over many requests of all kinds."""
-    photos = [
-        jpeg(size) for size in ((160, 160), (320, 240), (480, 360), (640, 480), (200, 300), (1280, 960))
-    ]
+    photos = [jpeg(size) for size in ((96, 96), (128, 128), (160, 120), (160, 160), (200, 150))]
     kinds: list[Callable[[Client], object]] = [
         lambda client: client.request("GET", "/v1/people"),
         lambda client: client.request("GET", "/v1/nothing/there"),
