@@ -48,6 +48,7 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
         request_max_body_size=services.settings.limits.body_bytes,
         debug=False,
     )
+    app.state.read_only = services.gallery.read_only
     limits = services.settings.limits
     secured = Security(Admission(app.asgi_handler, limits), services.settings, services.keys)
     app.asgi_handler = Observation(Bodies(secured, limits))

@@ -111,7 +111,7 @@ _LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
 
 
 def requires(scope: Scope) -> Guard:
-    """Make a guard that refuses requests whose key does not allow this much."""
+    """Make a guard that refuses requests whose key allows less, and changes of a read-only gallery."""
 
     def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         key: ApiKey | None = connection.scope["state"].get("api_key")
@@ -121,6 +121,8 @@ def requires(scope: Scope) -> Guard:
             )
         if key.scope < scope:
             raise RefusedError(403, "scope", f"this needs a key of scope {scope}; yours has {key.scope}")
+        if scope is Scope.MANAGE and connection.app.state.read_only:
+            raise RefusedError(409, "read_only", "the gallery may not be written")
 
     return guard
 
