@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -40,8 +42,17 @@ def api_app(settings: ServerSettings, pipeline: FacePipeline) -> ASGIApp:
 
 
 def loaded_app(settings: ServerSettings, load: Callable[[], FacePipeline]) -> ASGIApp:
-    """Make the app of a worker in its own process."""
+    """Make the app of a worker in its own process, which ends when the parent does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return api_app(settings, load())
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, as by SIGKILL: nobody else would stop this worker."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def listen(settings: ServerSettings) -> socket.socket:

@@ -82,6 +82,20 @@ def test_a_photo_under_way_does_not_bring_a_removed_person_back(pair: Server, po
         assert manager.get("/v1/people/Gone").status_code == 404
 
 
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    with running(tmp_path / "gallery", "--workers", 2, log=tmp_path / "log") as server:
+        server.process.kill()
+        with pytest.raises(httpx.TransportError):
+            _ask_for(20, server)
+
+
+def _ask_for(seconds: float, server: Server) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        httpx.get(f"{server.url}/healthz", timeout=5)
+        time.sleep(0.1)
+
+
 def test_metrics_are_of_all_workers(pair: Server) -> None:
     def total() -> float:
         text = pair.client.get("/metrics").text
