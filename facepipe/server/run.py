@@ -27,6 +27,8 @@ _STOP_WAIT_S = 60
 """How long a stop waits for requests that are being answered."""
 _HEALTH_WAIT_S = 60
 """How long a worker may be too busy to say that it lives."""
+_IDLE_S = 60
+"""How long a connection may be idle."""
 _BACKLOG = 256
 
 AppFactory = Callable[[], ASGIApp]
@@ -95,6 +97,7 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
         ws="none",
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=list(settings.proxies),
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_STOP_WAIT_S,
         timeout_worker_healthcheck=_HEALTH_WAIT_S,
     )
