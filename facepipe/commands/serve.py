@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -129,11 +130,13 @@ def _serve(setup: Setup, settings: ServerSettings) -> None:
         address, port = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log(f"serving {settings.gallery} on http://{shown}:{port} (Ctrl-C stops)")
-        if settings.workers == 1:
-            serve(settings, lambda: api_app(settings, pipeline), listening)
-        else:
+        if settings.workers > 1:
             pipeline.close()
-            serve(settings, partial(loaded_app, settings, load), listening)
+            factory = partial(loaded_app, settings, load)
+        else:
+            factory = partial(api_app, settings, pipeline)
+        with suppress(KeyboardInterrupt):
+            serve(settings, factory, listening)
     log("stopped")
 
 
@@ -162,10 +165,10 @@ def keys() -> None:
 
 
 def _keys(gallery_path: Path) -> ApiKeys:
-    from facepipe.server.database import ServerDatabase
     from facepipe.server.keys import ApiKeys
+    from facepipe.server.settings import SERVER_FILE
 
-    return ApiKeys(ServerDatabase(gallery_path))
+    return ApiKeys(gallery_path / SERVER_FILE)
 
 
 @keys.command("create")

@@ -12,10 +12,12 @@ from facepipe.server import compreface, health, v1
 from facepipe.server.admission import Admission
 from facepipe.server.bodies import Bodies
 from facepipe.server.errors import EXCEPTION_HANDLERS
+from facepipe.server.keys import ApiKeys
 from facepipe.server.observation import Observation
 from facepipe.server.openapi import openapi_config
 from facepipe.server.security import Security
 from facepipe.server.services import Services
+from facepipe.server.settings import ServerSettings
 
 
 def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
@@ -49,10 +51,14 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
         debug=False,
     )
     app.state.read_only = services.gallery.read_only
-    limits = services.settings.limits
-    secured = Security(Admission(app.asgi_handler, limits), services.settings, services.keys)
-    app.asgi_handler = Observation(Bodies(secured, limits))
+    protect(app, services.settings, services.keys)
     return app
+
+
+def protect(app: Litestar, settings: ServerSettings, keys: ApiKeys) -> None:
+    """Put observation, security and limits around all that an app answers."""
+    admitted = Admission(app.asgi_handler, settings.limits)
+    app.asgi_handler = Observation(Bodies(Security(admitted, settings, keys), settings.limits))
 
 
 def _compreface(services: Services) -> list[Router]:

@@ -11,9 +11,6 @@ from pathlib import Path
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import PRIVATE_FILE_MODE, make_private_folder
 
-SERVER_FILE = "server.sqlite3"
-"""In the gallery's folder."""
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
     id TEXT PRIMARY KEY,
@@ -33,11 +30,11 @@ class ServerDatabase:
     """The file, private, and not there before something is stored. Processes may share it.
 
     Args:
-        gallery: Folder of the gallery.
+        file: The SQLite file.
     """
 
-    def __init__(self, gallery: Path) -> None:
-        self.file = gallery / SERVER_FILE
+    def __init__(self, file: Path) -> None:
+        self.file = file
 
     @property
     def exists(self) -> bool:

@@ -9,6 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
+from pathlib import Path
 
 from facepipe.core.errors import UsageError
 from facepipe.server.database import ServerDatabase
@@ -61,8 +62,8 @@ class ApiKeys:
     Secrets are 256 random bits, so that their plain SHA-256 can't be guessed.
     """
 
-    def __init__(self, database: ServerDatabase) -> None:
-        self._database = database
+    def __init__(self, file: Path) -> None:
+        self._database = ServerDatabase(file)
 
     @property
     def none_created(self) -> bool:

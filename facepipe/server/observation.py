@@ -38,7 +38,7 @@ class Observation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
         if not is_http(scope):
-            await send({"type": "websocket.close", "code": 1008, "reason": "no websockets here"})
+            await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers.from_scope(scope).get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id

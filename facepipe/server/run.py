@@ -9,7 +9,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -65,7 +65,8 @@ def listen(settings: ServerSettings) -> socket.socket:
     """
     host = settings.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(family)
+    # asyncio sends small answers at once (TCP_NODELAY) only on sockets whose protocol is named.
+    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         found.bind((host, settings.port))
@@ -86,6 +87,9 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
         settings: See `ServerSettings`.
         factory: Makes the app, once in each worker.
         listening: Of `listen`.
+
+    Raises:
+        KeyboardInterrupt: Either signal came, and all was ended in order.
     """
     config = uvicorn.Config(
         factory,
@@ -103,12 +107,11 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
     )
     # After its orderly end uvicorn raises the signal again, for those who had a handler before.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):
-        if settings.workers == 1:
-            uvicorn.Server(config).run(sockets=[listening])
-            return
-        with _shared_by_workers(settings.workers):
-            Multiprocess(config, sockets=[listening]).run()
+    if settings.workers == 1:
+        uvicorn.Server(config).run(sockets=[listening])
+        return
+    with _shared_by_workers(settings.workers):
+        Multiprocess(config, sockets=[listening]).run()
 
 
 @contextmanager

@@ -13,7 +13,7 @@ def is_http(scope: Scope) -> TypeGuard[HTTPScope]:
 
 
 def as_http(scope: Scope) -> HTTPScope:
-    """Return the scope of an HTTP request; the outermost middleware lets nothing else pass."""
+    """Return the scope of an HTTP request; `facepipe.server.security` lets nothing else pass."""
     return cast(HTTPScope, scope)
 
 

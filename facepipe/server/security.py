@@ -14,7 +14,7 @@ from litestar.types import Scope as AsgiScope
 
 from facepipe.server.errors import ApiError, RefusedError
 from facepipe.server.keys import ApiKey, ApiKeys, Scope
-from facepipe.server.scopes import as_http, request_id_of
+from facepipe.server.scopes import is_http, request_id_of
 from facepipe.server.settings import ServerSettings, is_address
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -55,7 +55,9 @@ class Security:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """See the class."""
-        scope = as_http(scope)
+        if not is_http(scope):
+            await send({"type": "websocket.close", "code": 1008, "reason": "no websockets here"})
+            return
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -121,7 +123,7 @@ def requires(scope: Scope) -> Guard:
             )
         if key.scope < scope:
             raise RefusedError(403, "scope", f"this needs a key of scope {scope}; yours has {key.scope}")
-        if scope is Scope.MANAGE and connection.app.state.read_only:
+        if scope is Scope.MANAGE and connection.app.state.get("read_only"):
             raise RefusedError(409, "read_only", "the gallery may not be written")
 
     return guard

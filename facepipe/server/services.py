@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from facepipe.gallery import Gallery
 from facepipe.pipeline import FacePipeline
-from facepipe.server.database import ServerDatabase
 from facepipe.server.keys import ApiKeys
 from facepipe.server.recognizer import Recognizer
-from facepipe.server.settings import ServerSettings
+from facepipe.server.settings import SERVER_FILE, ServerSettings
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +33,7 @@ class Services:
     def of(cls, settings: ServerSettings, pipeline: FacePipeline) -> Services:
         """Put the parts together; `close` closes the pipeline."""
         assert pipeline.gallery is not None
-        keys = ApiKeys(ServerDatabase(settings.gallery))
+        keys = ApiKeys(settings.gallery / SERVER_FILE)
         return cls(settings, pipeline, pipeline.gallery, keys, Recognizer(pipeline, settings.limits))
 
     def close(self) -> None:

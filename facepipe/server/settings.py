@@ -8,6 +8,9 @@ from pathlib import Path
 
 from facepipe.core.errors import UsageError
 
+SERVER_FILE = "server.sqlite3"
+"""In the gallery's folder: hashes of API keys, and subjects without faces."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

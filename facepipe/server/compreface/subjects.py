@@ -6,6 +6,7 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.names import NameTakenError, UnknownPersonError, clean_name
 from facepipe.server.database import ServerDatabase
 from facepipe.server.errors import RefusedError
+from facepipe.server.settings import SERVER_FILE
 
 
 class Subjects:
@@ -16,7 +17,7 @@ class Subjects:
     """
 
     def __init__(self, gallery: Gallery) -> None:
-        self._gallery, self._database = gallery, ServerDatabase(gallery.path)
+        self._gallery, self._database = gallery, ServerDatabase(gallery.path / SERVER_FILE)
 
     def names(self) -> list[str]:
         """Return all subjects, sorted."""
