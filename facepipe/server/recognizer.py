@@ -108,7 +108,8 @@ class Recognizer:
     # In the threads
 
     def _work(self) -> None:
-        while jobs := self._next_jobs():
+        while taken := self._next_jobs():
+            jobs = list(self._opened(taken))
             try:
                 self._analyze(jobs)
             except Exception as error:
@@ -126,8 +127,7 @@ class Recognizer:
             QUEUED_PHOTOS.set(len(self._queue))
         return taken
 
-    def _analyze(self, taken: list[_Job]) -> None:
-        jobs = list(self._opened(taken))
+    def _analyze(self, jobs: list[_Job]) -> None:
         if not jobs:
             return
         BATCH_PHOTOS.observe(len(jobs))
@@ -154,7 +154,7 @@ class Recognizer:
                     job.photo = self._read(job, reduced=job.task.may_reduce)
                 except MemoryBusyError:
                     return self._put_back(taken[at:])
-                except FacepipeError as error:
+                except Exception as error:
                     job.fail(error)
                 else:
                     holds_none = False
