@@ -26,14 +26,16 @@ from facepipe.commands import (
     library,
     photos,
     reembed,
+    serve,
     verify,
     video,
     watch,
     weights,
 )
 from facepipe.commands import evaluate as evaluation
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, JsonFormatter, LineFormatter, log
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, log
 from facepipe.core.errors import FacepipeError
+from facepipe.core.logs import JsonFormatter, LineFormatter
 from facepipe.core.plain_text import visible
 from facepipe.training import commands as training
 
@@ -144,6 +146,7 @@ for command in (
     batch.sort,
     watch.watch,
     video.video,
+    serve.serve,
     cluster.cluster,
     library.name,
     library.library,

@@ -22,9 +22,10 @@ from facepipe.commands.options import (
     with_naming,
     with_setup,
 )
-from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, json_line, log, redraw
+from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, log, redraw
 from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError
+from facepipe.core.logs import json_line
 
 if TYPE_CHECKING:
     from facepipe.batch.engine import EngineOptions

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from facepipe.core.errors import OutputError
+from facepipe.core.logs import json_line
 from facepipe.core.plain_text import visible_line
 
 if TYPE_CHECKING:
@@ -43,28 +41,6 @@ def echo(line: object, *, err: bool = False) -> None:
 def redraw(line: str) -> None:
     """Draw a line on stderr, a terminal, over the one before."""
     click.echo(f"\r\x1b[K{visible_line(line)}", err=True, nl=False)
-
-
-def json_line(event: str, **fields: object) -> str:
-    """Return a line of --log-json: `time` (now, ISO 8601, UTC), `event`, and what belongs to it."""
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    return json.dumps({"time": now, "event": event, **fields})
-
-
-class LineFormatter(logging.Formatter):
-    """Log records as lines for people."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return `facepipe: ...`; see `echo`."""
-        return visible_line(f"facepipe: {record.getMessage()}")
-
-
-class JsonFormatter(logging.Formatter):
-    """Log records as lines of --log-json."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """See `json_line`."""
-        return json_line("log", level=record.levelname, message=record.getMessage())
 
 
 def with_progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

@@ -26,9 +26,10 @@ from facepipe import cli
 from facepipe.batch.job import Job
 from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
-from facepipe.commands.output import LineFormatter, Output, echo, log, redraw
+from facepipe.commands.output import Output, echo, log, redraw
 from facepipe.core.faces import Match
 from facepipe.core.json_lines import record_to_json
+from facepipe.core.logs import LineFormatter
 from facepipe.core.plain_text import visible, visible_json, visible_line
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.pipeline import PhotoResult
