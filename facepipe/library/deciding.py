@@ -119,15 +119,24 @@ class DecidingMixin(StepsMixin):
         Args:
             name: Found for the face; None: any.
         """
-        right = wrong = 0
+        counts = [own for found, own in self.checked_by_name().items() if name in (None, found)]
+        return Checked(sum(own.right for own in counts), sum(own.wrong for own in counts))
+
+    def checked_by_name(self) -> dict[str, Checked]:
+        """Count them for each name that the gallery had found and people checked."""
+        counts: dict[str, Checked] = {}
         for stored in self._job.decisions:
             decision = stored.decision
-            if decision.found_name is None or name not in (None, decision.found_name):
+            found = decision.found_name
+            if found is None:
                 continue
-            right += decision.name == decision.found_name
-            is_other = decision.verdict is not None and decision.name != decision.found_name
-            wrong += decision.found_name in decision.not_names or is_other
-        return Checked(right, wrong)
+            is_right = decision.name == found
+            is_other = decision.verdict is not None and not is_right
+            is_wrong = found in decision.not_names or is_other
+            if is_right or is_wrong:
+                before = counts.get(found, Checked(0, 0))
+                counts[found] = Checked(before.right + is_right, before.wrong + is_wrong)
+        return counts
 
 
 def _is(name: str) -> Change:

@@ -73,15 +73,18 @@ class Library(PeopleMixin):
             raise
         return library
 
-    def write_results(self) -> int:
+    def write_results(self, *, sidecars: bool = False) -> int:
         """Write records and report anew, and the sidecars that the batch has written; no photo is opened.
+
+        Args:
+            sidecars: Write XMP sidecars beside the photos also where there were none.
 
         Returns:
             How many files could not be written; why is logged.
         """
         report = self._job.outputs.report_options()
         has_sidecars = bool(self._job.outputs.of_kind(SIDECAR_KIND))
-        options = ResultOptions(xmp=has_sidecars, paths=report is None or report.paths)
+        options = ResultOptions(xmp=sidecars or has_sidecars, paths=report is None or report.paths)
         return write_results(self._job, self._naming.group_within_l2, options)
 
     def draw_face(

@@ -37,6 +37,14 @@ class PeopleMixin(DecidingMixin):
             for name in names
         ]
 
+    def person(self, name: str) -> PersonSummary | None:
+        """Return one of `people`, sooner than all of them; None: nobody has this name."""
+        templates = len(self.gallery.templates(name)) if self.gallery.knows(name) else 0
+        faces = [face for face in self.faces.values() if face.name == name]
+        if not (templates or faces):
+            return None
+        return _summary(name, faces, templates, self._tables.people().get(name, PersonDisplay()))
+
     def knows(self, name: str) -> bool:
         """Return whether somebody of the gallery or the library has this name."""
         return self.gallery.knows(name) or any(face.name == name for face in self.faces.values())

@@ -1,0 +1,61 @@
+"""`facepipe review`: the page on which people name the photos of a batch."""
+
+from __future__ import annotations
+
+import threading
+import webbrowser
+from pathlib import Path
+
+import click
+
+from facepipe.commands.options import ANY_PATH, key_file_option
+from facepipe.commands.output import echo
+from facepipe.core.errors import MissingExtraError
+
+
+@click.command()
+@click.argument("out", type=ANY_PATH)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="[default: a free one]")
+@click.option("--no-browser", is_flag=True, help="Only print the address.")
+@click.option(
+    "--gallery",
+    "gallery_path",
+    type=ANY_PATH,
+    metavar="DIR",
+    help="Folder of the gallery.  [default: the batch's]",
+)
+@key_file_option
+def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) -> None:
+    """Name the people in the photos of a batch, on a page in your browser.
+
+    OUT is the folder of a job of `facepipe batch`, whose gallery is used. Only this machine can open the
+    page, once, with the address that is printed. Every answer is kept at once; Ctrl-C ends.
+    """
+    _require_extra()
+    from facepipe.library.library import Library
+    from facepipe.server.pages.app import create_page_app
+    from facepipe.server.pages.library_thread import LibraryThread
+    from facepipe.server.pages.session import SIGN_IN_PATH, PageSession
+    from facepipe.server.run import listen, serve
+    from facepipe.server.settings import Limits, ServerSettings
+
+    settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))
+    try:
+        with listen(settings) as listening, LibraryThread(lambda: Library.open(out, gallery_path)) as library:
+            session = PageSession(listening.getsockname()[1])
+            address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
+            echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
+            if not no_browser:
+                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+            serve(settings, lambda: create_page_app(library, session, settings), listening)
+    except KeyboardInterrupt:
+        echo("facepipe: the review ended; every answer is kept", err=True)
+
+
+def _require_extra() -> None:
+    try:
+        import jinja2  # noqa: F401
+        import litestar  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("the page", "serve") from error

@@ -1,0 +1,32 @@
+"""An album of chosen people, to be downloaded."""
+
+from __future__ import annotations
+
+from litestar import Router, get
+from litestar.response import Stream, Template
+
+from facepipe.library.album import album_file, album_photos
+from facepipe.server.errors import RefusedError
+from facepipe.server.pages.library_thread import LibraryThread
+from facepipe.server.pages.photos import Names
+from facepipe.server.pages.views import shown_people
+
+
+@get("/album")
+async def album_page(library_thread: LibraryThread) -> Template:
+    """Ask who is to be in the album."""
+    people = await library_thread.run(lambda library: shown_people(library, "", hidden=False))
+    return Template("album.html", context={"people": people})
+
+
+@get("/album.zip")
+async def album(library_thread: LibraryThread, person: Names = None) -> Stream:
+    """Return the album."""
+    if not person:
+        raise RefusedError(400, "nobody", "choose at least one person")
+    photos = await library_thread.run(lambda library: album_photos(library, person))
+    headers = {"Content-Disposition": 'attachment; filename="album.zip"'}
+    return Stream(album_file(photos), media_type="application/zip", headers=headers)
+
+
+album_router = Router("/", route_handlers=[album_page, album])
