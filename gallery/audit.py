@@ -13,7 +13,7 @@ import numpy.typing as npt
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.gallery import Gallery
-from facepipe.gallery.matching import PersonAt
+from facepipe.gallery.matching import PersonAt, PersonDistance
 from facepipe.gallery.models import Person, Template, require_threshold
 from facepipe.gallery.names import lookalikes
 
@@ -169,10 +169,11 @@ def template_report(gallery: Gallery, template_id: int, others: int = 5) -> Temp
     """
     with gallery.one_state():
         template, vector = gallery.template(template_id), gallery.template_vector(template_id)
+        (near,) = gallery.search(vector[None], others + 1, PersonDistance.NEAREST)
         return TemplateReport(
             template,
             _nearest_of(gallery, template.person, vector, {template_id}),
-            tuple(gallery.nearest_people(vector, others, without=template.person)),
+            tuple(person for person in near if person.name != template.person)[:others],
         )
 
 

@@ -22,7 +22,7 @@ from facepipe.gallery.matching import (
     doubts,
     nearest_people,
     others_than,
-    rank_all_people,
+    people_by_distance,
     rank_people,
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
@@ -190,24 +190,19 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             name = self._stored_name(name)
         return others_than(name, nearest, names)
 
-    def nearest_people(
-        self, embedding: FloatArray, count: int, *, without: str | None = None
-    ) -> list[PersonAt]:
-        """Return the people nearest to a vector, float32 (d,), by their nearest templates, the nearest first.
-
-        Args:
-            embedding: The vector, of unit length.
-            count: Of people wanted; fewer come back where there are fewer.
-            without: Somebody to leave out.
-        """
-        require_vectors(embedding[None], self.encoder.dimensions, "embedding to compare")
+    def search(
+        self,
+        embeddings: FloatArray,
+        count: int,
+        person_distance: PersonDistance = PersonDistance.NEAREST_OR_MEAN,
+    ) -> list[list[PersonAt]]:
+        """Of each vector, float32 (n, d), the nearest people, at most `count`, however far they are."""
+        require_vectors(embeddings, self.encoder.dimensions, "embeddings to search")
         with self._store.reading():
-            excluded = np.zeros(0, np.int64)
-            if without is not None:
-                _, excluded = self._store.templates.templates_of([self._person_id(without)])
-            found = rank_all_people(self._index.current(), self._store.templates, embedding, count, excluded)
-            names = self._store.people.names_of(found)
-        return [PersonAt(names[person], distance_l2) for person, distance_l2 in found.items()]
+            index, templates = self._index.current(), self._store.templates
+            found = [people_by_distance(index, templates, one, count, person_distance) for one in embeddings]
+            names = self._store.people.names_of({id for people in found for id, _ in people})
+        return [[PersonAt(names[id], l2) for id, l2 in people] for people in found]
 
     # Encryption
 

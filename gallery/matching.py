@@ -138,6 +138,29 @@ def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray
     return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))
 
 
+def people_by_distance(
+    index: VectorIndex, directory: Directory, query: FloatArray, count: int, measure: PersonDistance
+) -> list[tuple[int, float]]:
+    """Return the nearest people of a unit vector (d,): ids and Euclidean distances, rising, at most `count`.
+
+    They are the owners of the nearest templates; means are computed for these.
+    """
+    neighbours = max(_CANDIDATE_NEIGHBOURS, 2 * count)
+    while True:
+        _, owners = _neighbours(index, directory, query[None], neighbours)
+        people = list(dict.fromkeys(owners[0].tolist()))
+        if len(people) >= count or owners.shape[1] < neighbours:
+            break
+        neighbours *= 4
+    if not people:
+        return []
+    template_owners, template_ids = directory.templates_of(people)
+    ids, starts = np.unique(template_owners, return_index=True)
+    distances_l2 = distances_to_people(query, index.vectors_of(template_ids), starts, measure)
+    order = np.argsort(distances_l2, kind="stable")[:count]
+    return [(int(ids[at]), float(distances_l2[at])) for at in order]
+
+
 def _neighbours(
     index: VectorIndex, directory: Directory, queries: FloatArray, count: int
 ) -> tuple[npt.NDArray[np.float64], IdArray]:
@@ -183,33 +206,6 @@ def _note_others(
     hit = np.flatnonzero(other.any(axis=1))
     found.second[rows[hit]] = people[hit, column[hit]]
     found.second_l2[rows[hit]] = distances[hit, column[hit]]
-
-
-def rank_all_people(
-    index: VectorIndex, directory: Directory, query: FloatArray, count: int, excluded: IdArray
-) -> dict[int, float]:
-    """Return the nearest people of a unit vector float32 (d,) by their nearest templates, the nearest first.
-
-    Args:
-        index: Of the templates.
-        directory: Whose they are.
-        query: The vector.
-        count: Of people wanted; fewer come back where there are fewer.
-        excluded: int64, ids of templates to pass over.
-
-    Returns:
-        Person id to Euclidean distance.
-    """
-    found: dict[int, float] = {}
-    while len(found) < count:
-        distances, ids = index.search(query[None], _FIRST_NEIGHBOURS + count, exclude_ids=excluded)
-        if not distances.size:
-            break
-        for person, distance_l2 in zip(directory.people_of(ids)[0].tolist(), distances[0], strict=True):
-            found.setdefault(person, float(distance_l2))
-        _, of_found = directory.templates_of(list(found))
-        excluded = np.union1d(excluded, of_found)
-    return dict(list(found.items())[:count])
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,18 @@ _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 """Categories of control characters, lone surrogates and line breaks."""
 
 
+class BadNameError(GalleryError):
+    """A text can't be a person's name."""
+
+
+class UnknownPersonError(GalleryError):
+    """Nobody in the gallery has this name."""
+
+
+class NameTakenError(GalleryError):
+    """Somebody else in the gallery has this name."""
+
+
 def clean_name(name: str) -> str:
     """Return a person's name as stored: Unicode NFC, without invisible characters and outer white space.
 
@@ -36,7 +48,7 @@ def clean_name(name: str) -> str:
     script, or emoji; all other zero-width and bidirectional control characters are removed.
 
     Raises:
-        GalleryError: Nothing is left, it is too long, or it holds control characters or line breaks.
+        BadNameError: Nothing is left, it is too long, or it holds control characters or line breaks.
     """
     visible = "".join(
         character
@@ -45,11 +57,11 @@ def clean_name(name: str) -> str:
     )
     cleaned = unicodedata.normalize("NFC", visible).strip()
     if not cleaned:
-        raise GalleryError(f"a person needs a name of visible characters, got {name!r}")
+        raise BadNameError(f"a person needs a name of visible characters, got {name!r}")
     if len(cleaned) > NAME_LENGTH_MAX:
-        raise GalleryError(f"a name has at most {NAME_LENGTH_MAX} characters, got {len(cleaned)}")
+        raise BadNameError(f"a name has at most {NAME_LENGTH_MAX} characters, got {len(cleaned)}")
     if any(unicodedata.category(character) in _REFUSED for character in cleaned):
-        raise GalleryError(f"a name is plain text without line breaks or control characters, got {name!r}")
+        raise BadNameError(f"a name is plain text without line breaks or control characters, got {name!r}")
     return cleaned
 
 

@@ -11,19 +11,24 @@ from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.matching import PersonDistance, distances_to_people
 from facepipe.gallery.models import NewTemplate, Person, Template, require_vectors
-from facepipe.gallery.names import clean_name, lookalike_key
+from facepipe.gallery.names import NameTakenError, clean_name, lookalike_key
 from facepipe.gallery.thresholds import ThresholdsMixin
 
 
 class PeopleMixin(ThresholdsMixin):
     """The people of a gallery and their templates."""
 
-    def add(self, name: str, templates: Sequence[NewTemplate]) -> list[int]:
+    def add(self, name: str, templates: Sequence[NewTemplate], *, known: bool | None = None) -> list[int]:
         """Remember faces of a person, who need not be known yet.
 
         The same face of the same photo (`photo_sha256`) is stored once a person; without a photo's hash, the
         very same vector is. So enrolling again changes nothing. Whether a new name looks like another's is
         answered by `people_like`, before.
+
+        Args:
+            name: The person.
+            templates: Their faces.
+            known: Whether somebody must have this name already, or nobody may; None: either.
 
         Returns:
             Ids of the newly stored templates, in order; fewer than `templates` where some were stored before.
@@ -31,6 +36,8 @@ class PeopleMixin(ThresholdsMixin):
         Raises:
             GalleryError: The name is empty, a vector is not float32 of unit length and the gallery's
                 dimensions, or the gallery may not be written.
+            UnknownPersonError: Nobody has the name, and somebody must.
+            NameTakenError: Somebody has the name, and nobody may.
         """
         self._require_encoder()
         name = clean_name(name)
@@ -39,6 +46,10 @@ class PeopleMixin(ThresholdsMixin):
         for template in templates:
             require_vectors(template.embedding[None], self.encoder.dimensions, f"embedding of {name!r}")
         with self._changing(vectors=True):
+            if known:
+                self._person_id(name)
+            elif known is False and self._store.people.has(self._stored_name(name)):
+                raise NameTakenError(f"somebody is named {name!r} already")
             return self._store.add(name, templates)
 
     def people(self) -> list[Person]:

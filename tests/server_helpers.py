@@ -10,9 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import httpx
+from PIL import Image
+
+from facepipe.core.faces import UInt8Array
 
 _START_S = 60.0
 
@@ -95,3 +100,20 @@ def kill(server: Server) -> None:
     with suppress(ProcessLookupError):
         os.killpg(server.process.pid, signal.SIGKILL)
     server.process.wait(30)
+
+
+def as_jpeg(rgb: UInt8Array) -> bytes:
+    """Return a photo as the bytes of a JPEG file."""
+    stream = BytesIO()
+    Image.fromarray(rgb).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+def raw(photo: bytes) -> dict[str, Any]:
+    """Return the arguments of a request whose body is a photo."""
+    return {"content": photo, "headers": {"Content-Type": "image/jpeg"}}
+
+
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    """Return status and code of an error."""
+    return answer.status_code, answer.json()["code"]

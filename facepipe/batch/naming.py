@@ -10,6 +10,7 @@ from typing import Any
 
 from facepipe.core.faces import Faces, Match
 from facepipe.gallery import Gallery
+from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.gallery.matching import PersonDistance
 from facepipe.pipeline import NamingOptions, name_photos, threshold_of
 from facepipe.quality_rules import Reason
@@ -34,6 +35,16 @@ class Naming:
     def threshold_l2(self) -> float:
         """Largest distance at which a face is named, in the gallery as it is now."""
         return threshold_of(self.gallery, self.options.threshold_l2)
+
+    @property
+    def group_within_l2(self) -> float:
+        """Mean distance up to which unknown faces are likely one person's.
+
+        A share of the threshold asked for or the encoder's. The gallery's falls with every person named, and
+        groups would fall apart with it.
+        """
+        encoder_l2 = self.gallery.encoder.threshold_l2
+        return LINK_SHARE * (self.options.threshold_l2 or encoder_l2 or self.threshold_l2)
 
     @property
     def key(self) -> str:

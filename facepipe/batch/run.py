@@ -20,7 +20,6 @@ from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
 from facepipe.batch.naming import Naming, options_to_dict
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
-from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.images.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline, NamingOptions
 
@@ -142,7 +141,7 @@ class Batch:
     @property
     def group_within_l2(self) -> float:
         """Mean distance up to which unknown faces are likely one person's."""
-        return LINK_SHARE * self._naming.threshold_l2
+        return self._naming.group_within_l2
 
     def find(self, folders: Iterable[str | os.PathLike[str]], *, may_be_empty: bool = False) -> None:
         """Take the photos of folders, files and globs for those of this batch. The job's own folder is none.

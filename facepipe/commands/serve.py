@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,10 +21,16 @@ _SCOPES = ("read", "identify", "manage")
 
 
 def _limits(
-    max_body_mb: float, max_faces: int, queue: int, requests_per_minute: int, time_limit: float
+    max_body_mb: float,
+    body_time_limit: float,
+    max_faces: int,
+    queue: int,
+    requests_per_minute: int,
+    time_limit: float,
 ) -> dict[str, float]:
     return {
         "body_bytes": round(max_body_mb * 1e6),
+        "body_s": body_time_limit,
         "max_faces": max_faces,
         "queue": queue,
         "requests_per_minute": requests_per_minute,
@@ -36,7 +43,10 @@ with_limits = option_group(
     _limits,
     [
         click.option("--max-body-mb", type=float, default=20, show_default=True, help="Largest request."),
-        click.option("--max-faces", type=int, default=200, show_default=True, help="Of a photo."),
+        click.option(
+            "--body-time-limit", type=float, default=30, show_default=True, metavar="S", help="To arrive."
+        ),
+        click.option("--max-faces", type=int, default=500, show_default=True, help="Of a photo."),
         click.option("--queue", type=int, default=64, show_default=True, help="Photos that may wait."),
         click.option(
             "--requests-per-minute", type=int, default=6000, show_default=True, help="Of a key or an address."
@@ -115,14 +125,19 @@ def _serve(setup: Setup, settings: ServerSettings) -> None:
             "facepipe serve keys create NAME --scope manage"
         )
     load = partial(setup.pipeline, settings.gallery, create=True, calls=_calls(settings.workers))
-    with listen(settings) as listening, load() as pipeline:  # what is wrong is told here, once
+    with listen(settings) as listening:
+        pipeline = load()  # here, so that what is wrong is told once
         address, port = listening.getsockname()[:2]
         shown = f"[{address}]" if ":" in address else address
         log(f"serving {settings.gallery} on http://{shown}:{port} (Ctrl-C stops)")
-        if settings.workers == 1:
-            serve(settings, lambda: api_app(settings, pipeline), listening)
+        if settings.workers > 1:
+            pipeline.close()
+            factory = partial(loaded_app, settings, load)
         else:
-            serve(settings, partial(loaded_app, settings, load), listening)
+            factory = partial(api_app, settings, pipeline)
+        with suppress(KeyboardInterrupt):
+            serve(settings, factory, listening)
+    log("stopped")
 
 
 def _calls(workers: int) -> int:

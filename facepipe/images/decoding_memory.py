@@ -93,9 +93,9 @@ class PhotoMemory:
             )
         count, had_bytes = self._count, self._bytes
         with count.change:
-            if not self.waits and not self._may_take(need_bytes):
-                raise MemoryBusyError(self.name, need_bytes)
             if need_bytes > self._bytes:
+                if not self.waits and not self._would_not_wait(need_bytes):
+                    raise MemoryBusyError(self.name, need_bytes)
                 self._set(0)
                 count.line.append(self)
                 try:
@@ -108,7 +108,7 @@ class PhotoMemory:
     def has_room(self, need_bytes: int) -> bool:
         """Return whether `take` would not have to wait for others."""
         with self._count.change:
-            return self._may_take(need_bytes)
+            return self._would_not_wait(need_bytes)
 
     def release(self) -> None:
         """Give all back."""
@@ -116,6 +116,10 @@ class PhotoMemory:
         with self._count.change:
             self._set(0)
         _trim_heap(had_bytes)
+
+    def _would_not_wait(self, need_bytes: int) -> bool:
+        """There is room, and nobody waits in line for it, who may wait for what the caller holds."""
+        return not self._count.line and self._may_take(need_bytes)
 
     def _may_take(self, need_bytes: int) -> bool:
         return self._count.taken_bytes - self._bytes + need_bytes <= self.limit_bytes

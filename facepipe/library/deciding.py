@@ -11,7 +11,6 @@ from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.groups import update_groups
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
-from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.gallery.names import clean_name
 from facepipe.library.models import Checked, FaceGroup, Step
 from facepipe.library.steps import Change, StepsMixin
@@ -77,7 +76,7 @@ class DecidingMixin(StepsMixin):
 
     def regroup(self) -> None:
         """Group the unknown faces anew; groups keep their numbers."""
-        numbers = update_groups(self._job, LINK_SHARE * self._naming.threshold_l2)
+        numbers = update_groups(self._job, self._naming.group_within_l2)
         for id, face in self.faces.items():
             if face.group != numbers.get(id):
                 self.faces[id] = replace(face, group=numbers.get(id))

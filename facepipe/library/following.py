@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Box, Verdict
@@ -20,10 +21,9 @@ from facepipe.library.templates import useful_templates
 
 _ENROLLABLE_WEIGHT, _OTHER_WEIGHT = 1.0, 0.5
 """Faces that enrollment would refuse become templates where a person has no better ones."""
+_TINY = 1e-9
 _NAMED_AT_ONCE = 8
 """Photos whose names are found before a change returns, where nothing is known about them before."""
-_REACH_SHARE = 1.2
-"""Of the threshold: how far from a new template faces are named again; beyond it a name can't change."""
 
 
 class FollowingMixin(LibraryBase):
@@ -201,17 +201,26 @@ class FollowingMixin(LibraryBase):
 
     def _leave_near_faces(self, name: str, changed: Iterable[LibraryFace]) -> None:
         """Have photos named again whose faces may get another name after a change of a person's templates."""
-        rows = [face.embedding_row for face in changed if face.embedding_row is not None]
-        reach_l2 = _REACH_SHARE * self._naming.threshold_l2
-        is_near = np.zeros(len(self.embeddings), np.bool_)
-        if rows:
-            cosines = self.embeddings @ self.embeddings[rows].T
-            is_near = cosines.max(axis=1) >= 1 - reach_l2**2 / 2
+        is_near = self._is_within_reach(name, changed)
         for face in self.faces.values():
             match = face.match
             concerns = name in (match.name, match.candidate_name, match.runner_up_name)
             if concerns or (face.embedding_row is not None and is_near[face.embedding_row]):
                 self._due_photos[face.photo_id] = None
+
+    def _is_within_reach(self, name: str, changed: Iterable[LibraryFace]) -> npt.NDArray[np.bool_]:
+        """bool (m,), of `embeddings`: near enough to a changed template, or to the mean of all."""
+        vectors = [self.embeddings[face.embedding_row] for face in changed if face.embedding_row is not None]
+        if self.gallery.knows(name):
+            total = self.gallery.vectors(name).sum(axis=0)
+            vectors.append(total / max(float(np.linalg.norm(total)), _TINY))
+        if not vectors:
+            return np.zeros(len(self.embeddings), np.bool_)
+        own_l2 = [person.threshold_l2 or 0.0 for person in self.gallery.people()]
+        reach_l2 = max(self._naming.threshold_l2, *own_l2, 0.0) + self._naming.options.min_margin_l2
+        cosines = self.embeddings @ np.array(vectors, np.float32).T
+        near: npt.NDArray[np.bool_] = cosines.max(axis=1) >= 1 - reach_l2**2 / 2
+        return near
 
     def _leave_after_kill(self) -> None:
         """Find the people whose templates a killed process has left as they were."""

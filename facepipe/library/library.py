@@ -19,7 +19,6 @@ from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.face_ids import face_id
 from facepipe.core.faces import Faces
 from facepipe.gallery import Gallery
-from facepipe.gallery.clustering import LINK_SHARE
 from facepipe.gallery.names import clean_name
 from facepipe.library.drawing import DrawnFace
 from facepipe.library.models import LibraryPhoto, Step
@@ -86,7 +85,7 @@ class Library(PeopleMixin):
         report = self._job.outputs.report_options()
         has_sidecars = bool(self._job.outputs.of_kind(SIDECAR_KIND))
         options = ResultOptions(xmp=sidecars or has_sidecars, paths=report is None or report.paths)
-        return write_results(self._job, LINK_SHARE * self._naming.threshold_l2, options)
+        return write_results(self._job, self._naming.group_within_l2, options)
 
     def draw_face(
         self, photo_id: int, box_xyxy: Box, name: str | None = None, find_face: FindFace | None = None

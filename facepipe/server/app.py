@@ -7,22 +7,17 @@ from contextlib import asynccontextmanager
 
 from litestar import Litestar, Router
 from litestar.di import Provide
-from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.openapi.spec import Components, SecurityScheme
 
-from facepipe import __version__
-from facepipe.server import health
+from facepipe.server import compreface, health, v1
 from facepipe.server.admission import Admission
+from facepipe.server.bodies import Bodies
 from facepipe.server.errors import EXCEPTION_HANDLERS
+from facepipe.server.keys import ApiKeys
 from facepipe.server.observation import Observation
+from facepipe.server.openapi import openapi_config
 from facepipe.server.security import Security
 from facepipe.server.services import Services
-
-KEY_SCHEMES = {
-    "bearer": SecurityScheme(type="http", scheme="bearer", description="An API key."),
-    "apiKey": SecurityScheme(type="apiKey", name="X-API-Key", security_scheme_in="header"),
-}
+from facepipe.server.settings import ServerSettings
 
 
 def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
@@ -46,30 +41,25 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
             services.close()
 
     app = Litestar(
-        [health.router, *routers],
+        [health.router, *v1.routers, *_compreface(services), *routers],
         dependencies={"services": Provide(lambda: services, sync_to_thread=False)},
         exception_handlers=EXCEPTION_HANDLERS,
         lifespan=[closing],
         logging_config=None,
-        openapi_config=_openapi(),
+        openapi_config=openapi_config(),
         request_max_body_size=services.settings.limits.body_bytes,
         debug=False,
     )
-    secured = Security(
-        Admission(app.asgi_handler, services.settings.limits), services.settings, services.keys
-    )
-    app.asgi_handler = Observation(secured)
+    app.state.read_only = services.gallery.read_only
+    protect(app, services.settings, services.keys)
     return app
 
 
-def _openapi() -> OpenAPIConfig:
-    return OpenAPIConfig(
-        title="facepipe",
-        version=__version__,
-        description="Find the faces in photos and say who they are.",
-        path="/v1",
-        render_plugins=[JsonRenderPlugin(path="/openapi.json")],
-        components=Components(security_schemes=dict(KEY_SCHEMES)),
-        security=[{"bearer": []}, {"apiKey": []}],
-        use_handler_docstrings=True,
-    )
+def protect(app: Litestar, settings: ServerSettings, keys: ApiKeys) -> None:
+    """Put observation, security and limits around all that an app answers."""
+    admitted = Admission(app.asgi_handler, settings.limits)
+    app.asgi_handler = Observation(Bodies(Security(admitted, settings, keys), settings.limits))
+
+
+def _compreface(services: Services) -> list[Router]:
+    return [compreface.router] if services.settings.compreface else []

@@ -9,11 +9,14 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
-from litestar.types import ExceptionHandlersMap, Scope
+from litestar.types import ExceptionHandlersMap
 
 from facepipe.core.errors import FacepipeError, PhotoError, UsageError, one_line
 from facepipe.core.plain_text import text_of
+from facepipe.gallery.names import BadNameError, NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.errors import BusyDatabaseError
+from facepipe.gallery.storage.face_table import UnknownFaceError
+from facepipe.server.scopes import request_id_of
 
 RETRY_AFTER_S = 1
 """Advice to clients that found the server busy."""
@@ -60,11 +63,6 @@ def not_found(what: str) -> RefusedError:
     return RefusedError(404, "not_found", what)
 
 
-def request_id_of(scope: Scope) -> str:
-    """Return the id that the request was given; see `facepipe.server.observation`."""
-    return str(scope.get("state", {}).get("request_id", ""))
-
-
 def as_refused(error: Exception) -> RefusedError:
     """Return what is answered to a failure; a defect of ours tells clients nothing of itself."""
     match error:
@@ -74,6 +72,12 @@ def as_refused(error: Exception) -> RefusedError:
             return RefusedError(422, "photo", text_of(str(error)))
         case UsageError():
             return RefusedError(400, "bad_request", text_of(str(error)))
+        case UnknownPersonError() | UnknownFaceError():
+            return RefusedError(404, "not_found", str(error))
+        case NameTakenError():
+            return RefusedError(409, "name_taken", str(error))
+        case BadNameError():
+            return RefusedError(400, "name", str(error))
         case BusyDatabaseError():
             return RefusedError(503, "busy", "the gallery is busy: try again", RETRY_AFTER_S)
         case HTTPException() if error.status_code < 500:

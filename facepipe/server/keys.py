@@ -1,35 +1,21 @@
-"""API keys: what each allows, and their hashes in a small SQLite file beside the gallery's."""
+"""API keys: what each allows. Only the hashes of their secrets are stored."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 
-from facepipe.core.errors import GalleryError, UsageError
-from facepipe.core.files import PRIVATE_FILE_MODE, make_private_folder
+from facepipe.core.errors import UsageError
+from facepipe.server.database import ServerDatabase
 
 _PREFIX = "fp"
 _ID_BYTES, _SECRET_BYTES = 6, 32
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS keys (
-    id TEXT PRIMARY KEY,
-    name TEXT NOT NULL,
-    scope TEXT NOT NULL,
-    secret_sha256 BLOB NOT NULL,
-    created_at TEXT NOT NULL,
-    revoked_at TEXT
-);
-CREATE UNIQUE INDEX IF NOT EXISTS active_names ON keys (name) WHERE revoked_at IS NULL;
-"""
 _NO_HASH = bytes(hashlib.sha256().digest_size)
 
 
@@ -70,21 +56,21 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The keys in a file, private and not there before the first key. Processes may share it.
+    """The keys of a server.
 
     Every answer is read from the file: a key that was revoked is refused at once.
     Secrets are 256 random bits, so that their plain SHA-256 can't be guessed.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._database = ServerDatabase(file)
 
     @property
     def none_created(self) -> bool:
         """Whether no key was ever created, revoked ones included."""
-        if not self._file.exists():
+        if not self._database.exists:
             return True
-        with self._opened() as database:
+        with self._database.opened() as database:
             return database.execute("SELECT 1 FROM keys").fetchone() is None
 
     @property
@@ -101,9 +87,9 @@ class ApiKeys:
         if not name.strip() or not name.isprintable():
             raise UsageError(f"a key needs a name of printable characters, got {name!r}")
         key_id, secret = secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
-        self._make_file()
+        self._database.make()
         try:
-            with self._opened() as database, database:
+            with self._database.opened() as database, database:
                 database.execute(
                     "INSERT INTO keys (id, name, scope, secret_sha256, created_at) VALUES (?, ?, ?, ?, ?)",
                     (key_id, name, str(scope), _hash(secret), _now()),
@@ -114,9 +100,9 @@ class ApiKeys:
 
     def all(self) -> list[ApiKey]:
         """Return all keys ever made, oldest first."""
-        if not self._file.exists():
+        if not self._database.exists:
             return []
-        with self._opened() as database:
+        with self._database.opened() as database:
             rows = database.execute(
                 "SELECT id, name, scope, created_at, revoked_at FROM keys ORDER BY created_at, id"
             ).fetchall()
@@ -129,8 +115,8 @@ class ApiKeys:
             UsageError: There is no valid key of this name or id.
         """
         revoked = 0
-        if self._file.exists():
-            with self._opened() as database, database:
+        if self._database.exists:
+            with self._database.opened() as database, database:
                 revoked = database.execute(
                     "UPDATE keys SET revoked_at = ? WHERE ? IN (name, id) AND revoked_at IS NULL",
                     (_now(), name),
@@ -142,8 +128,8 @@ class ApiKeys:
         """Return the valid key with this text; None: there is none. Takes as long for near misses."""
         _, key_id, secret = (*text.split("_", 2), "", "")[:3]
         row = None
-        if self._file.exists():
-            with self._opened() as database:
+        if self._database.exists:
+            with self._database.opened() as database:
                 row = database.execute(
                     "SELECT secret_sha256, name, scope, created_at FROM keys"
                     " WHERE id = ? AND revoked_at IS NULL",
@@ -154,22 +140,6 @@ class ApiKeys:
             return None
         name, scope, created_at = fields
         return ApiKey(key_id, name, Scope[scope.upper()], created_at)
-
-    def _make_file(self) -> None:
-        make_private_folder(self._file.parent)
-        os.close(os.open(self._file, os.O_CREAT | os.O_WRONLY, PRIVATE_FILE_MODE))
-        with self._opened() as database:
-            database.executescript(_SCHEMA)
-
-    @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self._file, timeout=10.0)) as database:
-                yield database
-        except sqlite3.IntegrityError:
-            raise
-        except sqlite3.Error as error:
-            raise GalleryError(f"{self._file}: the API keys can't be read or changed ({error})") from error
 
 
 def _hash(secret: str) -> bytes:

@@ -13,6 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from facepipe.core.logs import log_event
 from facepipe.server.metrics import REQUEST_SECONDS, REQUESTS
+from facepipe.server.scopes import is_http
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNKNOWN_ROUTE = "(none)"
@@ -36,7 +37,7 @@ class Observation:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
-        if scope["type"] != "http":
+        if not is_http(scope):
             await self._app(scope, receive, send)
             return
         request_id = _request_id(Headers.from_scope(scope).get("x-request-id", ""))

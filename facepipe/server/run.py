@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +27,8 @@ _STOP_WAIT_S = 60
 """How long a stop waits for requests that are being answered."""
 _HEALTH_WAIT_S = 60
 """How long a worker may be too busy to say that it lives."""
+_IDLE_S = 60
+"""How long a connection may be idle."""
 _BACKLOG = 256
 
 AppFactory = Callable[[], ASGIApp]
@@ -39,8 +44,17 @@ def api_app(settings: ServerSettings, pipeline: FacePipeline) -> ASGIApp:
 
 
 def loaded_app(settings: ServerSettings, load: Callable[[], FacePipeline]) -> ASGIApp:
-    """Make the app of a worker in its own process."""
+    """Make the app of a worker in its own process, which ends when the parent does."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     return api_app(settings, load())
+
+
+def _end_with_parent() -> None:
+    """Wait for the parent's end, as by SIGKILL: nobody else would stop this worker."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -73,6 +87,9 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
         settings: See `ServerSettings`.
         factory: Makes the app, once in each worker.
         listening: Of `listen`.
+
+    Raises:
+        KeyboardInterrupt: Either signal came, and all was ended in order.
     """
     config = uvicorn.Config(
         factory,
@@ -84,9 +101,12 @@ def serve(settings: ServerSettings, factory: AppFactory, listening: socket.socke
         ws="none",
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=list(settings.proxies),
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_STOP_WAIT_S,
         timeout_worker_healthcheck=_HEALTH_WAIT_S,
     )
+    # After its orderly end uvicorn raises the signal again, for those who had a handler before.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if settings.workers == 1:
         uvicorn.Server(config).run(sockets=[listening])
         return

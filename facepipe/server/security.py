@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,8 +12,9 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Guard, HTTPScope, Message, Receive, Send
 from litestar.types import Scope as AsgiScope
 
-from facepipe.server.errors import ApiError, RefusedError, request_id_of
+from facepipe.server.errors import ApiError, RefusedError
 from facepipe.server.keys import ApiKey, ApiKeys, Scope
+from facepipe.server.scopes import is_http, request_id_of
 from facepipe.server.settings import ServerSettings, is_address
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -53,7 +55,7 @@ class Security:
 
     async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         """See the class."""
-        if scope["type"] != "http":
+        if not is_http(scope):
             await send({"type": "websocket.close", "code": 1008, "reason": "no websockets here"})
             return
 
@@ -111,9 +113,9 @@ _LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
 
 
 def requires(scope: Scope) -> Guard:
-    """Make a guard that refuses requests whose key does not allow this much."""
+    """Make a guard that refuses requests whose key allows less, and changes of a read-only gallery."""
 
-    def guard(connection: ASGIConnection, _: BaseRouteHandler) -> None:  # type: ignore[type-arg]
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         key: ApiKey | None = connection.scope["state"].get("api_key")
         if key is None:
             raise RefusedError(
@@ -121,6 +123,8 @@ def requires(scope: Scope) -> Guard:
             )
         if key.scope < scope:
             raise RefusedError(403, "scope", f"this needs a key of scope {scope}; yours has {key.scope}")
+        if scope is Scope.MANAGE and connection.app.state.get("read_only"):
+            raise RefusedError(409, "read_only", "the gallery may not be written")
 
     return guard
 

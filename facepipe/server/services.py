@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from facepipe.gallery import Gallery
 from facepipe.pipeline import FacePipeline
 from facepipe.server.keys import ApiKeys
+from facepipe.server.recognizer import Recognizer
 from facepipe.server.settings import SERVER_FILE, ServerSettings
 
 
@@ -19,19 +20,23 @@ class Services:
         pipeline: Networks and gallery.
         gallery: The pipeline's.
         keys: API keys.
+        recognizer: Analyzes the photos of requests.
     """
 
     settings: ServerSettings
     pipeline: FacePipeline
     gallery: Gallery
     keys: ApiKeys
+    recognizer: Recognizer
 
     @classmethod
     def of(cls, settings: ServerSettings, pipeline: FacePipeline) -> Services:
         """Put the parts together; `close` closes the pipeline."""
         assert pipeline.gallery is not None
-        return cls(settings, pipeline, pipeline.gallery, ApiKeys(settings.gallery / SERVER_FILE))
+        keys = ApiKeys(settings.gallery / SERVER_FILE)
+        return cls(settings, pipeline, pipeline.gallery, keys, Recognizer(pipeline, settings.limits))
 
     def close(self) -> None:
         """End the work and close the gallery."""
+        self.recognizer.close()
         self.pipeline.close()

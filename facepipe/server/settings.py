@@ -9,7 +9,7 @@ from pathlib import Path
 from facepipe.core.errors import UsageError
 
 SERVER_FILE = "server.sqlite3"
-"""Beside a gallery's database: the hashes of the API keys."""
+"""In the gallery's folder: hashes of API keys, and subjects without faces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Limits:
     body_bytes: int = 20_000_000
     waiting_bytes: int = 200_000_000
     max_pixels: int = 50_000_000
-    max_faces: int = 200
+    max_faces: int = 500
     queue: int = 64
     requests_per_minute: int = 6000
     body_s: float = 30.0

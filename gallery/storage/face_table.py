@@ -20,6 +20,10 @@ SAME_VECTOR_L2 = 0.02
 _VECTOR_DTYPE = np.dtype("<f4")
 
 
+class UnknownFaceError(GalleryError):
+    """There is no face of an id."""
+
+
 class FaceTable(Table):
     """A table of faces.
 
@@ -41,7 +45,7 @@ class FaceTable(Table):
         """Return the encoded picture of a face; None: it was not kept.
 
         Raises:
-            GalleryError: There is no such face.
+            UnknownFaceError: There is no such face.
         """
         row = self._rows.sql.execute(f"SELECT crop FROM {self.name} WHERE id = ?", (id,)).fetchone()
         if row is None:
@@ -115,8 +119,10 @@ class FaceTable(Table):
         require_vectors(vectors, dimensions, f"{what} (damaged: run `facepipe gallery repair`)")
         return vectors
 
-    def _missing(self, id: int) -> GalleryError:
-        return GalleryError(f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}")
+    def _missing(self, id: int) -> UnknownFaceError:
+        return UnknownFaceError(
+            f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}"
+        )
 
     def _fields(self, columns: Sequence[Any]) -> tuple[Any, ...]:
         """`FACE_COLUMNS` as the fields that templates and unknown faces end with."""

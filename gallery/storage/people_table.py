@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import Person, is_threshold
+from facepipe.gallery.names import NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.rows import Table, require_kind
 from facepipe.gallery.storage.schema import row_checksum
 
@@ -48,12 +48,12 @@ class PeopleTable(Table):
         """Return the id of a person.
 
         Raises:
-            GalleryError: Nobody has this name.
+            UnknownPersonError: Nobody has this name.
         """
         sealed = self._rows.codec.seal("name", name)
         row = self._rows.sql.execute("SELECT id FROM people WHERE name = ?", (sealed,)).fetchone()
         if row is None:
-            raise GalleryError(f"nobody is named {name!r}: see `facepipe gallery list`")
+            raise UnknownPersonError(f"nobody is named {name!r}: see `facepipe gallery list`")
         return int(row[0])
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
@@ -83,11 +83,12 @@ class PeopleTable(Table):
         """Give a person another name that nobody has. `Store.wipe_deleted` is due afterwards.
 
         Raises:
-            GalleryError: Nobody is named `old`, or somebody else is named `new`.
+            UnknownPersonError: Nobody is named `old`.
+            NameTakenError: Somebody else is named `new`.
         """
         id = self.id_of(old)
         if old != new and self.has(new):
-            raise GalleryError(
+            raise NameTakenError(
                 f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
             )
         self._rows.update("people", id, name=self._rows.codec.seal("name", new))

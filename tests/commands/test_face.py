@@ -12,6 +12,7 @@ from gallery_helpers import ENCODER, person_vectors, photo_hash, template
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
+from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
 
 ADA, BOB, EVE = (person_vectors(seed, 2) for seed in (1, 2, 3))
@@ -74,8 +75,9 @@ def test_more_people_than_neighbours_are_ranked(tmp_path: Path) -> None:
         gallery.add("Twin", [template(v) for v in crowd[1:]])
         for number, vectors in enumerate(others):
             gallery.add(f"person {number}", [template(v) for v in vectors])
-        found = gallery.nearest_people(crowd[0], 4, without="Ada")
-        everybody = gallery.nearest_people(crowd[0], 99)
+        (_, *found), everybody = (
+            gallery.search(crowd[:1], count, PersonDistance.NEAREST)[0] for count in (5, 99)
+        )
     exact = sorted((min(distance(crowd[0], v) for v in vs), f"person {n}") for n, vs in enumerate(others))
     assert [at.name for at in found] == ["Twin", *(name for _, name in exact[:3])]
     assert [at.distance_l2 for at in found[1:]] == pytest.approx([l2 for l2, _ in exact[:3]])

@@ -47,6 +47,26 @@ def test_threads_never_take_more_than_the_limit_and_all_come_to_an_end() -> None
     assert taken_bytes() == 0
 
 
+def test_who_does_not_wait_does_not_stand_in_line_either() -> None:
+    """The one in line may wait for what the other holds."""
+    held, waiting, second = (PhotoMemory(name, LIMIT) for name in ("held", "waiting", "second"))
+    second.waits = False
+    held.take(600)
+    thread = threading.Thread(target=waiting.take, args=(LIMIT,))
+    thread.start()
+    time.sleep(0.05)
+    assert not second.has_room(100)
+    with pytest.raises(MemoryBusyError):
+        second.take(100)
+    held.take(500)
+    held.release()
+    thread.join(SECONDS)
+    waiting.release()
+    second.take(100)
+    second.release()
+    assert taken_bytes() == 0
+
+
 def test_a_large_photo_is_not_passed_over_for_ever() -> None:
     """Those that come after it wait, though there would be room for them."""
     order: list[str] = []

@@ -1,0 +1,72 @@
+"""What is around every route, also around those that are handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from litestar import Litestar, MediaType, Router, get, post
+from litestar.testing import TestClient
+
+from facepipe.pipeline import FacePipeline
+from facepipe.server.app import create_app
+from facepipe.server.services import Services
+from facepipe.server.settings import Limits, ServerSettings
+
+
+@get("/page/{name:str}", media_type=MediaType.HTML, sync_to_thread=False)
+def page(services: Services, name: str) -> str:
+    return f"<p>{name} {len(services.gallery.people())}</p>"
+
+
+@post("/page", sync_to_thread=False)
+def change() -> str:
+    raise RuntimeError("a defect")
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Litestar:
+    folder = tmp_path_factory.mktemp("app")
+    settings = ServerSettings(gallery=folder, limits=Limits(body_bytes=1000, requests_per_minute=1000))
+    pipeline = FacePipeline.load(folder, create_gallery=True)
+    pipeline.gallery.read_only = True  # type: ignore[union-attr]
+    return create_app(Services.of(settings, pipeline), [Router("/", route_handlers=[page, change])])
+
+
+@pytest.fixture(scope="module")
+def client(app: Litestar) -> Iterator[TestClient[Litestar]]:
+    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        yield client
+
+
+def test_a_further_router_is_behind_the_same_security(client: TestClient[Litestar]) -> None:
+    answer = client.get("/page/a%20b")
+    assert (answer.text, answer.headers["Content-Type"]) == ("<p>a b 0</p>", "text/html; charset=utf-8")
+    assert "script-src 'self';" in answer.headers["Content-Security-Policy"]
+    assert client.get("/page/a", headers={"Host": "evil.example"}).status_code == 421
+    assert client.post("/page", headers={"Origin": "http://evil.example"}).status_code == 403
+    assert client.post("/page", content=bytes(2000)).status_code == 413
+    assert 'route="/page/{name}"' in client.get("/metrics").text
+
+
+def test_a_defect_tells_clients_nothing_but_where_to_look(
+    client: TestClient[Litestar], caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = client.post("/page")
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert "defect" not in answer.text
+    assert answer.json()["request_id"] in caplog.text
+    assert "a defect" in caplog.text
+
+
+def test_a_gallery_that_is_read_only_is_not_changed(client: TestClient[Litestar]) -> None:
+    answer = client.put("/v1/thresholds", json={"gallery_l2": 1.0})
+    assert (answer.status_code, answer.json()["code"]) == (409, "read_only")
+    assert client.get("/v1/thresholds").status_code == 200
+
+
+def test_websockets_are_closed(client: TestClient[Litestar]) -> None:
+    from litestar.exceptions import WebSocketDisconnect
+
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect("/page/a"):
+        pass
