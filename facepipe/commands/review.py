@@ -62,6 +62,7 @@ def _require_extra() -> None:
     try:
         import jinja2  # noqa: F401
         import litestar  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingExtraError("the page", "serve") from error
