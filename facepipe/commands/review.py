@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import webbrowser
 from pathlib import Path
 
 import click
@@ -52,10 +50,18 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
             address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
             echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
             if not no_browser:
-                threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
+                _open_browser(address)
             serve(settings, lambda: create_page_app(library, session, settings), listening)
     except KeyboardInterrupt:
         echo("facepipe: the review ended; every answer is kept", err=True)
+
+
+def _open_browser(address: str) -> None:
+    """Open the address beside the server, which the browser waits for."""
+    import threading
+    import webbrowser
+
+    threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
 
 def _require_extra() -> None:
