@@ -193,7 +193,7 @@ class Clicks:
         self.measure("reject a face", lambda at: self._decide("reject", at, 1), repeats)
         self.measure("name a group", lambda at: self._name_group(groups[at]), repeats)
         self.measure("undo", lambda _: self.post("undo"), repeats)
-        click.echo(f"({len(names)} people, {len(groups)} groups, {len(self._faces[0])} faces of the first person)")
+        click.echo(f"({len(names)} people, the first of {len(self._faces[0])} faces; {len(groups)} groups)")
 
     def _confirm(self, at: int) -> None:
         self._decide("confirm", at, 0)
