@@ -166,4 +166,4 @@ def _keep_slashes_in_names(scope: HTTPScope) -> None:
     """Leave the API's paths percent-encoded until they are routed: a person's name may hold a slash."""
     raw = scope.get("raw_path") or b""
     if raw.startswith(_RAW_PREFIXES):
-        scope["path"] = raw.decode("latin-1")
+        scope["path"] = raw.partition(b"?")[0].decode("latin-1")
