@@ -32,6 +32,8 @@ _ANSWER_HEADERS = {
 }
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _RAW_PREFIXES = (b"/v1/", b"/api/v1/")
+_LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
+"""Of requests from this machine where no key was ever created."""
 
 
 class Security:
@@ -107,9 +109,6 @@ class Security:
         if not self._is_local or any(name in headers for name in _FORWARDED):
             return False
         return self._keys.none_created
-
-
-_LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
 
 
 def requires(scope: Scope) -> Guard:
