@@ -32,6 +32,8 @@ _ANSWER_HEADERS = {
 }
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _RAW_PREFIXES = (b"/v1/", b"/api/v1/")
+_LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
+"""Of requests from this machine where no key was ever created."""
 
 
 class Security:
@@ -109,9 +111,6 @@ class Security:
         return self._keys.none_created
 
 
-_LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
-
-
 def requires(scope: Scope) -> Guard:
     """Make a guard that refuses requests whose key allows less, and changes of a read-only gallery."""
 
@@ -166,4 +165,4 @@ def _keep_slashes_in_names(scope: HTTPScope) -> None:
     """Leave the API's paths percent-encoded until they are routed: a person's name may hold a slash."""
     raw = scope.get("raw_path") or b""
     if raw.startswith(_RAW_PREFIXES):
-        scope["path"] = raw.decode("latin-1")
+        scope["path"] = raw.partition(b"?")[0].decode("latin-1")

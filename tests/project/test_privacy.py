@@ -51,6 +51,22 @@ with facepipe.FacePipeline.load("my-gallery", create_gallery=True, runtime=runti
     list(facepipe.enroll(pipeline, [PersonPhoto("Ada", Path("photo.png"))]))
     print([match.name for match in pipeline.identify(facepipe.read_image("photo.png")).matches])
 """
+SERVER = """
+from pathlib import Path
+from litestar.testing import TestClient
+from facepipe import FacePipeline
+from facepipe.server.app import create_app
+from facepipe.server.services import Services
+from facepipe.server.settings import ServerSettings
+settings = ServerSettings(Path("my-gallery"), compreface=True)
+pipeline = FacePipeline.load(settings.gallery, create_gallery=True)
+photo = Path("photo.png").read_bytes()
+with TestClient(create_app(Services.of(settings, pipeline)), base_url="http://127.0.0.1") as client:
+    client.post("/v1/people?name=Ada", files={"photo": photo}).raise_for_status()
+    faces = client.post("/v1/identify", files={"photo": photo + bytes(3_000_000)}).json()["faces"]
+    client.post("/api/v1/recognition/recognize", files={"file": photo}).raise_for_status()
+    print([face["name"] for face in faces])
+"""
 TRAINING = """
 run("train", "detector", "run", "--recipe", "retinaface_mobilenet025", "--data", "data", "--set=loop.steps=1",
     "--set=loop.batch_size=2", "--set=loop.workers=1", "--set=loop.compile=false", "--set=augment.size_px=64",
@@ -87,6 +103,12 @@ def test_the_library_reaches_for_nothing(place: Path, runtime: str) -> None:
 
 def test_the_main_job_reaches_for_nothing(place: Path) -> None:
     assert_private(watched(["-c", COMMANDS + MAIN_JOB], place), place / "home" / ".facepipe")
+
+
+def test_the_server_writes_no_upload_to_disk(place: Path) -> None:
+    seen = watched(["-W", "ignore", "-c", SERVER], place)
+    assert_private(seen)
+    assert seen.output.endswith("['Ada']\n")
 
 
 ERASING = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,8 +26,7 @@ def sdk() -> Any:
 
     if not hasattr(urllib3.contrib, "appengine"):
         urllib3.contrib.appengine = absent  # type: ignore[attr-defined]
-    compreface = pytest.importorskip("compreface")
-    return compreface.CompreFace
+    return import_module("compreface").CompreFace
 
 
 @pytest.fixture
