@@ -65,7 +65,7 @@ def test_quiet_keeps_to_what_must_be_said(photos: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "code", "told"),
     [
-        (("--gallery", "missing"), 1, "missing: there is no gallery"),
+        (("--gallery", "/dev/null"), 1, "/dev/null: "),
         (("--no-such-option",), 2, "No such option"),
         (("--workers", "0"), 2, "Invalid value for '--workers'"),
         (("--threshold", "nan"), 2, "threshold"),
