@@ -136,6 +136,13 @@ class Visitor:
         """Wait until no change waits any more."""
         expect(self.page.locator("#waiting")).not_to_contain_text("save")
 
+    def wait_until_named(self) -> None:
+        """Wait until the names that follow from changes have been found."""
+        deadline = time.monotonic() + _START_S
+        while self.page.request.get(f"{self.base}/review/state").json()["photos_left"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
 
 def visit(context: BrowserContext, base: str) -> Visitor:
     """Open a window that notes what goes wrong in it."""

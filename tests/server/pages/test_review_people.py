@@ -137,6 +137,7 @@ def test_people_are_renamed_merged_hidden_and_shown_by_another_face(visitor: Vis
     visitor.open("history")
     page.get_by_role("button", name="Undo back to here").last.click()
     expect(page.locator(".steps .undone")).to_have_count(4)
+    visitor.wait_until_named()
     visitor.open("people")
     expect(page.get_by_role("link", name="Ada")).to_be_visible()
 
