@@ -41,7 +41,7 @@ def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path) -> None:
     Gallery.open(tmp_path / "g", ENCODER, create=True).close()
     before = (tmp_path / "g" / "gallery.sqlite3").read_bytes()
     for create in (False, True):
-        with pytest.raises(GalleryError, match=r"round .*square .*--encoder-weights round, or enroll"):
+        with pytest.raises(GalleryError, match=r"round .*square .*--encoder-weights round, or make "):
             Gallery.open(tmp_path / "g", OTHER_ENCODER, create=create)
     assert (tmp_path / "g" / "gallery.sqlite3").read_bytes() == before
 

@@ -195,7 +195,10 @@ def test_a_batch_puts_photos_off_and_loses_none(
         limit = 100_000_000  # of one of the large ones
         monkeypatch.setattr(PhotoMemory, "take", take)
         monkeypatch.setattr(analyzer, "memory", lambda path: PhotoMemory(str(path), limit))
-        assert analyzed(folder, analyzer, workers) == expected
+        for _ in range(8 if workers > 1 else 1):  # threads need not meet at the first try
+            assert analyzed(folder, analyzer, workers) == expected
+            if put_off:
+                break
         assert 50_000_000 < most <= limit
         assert put_off > 0 or workers == 1
         assert taken_bytes() == 0
