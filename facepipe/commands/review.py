@@ -31,6 +31,7 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
     """
     _require_extra()
     from facepipe.library.library import Library
+    from facepipe.server.pages.analysis import AnalysisControl
     from facepipe.server.pages.app import create_page_app
     from facepipe.server.pages.library_thread import LibraryThread
     from facepipe.server.pages.photo_list import prepare
@@ -45,13 +46,17 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
 
     settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))
     try:
-        with listen(settings) as listening, LibraryThread(open_library) as library:
+        with (
+            listen(settings) as listening,
+            LibraryThread(open_library) as library,
+            AnalysisControl(library) as analysis,
+        ):
             session = PageSession(listening.getsockname()[1])
             address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
             echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
             if not no_browser:
                 _open_browser(address)
-            serve(settings, lambda: create_page_app(library, session, settings), listening)
+            serve(settings, lambda: create_page_app(library, analysis, session, settings), listening)
     except KeyboardInterrupt:
         echo("facepipe: the review ended; every answer is kept", err=True)
 

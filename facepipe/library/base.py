@@ -40,6 +40,7 @@ class LibraryBase:
         faces: By id. Faces are replaced by new objects when they change.
         embeddings: float32 (m, d), unit length, of the faces with an `embedding_row`.
         version: Grows with every change of photos, faces, people and groups.
+        photos_version: Grows when photos come, go, or are analyzed anew.
     """
 
     photos: Mapping[int, LibraryPhoto]
@@ -47,7 +48,7 @@ class LibraryBase:
     embeddings: FloatArray
 
     def __init__(self, job: Job, gallery: Gallery, naming: Naming) -> None:
-        self.folder, self.gallery, self.version = job.folder, gallery, 0
+        self.folder, self.gallery, self.version, self.photos_version = job.folder, gallery, 0, 0
         self._job, self._naming, self._tables = job, naming, LibraryTables(job)
         self._due_people: set[str] = set()
         self._due_photos: dict[int, None] = {}
@@ -112,6 +113,7 @@ class LibraryBase:
         self.embeddings = np.array(vectors, np.float32).reshape(len(vectors), self._dimensions)
         self._due_photos = dict.fromkeys(self._job.faces.due_for_naming())
         self.version += 1
+        self.photos_version += 1
 
     def _add_photo(self, photo: AnalyzedPhoto, groups: Mapping[str, int], vectors: list[FloatArray]) -> None:
         ids = () if photo.faces is None else photo.faces.ids
@@ -148,13 +150,14 @@ class LibraryBase:
     def _reload_photo(self, photo_id: int) -> None:
         """Read a photo whose faces have changed in number; their embeddings are added to the others."""
         groups = {id: face.group for id, face in self.faces.items() if face.group is not None}
-        for id in self.photos[photo_id].face_ids:
+        for id in self.photos[photo_id].face_ids if photo_id in self.photos else ():
             self.faces.pop(id, None)
         vectors = list[FloatArray]()
         self._add_photo(self._job.faces.photo(photo_id, self._dimensions), groups, vectors)
         if vectors:
             self.embeddings = np.concatenate([self.embeddings, np.array(vectors, np.float32)])
         self.version += 1
+        self.photos_version += 1
 
     def _reread(self, photo_ids: Iterable[int]) -> None:
         """Take the names of photos from the job."""

@@ -20,9 +20,9 @@ from facepipe.core.face_ids import face_id
 from facepipe.core.faces import Faces
 from facepipe.gallery import Gallery
 from facepipe.gallery.names import clean_name
+from facepipe.library.analyzing import AnalyzingMixin
 from facepipe.library.drawing import DrawnFace
 from facepipe.library.models import LibraryPhoto, Step
-from facepipe.library.people import PeopleMixin
 from facepipe.library.storage import now
 from facepipe.pipeline import NamingOptions, known_identity
 from facepipe.quality_rules import Reason
@@ -31,7 +31,7 @@ FindFace = Callable[[LibraryPhoto, Box], DrawnFace | None]
 """Looks for a face in a box that was drawn by hand; see `facepipe.library.drawing.find_face`."""
 
 
-class Library(PeopleMixin):
+class Library(AnalyzingMixin):
     """A batch's photos and faces, with what people decided about them. Open it with `Library.open`.
 
     What people decide is never changed by what the gallery finds. Every change is one transaction, on disk

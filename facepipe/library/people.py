@@ -243,6 +243,8 @@ class PeopleMixin(DecidingMixin):
             UsageError: Nobody has this name.
         """
         self._require(name)
+        shown = {f.photo_id for f in self.faces.values() if name in (f.match.name, f.match.candidate_name)}
+        self._name_photos(shown)  # what was decided just now is not among the names of the job yet
         photos = forget_person(self._job, {name})
         if self.gallery.knows(name):
             self.gallery.remove(name)

@@ -230,6 +230,15 @@ def test_erasing_leaves_no_word_of_a_person(out: Path) -> None:
         assert b"Zebedee" not in file.read_bytes(), file
 
 
+def test_erasing_reaches_what_was_decided_just_now(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "two"), face_of(library, "one")], "Zebedee Quux")
+        assert library.erase("Zebedee Quux") == 2
+        assert library.photo_counts().waiting == 2
+        assert "two" not in names_in(library)
+    assert b"Zebedee" not in b"".join(file.read_bytes() for file in out.iterdir())
+
+
 def test_forgotten_photos_take_their_decisions_along(out: Path, tmp_path: Path) -> None:
     with Library.open(out) as library:
         library.confirm([face_of(library, "two"), face_of(library, "one")], "Ada")

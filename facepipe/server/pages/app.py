@@ -21,6 +21,7 @@ from facepipe.server.admission import Admission
 from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused
 from facepipe.server.keys import ApiKeys
 from facepipe.server.pages.album import album_router
+from facepipe.server.pages.analysis import AnalysisControl, analysis_router
 from facepipe.server.pages.groups import groups_router
 from facepipe.server.pages.history import history_router
 from facepipe.server.pages.library_thread import LibraryThread
@@ -37,18 +38,22 @@ _HERE = Path(__file__).parent
 
 
 def create_page_app(
-    library_thread: LibraryThread, session: PageSession, settings: ServerSettings
+    library_thread: LibraryThread,
+    analysis: AnalysisControl,
+    session: PageSession,
+    settings: ServerSettings,
 ) -> Litestar:
     """Make the application.
 
     Args:
         library_thread: Of the library that is shown.
+        analysis: Of the photos of that library that wait.
         session: Of the browser that may use it.
         settings: Where it listens, and its limits.
     """
 
     app = Litestar(
-        [sign_in, _home, _static_files(), _pages(library_thread)],
+        [sign_in, _home, _static_files(), _pages(library_thread, analysis)],
         exception_handlers={Exception: _failure},
         logging_config=None,
         openapi_config=None,
@@ -61,7 +66,7 @@ def create_page_app(
     return app
 
 
-def _pages(library_thread: LibraryThread) -> Router:
+def _pages(library_thread: LibraryThread, analysis: AnalysisControl) -> Router:
     return Router(
         "/review",
         route_handlers=[
@@ -72,8 +77,12 @@ def _pages(library_thread: LibraryThread) -> Router:
             pictures_router,
             history_router,
             album_router,
+            analysis_router,
         ],
-        dependencies={"library_thread": Provide(lambda: library_thread, sync_to_thread=False)},
+        dependencies={
+            "library_thread": Provide(lambda: library_thread, sync_to_thread=False),
+            "analysis": Provide(lambda: analysis, sync_to_thread=False),
+        },
         guards=[require_session],
     )
 

@@ -57,6 +57,13 @@ class LibraryThread:
 
     async def run(self, function: Callable[[Library], Result]) -> Result:
         """Return what the function gives, called with the library in its thread; raises what it raises."""
+        return await asyncio.wrap_future(self._put(function))
+
+    def call(self, function: Callable[[Library], Result]) -> Result:
+        """As `run`, for another thread, which waits."""
+        return self._put(function).result()
+
+    def _put(self, function: Callable[[Library], Result]) -> Future[Result]:
         future: Future[Result] = Future()
 
         def task(library: Library) -> None:
@@ -68,7 +75,7 @@ class LibraryThread:
                 future.set_exception(error)
 
         self._tasks.put(task)
-        return await asyncio.wrap_future(future)
+        return future
 
     def __enter__(self) -> Self:
         return self

@@ -147,13 +147,15 @@ def _relative(folder: str, common: str) -> str:
     return "" if relative == "." else relative
 
 
-_kept_places: WeakKeyDictionary[Library, _Places] = WeakKeyDictionary()
+_kept_places: WeakKeyDictionary[Library, tuple[int, _Places]] = WeakKeyDictionary()
 
 
 def _places(library: Library) -> _Places:
-    if library not in _kept_places:
-        _kept_places[library] = _places_of(library)
-    return _kept_places[library]
+    version, places = _kept_places.get(library, (0, None))
+    if places is None or version != library.photos_version:
+        places = _places_of(library)
+        _kept_places[library] = library.photos_version, places
+    return places
 
 
 def prepare(library: Library) -> None:

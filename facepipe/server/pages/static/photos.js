@@ -1,5 +1,6 @@
 // The filters of the photos: a choice is taken at once.
 
+import "./analysis.js";
 import { askSure } from "./dialogs.js";
 import { send } from "./sender.js";
 import "./tiles.js";
