@@ -24,9 +24,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium."""
+    """Chromium. Closed before other modules: Playwright holds the event loop of this thread meanwhile."""
     with chromium() as browser:
         yield browser
 
