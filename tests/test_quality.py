@@ -200,6 +200,7 @@ def test_the_codes_are_stable() -> None:
         "too_dark",
         "too_bright",
         "low_contrast",
+        "drawn",
     }
 
 
