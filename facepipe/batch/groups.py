@@ -23,7 +23,7 @@ def update_groups(job: Job, max_distance_l2: float) -> dict[str, int]:
     Returns:
         The number of its group, from 1, by face id; faces without company have none.
     """
-    faces = job.faces.unknown_faces()
+    faces = list({face.face_id: face for face in job.faces.unknown_faces()}.values())  # copies share them
     groups: list[list[str]] = []
     if faces:
         embeddings = np.stack([face.embedding for face in faces])

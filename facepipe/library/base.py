@@ -46,6 +46,7 @@ class LibraryBase:
     photos: Mapping[int, LibraryPhoto]
     faces: dict[str, LibraryFace]
     embeddings: FloatArray
+    _copies: dict[str, dict[int, None]]  # ids of photos by content, in the order of the batch
 
     def __init__(self, job: Job, gallery: Gallery, naming: Naming) -> None:
         self.folder, self.gallery, self.version, self.photos_version = job.folder, gallery, 0, 0
@@ -94,6 +95,12 @@ class LibraryBase:
         """Return a photo as WebP, longer side 224 px; None: it has no face."""
         return self._job.faces.picture(photo_id, -1)
 
+    def _photos_showing(self, face_id: str) -> Iterable[int]:
+        """Ids of the photos that show a face: its own, and copies of that, which share the face's id."""
+        face = self.faces.get(face_id)
+        sha256 = None if face is None else self.photos[face.photo_id].sha256
+        return () if sha256 is None else tuple(self._copies[sha256])
+
     def _selected(self, face_ids: Iterable[str]) -> list[LibraryFace]:
         return list({face.id: face for face in map(self.face, face_ids)}.values())
 
@@ -106,7 +113,7 @@ class LibraryBase:
     def _load(self) -> None:
         """Read all photos and faces from the job."""
         groups, vectors = self._job.groups.read(), list[FloatArray]()
-        self.photos, self.faces = {}, {}
+        self.photos, self.faces, self._copies = {}, {}, {}
         self.embeddings = np.zeros((0, self._dimensions), np.float32)
         for photo in self._job.faces.photos(self._dimensions):
             self._add_photo(photo, groups, vectors)
@@ -122,8 +129,9 @@ class LibraryBase:
         self.photos[photo.id] = LibraryPhoto(
             photo.id, photo.path, photo.sha256, photo.size_wh, photo.taken_at, photo.error, ids
         )
-        if photo.faces is None:
+        if photo.faces is None or photo.sha256 is None:
             return
+        self._copies.setdefault(photo.sha256, {})[photo.id] = None
         found = photo.faces.faces
         assert found.embeddings is not None
         assert found.matches is not None

@@ -66,7 +66,7 @@ class FollowingMixin(LibraryBase):
             self._due_people |= {name for name in people if name is not None}
             if decision.face_id in self.faces:
                 self._show_decision(decision.face_id)
-                self._due_photos[self.faces[decision.face_id].photo_id] = None
+                self._due_photos |= dict.fromkeys(self._photos_showing(decision.face_id))
         self._leave_rejected(before, after)
         undecided = [id for id in changed if id in self.faces and self.faces[id].decision is None]
         self._name_now({self.faces[id].photo_id for id in undecided})

@@ -72,12 +72,10 @@ class StepsMixin(FollowingMixin):
         return step.step
 
     def _write_decisions(self, decisions: Iterable[StoredDecision]) -> None:
-        photos = set()
+        photos = set[int]()
         for stored in decisions:
             self._job.decisions.put(stored)
-            face = self.faces.get(stored.decision.face_id)
-            if face is not None:
-                photos.add(face.photo_id)
+            photos.update(self._photos_showing(stored.decision.face_id))
         self._job.faces.leave_for_naming(photos)
 
     def _stored(self, face: LibraryFace) -> StoredDecision:

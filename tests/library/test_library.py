@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -340,3 +342,19 @@ def test_decisions_stay_when_metadata_of_a_photo_is_edited(out: Path, tmp_path: 
         assert library.undo() is not None
         assert library.decisions() == []
         assert kept <= set(library.faces)
+
+
+def test_decisions_hold_for_copies_of_a_photo(out: Path, tmp_path: Path) -> None:
+    shutil.copy(tmp_path / "photos" / "two.png", tmp_path / "photos" / "copy.png")
+    with Job(out) as job:
+        job.plan(sorted((tmp_path / "photos").iterdir()))
+        analyze(job, {**PHOTOS, "copy": ["ada"]})
+    with Library.open(out) as library:
+        library.regroup()
+        library.name_everything()
+        library.mark_not_faces([face_of(library, "two")])
+        library.name_everything()
+        library.write_results()
+    lines = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    found = {Path(line["photo"]).stem: [face["reason"] for face in line["faces"]] for line in lines}
+    assert found["two"] == found["copy"] == ["not_a_face"]
