@@ -16,12 +16,13 @@ import numpy as np
 
 from facepipe.batch.check_values import SHA256, are_texts, is_bytes, is_int, is_number, is_time, require
 from facepipe.batch.face_ids import face_ids_from_text
-from facepipe.batch.job_schema import CHECKED_COLUMNS, REPORT, created_schema, schema_of
+from facepipe.batch.job_schema import CHECKED_COLUMNS, REPORT, SHARD, created_schema, schema_of
 from facepipe.batch.library_checks import LIBRARY_CHECKS
 from facepipe.batch.models import PREVIEW
 from facepipe.batch.output_files import names_of
 from facepipe.batch.rows import FACE_BYTES, faces_of, known_count, matches_of, reasons_of
 from facepipe.batch.seal import SEALED_COLUMNS, Seal
+from facepipe.batch.shards import parse_shard
 from facepipe.core.face_ids import is_face_id
 from facepipe.detector import DetectorOptions
 from facepipe.quality import accepted_rows
@@ -113,6 +114,8 @@ def _check_setting(row: Row) -> None:
     if row["key"] == "detector options":
         require(value["max_side"] is None or is_int(value["max_side"]), "the scale of photos")
         DetectorOptions(max_side=value["max_side"])
+    if row["key"] == SHARD:
+        parse_shard(value)
     if row["key"] == REPORT:
         require(is_number(value["group_within_l2"]) and isinstance(value["paths"], bool), "the report")
 

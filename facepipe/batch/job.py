@@ -15,7 +15,7 @@ from facepipe.batch.face_ids import face_ids_from_text
 from facepipe.batch.job_faces import JobFaces
 from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
-from facepipe.batch.job_schema import WIPE_DUE, analyse_panoramas_again, note
+from facepipe.batch.job_schema import SHARD, WIPE_DUE, analyse_panoramas_again, note, note_shard
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask
 from facepipe.batch.planning import NO_FILE, Planner, Taken
 from facepipe.batch.rescue import open_job_file
@@ -26,6 +26,7 @@ from facepipe.batch.rows import (
     matches_to_text,
 )
 from facepipe.batch.seal import Seal
+from facepipe.batch.shards import Shard, parse_shard
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Match
 from facepipe.detector import DetectorOptions
@@ -132,6 +133,12 @@ class Job:
         row = self._database.execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
         return None if row is None else json.loads(row[0])
 
+    @property
+    def shard(self) -> Shard | None:
+        """Which share of all photos those of the command are; None: all."""
+        text = self.setting(SHARD)
+        return None if text is None else parse_shard(text)
+
     def remember_naming(self, gallery: Path, naming: dict[str, Any]) -> None:
         """Remember which gallery names the faces, and how: values that JSON holds."""
         row = self._seal.seal("gallery", os.fsencode(os.path.abspath(gallery))), json.dumps(naming)
@@ -146,16 +153,30 @@ class Job:
             return None
         return Path(os.fsdecode(self._seal.open("gallery", row[0]))), json.loads(row[1])
 
-    def plan(self, photos: Iterable[Path], *, retry_failed: bool = False) -> Taken:
+    def plan(
+        self,
+        photos: Iterable[Path],
+        *,
+        places: Iterable[int] | None = None,
+        shard: Shard | None = None,
+        retry_failed: bool = False,
+    ) -> Taken:
         """Take these photos, in this order, for those of the command. What is new or changed waits.
 
         A photo has changed where its size has, or where its time has and its content too. One that was moved
         or renamed is known by its content. Photos that were taken before and are not among these stay
         remembered, and are left out of everything.
+
+        Args:
+            photos: Of the command.
+            places: Of the photos in its order; None: 0, 1, 2 and so on.
+            shard: The share of all photos that these are; None: all.
+            retry_failed: Have photos wait that failed.
         """
         with self._changing() as database:
             analyse_panoramas_again(database)
-            taken = Planner(database, self._seal, self.folder).take_only(photos)
+            note_shard(database, None if shard is None else str(shard))
+            taken = Planner(database, self._seal, self.folder).take_only(photos, places)
             if retry_failed:
                 database.execute(
                     "UPDATE photos SET state = 'waiting' WHERE state = 'failed' AND place IS NOT NULL"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from contextlib import closing
 from functools import cache
@@ -20,9 +21,13 @@ VERSION = 3
 3: faces have ids, and what people decided about them is kept."""
 REPORT = "report"
 """Key of settings: how the report was last written."""
+SHARD = "shard"
+"""Key of settings: which share of all photos those of the command are, as in "1/4"; none: all."""
 CHECKSUMS_SINCE = 2
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
 """Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analyzed anew."""
+NOT_OF_ANALYSIS = (REPORT, WIPE_DUE, PANORAMAS_DUE, SHARD)
+"""Keys of settings that the analysis of a photo does not depend on."""
 _TABLES = {
     "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER)",
     # place: in the order of the last command, NULL: not one of its photos. numbers: float32 (n, 15), box,
@@ -193,6 +198,13 @@ def is_noted(database: sqlite3.Connection, key: str) -> bool:
 def strike(database: sqlite3.Connection, key: str) -> None:
     """Forget that something was due."""
     database.execute("DELETE FROM settings WHERE key = ?", (key,))
+
+
+def note_shard(database: sqlite3.Connection, shard: str | None) -> None:
+    """Remember which share of all photos those of the command are; None: all."""
+    strike(database, SHARD)
+    if shard is not None:
+        database.execute("INSERT INTO settings (key, value) VALUES (?, ?)", (SHARD, json.dumps(shard)))
 
 
 def analyse_panoramas_again(database: sqlite3.Connection) -> None:

@@ -7,6 +7,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,21 +112,29 @@ class Planner:
     def __init__(self, database: sqlite3.Connection, seal: Seal, folder: Path) -> None:
         self._database, self._seal, self._folder = database, seal, folder
 
-    def take_only(self, photos: Iterable[Path]) -> Taken:
-        """Take these photos, in this order, for those of the command, and no others."""
+    def take_only(self, photos: Iterable[Path], places: Iterable[int] | None = None) -> Taken:
+        """Take these photos for those of the command, and no others.
+
+        Args:
+            photos: In the order of the command.
+            places: Of each; None: 0, 1, 2 and so on.
+        """
         before = self._placed()
         self._database.execute("UPDATE photos SET place = NULL")
-        moved = self._take(photos, first_place=0)
+        moved = self._take(photos, count() if places is None else places)
         return Taken(moved, len(before - self._placed()))
 
     def take_more(self, photos: Iterable[Path]) -> None:
         """Take photos in addition to those of the command."""
         (last,) = self._database.execute("SELECT coalesce(max(place), -1) FROM photos").fetchone()
-        self._take(photos, first_place=last + 1)
+        self._take(photos, count(last + 1))
 
-    def _take(self, photos: Iterable[Path], first_place: int) -> int:
+    def _take(self, photos: Iterable[Path], places: Iterable[int]) -> int:
         """Answers how many were moved to where they are."""
-        files = {path: file_state(path) for path in (Path(os.path.abspath(photo)) for photo in photos)}
+        place_of: dict[Path, int] = {}
+        for photo, place in zip(photos, places, strict=False):  # places may go on for ever
+            place_of.setdefault(Path(os.path.abspath(photo)), place)
+        files = {path: file_state(path) for path in place_of}
         remembered = {photo.path: photo for photo in self._remembered()}
         unchanged = {
             path for path in files.keys() & remembered.keys() if is_unchanged(remembered[path], files[path])
@@ -135,11 +144,11 @@ class Planner:
             [photo for path, photo in remembered.items() if path not in unchanged],
         )
         ids = self._move(moved, {path: photo.id for path, photo in remembered.items()})
-        for place, (path, file) in enumerate(files.items(), first_place):
+        for path, file in files.items():
             if path not in ids:
-                self._add(path, place, file)
+                self._add(path, place_of[path], file)
             else:
-                self._place(ids[path], place, file, is_known=path in unchanged or path in moved)
+                self._place(ids[path], place_of[path], file, is_known=path in unchanged or path in moved)
         return len(moved)
 
     def _remembered(self) -> Iterator[Remembered]:

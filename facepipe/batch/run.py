@@ -18,6 +18,7 @@ from facepipe.batch.engine import Engine, EngineOptions, Outcome
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
 from facepipe.batch.naming import Naming, options_to_dict
+from facepipe.batch.shards import Shard
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.images.finding import find_photos, is_wanted
@@ -42,6 +43,7 @@ class BatchOptions:
         naming: How faces are named. When it, or the gallery, has changed since, all faces are named again,
             from their embeddings.
         engine: How the work is spread.
+        shard: Take this share of the photos; None: all.
     """
 
     exclude: Sequence[str] = ()
@@ -51,6 +53,7 @@ class BatchOptions:
     analysis: AnalysisOptions = field(default_factory=AnalysisOptions)
     naming: NamingOptions = field(default_factory=NamingOptions)
     engine: EngineOptions = field(default_factory=EngineOptions)
+    shard: Shard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +161,13 @@ class Batch:
         photos = self._found(names, may_be_empty)
         if self._options.again:
             self._job.require_settings(analysis_settings(self._pipeline, self._options.analysis), again=True)
-        taken = self._job.plan(photos, retry_failed=self._options.retry_failed)
+        shard, retry_failed = self._options.shard, self._options.retry_failed
+        if shard is None:
+            taken = self._job.plan(photos, retry_failed=retry_failed)
+        else:
+            ours = shard.select(photos)
+            taken = self._job.plan(ours, places=ours.values(), shard=shard, retry_failed=retry_failed)
+            _log.info("share %s: %d of %s", shard, len(ours), counted(len(photos), "photo"))
         if taken.moved:
             _log.info("known again by content: %s moved or renamed", counted(taken.moved, "photo"))
         if taken.left_out:

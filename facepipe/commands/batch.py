@@ -24,7 +24,7 @@ from facepipe.commands.options import (
 )
 from facepipe.commands.output import INTERRUPTED, LOG_JSON, PARTIAL, echo, finish, log, redraw
 from facepipe.core.counting import counted
-from facepipe.core.errors import FacepipeError
+from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.core.logs import json_line
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from facepipe.batch.job import Job
     from facepipe.batch.results import ResultOptions
     from facepipe.batch.run import Batch, BatchProgress, Summary
+    from facepipe.batch.shards import Shard
     from facepipe.pipeline import NamingOptions
 
 _LINE_EVERY_S = 10.0
@@ -45,6 +46,16 @@ xmp_option = click.option("--xmp", is_flag=True, help="Write the names into XMP 
 xmp_tags_option = click.option(
     "--xmp-tags", is_flag=True, help="As --xmp, with the names as keywords of photo managers too."
 )
+
+
+def _shard(text: str) -> Shard:
+    """`1/4` to a share of the photos."""
+    from facepipe.batch.shards import parse_shard
+
+    try:
+        return parse_shard(text)
+    except UsageError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _engine_options(workers: int | None, batch_size: int | None) -> EngineOptions:
@@ -177,6 +188,12 @@ _with_reporter = option_group(
 @click.option("--again", is_flag=True, help="Analyze all photos again, in a new job if damaged.")
 @allow_missing_option
 @click.option("--forget", is_flag=True, help="Erase photos that are not in FOLDERS, and outdated pictures.")
+@click.option(
+    "--shard",
+    type=_shard,
+    metavar="K/N",
+    help="Only share K of N shares of the photos, chosen by content; see batch-merge.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
 @_with_results
 @_with_engine
@@ -193,6 +210,7 @@ def batch(
     again: bool,
     allow_missing: bool,
     forget: bool,
+    shard: Shard | None,
     strict: bool,
     wanted: ResultOptions,
     engine: EngineOptions,
@@ -210,7 +228,7 @@ def batch(
     from facepipe.batch.run import Batch, BatchOptions
 
     analysis = AnalysisOptions(max_pixels=setup.max_pixels())
-    options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine)
+    options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
     with (
         setup.pipeline(gallery_path, create=True, calls=engine.threads) as pipeline,
