@@ -17,6 +17,7 @@ from facepipe import __version__
 from facepipe.commands import (
     audit,
     batch,
+    batch_merge,
     calibrate,
     cluster,
     demo,
@@ -144,6 +145,7 @@ for command in (
     photos.embed,
     verify.verify,
     batch.batch,
+    batch_merge.batch_merge,
     batch.sort,
     watch.watch,
     video.video,

@@ -59,7 +59,7 @@ class Library(AnalyzingMixin):
                 raise UsageError(
                     f"{folder}: an earlier facepipe made this batch: name its gallery with --gallery"
                 )
-            opened = _open_gallery(gallery or (known or (Path(),))[0], job, secret)
+            opened = open_gallery(gallery or (known or (Path(),))[0], job, secret)
         except BaseException:
             job.close()
             raise
@@ -127,8 +127,12 @@ class Library(AnalyzingMixin):
         return step, id
 
 
-def _open_gallery(path: Path, job: Job, secret: bytes | None) -> Gallery:
-    """Open a gallery for the embeddings of a job."""
+def open_gallery(path: Path, job: Job, secret: bytes | None) -> Gallery:
+    """Open a gallery for the embeddings of a job.
+
+    Raises:
+        GalleryError: There is no such gallery, or its embeddings are of another encoder than the job's.
+    """
     with Gallery.open(path, secret=secret) as gallery:
         identity = known_identity(gallery.encoder)
     encoder = f"{identity.name} {identity.fingerprint[:12]}"
