@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -25,6 +25,8 @@ _PATIENCE = timedelta(hours=3)
 def process_group(device: str) -> Iterator[torch.device]:
     """Join the processes of `torchrun`, or stay alone without it; yields the device of this process.
 
+    Inside of another such block the processes stay together, and wait for each other at the end.
+
     Args:
         device: "auto" (CUDA where there is one), "cpu", "cuda" (one each under torchrun) or "cuda:N".
 
@@ -32,6 +34,10 @@ def process_group(device: str) -> Iterator[torch.device]:
         DeviceError: The device is not available here.
     """
     chosen = _device(device)
+    if dist.is_initialized():
+        yield chosen
+        dist.barrier()
+        return
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         # torch counts the machine's processors, not those granted; torchrun's processes have a share each.
         torch.set_num_threads(asked_threads() or min(torch.get_num_threads(), granted_processors()))
@@ -73,6 +79,22 @@ def sum_over_ranks(value: Tensor) -> Tensor:
 def any_rank(flag: bool, device: torch.device) -> bool:
     """Return whether the flag is set in any process; collective, so every process must call it."""
     return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)
+
+
+def different_in_ranks(values: Mapping[str, float], device: torch.device) -> list[str]:
+    """Return the names of values that are not the same in all processes; collective, as `any_rank`.
+
+    Args:
+        values: The same names in every process; whole numbers below 2**53.
+        device: Of this process.
+    """
+    if world_size() == 1:
+        return []
+    own = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
+    low, high = own.clone(), own.clone()
+    dist.all_reduce(low, dist.ReduceOp.MIN)
+    dist.all_reduce(high, dist.ReduceOp.MAX)
+    return [name for name, differs in zip(values, (low != high).tolist(), strict=True) if differs]
 
 
 def without_exchange(module: nn.Module) -> AbstractContextManager[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
@@ -30,7 +32,13 @@ from facepipe.training.engine.checkpoints import (
 )
 from facepipe.training.engine.compiling import compiles
 from facepipe.training.engine.depthwise import replace_strided_depthwise
-from facepipe.training.engine.distributed import any_rank, is_main, without_exchange, world_size
+from facepipe.training.engine.distributed import (
+    any_rank,
+    different_in_ranks,
+    is_main,
+    without_exchange,
+    world_size,
+)
 from facepipe.training.engine.logs import LogWindow, RunLog
 from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.optimizer import (
@@ -43,6 +51,7 @@ from facepipe.training.engine.signals import StopRequest, stop_request
 from facepipe.training.engine.stream import Batches
 from facepipe.training.engine.task import Progress, Task
 
+_OF_A_HOST = ("compile", "workers", "tensorboard")
 _LOG = logging.getLogger("facepipe.training")
 Batch = TypeVar("Batch")
 Result = TypeVar("Result")
@@ -113,6 +122,7 @@ class TrainingLoop(Generic[Batch]):
             if damage:
                 _LOG.warning("%s; the run continues from the one before, of step %d", damage, state["step"])
             self._restore(state)
+        self._require_same_start()
         self._log_file = RunLog(self.folder, self.config.tensorboard and is_main(), self.step)
         if is_main():
             self._log_file.forget_after(self.step)
@@ -121,6 +131,24 @@ class TrainingLoop(Generic[Batch]):
             with closing(batches):
                 self._train(batches, stop)
         return self.best
+
+    def _require_same_start(self) -> None:
+        """Require that the processes of several hosts were given the same run.
+
+        Fresh weights are those of the first process in any case; those that continue come from each host's
+        own file.
+        """
+        values = {
+            "settings": _checksum({key: self.record.get(key) for key in ("optimiser", "loop")}),
+            "number of samples": self.task.samples_per_epoch,
+            "steps done": self.step,
+            "weights": _weights_checksum(self.task.module) if self.step else 0,
+        }
+        if different := different_in_ranks(values, self._device):
+            raise DataError(
+                f"{self.folder}: the processes of this run differ in their {', '.join(different)}; give "
+                f"every host the same settings and data, and to continue a run the same {LAST}"
+            )
 
     def _train(self, batches: Batches[Batch], stop: StopRequest) -> None:
         config, window = self.config, LogWindow()
@@ -356,3 +384,17 @@ class TrainingLoop(Generic[Batch]):
         torch.set_rng_state(state["random"])
         if self._device.type == "cuda" and state["cuda_random"] is not None:
             torch.cuda.set_rng_state(state["cuda_random"], self._device)
+
+
+def _checksum(settings: dict[str, Any]) -> int:
+    """CRC-32 of settings, but for those that hosts may choose for themselves."""
+    loop = {key: value for key, value in (settings["loop"] or {}).items() if key not in _OF_A_HOST}
+    return zlib.crc32(json.dumps({**settings, "loop": loop}, sort_keys=True).encode())
+
+
+def _weights_checksum(module: nn.Module) -> int:
+    """CRC-32 of all parameters and buffers."""
+    checksum = 0
+    for value in module.state_dict().values():
+        checksum = zlib.crc32(value.detach().cpu().numpy().tobytes(), checksum)
+    return checksum
