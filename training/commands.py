@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from facepipe.training.recognition.config import EncoderConfig
 
 
+_DEFAULT_RECIPES = {
+    "detector": "retinaface_mobilenet025_detail_photos",
+    "encoder": "facenet_mobilefacenet_people",
+}
+"""They go on from shipped weights, and need nothing but data."""
+
+
 def _require_torch(purpose: str) -> None:
     try:
         import torch  # noqa: F401
@@ -40,7 +47,11 @@ def _with_run_options(command: Command) -> Command:
     """Return the options of every trainer."""
     for option in reversed(
         (
-            click.option("--recipe", help="Name of a recipe, or a TOML file."),
+            click.option(
+                "--recipe",
+                help="Name of a recipe, or a TOML file.  [default: goes on from the shipped weight]",
+            ),
+            click.option("--phase", metavar="NAME", help="Only this phase of a recipe that has several."),
             click.option("--cache", type=FOLDER, help="Where to keep decoded photos."),
             click.option("--teacher", help="Weight to learn from."),
             click.option(
@@ -56,15 +67,19 @@ def _with_run_options(command: Command) -> Command:
 
 
 @train.command("detector")
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=FOLDER, required=False)
 @click.option("--data", type=FOLDER, multiple=True, help="Data set to train on; may be repeated.")
 @click.option("--validate", "validation", type=FOLDER, help="Data set for average precision.")
 @click.option("--ground-truth", type=FOLDER, help="WIDER FACE's .mat files, for its own protocol.")
 @_with_run_options
 def train_detector_command(
-    run: Path, data: tuple[Path, ...], validation: Path | None, ground_truth: Path | None, **choices: Any
+    run: Path | None,
+    data: tuple[Path, ...],
+    validation: Path | None,
+    ground_truth: Path | None,
+    **choices: Any,
 ) -> None:
-    """Train RetinaFace; checkpoints, log and pictures go to the folder RUN.
+    """Train RetinaFace; checkpoints, log and pictures go to the folder RUN (runs/detector).
 
     Ctrl-C or SIGTERM saves and leaves with 130; continue with --resume.
     """
@@ -80,7 +95,7 @@ def train_detector_command(
 
 
 @train.command("encoder")
-@click.argument("run", type=FOLDER)
+@click.argument("run", type=FOLDER, required=False)
 @click.option("--data", "crops", type=FOLDER, multiple=True, help="Aligned crops, a sub-folder per person.")
 @click.option("--photos", type=FOLDER, multiple=True, help="Whole photos, a sub-folder per person.")
 @click.option("--unlabelled", type=ANY_PATH, multiple=True, help="Aligned crops of anybody: folder or .tar.")
@@ -88,7 +103,7 @@ def train_detector_command(
 @click.option("--images", type=FOLDER, help="The pairs' photos, as PERSON/PERSON_0001.*")
 @_with_run_options
 def train_encoder_command(
-    run: Path,
+    run: Path | None,
     crops: tuple[Path, ...],
     photos: tuple[Path, ...],
     unlabelled: tuple[Path, ...],
@@ -96,7 +111,7 @@ def train_encoder_command(
     images: Path | None,
     **choices: Any,
 ) -> None:
-    """Train FaceNet; checkpoints, log and curves go to the folder RUN.
+    """Train FaceNet; checkpoints, log and curves go to the folder RUN (runs/encoder).
 
     --data, --photos and --unlabelled may be repeated and mixed. Ctrl-C or SIGTERM saves and leaves with 130;
     continue with --resume.
@@ -115,10 +130,11 @@ def train_encoder_command(
 
 def _train(
     kind: type[DetectorConfig] | type[EncoderConfig],
-    run: Path,
+    run: Path | None,
     files: dict[str, Any],
     *,
     recipe: str | None,
+    phase: str | None,
     cache: Path | None,
     teacher: str | None,
     overrides: tuple[str, ...],
@@ -126,23 +142,46 @@ def _train(
     device: str | None,
 ) -> None:
     """Train by the settings of a recipe, or of the run that is resumed."""
-    from facepipe.training.engine.config import read_configuration
-    from facepipe.training.engine.runs import configuration_of_run
+    from facepipe.training.detection.config import DetectorConfig
+    from facepipe.training.engine.config import read_phases
+    from facepipe.training.engine.phases import holds_phases, phases_of_run
+    from facepipe.training.engine.runs import configuration_of_run, new_run_folder
     from facepipe.training.train import train as train_network
+    from facepipe.training.train import train_phases
 
     options = {**files, "cache": cache, "teacher.weights": teacher}
     settings = [*overrides, *([f"device={device}"] if device else [])]
-    config: DetectorConfig | EncoderConfig
-    if resume and recipe is None:
-        if any(options.values()):
-            raise click.UsageError("A run goes on with its own data; change settings with --set.")
-        config = configuration_of_run(kind, run, settings)
-    elif recipe is None:
-        raise click.UsageError("Name a recipe (--recipe), or continue a run (--resume).")
-    else:
-        config = read_configuration(kind, recipe, settings, options)
+    name = "detector" if kind is DetectorConfig else "encoder"
+    if resume and run is None:
+        raise click.UsageError("Name the folder of the run to continue.")
+    if resume and recipe is None and any(options.values()):
+        raise click.UsageError("A run goes on with its own data; change settings with --set.")
+    folder = run or new_run_folder(Path("runs") / name)
     with _TrainingBar() as bar:
-        _report(train_network(config, run, resume=resume, on_log=bar.log, on_step=bar.step))
+        watching: dict[str, Any] = {"on_log": bar.log, "on_step": bar.step, "say": bar.say}
+        if resume and recipe is None and holds_phases(folder):
+            outcome = train_phases(phases_of_run(kind, folder, settings), folder, resume=True, **watching)
+        elif resume and recipe is None:
+            config = configuration_of_run(kind, folder, settings)
+            outcome = train_network(config, folder, resume=True, **watching)
+        else:
+            recipe = recipe or _DEFAULT_RECIPES[name]
+            phases = _chosen(read_phases(kind, recipe, settings, options), phase)
+            bar.say(f"recipe {recipe}, run {folder}")
+            if len(phases) > 1:
+                outcome = train_phases(phases, folder, resume=resume, **watching)
+            else:
+                outcome = train_network(phases[0].config, folder, resume=resume, **watching)
+    _report(outcome)
+
+
+def _chosen(phases: list[Any], name: str | None) -> list[Any]:
+    """Return the phase of this name; None: all."""
+    chosen = [phase for phase in phases if name in (None, phase.name)]
+    if not chosen:
+        there = ", ".join(phase.name for phase in phases if phase.name) or "none"
+        raise click.UsageError(f"The recipe has no phase {name!r}; its phases: {there}.")
+    return chosen
 
 
 def _report(outcome: TrainingOutcome) -> None:
@@ -180,6 +219,14 @@ class _TrainingBar:
             self._bar = tqdm(total=progress.steps, initial=progress.step - 1, unit="step")
         self._bar.set_postfix({k: f"{v:.2f}" for k, v in progress.losses.items()}, refresh=False)
         self._bar.update()
+
+    def say(self, line: str) -> None:
+        """Show a line, above the bar where there is one."""
+        if self._silent:
+            return
+        if self._bar is not None:
+            self._bar.clear()
+        echo(f"facepipe: {line}", err=True)
 
     def log(self, figures: dict[str, float]) -> None:
         """After every logged step."""

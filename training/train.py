@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,12 @@ import torch
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.prepare import draw_samples
 from facepipe.training.detection.prepare import prepare as prepare_detector
-from facepipe.training.engine.config import to_plain
+from facepipe.training.engine.checkpoints import LAST, holds_run, load_last
+from facepipe.training.engine.config import Phase, to_plain
 from facepipe.training.engine.distributed import is_main, process_group, world_size
 from facepipe.training.engine.loop import TrainingLoop
+from facepipe.training.engine.phases import begin_phases, is_finished, phase_folder, with_initial
+from facepipe.training.engine.plan import TimeEstimate, TrainingPlan, precision_warning
 from facepipe.training.engine.runs import TrainingOutcome, check_folder, only_run_in, outcome_of
 from facepipe.training.engine.signals import sigterm_interrupts
 from facepipe.training.engine.task import Progress, Task
@@ -31,6 +34,7 @@ def train(
     resume: bool = False,
     on_log: Callable[[dict[str, float]], None] = lambda _: None,
     on_step: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = _LOG.info,
 ) -> TrainingOutcome:
     """Train a detector or an encoder in `folder`; under torchrun in several processes.
 
@@ -40,6 +44,7 @@ def train(
         resume: Continue the run that is in it.
         on_log: Called with the figures of every logged step and validation, in the first process.
         on_step: Called after every step.
+        say: Called, in the first process, with what is going to be done and how long that will take.
 
     Raises:
         UsageError: The folder holds a run and `resume` is not asked for, or the other way round; another run
@@ -57,10 +62,17 @@ def train(
             config, task = prepare_detector(config, device)
         else:
             config, task = prepare_encoder(config, device, resume)
-        _LOG.info("training on %s with %d process(es)", device, world_size())
+        estimate = TimeEstimate(say if is_main() else lambda _: None)
+
+        def after_step(progress: Progress) -> None:
+            estimate.add(progress)
+            on_step(progress)
+
         record = to_plain(config)
         loop: TrainingLoop[Any]
-        loop = TrainingLoop(task, config.optimiser, config.loop, folder, record, on_log, on_step)
+        loop = TrainingLoop(task, config.optimiser, config.loop, folder, record, on_log, after_step)
+        if is_main():
+            _announce(config, task, device, folder, say)
         loop.run(resume)
         samples = None
         if isinstance(config, DetectorConfig) and loop.step == config.loop.steps:
@@ -68,3 +80,74 @@ def train(
             if is_main():
                 draw_samples(loop.average, config, samples)
         return outcome_of(loop, folder, samples)
+
+
+def train_phases(
+    phases: Sequence[Phase[Any]],
+    folder: Path,
+    *,
+    resume: bool = False,
+    on_log: Callable[[dict[str, float]], None] = lambda _: None,
+    on_step: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = _LOG.info,
+) -> TrainingOutcome:
+    """Run the phases of a recipe one after the other, each from the last weights of the one before.
+
+    Each is an ordinary run in a folder of its own, `folder/1_NAME` and so on. Phases that have ended are
+    passed over, and one that was stopped or killed continues where it was.
+
+    Args:
+        phases: Of `read_phases` or `phases_of_run`.
+        folder: Of all.
+        resume: Continue the run that is in it.
+        on_log, on_step, say: See `train`.
+
+    Returns:
+        The outcome of the last phase, or of the one that was stopped.
+
+    Raises:
+        FacepipeError, KeyboardInterrupt: As `train`.
+    """
+    with process_group(phases[0].config.device):
+        if not resume:
+            begin_phases(folder, phases)
+        before: Path | None = None
+        for number, phase in enumerate(phases, 1):
+            place = phase_folder(folder, number, phase.name)
+            if number < len(phases) and is_finished(place, phase.config.loop.steps):
+                before = place
+                continue
+            config: DetectorConfig | EncoderConfig = phase.config
+            if before is not None:
+                config = with_initial(config, before / LAST)
+            if is_main():
+                say(f"phase {phase.name}, {number} of {len(phases)}: {place}")
+            outcome = train(config, place, resume=holds_run(place), on_log=on_log, on_step=on_step, say=say)
+            if outcome.step < outcome.steps:
+                break
+            before = place
+        return outcome
+
+
+def _announce(
+    config: DetectorConfig | EncoderConfig,
+    task: Task[Any],
+    device: torch.device,
+    folder: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Say what is going to be done, and warn of a precision that is slow here."""
+    plan = TrainingPlan(
+        photos=task.samples_per_epoch,
+        parameters=sum(parameter.numel() for parameter in task.module.parameters()),
+        first_step=int(load_last(folder).state["step"]) if holds_run(folder) else 0,
+        steps=config.loop.steps,
+        samples_per_step=config.loop.batch_size * config.optimiser.accumulate * world_size(),
+        device=device,
+        processes=world_size(),
+        precision=config.loop.precision,
+    )
+    if plan.first_step < plan.steps:
+        say(str(plan))
+    if warning := precision_warning(config.loop.precision, device):
+        _LOG.warning("%s", warning)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from facepipe.core.errors import FacepipeError, UsageError, one_line
 from facepipe.core.home import expand_home
@@ -17,6 +18,7 @@ from facepipe.core.validation import convert
 
 Config = TypeVar("Config")
 
+_PHASE_NAME = re.compile("[a-z]{1,30}")
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the recipes that come with facepipe."""
 
@@ -37,7 +39,7 @@ def read_configuration(
     Args:
         kind: A dataclass of numbers, text, paths, tuples and further dataclasses.
         recipe: A TOML file, the name of one in `RECIPES`, or plain data as `to_plain` gives it; None:
-            the defaults.
+            the defaults. Of one with phases the last.
         overrides: "section.key=value", the value as in TOML (quotes around text may be left off); "none"
             for nothing; an index for an item of a list: "data.0.weight=2".
         options: Plain data or paths by "section.key"; None leaves a setting as it is.
@@ -46,16 +48,74 @@ def read_configuration(
         UsageError: No such recipe, malformed, an unknown key, a wrong type, or a value out of range; names
             the key.
     """
+    return read_phases(kind, recipe, overrides, options)[-1].config
+
+
+@dataclass(frozen=True, slots=True)
+class Phase(Generic[Config]):
+    """A part of a recipe: a run that goes on from the one before.
+
+    Attributes:
+        name: Of the phase; empty where the recipe has no phases.
+        config: Of its run.
+    """
+
+    name: str
+    config: Config
+
+
+def read_phases(
+    kind: type[Config],
+    recipe: str | Path | Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> list[Phase[Config]]:
+    """Read the configurations of a recipe's phases, its `[[phase]]` tables; of any other recipe the only one.
+
+    What stands before the tables holds for all phases. It gives way to `options`, these to a phase's own
+    table, and all to `overrides`. Arguments and errors are those of `read_configuration`, which returns the
+    last phase.
+    """
     if isinstance(recipe, Mapping):
-        values = copy.deepcopy(dict(recipe))
+        common = copy.deepcopy(dict(recipe))
     else:
-        values = {} if recipe is None else _read_toml(_recipe_path(recipe))
+        common = {} if recipe is None else _read_toml(_recipe_path(recipe))
+    tables = _phase_tables(common)
     for key, value in options.items():
         if value is not None:
-            _set(values, key, to_plain(value), key)
-    for override in overrides:
-        _apply(values, override)
-    return from_plain(kind, values)
+            _set(common, key, to_plain(value), key)
+    phases = []
+    for name, table in tables:
+        values = _merged(common, table)
+        for override in overrides:
+            _apply(values, override)
+        phases.append(Phase(name, from_plain(kind, values)))
+    return phases
+
+
+def _phase_tables(recipe: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Take the phases out of a recipe: their names and settings."""
+    if "phase" not in recipe:
+        return [("", {})]
+    tables = recipe.pop("phase")
+    if not isinstance(tables, list) or not tables or not all(isinstance(table, dict) for table in tables):
+        raise UsageError("phase: expected tables, each with a name")
+    names = [table.pop("name", None) for table in tables]
+    for name in names:
+        if not isinstance(name, str) or not _PHASE_NAME.fullmatch(name) or names.count(name) > 1:
+            raise UsageError(
+                f"phase.name: expected a name of small letters that no other phase has, got {_shown(name)}"
+            )
+    return list(zip(names, tables, strict=True))
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with those of a phase in their place, section by section."""
+    merged = copy.deepcopy(dict(common))
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _merged(merged[key], value) if both else copy.deepcopy(value)
+    return merged
 
 
 def from_plain(kind: type[Config], values: Mapping[str, Any], where: str = "") -> Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import sqlite3
@@ -47,6 +48,12 @@ class TrainingOutcome:
     figures: dict[str, float]
     curves: Path
     samples: Path | None = None
+
+
+def new_run_folder(folder: Path) -> Path:
+    """Return a folder for a new run: this one, or with the next number behind its name where it is there."""
+    numbered = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], numbered) if not path.exists())
 
 
 def check_folder(folder: Path, resume: bool) -> None:

@@ -111,7 +111,7 @@ def test_a_run_that_can_not_begin_says_why(tmp_path: Path, people: Path) -> None
     for arguments, message in (
         (["--resume", "--photos", str(tmp_path)], "its own data"),
         (["--resume"], "no run to continue"),
-        ([], "Name a recipe"),
+        ([], "no faces to train on"),
         (["--recipe", "facenet_mobilefacenet_people"], "no faces to train on"),
         (["--recipe", "facenet_mobilenet", "--data", str(people)], "name one"),
     ):
