@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_PLURALS = {"person": "people"}
+_PLURALS = {"person": "people", "process": "processes"}
 
 
 def counted(count: int, thing: str) -> str:
