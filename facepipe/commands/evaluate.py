@@ -46,7 +46,20 @@ def evaluate() -> None:
     is_flag=True,
     help="As `identify` does: large faces in a quarter of the size, candidates merged.",
 )
+@click.option(
+    "--compare",
+    multiple=True,
+    metavar="NAME",
+    help="Measure this detector too, in one table and one plot; may be repeated.",
+)
 @click.option("--report", type=FOLDER, help="Write detector.html and detector.json, with the curves, here.")
+@click.option(
+    "--pictures",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="Show N missed faces and N false alarms in the report.",
+)
 @click.option("--json", "as_json", is_flag=True)
 @with_setup
 def evaluate_detector_command(
@@ -55,7 +68,9 @@ def evaluate_detector_command(
     ground_truth: Path | None,
     labels: Path | None,
     landmarks: Path | None,
+    compare: tuple[str, ...],
     report: Path | None,
+    pictures: int,
     as_json: bool,
     **choices: Any,
 ) -> None:
@@ -63,7 +78,7 @@ def evaluate_detector_command(
 
     With --ground-truth on WIDER FACE's easy, medium and hard, else on the labelled faces of at least
     --min-face (8 px). Scores from 0.02 on count, and NMS is at 0.4 (0.45 with letterbox640), unless another
-    is asked for.
+    is asked for. With --json one line for each detector.
     """
     from facepipe.evaluation.detector import evaluate_detector
     from facepipe.evaluation.detector_report import text, write_detector_report
@@ -72,27 +87,34 @@ def evaluate_detector_command(
 
     if ground_truth and (labels or setup.min_face):
         raise click.UsageError("--labels and --min-face are for photos without --ground-truth.")
+    if pictures and not report:
+        raise click.UsageError("--pictures goes with --report.")
     if report:
         require_report_place(report, "detector")
-    evaluation = evaluate_detector(
-        *_detector_and_protocol(setup, **choices),
-        images,
-        ground_truth,
-        landmarks,
-        labels=labels,
-        min_face_px=setup.min_face or MIN_FACE_PX,
-        max_pixels=setup.max_pixels(),
-        watch=lambda photos: with_progress(photos, len(photos), "analyzing"),
-    )
+    detectors, protocol = _detectors_and_protocol(setup, compare, **choices)
+    evaluations = [
+        evaluate_detector(
+            detector,
+            protocol,
+            images,
+            ground_truth,
+            landmarks,
+            labels=labels,
+            min_face_px=setup.min_face or MIN_FACE_PX,
+            max_pixels=setup.max_pixels(),
+            watch=lambda photos: with_progress(photos, len(photos), "analyzing"),
+        )
+        for detector in detectors
+    ]
     if report:
-        echo(f"facepipe: {write_detector_report(report, evaluation)}", err=True)
-    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
+        echo(f"facepipe: {write_detector_report(report, evaluations, pictures)}", err=True)
+    for line in [json.dumps(each.to_dict()) for each in evaluations] if as_json else text(evaluations):
         echo(line)
 
 
-def _detector_and_protocol(
-    setup: Setup, setting: Setting, flip: bool, multi_scale: bool
-) -> tuple[FaceDetector, DetectorProtocol]:
+def _detectors_and_protocol(
+    setup: Setup, compare: tuple[str, ...], setting: Setting, flip: bool, multi_scale: bool
+) -> tuple[list[FaceDetector], DetectorProtocol]:
     from facepipe.detector import FaceDetector
     from facepipe.evaluation.detector import SCORE_THRESHOLD, DetectorProtocol
     from facepipe.weights.registry import DEFAULT_DETECTOR
@@ -103,8 +125,14 @@ def _detector_and_protocol(
         )
     score = SCORE_THRESHOLD if setup.score_threshold is None else setup.score_threshold
     protocol = DetectorProtocol(setting, flip, multi_scale, score, setup.nms_iou)
-    weights = setup.detector_weights or DEFAULT_DETECTOR
-    return FaceDetector.load(weights, protocol.options(), setup.choose_runtime()), protocol
+    names = [setup.detector_weights or DEFAULT_DETECTOR, *compare]
+    runtime = setup.choose_runtime()
+    detectors = [FaceDetector.load(name, protocol.options(), runtime) for name in names]
+    loaded = [detector.card.name for detector in detectors]
+    for name in loaded:
+        if loaded.count(name) > 1:
+            raise click.UsageError(f"{name} is named twice; compare different detectors.")
+    return detectors, protocol
 
 
 @evaluate.command("encoder")

@@ -16,9 +16,15 @@ from facepipe.core.faces import Faces, UInt8Array, mirror_boxes, mirror_landmark
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.evaluation.arrays import Float64Array
 from facepipe.evaluation.labels import read_labels
-from facepipe.evaluation.metrics.detection import MIN_FACE_PX, DetectionResult, labelled_ap
+from facepipe.evaluation.metrics.detection import (
+    MIN_FACE_PX,
+    DetectionResult,
+    counted_faces,
+    labelled_ap,
+)
 from facepipe.evaluation.metrics.landmarks import LandmarkSummary, landmark_errors
 from facepipe.evaluation.metrics.wider import WiderGroundTruth, wider_ap, wider_key
+from facepipe.evaluation.mistakes import MeasuredPhoto, Mistakes, find_mistakes
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
 from facepipe.retinaface.nms import nms
@@ -93,6 +99,7 @@ class DetectorEvaluation:
         min_face_px: Height from which labelled faces count; None: WIDER FACE's protocol.
         landmarks: Errors on labelled faces, where there was a data set of them.
         ms_per_photo: Of detection, without reading the photo.
+        mistakes: At the score from which `facepipe identify` takes detections for faces.
     """
 
     weights: str
@@ -101,6 +108,7 @@ class DetectorEvaluation:
     min_face_px: float | None
     landmarks: LandmarkSummary | None
     ms_per_photo: float
+    mistakes: Mistakes
 
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -150,16 +158,29 @@ def evaluate_detector(
     detector.options = protocol.options()
     timer = _TimedDetector(detector, protocol, max_pixels)
     if truth:
-        found = {wider_key(path): scored_boxes(timer.detect(path)) for path in watch(find_photos([images]))}
+        paths = find_photos([images])
+        found = {wider_key(path): scored_boxes(timer.detect(path)) for path in watch(paths)}
         result = wider_ap(truth, found)
+        measured = [
+            MeasuredPhoto(path, known.boxes_xyxy, known.counted[-1], found[key])
+            for path in paths
+            for key in [wider_key(path)]
+            for known in [truth.photos[key]]
+        ]
     else:
-        rows = [scored_boxes(timer.detect(path)) for path in watch([photo.path for photo in photos])]
+        paths = [photo.path for photo in photos]
+        rows = [scored_boxes(timer.detect(path)) for path in watch(paths)]
         result = labelled_ap(photos, rows, min_face_px)
+        measured = [
+            MeasuredPhoto(photo.path, *counted_faces(photo, min_face_px), own)
+            for photo, own in zip(photos, rows, strict=True)
+        ]
     ms_per_photo = 1000 * timer.seconds / result.photos
     faces = [timer.detect(path) for path in watch([photo.path for photo in with_landmarks])]
     errors = landmark_errors(with_landmarks, faces).summary() if with_landmarks else None
     height = None if truth else min_face_px
-    return DetectorEvaluation(detector.card.name, protocol, result, height, errors, ms_per_photo)
+    mistakes = find_mistakes(measured, DetectorOptions().score_threshold)
+    return DetectorEvaluation(detector.card.name, protocol, result, height, errors, ms_per_photo, mistakes)
 
 
 class _TimedDetector:

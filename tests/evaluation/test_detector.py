@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 
 import cv2
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 from cli_helpers import facepipe
 from label_helpers import Writer, converted, write_coco, write_voc, write_yolo
+from PIL import Image
 from training_helpers import FACE_XYXY, write_dataset
 from wider_helpers import write_ground_truth
 
@@ -20,6 +24,7 @@ from facepipe.detector import FaceDetector
 from facepipe.evaluation.detector import DetectorProtocol, find_faces, scored_boxes
 from facepipe.evaluation.labels import read_labels
 from facepipe.evaluation.metrics.detection import iou_with_edges
+from facepipe.evaluation.mistakes import MeasuredPhoto, Mistake, find_mistakes, pictures_of
 from facepipe.evaluation.pages import plot
 from facepipe.images.reading import read_image, write_image
 from facepipe.training.detection.config import ValidationConfig
@@ -216,6 +221,102 @@ def test_labels_are_named_where_they_are_elsewhere_or_missing(tmp_path: Path, as
     refused = facepipe(*command, "--labels", labels, "--ground-truth", tmp_path)
     assert refused.code == 2
     assert "are for photos without --ground-truth" in refused.err
+
+
+def test_several_detectors_stand_in_one_table_and_plot(tmp_path: Path, astronaut: UInt8Array) -> None:
+    dataset, report = write_dataset(tmp_path / "data", astronaut, (0.5, 0.25)), tmp_path / "report"
+    command = ["evaluate", "detector", "--images", dataset, "--score-threshold", "0.6"]
+    compared = [*command, "--compare", "retinaface_mobilenet025", "--report", report]
+    said = facepipe(*compared)
+    assert said.code == 0, said.err
+    names = ["retinaface_mobilenet025_detail", "retinaface_mobilenet025"]
+    assert [line.split(":")[0] for line in said.lines[:2]] == names
+    assert said.lines[2].split() == ["AP", *names]
+    assert said.lines[3].split() == ["labelled", "2", "faces", "100.0", "100.0"]
+    assert len({len(line) for line in said.lines[2:]}) == 1
+    alone = [json.loads(facepipe(*command, "--detector-weights", name, "--json").out) for name in names]
+    lines = [json.loads(line) for line in facepipe(*compared, "--json").lines]
+    stored = json.loads((report / "detector.json").read_text())["detectors"]
+    for one, together, record in zip(alone, lines, stored, strict=True):
+        assert one["ap"] == together["ap"] == record["ap"]
+        assert record["curves"]["labelled"]["recall"][-1] == 1
+    page = (report / "detector.html").read_text()
+    assert "<title>Detectors retinaface_mobilenet025_detail, retinaface_mobilenet025</title>" in page
+    assert (page.count("<svg"), page.count("<polyline")) == (1, 2)
+    twice = facepipe(*command, "--compare", "retinaface_mobilenet025_detail")
+    assert (twice.code, "is named twice" in twice.err) == (2, True)
+
+
+def test_missed_faces_and_false_alarms_are_shown(tmp_path: Path, astronaut: UInt8Array) -> None:
+    dataset, report = write_dataset(tmp_path / "data", astronaut, (0.5, 0.25)), tmp_path / "report"
+    labels = dataset / "label.txt"
+    found, small = labels.read_text().splitlines()[1::2]
+    labels.write_text(f"# 0.png\n{found}\n5 5 20 30\n100 9 30 40\n# 1.png\n")  # two that are nowhere
+    command = ["evaluate", "detector", "--images", dataset, "--report", report]
+    said = facepipe(*command, "--pictures", "1")
+    assert said.code == 0, said.err
+    page = (report / "detector.html").read_text()
+    assert "2 of 3 faces missed by detections of a score from 0.5, the largest first" in page
+    assert "1 false alarm among detections of a score from 0.5" in page
+    titles = re.findall(r"<figcaption><b>(\d+) px</b>([^<]*)<br>(\d.png)", page)
+    assert titles[0] == ("40", "not detected", "0.png")
+    assert titles[1][2] == "1.png"
+    assert abs(int(titles[1][0]) - float(small.split()[3])) < 12
+    pictures = [Image.open(BytesIO(b64decode(data))) for data in re.findall(r"base64,([^\"]+)\"", page)]
+    assert [max(picture.size) for picture in pictures] == [224, 224]
+    missed, alarm = (np.asarray(picture.convert("RGB")).astype(int) for picture in pictures)
+    assert ((missed[..., 1] - missed[..., 0]) > 80).any()  # the box is green
+    assert ((alarm[..., 0] - alarm[..., 1]) > 120).any()  # red
+    refused = facepipe(*command[:4], "--pictures", "1")
+    assert (refused.code, "--pictures goes with --report" in refused.err) == (2, True)
+
+
+def test_mistakes_are_told_by_the_best_detection_of_a_face() -> None:
+    boxes = np.array([[0, 0, 99, 99], [200, 0, 219, 19], [300, 0, 399, 99], [500, 0, 599, 99]], float)
+    detections = np.array(
+        [
+            [0, 0, 99, 99, 0.9],
+            [2, 2, 99, 99, 0.8],  # of the first again
+            [200, 0, 219, 19, 0.3],  # of the second, below the score
+            [300, 0, 399, 99, 0.7],  # of the third, which does not count
+            [301, 0, 399, 99, 0.65],
+            [700, 0, 720, 30, 0.95],  # of nothing
+            [800, 0, 820, 30, 0.4],
+        ]
+    )
+    counted = np.array([True, True, False, True])
+    photos = [
+        MeasuredPhoto(Path("a.png"), boxes, counted, detections),
+        MeasuredPhoto(Path("b.png"), boxes[:0], counted[:0], detections[5:6]),
+        MeasuredPhoto(Path("c.png"), boxes[:1], counted[:1], detections[:0]),
+    ]
+    mistakes = find_mistakes(photos, 0.5)
+    assert (mistakes.faces, mistakes.score) == (4, 0.5)
+    assert [(m.path.name, m.height_px, m.score) for m in mistakes.missed] == [
+        ("a.png", 99, 0.0),
+        ("c.png", 99, 0.0),
+        ("a.png", 19, 0.3),
+    ]
+    assert [(m.path.name, m.score, m.is_second) for m in mistakes.alarms] == [
+        ("a.png", 0.95, False),
+        ("b.png", 0.95, False),
+        ("a.png", 0.8, True),
+    ]
+    lower = find_mistakes(photos, 0.3)
+    assert [m.path.name for m in lower.missed] == ["a.png", "c.png"]
+    assert len(lower.alarms) == 4
+
+
+@pytest.mark.parametrize(
+    "box", [(-50, -50, -20, -20), (300, 300, 400, 400), (0, 0, 0.2, 0.2), (0, 0, 200, 100)]
+)
+def test_a_mistake_is_shown_wherever_its_box_is(
+    tmp_path: Path, box: tuple[float, float, float, float]
+) -> None:
+    write_image(tmp_path / "photo.png", np.zeros((100, 200, 3), np.uint8))
+    (picture,) = pictures_of([Mistake(tmp_path / "photo.png", box, 0.5)], missed=True)
+    with Image.open(BytesIO(picture)) as opened:
+        assert max(opened.size) == 224
 
 
 def test_a_plot_keeps_its_shape_without_points_nearer_than_a_pixel() -> None:

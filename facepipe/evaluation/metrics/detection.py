@@ -200,16 +200,17 @@ def labelled_ap(
     Raises:
         DataError: No photo, or malformed detections.
     """
-    boxes = [
-        np.concatenate([photo.boxes_xyxy, photo.ignored_xyxy]).astype(np.float64).reshape(-1, 4)
-        for photo in photos
-    ]
+    truth = [counted_faces(photo, min_face_px) for photo in photos]
+    boxes = [boxes for boxes, _ in truth]
     matching = match_detections(boxes, detections)
-    counted = [
-        (own[:, 3] - own[:, 1] >= min_face_px) & (np.arange(len(own)) < len(photo.boxes_xyxy))
-        for photo, own in zip(photos, boxes, strict=True)
-    ]
-    return detection_result(matching, boxes, {"labelled": np.concatenate(counted)})
+    return detection_result(matching, boxes, {"labelled": np.concatenate([counted for _, counted in truth])})
+
+
+def counted_faces(photo: LabelledPhoto, min_face_px: float) -> tuple[Float64Array, BoolArray]:
+    """Return all boxes (n, 4) of a photo, also those that are ignored, and which of them count (n,)."""
+    boxes = np.concatenate([photo.boxes_xyxy, photo.ignored_xyxy]).astype(np.float64).reshape(-1, 4)
+    heights_px = boxes[:, 3] - boxes[:, 1]
+    return boxes, (heights_px >= min_face_px) & (np.arange(len(boxes)) < len(photo.boxes_xyxy))
 
 
 def _checked(detections: RealArray) -> Float64Array:
