@@ -215,7 +215,9 @@ class _TrainingBar:
             return
         from tqdm import tqdm
 
-        if self._bar is None:
+        if self._bar is None or self._bar.total != progress.steps or progress.step <= self._bar.n:
+            if self._bar is not None:  # of the phase before
+                self._bar.close()
             self._bar = tqdm(total=progress.steps, initial=progress.step - 1, unit="step")
         self._bar.set_postfix({k: f"{v:.2f}" for k, v in progress.losses.items()}, refresh=False)
         self._bar.update()

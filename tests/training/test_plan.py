@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import time
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_the_precision_is_measured_without_a_random_number() -> None:
     before = torch.get_rng_state()
     assert 0 < slowdown("bfloat16", CPU) < 1000
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_phase_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    with _TrainingBar() as bar:
+        for steps in (3, 3, 2):
+            for step in range(1, steps + 1):
+                bar.step(Progress(step, steps, {"class": 1.0}, 1.0, 1.0))
+            bar.say("the next phase")
+    shown = terminal.getvalue()
+    assert shown.count("0/3 ") == 2
+    assert shown.count("0/2 ") == 1
+    assert "facepipe: the next phase\n" in shown
 
 
 def test_other_processes_say_nothing(
