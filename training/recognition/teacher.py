@@ -97,7 +97,8 @@ class Teacher:
             torch.from_numpy(np.asarray(value, np.float32)).to(self._device)
             for value in self._run(self._input(pixels.cpu()).contiguous().numpy())
         )
-        return TeacherOutput(functional.normalize(vectors.flatten(1)), taps)
+        # A file that was exported for one face may put the vectors of all into one row.
+        return TeacherOutput(functional.normalize(vectors.reshape(len(pixels), -1)), taps)
 
 
 class TeacherTargets(Protocol):

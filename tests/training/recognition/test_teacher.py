@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from recognition_helpers import (
@@ -52,6 +53,22 @@ MARGIN = MARGINS["arcface_112"]
 def crops(tmp_path: Path, astronaut: UInt8Array) -> FaceCrops:
     folder = write_people(tmp_path / "people", astronaut)
     return FaceCrops([CropSource(folder, labelled=True), CropSource(folder / "person0")], tmp_path / "cache")
+
+
+def test_a_teacher_whose_file_reshapes_for_one_face_gives_a_vector_for_each(tmp_path: Path) -> None:
+    usual = write_teacher(tmp_path / "teacher.onnx")
+    model = onnx.load(str(usual))
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([1, -1]), "row"))
+    graph.node.append(onnx.helper.make_node("Reshape", ["vector", "row"], ["vectors in a row"]))
+    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("vectors in a row", 1, [1, 16]))
+    onnx.save(model, str(tmp_path / "row.onnx"))
+    faces = torch.randint(0, 256, (3, SIDE_PX, SIDE_PX, 3), dtype=torch.uint8)
+    expected, found = (
+        Teacher(TeacherConfig(str(file)), SPEC)(faces).vectors for file in (usual, tmp_path / "row.onnx")
+    )
+    assert found.shape == (3, 16)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_teacher_gives_unit_vectors_and_the_maps_that_are_named(tmp_path: Path) -> None:
