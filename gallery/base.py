@@ -28,10 +28,14 @@ class GalleryBase:
     def __init__(self, path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
         self.path = path
         self.encoder = encoder or store.encoder
-        self.read_only = store.read_only
         self._store = store
         self._takes_vectors = encoder is not None
         self._index = DerivedIndex(path, store)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes raise `GalleryError`: the database may not be written."""
+        return self._store.read_only
 
     @contextmanager
     def one_state(self) -> Iterator[None]:

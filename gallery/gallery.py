@@ -14,7 +14,6 @@ from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.archive import read_archive
 from facepipe.gallery.encoder_change import EncoderChangeMixin
-from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.matching import (
     PersonAt,
     PersonDistance,
@@ -30,6 +29,7 @@ from facepipe.gallery.opening import STORE_FILE, open_store, require_gallery
 from facepipe.gallery.people import PeopleMixin
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
 from facepipe.gallery.storage.schema import SCHEMA_VERSION
+from facepipe.gallery.storage.sqlite.database import Database
 from facepipe.gallery.storage.store import Store
 from facepipe.gallery.transfer import TransferMixin
 from facepipe.gallery.unknown import UnknownFacesMixin
@@ -111,7 +111,6 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             generation, index_is_behind = self._store.generation(), self._index.is_file_behind()
             people, templates, unknown_faces = self._store.counts()
             threshold_l2 = self._store.settings.threshold()
-        files = [*self.path.glob(f"{STORE_FILE}*"), *self.path.glob(f"{INDEX_FILE}*")]
         return GalleryInfo(
             path=self.path,
             encoder=self.encoder,
@@ -121,7 +120,7 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             templates=templates,
             unknown_faces=unknown_faces,
             threshold_l2=threshold_l2,
-            size_bytes=sum(file.stat().st_size for file in files),
+            size_bytes=self._store.size_bytes() + self._index.size_bytes(),
             read_only=self.read_only,
             encrypted=self._store.is_encrypted,
             index_is_current=not templates or self._store.is_encrypted or not index_is_behind,
@@ -266,7 +265,7 @@ def encrypt(path: str | Path, secret: bytes | None) -> None:
         raise UsageError(f"encrypting needs a key: --key-file FILE, or ${KEY_VARIABLE}")
     path = Path(path)
     require_gallery(path)
-    store = Store(path / STORE_FILE)
+    store = Store(Database(path / STORE_FILE))
     try:
         Gallery(path, store, None).encrypt(secret)
     finally:

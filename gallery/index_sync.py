@@ -77,6 +77,10 @@ class DerivedIndex:
             self._catch_up(self._index, state)
         return self._index
 
+    def size_bytes(self) -> int:
+        """Bytes of the file and the record beside it."""
+        return sum(part.stat().st_size for part in self._folder.glob(f"{INDEX_FILE}*"))
+
     def drop(self) -> None:
         """Free the memory; what was not saved is made again when it is wanted."""
         self._index, self.is_due = None, False
@@ -209,7 +213,7 @@ class DerivedIndex:
         """Overwrite in the file what was removed; where that can't be done, the file is deleted.
 
         In a transaction of its own: files are saved under the same lock, so none brings vectors back.
-        `wait_s` is how long to wait for other writers, as in `Database.writing`.
+        `wait_s` is how long to wait for other writers, as in `Home.writing`.
         """
         with self._store.changing(wait_s):
             self._keep_before_overwriting()

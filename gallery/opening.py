@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from itertools import chain
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import make_private_folder
 from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.storage.encryption import key_statements, new_codec
+from facepipe.gallery.storage.sqlite.database import Database, create_database
+from facepipe.gallery.storage.sqlite.schema import creating_statements
 from facepipe.gallery.storage.store import Store
 
 STORE_FILE = "gallery.sqlite3"
@@ -29,7 +33,7 @@ def open_store(path: Path, encoder: EncoderIdentity | None, create: bool, secret
             _create(path, encoder if create else None, secret)
     except OSError as error:
         raise GalleryError(f"{path}: no gallery can be opened there ({error.strerror})") from error
-    store = Store(file, secret)
+    store = Store(Database(file), secret)
     try:
         if create:
             store.require_no_unused_key()
@@ -89,4 +93,5 @@ def _create(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -
     if encoder is None:
         raise GalleryError(f"{path}: {_MISSING}")
     make_folder(path)
-    Store.create(path / STORE_FILE, encoder, secret)
+    statements = chain(creating_statements(encoder), key_statements(new_codec(secret)))
+    create_database(path / STORE_FILE, statements)

@@ -15,11 +15,12 @@ from facepipe.gallery.lost_faces import lost_faces
 from facepipe.gallery.models import EncoderIdentity, Finding
 from facepipe.gallery.opening import STORE_FILE
 from facepipe.gallery.storage.encryption import secret_of_environment
-from facepipe.gallery.storage.errors import DamagedDatabaseError, errors_of
+from facepipe.gallery.storage.errors import DamagedDatabaseError
 from facepipe.gallery.storage.integrity import summarised
-from facepipe.gallery.storage.log_check import alone, logs_of
-from facepipe.gallery.storage.log_file import dropped_changes, mend_log
-from facepipe.gallery.storage.rebuild import rebuild_database
+from facepipe.gallery.storage.sqlite.errors import errors_of
+from facepipe.gallery.storage.sqlite.log_check import alone, logs_of
+from facepipe.gallery.storage.sqlite.log_file import dropped_changes, mend_log
+from facepipe.gallery.storage.sqlite.rebuild import rebuild_database
 
 FINDINGS_MAX = 10
 """Findings of each kind that are listed; further ones are counted."""

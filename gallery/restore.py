@@ -18,9 +18,9 @@ from facepipe.gallery.index_sync import derived_files
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.opening import STORE_FILE
 from facepipe.gallery.repair import verify
-from facepipe.gallery.storage.database import Database
-from facepipe.gallery.storage.errors import errors_of
-from facepipe.gallery.storage.log_check import alone, is_open_here, logs_of
+from facepipe.gallery.storage.sqlite.database import Database
+from facepipe.gallery.storage.sqlite.errors import errors_of
+from facepipe.gallery.storage.sqlite.log_check import alone, is_open_here, logs_of
 
 _RESTORED_FOLDER = "restored"
 

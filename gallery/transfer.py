@@ -11,6 +11,7 @@ from facepipe.gallery.models import Contents
 from facepipe.gallery.opening import STORE_FILE, make_folder, require_gallery, require_same_encoder
 from facepipe.gallery.storage.contents import add_contents, read_contents
 from facepipe.gallery.storage.encryption import secret_of_environment
+from facepipe.gallery.storage.sqlite.snapshot import Snapshot
 from facepipe.gallery.storage.store import Store
 
 
@@ -57,7 +58,8 @@ class TransferMixin(GalleryBase):
         """
         other = Path(other)
         require_gallery(other)
-        source = Store(other / STORE_FILE, secret or secret_of_environment(), scratch=self.path)
+        home = Snapshot(other / STORE_FILE, scratch=self.path)
+        source = Store(home, secret or secret_of_environment())
         try:
             require_same_encoder(other, source, self.encoder)
             with source.reading():

@@ -17,7 +17,8 @@ from paths import ROOT, TESTS
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import EncoderIdentity, NewTemplate
-from facepipe.gallery.storage.schema import _V3, creating_statements, row_checksum
+from facepipe.gallery.storage.schema import row_checksum
+from facepipe.gallery.storage.sqlite.schema import _V3, creating_statements
 
 ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
 OTHER_ENCODER = EncoderIdentity(

@@ -8,7 +8,7 @@ from facepipe.core.errors import FacepipeError
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.errors import DAMAGED, DamagedDatabaseError
 from facepipe.gallery.storage.rows import Table
-from facepipe.gallery.storage.schema import CHECKED_COLUMNS
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 
 class EncoderRows(Table):
@@ -26,7 +26,7 @@ class EncoderRows(Table):
         try:
             return EncoderIdentity(*row)
         except (TypeError, FacepipeError) as error:  # TypeError: there is no row, or a value of another kind.
-            raise DamagedDatabaseError(f"{self._rows.file}: {DAMAGED}") from error
+            raise DamagedDatabaseError(f"{self._rows.name}: {DAMAGED}") from error
 
     def set_fingerprint(self, fingerprint: str) -> None:
         """Store another fingerprint of the same encoder."""
@@ -44,8 +44,13 @@ class EncoderRows(Table):
         self._rows.note_wipe_due()
 
     def _write(self, encoder: EncoderIdentity) -> None:
+        values = encoder_values(encoder)
+        assignments = ", ".join(f"{column} = ?" for column in CHECKED_COLUMNS["meta"].split(", "))
         self._rows.sql.execute(
-            "UPDATE meta SET encoder_name = ?, encoder_fingerprint = ?, dimensions = ?, threshold_l2 = ?",
-            (encoder.name, encoder.fingerprint, encoder.dimensions, encoder.threshold_l2),
+            f"UPDATE meta SET {assignments}, checksum = ?", (*values, row_checksum(*values))
         )
-        self._rows.sql.execute(f"UPDATE meta SET checksum = row_checksum({CHECKED_COLUMNS['meta']})")
+
+
+def encoder_values(encoder: EncoderIdentity) -> tuple[str, str, int, float]:
+    """Return what the checked columns of `meta` hold of an encoder."""
+    return encoder.name, encoder.fingerprint, encoder.dimensions, float(encoder.threshold_l2) + 0.0

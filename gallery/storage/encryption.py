@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.gallery.storage.errors import DamagedDatabaseError
+from facepipe.gallery.storage.home import SettingValue
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS, TEXT_COLUMNS, row_checksum
 
 KEY_VARIABLE = "FACEPIPE_GALLERY_KEY"
@@ -166,16 +167,16 @@ def key_statements(codec: Codec) -> Iterator[tuple[str, tuple[object, ...]]]:
         yield "INSERT INTO key_copy VALUES (1, ?, ?, ?)", (*key, row_checksum(*key))
 
 
-def setting_statement(key: str, value: Any) -> tuple[str, tuple[object, ...]]:
+def setting_statement(key: str, value: float | bytes) -> tuple[str, tuple[object, ...]]:
     """Return what stores a setting that is not there."""
     return (
         f"INSERT INTO settings ({CHECKED_COLUMNS['settings']}, checksum) VALUES (?, ?, ?)",
-        (key, value, row_checksum(key, value)),
+        (key, SettingValue(value), row_checksum(key, value)),
     )
 
 
 def codec_of_gallery(
-    file: Path,
+    name: str,
     dimensions: int,
     records: Sequence[KeyRecord],
     samples: Iterable[tuple[str, Any]],
@@ -184,7 +185,7 @@ def codec_of_gallery(
     """Return the codec that a gallery was written with, whatever is damaged of its key's records.
 
     Args:
-        file: For messages.
+        name: What messages begin with, such as the SQLite file.
         dimensions: Length of a vector.
         records: Of the key.
         samples: Columns and stored values of some rows that agree with their checksums; read only where
@@ -200,7 +201,7 @@ def codec_of_gallery(
         return PlainCodec()
     if secret is None:
         raise GalleryError(
-            f"{file}: the gallery is encrypted: give its key with --key-file FILE, or in ${KEY_VARIABLE}"
+            f"{name}: the gallery is encrypted: give its key with --key-file FILE, or in ${KEY_VARIABLE}"
         )
     in_trust = sorted(records, key=lambda record: not record.is_whole)
     salts = dict.fromkeys(record.salt for record in in_trust if isinstance(record.salt, bytes))
@@ -214,9 +215,9 @@ def codec_of_gallery(
         if any(codec.opens(*sample) for sample in samples):
             return codec
     if any(record.is_whole for record in records):
-        raise GalleryError(f"{file}: this is not the gallery's key: give the one it was encrypted with")
+        raise GalleryError(f"{name}: this is not the gallery's key: give the one it was encrypted with")
     raise DamagedDatabaseError(
-        f"{file}: the salt of the gallery's key is damaged in both places, or this is not its key: nothing "
+        f"{name}: the salt of the gallery's key is damaged in both places, or this is not its key: nothing "
         "can be decrypted: give the key it was encrypted with, or restore a backup"
     )
 

@@ -121,7 +121,7 @@ class FaceTable(Table):
 
     def _missing(self, id: int) -> UnknownFaceError:
         return UnknownFaceError(
-            f"{self._rows.folder}: there is no face {id} (any more) among its {self.name}"
+            f"{self._rows.gallery}: there is no face {id} (any more) among its {self.name}"
         )
 
     def _fields(self, columns: Sequence[Any]) -> tuple[Any, ...]:
@@ -140,10 +140,9 @@ class FaceTable(Table):
 
     def _insert(self, new: NewTemplate, owner: dict[str, int]) -> int:
         codec = self._rows.codec
-        # Adding 0.0 makes zero of minus zero, as SQLite does, whose checksum would be another.
+        # Adding 0.0 makes zero of minus zero, as SQLite does: its checksum would be another.
         box = (None,) * 4 if new.box_xyxy is None else tuple(float(side) + 0.0 for side in new.box_xyxy)
-        return self._rows.insert(
-            self.name,
+        row = (
             *owner.values(),
             codec.seal("vector", new.embedding.astype(_VECTOR_DTYPE).tobytes()),
             codec.seal("source", _storable(new.source)),
@@ -153,6 +152,7 @@ class FaceTable(Table):
             new.added_at or datetime.now(UTC).isoformat(timespec="seconds"),
             codec.seal("crop", new.crop),
         )
+        return self._rows.insert(self.name, [row])[0]
 
 
 def _storable(text: str | None) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import UNIT_LENGTH_TOLERANCE, Finding, is_threshold
 from facepipe.gallery.names import clean_name, mended_name
 from facepipe.gallery.storage.encryption import Codec
+from facepipe.gallery.storage.home import Sql
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
 
 _VECTOR_DTYPE = np.dtype("<f4")
@@ -98,11 +98,8 @@ def _fault_of_threshold(stored: Any) -> tuple[str, str] | None:
     return "threshold", f"the threshold {stored!r} is outside 0..2"
 
 
-def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Finding]:
-    """Yield what is wrong with the database, inside a transaction on it."""
-    for row in rows_of(sql, "PRAGMA integrity_check"):
-        if row["integrity_check"] != "ok":
-            yield Finding("database", row["integrity_check"])
+def database_findings(sql: Sql, check: RowCheck) -> Iterator[Finding]:
+    """Yield what is wrong with the rows, inside a transaction."""
     for table in CHECKED_COLUMNS:
         for row in rows_of(sql, f"SELECT * FROM {table}"):
             fault = check.fault(table, row)
@@ -116,28 +113,29 @@ def database_findings(sql: sqlite3.Connection, check: RowCheck) -> Iterator[Find
 
 _REFERENCES = (
     (
-        "SELECT id FROM templates WHERE person_id NOT IN (SELECT id FROM people)",
+        "SELECT id FROM templates WHERE NOT EXISTS (SELECT 1 FROM people WHERE people.id = person_id)",
         "reference",
         "templates {id}: its person is not there",
     ),
     (
-        "SELECT id FROM people WHERE id NOT IN (SELECT person_id FROM templates)",
+        "SELECT id FROM people WHERE NOT EXISTS (SELECT 1 FROM templates WHERE person_id = people.id)",
         "reference",
         "people {id}: no template is there",
     ),
     (
-        "SELECT id FROM templates WHERE id NOT IN"
-        " (SELECT MIN(id) FROM templates GROUP BY person_id, photo_sha256, vector)",
+        "SELECT id FROM (SELECT id, ROW_NUMBER() OVER"
+        " (PARTITION BY person_id, photo_sha256, vector ORDER BY id) AS place FROM templates) AS numbered"
+        " WHERE place > 1 ORDER BY id",
         "duplicate",
         "templates {id}: the same face of the same photo and person is there before",
     ),
 )
 
 
-def rows_of(sql: sqlite3.Connection, query: str) -> Generator[Row, None, None]:
+def rows_of(sql: Sql, query: str) -> Generator[Row, None, None]:
     """Return the rows of a query, by column."""
     # Closed where the file is damaged too: an open cursor would keep the file open.
-    with closing(sql.execute(query)) as cursor:
+    with closing(sql.stream(query)) as cursor:
         columns = [column[0] for column in cursor.description]
         for values in cursor:
             yield dict(zip(columns, values, strict=True))

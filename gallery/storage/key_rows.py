@@ -14,12 +14,14 @@ from facepipe.gallery.storage.encryption import (
     key_statements,
     sealed_sample,
 )
+from facepipe.gallery.storage.home import Home
 from facepipe.gallery.storage.integrity import rows_of
 from facepipe.gallery.storage.rows import Table
-from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS, row_checksum
 from facepipe.gallery.storage.settings import Settings
 
 _PLACES = 2
+_REWRITTEN_ROWS = 1000
 
 
 class KeyRows(Table):
@@ -48,7 +50,7 @@ class KeyRows(Table):
         """Some stored values of rows that agree with their checksums, with their columns."""
         for table in SEALED_COLUMNS:
             columns = f"{CHECKED_COLUMNS[table]}, checksum"
-            with closing(rows_of(self._rows.sql, f"SELECT {columns} FROM {table} NOT INDEXED")) as rows:
+            with closing(rows_of(self._rows.sql, f"SELECT {columns} FROM {table}")) as rows:
                 sample = sealed_sample(table, rows)
             yield from sample
 
@@ -57,7 +59,7 @@ class KeyRows(Table):
         for statement, values in key_statements(self._rows.codec):
             self._rows.sql.execute(statement, values)
 
-    def change(self, codec: Codec) -> None:
+    def change(self, codec: Codec, home: Home) -> None:
         """Write all rows anew with another codec. `Store.wipe_deleted` is due afterwards.
 
         Raises:
@@ -66,15 +68,24 @@ class KeyRows(Table):
         old, self._rows.codec = self._rows.codec, codec
         for table, columns in SEALED_COLUMNS.items():
             self._rows.require_whole(table)
-            self._rewrite(table, columns, old)
+            home.rewrite(self._rows.sql, table, columns, self._resealed(table, old), self._rows.is_encrypted)
         self.write()
         self._rows.note_wipe_due()
 
-    def _rewrite(self, table: str, columns: tuple[str, ...], old: Codec) -> None:
-        sql, new = self._rows.sql, self._rows.codec
-        assignments = ", ".join(f"{column} = ?" for column in columns)
-        for (id,) in sql.execute(f"SELECT id FROM {table} ORDER BY id").fetchall():
-            row = sql.execute(f"SELECT {', '.join(columns)} FROM {table} WHERE id = ?", (id,)).fetchone()
-            values = [new.seal(c, old.open(c, stored)) for c, stored in zip(columns, row, strict=True)]
-            sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*values, id))
-        sql.execute(f"UPDATE {table} SET checksum = row_checksum({CHECKED_COLUMNS[table]})")
+    def _resealed(self, table: str, old: Codec) -> Iterator[list[Any]]:
+        """Yield the rows of a table in batches: sealed columns of the present codec, checksum and id."""
+        columns, last_id = CHECKED_COLUMNS[table].split(", "), 0
+        query = (
+            f"SELECT id, {', '.join(columns)} FROM {table} WHERE id > ? ORDER BY id LIMIT {_REWRITTEN_ROWS}"
+        )
+        while stored := self._rows.sql.execute(query, (last_id,)).fetchall():
+            yield [
+                self._reseal(table, old, id, dict(zip(columns, values, strict=True)))
+                for id, *values in stored
+            ]
+            last_id = stored[-1][0]
+
+    def _reseal(self, table: str, old: Codec, id: int, row: dict[str, Any]) -> tuple[Any, ...]:
+        new = self._rows.codec
+        sealed = {column: new.seal(column, old.open(column, row[column])) for column in SEALED_COLUMNS[table]}
+        return (*sealed.values(), row_checksum(*{**row, **sealed}.values()), id)

@@ -74,7 +74,7 @@ class PeopleTable(Table):
         """Make a person if need be; returns the id."""
         sealed = self._rows.codec.seal("name", name)
         self._rows.sql.execute(
-            "INSERT OR IGNORE INTO people (name, checksum) VALUES (?, ?)",
+            "INSERT INTO people (name, checksum) VALUES (?, ?) ON CONFLICT DO NOTHING",
             (sealed, row_checksum(sealed, None)),
         )
         return self.id_of(name)
@@ -96,7 +96,7 @@ class PeopleTable(Table):
 
     def set_threshold(self, name: str, threshold_l2: float | None) -> None:
         """Give a person their own threshold; None: take it away."""
-        threshold_l2 = None if threshold_l2 is None else float(threshold_l2)
+        threshold_l2 = None if threshold_l2 is None else float(threshold_l2) + 0.0
         self._rows.update("people", self.id_of(name), threshold_l2=threshold_l2)
 
     def delete(self, id: int) -> None:
@@ -106,4 +106,6 @@ class PeopleTable(Table):
 
     def delete_those_without_templates(self) -> None:
         """Delete people of whom nothing is left."""
-        self._rows.sql.execute("DELETE FROM people WHERE id NOT IN (SELECT person_id FROM templates)")
+        self._rows.sql.execute(
+            "DELETE FROM people WHERE NOT EXISTS (SELECT 1 FROM templates WHERE person_id = people.id)"
+        )

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import sqlite3
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Any
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.encryption import Codec, PlainCodec, SealingCodec
+from facepipe.gallery.storage.home import Sql
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
 _IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
@@ -22,23 +21,19 @@ class Rows:
     """Queries on one gallery's tables.
 
     Attributes:
-        file: The SQLite file.
+        name: What messages about the database begin with.
+        gallery: What messages about the gallery begin with.
         encoder: Whose embeddings are stored.
         codec: Converts values to what is stored, and back.
         sql: The connection; inside a transaction only.
     """
 
     encoder: EncoderIdentity
-    sql: sqlite3.Connection
+    sql: Sql
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, name: str, gallery: str) -> None:
+        self.name, self.gallery = name, gallery
         self.codec: Codec = PlainCodec()
-
-    @property
-    def folder(self) -> Path:
-        """The gallery's."""
-        return self.file.parent
 
     @property
     def is_encrypted(self) -> bool:
@@ -70,35 +65,37 @@ class Rows:
         Raises:
             GalleryError: One is damaged.
         """
-        query = f"SELECT id FROM {table} WHERE checksum IS NOT row_checksum({CHECKED_COLUMNS[table]})"
-        found = self.sql.execute(query) if ids is None else self.of_ids(f"{query} AND id IN", ids)
-        for (id,) in list(found)[:1]:
-            raise GalleryError(
-                f"{self.folder}: {table} {id} is damaged (its checksum is not that of its bytes): run "
-                "`facepipe gallery repair`"
-            )
+        query = f"SELECT id, checksum, {CHECKED_COLUMNS[table]} FROM {table}"
+        rows = self.sql.stream(query) if ids is None else self.of_ids(f"{query} WHERE id IN", ids)
+        for id, checksum, *values in rows:
+            if row_checksum(*values) != checksum:
+                raise GalleryError(
+                    f"{self.gallery}: {table} {id} is damaged (its checksum is not that of its bytes): run "
+                    "`facepipe gallery repair`"
+                )
 
-    def insert(self, table: str, *values: Any) -> int:
-        """Store a row with its checksum, whose other columns are all `CHECKED_COLUMNS`; returns its id."""
-        cursor = self.sql.execute(
-            f"INSERT INTO {table} ({CHECKED_COLUMNS[table]}, checksum) VALUES ({'?, ' * len(values)}?)",
-            (*values, row_checksum(*values)),
-        )
-        return int(cursor.lastrowid or 0)
+    def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> list[int]:
+        """Store rows, of all `CHECKED_COLUMNS` of a table, with their checksums; returns their ids."""
+        checked = [(*row, row_checksum(*row)) for row in rows]
+        return self.sql.insert(table, f"{CHECKED_COLUMNS[table]}, checksum", checked)
 
     def update(self, table: str, id: int, **value_by_column: Any) -> None:
         """Change some columns of a row, and its checksum accordingly: damage must not get a fitting one."""
         self.require_whole(table, [id])
-        assignments = ", ".join(f"{column} = ?" for column in value_by_column)
-        self.sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", (*value_by_column.values(), id))
-        self.sql.execute(
-            f"UPDATE {table} SET checksum = row_checksum({CHECKED_COLUMNS[table]}) WHERE id = ?", (id,)
-        )
+        columns = CHECKED_COLUMNS[table]
+        stored = self.sql.execute(f"SELECT {columns} FROM {table} WHERE id = ?", (id,)).fetchone()
+        row = {**dict(zip(columns.split(", "), stored, strict=True)), **value_by_column}
+        assignments = ", ".join(f"{column} = ?" for column in (*value_by_column, "checksum"))
+        values = (*value_by_column.values(), row_checksum(*row.values()), id)
+        self.sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", values)
 
     def note_vectors_changed(self) -> None:
         """Give the set of vectors a new state, once in each change: the generation is raised at its end."""
         token = secrets.token_bytes(16)
-        self.sql.execute("INSERT OR IGNORE INTO vector_states SELECT generation + 1, ? FROM meta", (token,))
+        self.sql.execute(
+            "INSERT INTO vector_states SELECT generation + 1, ? FROM meta WHERE true ON CONFLICT DO NOTHING",
+            (token,),
+        )
 
     def note_wipe_due(self) -> None:
         """Note that remains of removed rows are to be wiped from the file."""

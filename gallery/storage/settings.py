@@ -6,7 +6,7 @@ from typing import Any
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import is_threshold
-from facepipe.gallery.storage.encryption import KEY_SETTINGS
+from facepipe.gallery.storage.encryption import KEY_SETTINGS, setting_statement
 from facepipe.gallery.storage.rows import Table
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
 
@@ -15,10 +15,9 @@ class Settings(Table):
     """All settings."""
 
     def all(self) -> list[tuple[Any, Any, Any]]:
-        """All rows: key, value and checksum. Not by the key's index, so that damaged keys are seen too."""
-        return self._rows.sql.execute(
-            f"SELECT {CHECKED_COLUMNS['settings']}, checksum FROM settings NOT INDEXED"
-        ).fetchall()
+        """All rows: key, value and checksum."""
+        query = f"SELECT {CHECKED_COLUMNS['settings']}, checksum FROM settings"
+        return self._rows.sql.execute(query).fetchall()
 
     def threshold(self) -> float | None:
         """Return the gallery's own threshold; None: it has none that can be used.
@@ -30,7 +29,7 @@ class Settings(Table):
         for key, value, checksum in self.all():
             if row_checksum(key, value) != checksum and key not in KEY_SETTINGS:
                 raise GalleryError(
-                    f"{self._rows.folder}: a setting, perhaps the threshold, is damaged: run "
+                    f"{self._rows.gallery}: a setting, perhaps the threshold, is damaged: run "
                     "`facepipe gallery repair`"
                 )
             if key == THRESHOLD_SETTING:
@@ -41,4 +40,4 @@ class Settings(Table):
         """Give the gallery its own threshold; None: take it away."""
         self._rows.sql.execute("DELETE FROM settings WHERE key = ?", (THRESHOLD_SETTING,))
         if threshold_l2 is not None:
-            self._rows.insert("settings", THRESHOLD_SETTING, float(threshold_l2))
+            self._rows.sql.execute(*setting_statement(THRESHOLD_SETTING, float(threshold_l2) + 0.0))

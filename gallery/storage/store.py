@@ -1,4 +1,4 @@
-"""The gallery's truth: people and faces in SQLite."""
+"""The gallery's truth: people and faces in a database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +16,24 @@ from facepipe.core.faces import FloatArray
 from facepipe.gallery.impostors import FARTHEST_L2
 from facepipe.gallery.index.file import EMPTY_STATE, VectorState
 from facepipe.gallery.index.parts import IdArray
-from facepipe.gallery.models import EncoderIdentity, Finding, NewTemplate
-from facepipe.gallery.storage.database import Database, create_database, text_of_any_bytes
+from facepipe.gallery.models import EncoderIdentity, Finding, NewTemplate, is_threshold
 from facepipe.gallery.storage.encoder_rows import EncoderRows
-from facepipe.gallery.storage.encryption import codec_of_gallery, key_statements, new_codec
+from facepipe.gallery.storage.encryption import codec_of_gallery, new_codec
 from facepipe.gallery.storage.errors import DAMAGED, BusyDatabaseError, DamagedDatabaseError
+from facepipe.gallery.storage.home import Home
 from facepipe.gallery.storage.integrity import RowCheck, database_findings
 from facepipe.gallery.storage.key_rows import KeyRows
 from facepipe.gallery.storage.people_table import PeopleTable
 from facepipe.gallery.storage.rows import Rows
 from facepipe.gallery.storage.schema import (
-    APPLICATION_ID,
-    OLDEST_READABLE_VERSION,
+    CHECKED_SINCE_VERSION,
     SCHEMA_VERSION,
     THRESHOLD_SETTING,
-    creating_statements,
-    migrating_statements,
-    shadowing_statements,
     state_statement,
 )
 from facepipe.gallery.storage.settings import Settings
-from facepipe.gallery.storage.snapshot import Snapshot
 from facepipe.gallery.storage.template_table import TemplateTable
 from facepipe.gallery.storage.unknown_face_table import UnknownFaceTable
-
-_IS_TOO_OLD = (
-    "of schema 1, which is only read after it was brought up to date: open it once where it may be written "
-    "(`facepipe gallery list --gallery DIR`)"
-)
 
 logger = logging.getLogger("facepipe")
 
@@ -55,25 +44,23 @@ class Store:
     What reads is called inside `reading()`, what changes inside `changing()`: methods of the tables, too.
 
     Args:
-        file: The SQLite file.
+        home: The database that they are in; closed with the store, also where opening it fails.
         secret: The key of an encrypted gallery.
-        scratch: As for `Snapshot`; where it is given, the gallery is read, and its folder left as it is.
 
     Attributes:
         people: The table of people.
         templates: The table of their faces.
         unknown: The table of faces without a name.
         settings: The table of settings.
-        encoder_rows: What the file says of the encoder.
-        read_only: Changing raises an error.
+        encoder_rows: What the database says of the encoder.
         opened_state: The state of the vectors when the gallery was opened.
         was_older: It was of an older schema until then.
     """
 
-    def __init__(self, file: Path, secret: bytes | None = None, scratch: Path | None = None) -> None:
-        self._file = file
-        self._database = Database(file) if scratch is None else Snapshot(file, scratch)
-        self._rows = Rows(file)
+    def __init__(self, home: Home, secret: bytes | None = None) -> None:
+        self._home = home
+        self._version = SCHEMA_VERSION
+        self._rows = Rows(home.name, home.gallery)
         self._key = KeyRows(self._rows)
         self.people = PeopleTable(self._rows)
         self.templates = TemplateTable(self._rows)
@@ -83,31 +70,30 @@ class Store:
         self._known_salts: tuple[Any, Any] = (None, None)
         self._known_vectors = EMPTY_STATE
         self._is_key_given = secret is not None
-        self.read_only = self._database.read_only
         try:
             self._open(secret)
         except DamagedDatabaseError:
-            self._database.discard()
+            self._home.discard()
             raise
         except BaseException:
             self.close()
             raise
 
-    @staticmethod
-    def create(file: Path, encoder: EncoderIdentity, secret: bytes | None = None) -> None:
-        """Make an empty gallery for the vectors of `encoder`, unless another process makes one first."""
-        create_database(file, chain(creating_statements(encoder), key_statements(new_codec(secret))))
+    @property
+    def read_only(self) -> bool:
+        """Whether changing raises an error."""
+        return self._home.read_only
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+        """Close the database."""
+        self._home.close()
 
     # Transactions
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """One consistent state for all reads inside."""
-        with self._database.reading(shadowing_statements(self._version)) as self._rows.sql:
+        with self._home.reading(self._version) as self._rows.sql:
             self._require_same_gallery()
             yield
 
@@ -115,11 +101,11 @@ class Store:
     def changing(self, wait_s: float | None = None) -> Iterator[None]:
         """One transaction, alone among all processes; if it changed any row, a new generation and state.
 
-        `wait_s` is how long to wait for other writers, as in `Database.writing`.
+        `wait_s` is how long to wait for other writers, as in `Home.writing`.
         """
         before_changing = self._rows.codec, self._known_salts, self._known_vectors
         try:
-            with self._database.writing(wait_s) as sql:
+            with self._home.writing(wait_s) as sql:
                 self._rows.sql = sql
                 self._require_same_gallery()
                 before = sql.total_changes
@@ -132,35 +118,32 @@ class Store:
             raise
 
     def wipe_deleted(self, wait: bool = True) -> None:
-        """Leave no byte of forgotten names and vectors in the SQLite file and its log, where that is due.
+        """Leave no byte of forgotten names and vectors in the database's files, where that is due.
 
-        Outside of any transaction. SQLite's secure_delete alone leaves copies in pages that were split.
-        With `wait`, another process that reads is waited for.
+        Outside of any transaction. With `wait`, another process that reads is waited for.
         """
         with self.reading():
             due = self._rows.value("SELECT wipe_due FROM meta")
-        if due and self._database.wipe_deleted(wait):
+        if due and self._home.wipe_deleted(wait):
             with (  # Where another process writes, the next opening wipes once more.
                 suppress(BusyDatabaseError),
-                self._database.writing(None if wait else 0) as sql,
+                self._home.writing(None if wait else 0) as sql,
             ):
                 # Unless more was forgotten meanwhile.
                 sql.execute("UPDATE meta SET wipe_due = 0 WHERE wipe_due = ?", (due,))
 
     def backup(self, file: Path) -> None:
-        """Copy the present state to a new file, while other processes read and write."""
-        self._database.backup(file)
+        """Copy the present state to a new SQLite file, while other processes read and write."""
+        self._home.backup(file)
 
     # Opening
 
     def _open(self, secret: bytes | None) -> None:
-        with self._database.reading() as self._rows.sql:
-            self._version = self._known_version()
+        with self._home.reading() as self._rows.sql:
+            self._version = self._home.version(self._rows.sql)
         self.was_older = self._version < SCHEMA_VERSION and not self.read_only
-        if self._version >= OLDEST_READABLE_VERSION:
+        if self._version >= CHECKED_SINCE_VERSION:
             self._unlock(secret)
-        elif not self.was_older:
-            raise GalleryError(f"{self._file}: {_IS_TOO_OLD}")
         if self.was_older:
             self._migrate()
             self._unlock(secret)
@@ -170,40 +153,28 @@ class Store:
         if not self.read_only:
             self.wipe_deleted(wait=False)
 
-    def _known_version(self) -> int:
-        if self._rows.value("PRAGMA application_id") != APPLICATION_ID:
-            raise GalleryError(f"{self._file}: not a facepipe gallery (another program's SQLite file)")
-        version = self._rows.value("PRAGMA user_version")
-        if version > SCHEMA_VERSION:
-            raise GalleryError(
-                f"{self._file}: made by a newer facepipe (schema {version}, this one knows {SCHEMA_VERSION}):"
-                " upgrade facepipe"
-            )
-        return int(version)
-
     def _migrate(self) -> None:
         """Bring the schema up to date in one transaction, unless another process is first."""
-        with self._database.writing() as sql:
+        with self._home.writing() as sql:
             self._rows.sql = sql
-            version = self._known_version()
-            for statement in migrating_statements(version):
-                sql.execute(statement)
+            version = self._home.version(sql)
+            self._home.migrate(sql, version)
             if version < SCHEMA_VERSION:
                 self._require_same_key()
                 self._key.write()
                 self._known_salts = self._key.salts()
                 sql.execute(*state_statement())
-        logger.info("%s: brought from schema %d to %d", self._file, self._version, SCHEMA_VERSION)
+        logger.info("%s: brought from schema %d to %d", self._home.name, self._version, SCHEMA_VERSION)
         self._version = SCHEMA_VERSION
 
     def _unlock(self, secret: bytes | None) -> None:
         """Read the encoder, and choose the codec by the key."""
-        with self._database.reading(shadowing_statements(self._version)) as self._rows.sql:
+        with self._home.reading(self._version) as self._rows.sql:
             self._rows.encoder = self.encoder_rows.read()
             records = self._key.records()
-            with text_of_any_bytes(self._rows.sql):  # One damaged name must not close the gallery to all.
+            with self._home.any_text(self._rows.sql):  # One damaged name must not close the gallery to all.
                 self._rows.codec = codec_of_gallery(
-                    self._file, self.encoder.dimensions, records, self._key.samples(), secret
+                    self._home.name, self.encoder.dimensions, records, self._key.samples(), secret
                 )
             self._known_salts = self._key.salts()
             is_damaged = self._version == SCHEMA_VERSION and self._key.are_damaged()
@@ -211,23 +182,19 @@ class Store:
             logger.warning(
                 "%s: what the gallery keeps of its key is damaged in one of two places: run `facepipe "
                 "gallery repair`",
-                self._file.parent,
+                self._home.gallery,
             )
 
     def _warn_of_unusable_thresholds(self) -> None:
         """Earlier versions stored thresholds beyond every distance, which would name any face."""
         count = self._rows.value(
-            "SELECT (SELECT COUNT(*) FROM people WHERE threshold_l2 NOT BETWEEN 0 AND ?)"
-            " + (SELECT COUNT(*) FROM settings WHERE key = ? AND value NOT BETWEEN 0 AND ?)",
-            FARTHEST_L2,
-            THRESHOLD_SETTING,
-            FARTHEST_L2,
-        )
+            "SELECT COUNT(*) FROM people WHERE threshold_l2 NOT BETWEEN 0 AND ?", FARTHEST_L2
+        ) + sum(key == THRESHOLD_SETTING and not is_threshold(value) for key, value, _ in self.settings.all())
         if count:
             logger.warning(
                 "%s: stored thresholds outside 0..2 are not used (%d): set others with `facepipe gallery"
                 " threshold`, or let `facepipe gallery repair` remove them",
-                self._file.parent,
+                self._home.gallery,
                 count,
             )
 
@@ -266,13 +233,13 @@ class Store:
         """
         if self.has_unused_key:
             raise GalleryError(
-                f"{self._file.parent}: a key is given, but the gallery is not encrypted, so nothing is "
+                f"{self._home.gallery}: a key is given, but the gallery is not encrypted, so nothing is "
                 "added: encrypt it (`facepipe gallery encrypt`), or leave the key out"
             )
 
     def convert(self, secret: bytes | None) -> None:
         """Encrypt everything with a key from `secret`; None: decrypt. `wipe_deleted` is due afterwards."""
-        self._key.change(new_codec(secret))
+        self._key.change(new_codec(secret), self._home)
         self._known_salts = self._key.salts()
 
     def _require_same_gallery(self) -> None:
@@ -288,17 +255,21 @@ class Store:
             is_same = self.went_through(self._known_vectors)
         if not is_same:
             raise GalleryError(
-                f"{self._file.parent}: the gallery was made anew for another encoder, "
+                f"{self._home.gallery}: the gallery was made anew for another encoder, "
                 f"{self.encoder_rows.read().name}, while it was open: open it again with this one"
             )
 
     def _require_same_key(self) -> None:
         if self._key.salts() != self._known_salts:
             raise GalleryError(
-                f"{self._file}: another process has encrypted or decrypted the gallery: open it again"
+                f"{self._home.name}: another process has encrypted or decrypted the gallery: open it again"
             )
 
     # The whole gallery
+
+    def size_bytes(self) -> int:
+        """Return what the database takes of the disk."""
+        return self._home.size_bytes()
 
     def generation(self) -> int:
         """Number of changes so far."""
@@ -306,7 +277,8 @@ class Store:
 
     def state(self) -> str:
         """Name of all that the gallery holds: another after every change, in every copy of the gallery."""
-        return str(self._rows.value("SELECT generation || '-' || lower(hex(state)) FROM meta"))
+        generation, state = self._rows.sql.execute("SELECT generation, state FROM meta").fetchone()
+        return f"{generation}-{(state or b'').hex()}"
 
     def counts(self) -> tuple[int, int, int]:
         """Number of people, of templates and of unknown faces."""
@@ -314,6 +286,7 @@ class Store:
 
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with the database."""
+        yield from self._home.findings(self._rows.sql)
         yield from database_findings(self._rows.sql, RowCheck(self.encoder.dimensions, self._rows.codec))
         if self._version == SCHEMA_VERSION and self._key.are_damaged():
             yield Finding("key", "its salt and check are damaged in one of two places")
@@ -370,7 +343,7 @@ class Store:
         if row is None:
             return EMPTY_STATE
         if not (isinstance(row[0], int) and isinstance(row[1], bytes)):
-            raise DamagedDatabaseError(f"{self._file}: {DAMAGED}")
+            raise DamagedDatabaseError(f"{self._home.name}: {DAMAGED}")
         self._known_vectors = VectorState(*row)
         return self._known_vectors
 

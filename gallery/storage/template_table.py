@@ -15,7 +15,7 @@ from facepipe.gallery.storage.schema import FACE_COLUMNS
 
 _READ_ROWS = 4096
 _ID_MAX = 2**63 - 1
-"""SQLite's largest."""
+"""The databases' largest."""
 
 
 class TemplateTable(FaceTable):
@@ -56,13 +56,14 @@ class TemplateTable(FaceTable):
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
         """Return whether a template of this photo is stored, of anybody or of one person."""
-        name = self._rows.codec.seal("name", person)
+        sealed = self._rows.codec.seal("photo_sha256", photo_sha256)
+        if person is None:
+            return self._rows.exists("SELECT 1 FROM templates WHERE photo_sha256 = ?", sealed)
         return self._rows.exists(
             "SELECT 1 FROM templates JOIN people ON people.id = person_id"
-            " WHERE photo_sha256 = ? AND (? IS NULL OR name = ?)",
-            self._rows.codec.seal("photo_sha256", photo_sha256),
-            name,
-            name,
+            " WHERE photo_sha256 = ? AND name = ?",
+            sealed,
+            self._rows.codec.seal("name", person),
         )
 
     def people_of(self, template_ids: IdArray) -> IdArray:

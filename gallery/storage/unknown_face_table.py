@@ -35,7 +35,7 @@ class UnknownFaceTable(FaceTable):
         for id in dict.fromkeys(ids):
             if not self._rows.sql.execute("DELETE FROM unknown_faces WHERE id = ?", (id,)).rowcount:
                 raise GalleryError(
-                    f"{self._rows.folder}: there is no unknown face {id} (any more); nothing was changed"
+                    f"{self._rows.gallery}: there is no unknown face {id} (any more); nothing was changed"
                 )
         self._rows.note_wipe_due()
 

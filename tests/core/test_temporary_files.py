@@ -21,12 +21,13 @@ from facepipe.batch.job import Job
 from facepipe.gallery import Gallery
 from facepipe.gallery.models import CROP_BYTES_MAX
 from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.sqlite.connections import Connection
 
 _IN_MEMORY = 2
 """What SQLite answers for `temp_store = MEMORY`."""
 
 
-class Watched(sqlite3.Connection):
+class Watched(Connection):
     """A connection that notes statements which ran while temporary tables and journals may become files."""
 
     unsafe: list[str]
@@ -48,7 +49,7 @@ def unsafe(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     def watched(database: str | Path, **options: Any) -> Any:
         if database == ":memory:":
             return connect(database, **options)
-        connection = connect(database, factory=Watched, **options)
+        connection = connect(database, **{**options, "factory": Watched})
         assert isinstance(connection, Watched)
         connection.unsafe = found
         return connection
@@ -87,10 +88,12 @@ def test_every_connection_of_a_gallery_keeps_temporary_data_in_memory(
         gallery.import_archive(tmp_path / "archive.zip")
         gallery.remove("Ada")
         gallery._store._rows.sql.execute("UPDATE templates SET quality = 0.5")
-        gallery._store._rows.sql.commit()
+        gallery._store._rows.sql.commit()  # type: ignore[attr-defined]
     assert verify(tmp_path / "one")
     assert repair(tmp_path / "one").aside is not None
-    monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)
+    monkeypatch.setattr(
+        "facepipe.gallery.storage.sqlite.database.os.access", lambda path, mode: mode == os.R_OK
+    )
     with Gallery.open(tmp_path / "one", ENCODER) as gallery:
         assert gallery.read_only
         gallery.people()

@@ -143,7 +143,7 @@ def test_an_audit_sees_one_state_whoever_writes_meanwhile(
             return found
 
         monkeypatch.setattr(
-            "facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1
+            "facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.1
         )  # The audit is in the way of wiping.
         monkeypatch.setattr(gallery, "templates", list_and_be_overtaken)
         found = audit(gallery)

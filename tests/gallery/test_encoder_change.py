@@ -265,7 +265,7 @@ def test_a_damaged_row_gets_no_fitting_checksum(folder: Path) -> None:
 KILLED_AT_EACH_STATEMENT = """
     import os, shutil, signal
     from pathlib import Path
-    import facepipe.gallery.storage.database as database
+    import facepipe.gallery.storage.sqlite.database as database
     from test_encoder_change import change_for
     original = database.connect
 
@@ -288,7 +288,7 @@ KILLED_AT_EACH_STATEMENT = """
         if not child:
             with Gallery.open(folder) as gallery:
                 database.connect = connect
-                gallery._store._database._refresh()
+                gallery._store._home._refresh()
                 change = change_for(gallery)
                 left = step
                 gallery.change_encoder(change)

@@ -113,7 +113,7 @@ def test_another_process_does_not_bring_removed_vectors_back(tmp_path: Path) -> 
 def test_a_reader_in_the_way_delays_wiping_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.1)
     vectors = person_vectors(1, 3)
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Mata Hari", templates(vectors))

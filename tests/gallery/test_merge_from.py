@@ -128,8 +128,8 @@ def test_a_gallery_that_is_written_all_the_time_is_told(
 ) -> None:
     whole(tmp_path / "other")
     times = iter(range(10**6))
-    monkeypatch.setattr("facepipe.gallery.storage.snapshot._extents", lambda file: next(times))
-    monkeypatch.setattr("facepipe.gallery.storage.database._RETRY_S", 0)
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.snapshot._extents", lambda file: next(times))
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.database._RETRY_S", 0)
     with (
         Gallery.open(tmp_path / "own", ENCODER, create=True) as own,
         pytest.raises(GalleryError, match=r"other.*changes the gallery all the time"),

@@ -17,7 +17,8 @@ from gallery_helpers import ENCODER, INDEX_FILES, OTHER_ENCODER, person_vectors,
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import EncoderIdentity, Gallery
 from facepipe.gallery.repair import verify
-from facepipe.gallery.storage.store import Store
+from facepipe.gallery.storage.sqlite.database import create_database
+from facepipe.gallery.storage.sqlite.schema import creating_statements
 
 
 def test_a_missing_gallery_tells_what_to_do(tmp_path: Path) -> None:
@@ -31,7 +32,8 @@ def test_a_missing_gallery_tells_what_to_do(tmp_path: Path) -> None:
 def test_a_gallery_that_another_process_made_first_is_not_replaced(tmp_path: Path) -> None:
     with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
         gallery.add("Ada", templates(person_vectors(1, 1)))
-    Store.create(tmp_path / "gallery.sqlite3", ENCODER)  # By one that found none a moment ago.
+    # By one that found none a moment ago.
+    create_database(tmp_path / "gallery.sqlite3", creating_statements(ENCODER))
     with Gallery.open(tmp_path) as gallery:
         assert [p.name for p in gallery.people()] == ["Ada"]
     assert sorted(f.name for f in tmp_path.iterdir()) == ["gallery.sqlite3", *INDEX_FILES]

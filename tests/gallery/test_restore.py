@@ -17,7 +17,7 @@ from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
 from facepipe.gallery.repair import verify
 from facepipe.gallery.restore import restore
-from facepipe.gallery.storage.database import Database
+from facepipe.gallery.storage.sqlite.database import Database
 
 FILE, LOG = "gallery.sqlite3", "gallery.sqlite3-wal"
 
@@ -197,7 +197,7 @@ def test_where_a_log_can_not_be_put_aside_the_gallery_is_refused(lives: Lives, t
         raise PermissionError(13, "Permission denied")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("facepipe.gallery.storage.log_check.make_folder_aside", fail)
+        patch.setattr("facepipe.gallery.storage.sqlite.log_check.make_folder_aside", fail)
         with pytest.raises(GalleryError, match=r"belongs to another state.*move it"):
             Gallery.open(tmp_path / "g")
     assert {file.name: file.read_bytes() for file in (tmp_path / "g").iterdir()} == before

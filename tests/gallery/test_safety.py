@@ -84,7 +84,7 @@ def test_threads_share_a_gallery(tmp_path: Path) -> None:
 
 
 def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.1)
     with (
         Gallery.open(tmp_path, ENCODER, create=True) as one,
         Gallery.open(tmp_path, ENCODER) as other,

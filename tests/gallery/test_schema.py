@@ -24,7 +24,8 @@ from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.repair import verify
-from facepipe.gallery.storage.schema import SCHEMA_VERSION, migrating_statements
+from facepipe.gallery.storage.schema import SCHEMA_VERSION
+from facepipe.gallery.storage.sqlite.schema import migrating_statements
 
 
 def v1_vectors(seed: int, count: int) -> FloatArray:
@@ -90,7 +91,7 @@ def test_a_migration_that_fails_leaves_the_gallery_as_it_was(
     before = (v1_folder / "gallery.sqlite3").read_bytes()
     statements = [*migrating_statements(1)]
     monkeypatch.setattr(
-        "facepipe.gallery.storage.store.migrating_statements",
+        "facepipe.gallery.storage.sqlite.database.migrating_statements",
         lambda version: [*statements, "SELECT no_such_function()"],
     )
     with pytest.raises(GalleryError, match="no_such_function"):
@@ -104,7 +105,9 @@ def test_a_migration_that_fails_leaves_the_gallery_as_it_was(
 @pytest.fixture
 def unwritable(monkeypatch: pytest.MonkeyPatch) -> None:
     """Root may write anything, so the answer of the system is replaced where the tests run as root."""
-    monkeypatch.setattr("facepipe.gallery.storage.database.os.access", lambda path, mode: mode == os.R_OK)
+    monkeypatch.setattr(
+        "facepipe.gallery.storage.sqlite.database.os.access", lambda path, mode: mode == os.R_OK
+    )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")

@@ -73,7 +73,7 @@ def test_openings_do_not_wait_for_a_reader_to_wipe(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What the removing command could not wipe is left to the opening after the reader has gone."""
-    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.5)
     with Gallery.open(folder, ENCODER) as gallery:
         assert seconds_of(lambda: gallery.remove("Mata Hari")) >= 0.5
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_what_a_killed_remover_left_waits_until_nobody_writes(folder: Path) -> N
 def test_whoever_writes_beside_a_writer_is_told_in_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("facepipe.gallery.storage.database.BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.1)
     with (
         holding(folder, WRITING),
         Gallery.open(folder, ENCODER) as gallery,

@@ -148,15 +148,15 @@ IN_TWO_STEPS = """
     Gallery.merge = merge
 """
 NEVER_WIPED = """
-    import facepipe.gallery.storage.database
-    prepare = facepipe.gallery.storage.database.prepare
+    import facepipe.gallery.storage.sqlite.database
+    prepare = facepipe.gallery.storage.sqlite.database.prepare
 
     def leave_remains(connection):
         prepare(connection)
         connection.execute("PRAGMA secure_delete = OFF")
 
-    facepipe.gallery.storage.database.prepare = leave_remains
-    facepipe.gallery.storage.database.Database.wipe_deleted = lambda self, wait: True
+    facepipe.gallery.storage.sqlite.database.prepare = leave_remains
+    facepipe.gallery.storage.sqlite.database.Database.wipe_deleted = lambda self, wait: True
 """
 SPOILED_GALLERY = """
     import tempfile

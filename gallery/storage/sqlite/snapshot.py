@@ -9,9 +9,9 @@ from pathlib import Path
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import temporary_folder
-from facepipe.gallery.storage.connections import connect, connect_to
-from facepipe.gallery.storage.database import Database
-from facepipe.gallery.storage.log_check import logs_of
+from facepipe.gallery.storage.sqlite.connections import Connection, connect, connect_to
+from facepipe.gallery.storage.sqlite.database import Database
+from facepipe.gallery.storage.sqlite.log_check import logs_of
 
 _TRIES = 50
 _BETWEEN_TRIES_S = 0.02
@@ -29,7 +29,7 @@ class Snapshot(Database):
         self._scratch = scratch
         super().__init__(file, read_only=True)
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self) -> Connection:
         return _snapshot(self.file, self._scratch)
 
     def _refresh(self) -> None:
@@ -40,7 +40,7 @@ class Snapshot(Database):
         self.close()
 
 
-def _snapshot(file: Path, scratch: Path) -> sqlite3.Connection:
+def _snapshot(file: Path, scratch: Path) -> Connection:
     """Copy the present state into memory, without a lock: again where somebody wrote meanwhile."""
     for _ in range(_TRIES):
         before = _extents(file)

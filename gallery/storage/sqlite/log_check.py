@@ -20,8 +20,9 @@ from weakref import WeakKeyDictionary
 from facepipe.core.errors import GalleryError
 from facepipe.core.forks import in_forked_processes
 from facepipe.gallery.files import make_folder_aside
-from facepipe.gallery.storage.errors import IN_USE, BusyDatabaseError, DamagedDatabaseError
-from facepipe.gallery.storage.log_file import belongs_to, dropped_changes
+from facepipe.gallery.storage.errors import BusyDatabaseError, DamagedDatabaseError
+from facepipe.gallery.storage.sqlite.errors import IN_USE
+from facepipe.gallery.storage.sqlite.log_file import belongs_to, dropped_changes
 
 _SHARED_LOCK_AT, _SHARED_LOCK_BYTES = 0x40000002, 510
 """Where SQLite locks the file of every connection that has a log open."""

@@ -15,7 +15,6 @@ from typing import Any
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import atomic_write_bytes
 from facepipe.gallery.models import EncoderIdentity
-from facepipe.gallery.storage.database import create_database, open_alone, replace_database
 from facepipe.gallery.storage.encryption import (
     Codec,
     KeyRecord,
@@ -29,13 +28,16 @@ from facepipe.gallery.storage.encryption import (
 )
 from facepipe.gallery.storage.errors import DamagedDatabaseError
 from facepipe.gallery.storage.integrity import Row, RowCheck
-from facepipe.gallery.storage.salvage import SalvagedTable, largest, last_id, read_tables, readable_rows
-from facepipe.gallery.storage.schema import (
-    CHECKED_COLUMNS,
-    SEALED_COLUMNS,
-    creating_statements,
-    row_checksum,
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SEALED_COLUMNS, row_checksum
+from facepipe.gallery.storage.sqlite.database import create_database, open_alone, replace_database
+from facepipe.gallery.storage.sqlite.salvage import (
+    SalvagedTable,
+    largest,
+    last_id,
+    read_tables,
+    readable_rows,
 )
+from facepipe.gallery.storage.sqlite.schema import creating_statements
 
 QUARANTINE_FILE = "quarantine.jsonl"
 """One JSON object a row: table, reason, columns; bytes as {"base64": ...}."""
@@ -122,7 +124,7 @@ def _codec(
         for sample in sealed_sample(name, map(tables[name].row, tables[name].rows))
     ]
     try:
-        codec = codec_of_gallery(file, tables["meta"].value(1, "dimensions"), records, samples, secret)
+        codec = codec_of_gallery(str(file), tables["meta"].value(1, "dimensions"), records, samples, secret)
     except DamagedDatabaseError:
         if secret is None or any(tables[name].rows for name in SEALED_COLUMNS):
             raise

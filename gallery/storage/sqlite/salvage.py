@@ -9,12 +9,8 @@ from typing import Any
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.storage.integrity import Row, RowCheck
-from facepipe.gallery.storage.schema import (
-    CHECKED_COLUMNS,
-    OLDEST_READABLE_VERSION,
-    SCHEMA_VERSION,
-    columns_of,
-)
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SCHEMA_VERSION
+from facepipe.gallery.storage.sqlite.schema import OLDEST_READABLE_VERSION, columns_of
 
 _PROBED_IDS_MAX = 10_000_000
 _DISPENSABLE = ("settings", "key_copy", "unknown_faces")

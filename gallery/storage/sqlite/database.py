@@ -7,21 +7,27 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import atomic_path, remove_dead_temporaries, sync_folder
 from facepipe.core.forks import never_free, watch_forks
-from facepipe.gallery.storage.connections import (
+from facepipe.gallery.models import Finding
+from facepipe.gallery.storage.errors import newer_schema
+from facepipe.gallery.storage.home import Sql
+from facepipe.gallery.storage.schema import SCHEMA_VERSION, row_checksum
+from facepipe.gallery.storage.sqlite.connections import (
     BUSY_TIMEOUT_S,
+    Connection,
     connect,
     connect_alone,
     connect_read_only,
     prepare,
 )
-from facepipe.gallery.storage.errors import (
+from facepipe.gallery.storage.sqlite.errors import (
     IN_USE,
     errors_of,
     explanation_of,
@@ -29,22 +35,33 @@ from facepipe.gallery.storage.errors import (
     is_for_want_of_room,
     sqlite_name_of,
 )
-from facepipe.gallery.storage.log_check import check_log, logs_of, note_closed, note_open
-from facepipe.gallery.storage.log_file import stamp_after
-from facepipe.gallery.storage.schema import row_checksum
+from facepipe.gallery.storage.sqlite.log_check import check_log, logs_of, note_closed, note_open
+from facepipe.gallery.storage.sqlite.log_file import stamp_after
+from facepipe.gallery.storage.sqlite.schema import (
+    APPLICATION_ID,
+    OLDEST_READABLE_VERSION,
+    migrating_statements,
+    shadowing_statements,
+)
 
 _ATTEMPT_S = 0.25
 """How long SQLite may wait for readers while it empties the log: it keeps writers out meanwhile."""
 _RETRY_S = 0.2
 """Between two attempts, long enough for every waiting writer to get its turn."""
 _HISTORY_SETTING = "history"
+_IS_TOO_OLD = (
+    "of schema 1, which is only read after it was brought up to date: open it once where it may be written "
+    "(`facepipe gallery list --gallery DIR`)"
+)
 _IN_USE = "another process is reading or writing"
 
 logger = logging.getLogger("facepipe")
 
 
 class Database:
-    """A connection that threads may share, one transaction at a time.
+    """An SQLite file as the home of a gallery.
+
+    Threads may share its connection, one transaction at a time.
 
     A forked process connects again: SQLite's locks belong to the process that took them.
 
@@ -54,14 +71,16 @@ class Database:
 
     Attributes:
         file: The SQLite file.
+        name: The same, as text.
+        gallery: The gallery's folder, as text.
         read_only: The file or its folder may not be written, or its disk is full.
     """
 
     def __init__(self, file: Path, *, read_only: bool = False) -> None:
-        self.file = file
+        self.file, self.name, self.gallery = file, str(file), str(file.parent)
         self.read_only = read_only or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
         self._lock = threading.RLock()
-        self._open: sqlite3.Connection | None = None
+        self._open: Connection | None = None
         self._is_closed = False
         self._is_disk_full = False
         self._found_logs = [log for log in logs_of(file) if log.exists()]
@@ -100,7 +119,7 @@ class Database:
         self._open = None
 
     @property
-    def _connection(self) -> sqlite3.Connection:
+    def _connection(self) -> Connection:
         """This process's."""
         if self._open is None:
             if self._is_closed:
@@ -115,7 +134,7 @@ class Database:
             self._open = connection
         return self._open
 
-    def _connected(self) -> sqlite3.Connection:
+    def _connected(self) -> Connection:
         if self._is_disk_full:
             return connect_alone(self.file)
         return connect_read_only(self.file) if self.read_only else connect(self.file, "mode=rw")
@@ -135,10 +154,10 @@ class Database:
             note_closed(self)
 
     @contextmanager
-    def reading(self, first: Iterable[str] = ()) -> Iterator[sqlite3.Connection]:
+    def reading(self, version: int = SCHEMA_VERSION) -> Iterator[Connection]:
         """One consistent state, however long it takes and whoever writes meanwhile.
 
-        Inside of another one it is that one. `first` are statements to begin it with.
+        Inside of another one it is that one. A schema of an older `version` is seen as if it were up to date.
         """
         with self._lock, errors_of(self.file):
             if self._connection.in_transaction:
@@ -149,7 +168,7 @@ class Database:
             self._connection.execute("BEGIN")
             try:
                 self._require_same_file()
-                for statement in first:
+                for statement in shadowing_statements(version):
                     self._connection.execute(statement)
                 yield self._connection
             finally:
@@ -158,7 +177,7 @@ class Database:
                     self._release()
 
     @contextmanager
-    def writing(self, wait_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    def writing(self, wait_s: float | None = None) -> Iterator[Connection]:
         """One transaction: all of it is on disk afterwards, or, where anything fails, none.
 
         Args:
@@ -195,6 +214,48 @@ class Database:
             raise GalleryError(
                 f"{self.file}: the file was replaced while it was open: open the gallery again"
             )
+
+    def version(self, sql: Sql) -> int:
+        """Return the version of the schema.
+
+        Raises:
+            GalleryError: It is another program's file, of a newer facepipe, or of version 1 and read-only.
+        """
+        if sql.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise GalleryError(f"{self.file}: not a facepipe gallery (another program's SQLite file)")
+        version = int(sql.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise GalleryError(newer_schema(self.name, version))
+        if version < OLDEST_READABLE_VERSION and self.read_only:
+            raise GalleryError(f"{self.file}: {_IS_TOO_OLD}")
+        return version
+
+    def migrate(self, sql: Sql, version: int) -> None:
+        """Bring the schema from a version up to date, inside `writing`."""
+        for statement in migrating_statements(version):
+            sql.execute(statement)
+
+    def any_text(self, sql: Sql) -> AbstractContextManager[None]:
+        """Read text that is no Unicode too, with escapes, inside the block."""
+        return text_of_any_bytes(self._connection)
+
+    def rewrite(
+        self, sql: Sql, table: str, columns: Sequence[str], batches: Iterable[list[Any]], is_sealed: bool
+    ) -> None:
+        """Write columns and checksums anew; a column holds text and ciphertext alike."""
+        assignments = ", ".join(f"{column} = ?" for column in (*columns, "checksum"))
+        for rows in batches:
+            sql.executemany(f"UPDATE {table} SET {assignments} WHERE id = ?", rows)
+
+    def findings(self, sql: Sql) -> Iterator[Finding]:
+        """Yield what SQLite finds wrong with its pages."""
+        for (message,) in sql.execute("PRAGMA integrity_check"):
+            if message != "ok":
+                yield Finding("database", message)
+
+    def size_bytes(self) -> int:
+        """Bytes of the file and its log."""
+        return sum(part.stat().st_size for part in self.file.parent.glob(f"{self.file.name}*"))
 
     def discard(self) -> None:
         """Close a file that turned out to be damaged, and leave nothing beside it that was not there."""
@@ -291,7 +352,7 @@ def create_database(file: Path, statements: Iterator[tuple[str, tuple[object, ..
 
 
 @contextmanager
-def open_alone(file: Path) -> Iterator[sqlite3.Connection]:
+def open_alone(file: Path) -> Iterator[Connection]:
     """Open a file that may be damaged, with no other process at it, to read what can be read.
 
     Raises:

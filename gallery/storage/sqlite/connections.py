@@ -5,23 +5,39 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from facepipe.core.errors import GalleryError
-from facepipe.gallery.storage.errors import sqlite_name_of
 from facepipe.gallery.storage.schema import row_checksum
+from facepipe.gallery.storage.sqlite.errors import sqlite_name_of
 
 BUSY_TIMEOUT_S = 30.0
 """How long to wait for other processes; their transactions take milliseconds, index files up to a second."""
 _RETRY_S_MAX = 0.02
 
 
-def connect(file: Path, options: str) -> sqlite3.Connection:
+class Connection(sqlite3.Connection):
+    """A connection as `facepipe.gallery.storage.home.Sql` has it."""
+
+    def stream(self, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run a query; SQLite reads its rows one by one."""
+        return self.execute(query, values)
+
+    def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
+        """Insert rows into a table with ids; returns the new ids."""
+        marks = ", ".join("?" * len(columns.split(",")))
+        statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
+        return [int(self.execute(statement, row).lastrowid or 0) for row in rows]
+
+
+def connect(file: Path, options: str) -> Connection:
     """Return a connection for several threads in turn, with our function of SQL; nothing is read yet."""
     return connect_to(f"{file.absolute().as_uri()}?{options}")
 
 
-def connect_to(uri: str) -> sqlite3.Connection:
+def connect_to(uri: str) -> Connection:
     """Do what `connect` does, for any address of SQLite's."""
     connection = sqlite3.connect(
         uri,
@@ -29,6 +45,7 @@ def connect_to(uri: str) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT_S,
         isolation_level=None,
         check_same_thread=False,
+        factory=Connection,
     )
     connection.create_function("row_checksum", -1, row_checksum, deterministic=True)
     # Or VACUUM, large sorts and large changes would write rows to the system's temporary folder.
@@ -43,7 +60,7 @@ def prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
 
 
-def connect_read_only(file: Path) -> sqlite3.Connection:
+def connect_read_only(file: Path) -> Connection:
     """Read what may not be written: with locks where possible, else as a file that no process changes."""
     connection = connect(file, "mode=ro")
     try:
@@ -56,7 +73,7 @@ def connect_read_only(file: Path) -> sqlite3.Connection:
     return _connect_unchanging(file)
 
 
-def connect_alone(file: Path) -> sqlite3.Connection:
+def connect_alone(file: Path) -> Connection:
     """Read, log and all, where there is no room for the log's index.
 
     Until it is closed, nobody else can read.
@@ -79,7 +96,7 @@ def connect_alone(file: Path) -> sqlite3.Connection:
         time.sleep(random.uniform(0, _RETRY_S_MAX))
 
 
-def _connect_unchanging(file: Path) -> sqlite3.Connection:
+def _connect_unchanging(file: Path) -> Connection:
     """Read a file that no process changes. SQLite then ignores its log, so there must be none."""
     log = file.with_name(f"{file.name}-wal")
     if log.exists() and log.stat().st_size:
