@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gallery_helpers import V1
 from paths import ROOT
+from postgres_helpers import OWNER, PostgresServer, new_database, new_server
 
 from facepipe.core.faces import UInt8Array
 
@@ -51,3 +52,17 @@ def v1_folder(tmp_path: Path) -> Path:
     (folder / "gallery.sqlite3").write_bytes(gzip.decompress((V1 / "gallery.sqlite3.gz").read_bytes()))
     shutil.copy(V1 / "index.faiss", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A running server that tests share: nobody stops it."""
+    with new_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """An empty database of the test's own, whose role `OWNER` logs in."""
+    with new_database(postgres_server) as name:
+        yield postgres_server.url(name, OWNER)
