@@ -10,7 +10,8 @@ from pathlib import Path
 from facepipe.core.errors import GalleryError
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.models import EncoderIdentity
-from facepipe.gallery.names import clean_name, lookalike_sentence, lookalikes
+from facepipe.gallery.names import lookalike_sentence, lookalikes, stored_name
+from facepipe.gallery.search.views import Search
 from facepipe.gallery.storage.store import Store
 
 logger = logging.getLogger("facepipe")
@@ -30,7 +31,7 @@ class GalleryBase:
         self.encoder = encoder or store.encoder
         self._store = store
         self._takes_vectors = encoder is not None
-        self._index = DerivedIndex(path, store)
+        self._index: Search = DerivedIndex(path, store)
 
     @property
     def read_only(self) -> bool:
@@ -81,12 +82,8 @@ class GalleryBase:
                 logger.warning("%s: similar_name: %s", self.path, lookalike_sentence(names))
 
     def _stored_name(self, name: str) -> str:
-        """Return a name as its person has it: earlier versions stored names with invisible characters.
-
-        Inside a transaction.
-        """
-        cleaned = clean_name(name)
-        return name if name != cleaned and self._store.people.has(name) else cleaned
+        """Return a name as its person has it. Inside a transaction."""
+        return stored_name(name, self._store.people.has)
 
     def _person_id(self, name: str) -> int:
         """Return the id of a person. Inside a transaction.

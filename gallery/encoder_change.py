@@ -89,6 +89,7 @@ class EncoderChangeMixin(GalleryBase):
             erased = self._reencode(change)
             self._set_thresholds(change)
             self._store.encoder_rows.replace(change.encoder)
+            self._index.remake()
         return erased
 
     def _reencode(self, change: EncoderChange) -> int:

@@ -15,6 +15,7 @@ from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.archive import read_archive
 from facepipe.gallery.encoder_change import EncoderChangeMixin
 from facepipe.gallery.matching import (
+    NearestPeople,
     PersonAt,
     PersonDistance,
     as_matches,
@@ -25,14 +26,19 @@ from facepipe.gallery.matching import (
     rank_people,
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
+from facepipe.gallery.names import stored_name
 from facepipe.gallery.opening import STORE_FILE, open_store, require_gallery
 from facepipe.gallery.people import PeopleMixin
+from facepipe.gallery.search.views import NamingView
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
 from facepipe.gallery.storage.schema import SCHEMA_VERSION
 from facepipe.gallery.storage.sqlite.database import Database
 from facepipe.gallery.storage.store import Store
 from facepipe.gallery.transfer import TransferMixin
 from facepipe.gallery.unknown import UnknownFacesMixin
+
+_Named = tuple[NearestPeople, npt.NDArray[np.float64], dict[int, str]]
+"""The nearest people of n faces, the threshold of each face float64 (n,), and names by person id."""
 
 logger = logging.getLogger("facepipe")
 
@@ -169,25 +175,27 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
             require_threshold(threshold_l2)
         require_threshold(min_margin_l2)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
-        with self._store.reading():
-            index = self._index.current()
-            nearest = rank_people(index, self._store.templates, embeddings, person_distance)
-            standard_l2 = self._default_threshold(len(index)) if threshold_l2 is None else threshold_l2
-            standard_l2 = standard_l2 or 0.0
-            own_l2 = self._store.people.thresholds_of(nearest.people)
-            names = self._store.people.names_of(nearest.people)
-        thresholds_l2 = np.array([own_l2.get(int(person), standard_l2) for person in nearest.first])
+
+        def nearest_in(view: NamingView) -> _Named:
+            nearest = rank_people(view.index, view.directory, embeddings, person_distance)
+            standard_l2 = self._default_threshold_of(view) if threshold_l2 is None else threshold_l2
+            own_l2, people = view.thresholds_of(nearest.people), nearest.first.tolist()
+            limits_l2 = np.array([own_l2.get(person, standard_l2 or 0.0) for person in people])
+            return nearest, limits_l2, view.names_of(nearest.people)
+
+        nearest, thresholds_l2, names = self._index.answer(nearest_in)
         reasons = doubts(nearest, thresholds_l2, min_margin_l2, one_person_per_photo, photos)
         return as_matches(nearest, reasons, thresholds_l2, names)
 
     def nearest_others(self, name: str, embeddings: FloatArray) -> list[PersonAt | None]:
         """Of each vector, float32 (n, d), the nearest person who is not `name`, by the nearest template."""
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to compare")
-        with self._store.reading():
-            nearest = nearest_people(self._index.current(), self._store.templates, embeddings)
-            names = self._store.people.names_of(nearest.people)
-            name = self._stored_name(name)
-        return others_than(name, nearest, names)
+
+        def others_in(view: NamingView) -> list[PersonAt | None]:
+            nearest = nearest_people(view.index, view.directory, embeddings)
+            return others_than(stored_name(name, view.has), nearest, view.names_of(nearest.people))
+
+        return self._index.answer(others_in)
 
     def search(
         self,
@@ -197,11 +205,14 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
     ) -> list[list[PersonAt]]:
         """Of each vector, float32 (n, d), the nearest people, at most `count`, however far they are."""
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to search")
-        with self._store.reading():
-            index, templates = self._index.current(), self._store.templates
-            found = [people_by_distance(index, templates, one, count, person_distance) for one in embeddings]
-            names = self._store.people.names_of({id for people in found for id, _ in people})
-        return [[PersonAt(names[id], l2) for id, l2 in people] for people in found]
+
+        def people_in(view: NamingView) -> list[list[PersonAt]]:
+            index, directory = view.index, view.directory
+            found = [people_by_distance(index, directory, one, count, person_distance) for one in embeddings]
+            names = view.names_of({id for people in found for id, _ in people})
+            return [[PersonAt(names[id], l2) for id, l2 in people] for people in found]
+
+        return self._index.answer(people_in)
 
     # Encryption
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from facepipe.gallery.lost_faces import (
     lost_files,
     missing_from,
 )
+from facepipe.gallery.search.views import Answer, NamingView, StoreView
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.store import Store
 
@@ -58,12 +60,18 @@ class DerivedIndex:
     def __init__(self, folder: Path, store: Store) -> None:
         self._folder, self._file = folder, folder / INDEX_FILE
         self._store = store
+        self._view = StoreView(store, self.current)
         self._index: VectorIndex | None = None
         self.is_due = False
         self._file_is_damaged = False
         self._file_was_behind = False
         # A file that is missing, or older than this, is news; 0: there need not be one.
         self._expected_generation = 0 if store.is_encrypted else store.opened_state.generation
+
+    def answer(self, read: Callable[[NamingView], Answer]) -> Answer:
+        """Return what `read` makes of one state of the gallery, read in a transaction."""
+        with self._store.reading():
+            return read(self._view)
 
     def current(self) -> VectorIndex:
         """Return the index of the present vectors. Inside a transaction."""
@@ -116,6 +124,9 @@ class DerivedIndex:
         remove_dead_temporaries(self._file.parent)
         delete_index(self._file)
         self._expected_generation = 0
+
+    def remake(self) -> None:
+        """Nothing: the next use makes the index again."""
 
     def is_file_behind(self) -> bool:
         """Return whether the file can't be used, or so much is missing from it that opening it takes long.

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.index.parts import IdArray
-from facepipe.gallery.index.vectors import VectorIndex
 
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
@@ -39,6 +38,30 @@ class Doubt(Enum):
     """The next person is hardly farther: it could be either."""
     TAKEN = "taken"
     """Another face of the photo is nearer to that person, who can be there once only."""
+
+
+class TemplateIndex(Protocol):
+    """The vectors of templates by their ids, and the nearest of them."""
+
+    def __len__(self) -> int: ...
+
+    def vectors_of(self, ids: IdArray) -> FloatArray:
+        """Return the vectors float32 (n, d) of ids; infinite where there is no such template."""
+
+    def search(
+        self, queries: FloatArray, count: int, exclude_ids: IdArray | None = None
+    ) -> tuple[npt.NDArray[np.float64], IdArray]:
+        """Return the nearest templates of each query.
+
+        Args:
+            queries: float32 (n, d).
+            count: Neighbours wanted; fewer come back where there are fewer.
+            exclude_ids: int64, ids to pass over.
+
+        Returns:
+            Distances float64 (n, k), Euclidean, rising; ids int64 (n, k), -1 at the end where a query found
+            fewer.
+        """
 
 
 class Directory(Protocol):
@@ -74,7 +97,7 @@ class NearestPeople:
 
 
 def rank_people(
-    index: VectorIndex, directory: Directory, queries: FloatArray, measure: PersonDistance
+    index: TemplateIndex, directory: Directory, queries: FloatArray, measure: PersonDistance
 ) -> NearestPeople:
     """Return the two nearest people of each query float32 (n, d).
 
@@ -133,13 +156,13 @@ def distances_to_people(
     return np.minimum(nearest, to_means)
 
 
-def nearest_people(index: VectorIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
+def nearest_people(index: TemplateIndex, directory: Directory, queries: FloatArray) -> NearestPeople:
     """Return the two nearest people of each query float32 (n, d), by their nearest templates."""
     return _two_nearest(index, directory, queries, *_neighbours(index, directory, queries, _FIRST_NEIGHBOURS))
 
 
 def people_by_distance(
-    index: VectorIndex, directory: Directory, query: FloatArray, count: int, measure: PersonDistance
+    index: TemplateIndex, directory: Directory, query: FloatArray, count: int, measure: PersonDistance
 ) -> list[tuple[int, float]]:
     """Return the nearest people of a unit vector (d,): ids and Euclidean distances, rising, at most `count`.
 
@@ -162,7 +185,7 @@ def people_by_distance(
 
 
 def _neighbours(
-    index: VectorIndex, directory: Directory, queries: FloatArray, count: int
+    index: TemplateIndex, directory: Directory, queries: FloatArray, count: int
 ) -> tuple[npt.NDArray[np.float64], IdArray]:
     """Distances and owners of the nearest templates, both (n, k)."""
     distances, template_ids = index.search(queries, count)
@@ -170,7 +193,7 @@ def _neighbours(
 
 
 def _two_nearest(
-    index: VectorIndex,
+    index: TemplateIndex,
     directory: Directory,
     queries: FloatArray,
     distances: npt.NDArray[np.float64],

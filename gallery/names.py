@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 
 from facepipe.core.errors import GalleryError
 
@@ -63,6 +63,17 @@ def clean_name(name: str) -> str:
     if any(unicodedata.category(character) in _REFUSED for character in cleaned):
         raise BadNameError(f"a name is plain text without line breaks or control characters, got {name!r}")
     return cleaned
+
+
+def stored_name(name: str, has: Callable[[str], bool]) -> str:
+    """Return a name as its person has it: earlier versions stored names with invisible characters.
+
+    Args:
+        name: As it was given.
+        has: Whether somebody has exactly this name.
+    """
+    cleaned = clean_name(name)
+    return name if name != cleaned and has(name) else cleaned
 
 
 def lookalike_key(name: str) -> str:

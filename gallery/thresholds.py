@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from facepipe.gallery.base import GalleryBase
 from facepipe.gallery.models import require_threshold
+from facepipe.gallery.search.views import NamingView
 
 
 class ThresholdsMixin(GalleryBase):
     """The thresholds of a gallery."""
-
-    _people_counted = (-1, 0)  # At which generation, and how many.
 
     @property
     def threshold_l2(self) -> float | None:
@@ -43,19 +44,11 @@ class ThresholdsMixin(GalleryBase):
     @property
     def default_threshold_l2(self) -> float | None:
         """What `match` takes for people without a threshold of their own; None: none was set or measured."""
-        with self._store.reading():
-            return self._default_threshold(len(self._index.current()))  # SQLite counts row by row.
+        return self._index.answer(self._default_threshold_of)
 
-    def _default_threshold(self, templates: int) -> float | None:
-        """Inside a transaction."""
-        own_l2 = self._store.settings.threshold()
-        if own_l2 is not None:
-            return own_l2
-        return self.encoder.default_threshold_l2(templates, self._people_count()) or None
+    def _default_threshold_of(self, view: NamingView) -> float | None:
+        return self._default_threshold(view.threshold(), view.sizes)
 
-    def _people_count(self) -> int:
-        """Inside a transaction; SQLite counts row by row, so only after a change."""
-        generation = self._store.generation()
-        if self._people_counted[0] != generation:
-            self._people_counted = (generation, self._store.people.count())
-        return self._people_counted[1]
+    def _default_threshold(self, own_l2: float | None, sizes: Callable[[], tuple[int, int]]) -> float | None:
+        """Return what `match` takes, from its own threshold and the sizes of a gallery."""
+        return self.encoder.default_threshold_l2(*sizes()) or None if own_l2 is None else own_l2

@@ -284,6 +284,10 @@ class Store:
         """Number of people, of templates and of unknown faces."""
         return self.people.count(), self.templates.count(), self.unknown.count()
 
+    def sizes(self) -> tuple[int, int]:
+        """Number of templates and of people."""
+        return self.templates.count(), self.people.count()
+
     def findings(self) -> Iterator[Finding]:
         """Yield what is wrong with the database."""
         yield from self._home.findings(self._rows.sql)

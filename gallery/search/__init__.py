@@ -1,0 +1,1 @@
+"""How the nearest people are found, by the home of a gallery: an index of its own, or one in the server."""

@@ -1,0 +1,134 @@
+"""What naming a face reads of a gallery: one state of its templates, people and thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+from facepipe.gallery.matching import Directory, TemplateIndex
+from facepipe.gallery.storage.store import Store
+
+Answer = TypeVar("Answer")
+
+
+class NamingView(Protocol):
+    """One state of a gallery, as far as naming reads it."""
+
+    @property
+    def index(self) -> TemplateIndex:
+        """The vectors of all templates."""
+
+    @property
+    def directory(self) -> Directory:
+        """Whose they are."""
+
+    def names_of(self, ids: Iterable[int]) -> dict[int, str]:
+        """Person id to name; of damaged rows a `GalleryError`."""
+
+    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
+        """Person id to threshold, of those people who have one of their own."""
+
+    def has(self, name: str) -> bool:
+        """Return whether somebody has this name."""
+
+    def threshold(self) -> float | None:
+        """Return the gallery's own threshold; None: it has none."""
+
+    def sizes(self) -> tuple[int, int]:
+        """Number of templates and of people."""
+
+
+class Search(Protocol):
+    """Finds the nearest people of a gallery, in a state that is current.
+
+    Attributes:
+        is_due: Something was read or changed, so that a file may have to be written at the end.
+    """
+
+    is_due: bool
+
+    def answer(self, read: Callable[[NamingView], Answer]) -> Answer:
+        """Return what `read` makes of one state of the gallery; it may be called several times."""
+
+    def drop(self) -> None:
+        """Free the memory, and what else an open gallery holds for searching."""
+
+    def save(self) -> None:
+        """Keep what the next opening can use. Outside of any transaction."""
+
+    def rebuild(self) -> None:
+        """Throw away what is derived from the templates and make it again. Outside of any transaction."""
+
+    def forget_file(self) -> None:
+        """Delete what is derived from the templates outside of their table. Inside a changing transaction."""
+
+    def remake(self) -> None:
+        """Make again what `forget_file` deleted and can't be made at the next use.
+
+        Inside the same transaction, after the templates got other vectors.
+        """
+
+    def is_file_behind(self) -> bool:
+        """Return whether the next opening takes long. Inside a transaction."""
+
+    def look_at_file(self) -> None:
+        """On opening: do what a killed process could not any more."""
+
+    def require_nothing_lost(self) -> None:
+        """Refuse to erase while remains of people are kept where erasing does not reach.
+
+        Outside of any transaction.
+
+        Raises:
+            GalleryError: There are some.
+        """
+
+    def erase_removed(self) -> None:
+        """Overwrite what was removed from the templates. Outside of any transaction."""
+
+
+class StoreView:
+    """The state that a transaction of the store reads. Use it inside.
+
+    Args:
+        store: The gallery's truth.
+        index: Returns the index of the state's templates.
+    """
+
+    def __init__(self, store: Store, index: Callable[[], TemplateIndex]) -> None:
+        self._store = store
+        self._index = index
+        self._people_counted = (-1, 0)  # At which generation, and how many.
+
+    @property
+    def index(self) -> TemplateIndex:
+        """The vectors of all templates."""
+        return self._index()
+
+    @property
+    def directory(self) -> Directory:
+        """Whose they are."""
+        return self._store.templates
+
+    def names_of(self, ids: Iterable[int]) -> dict[int, str]:
+        """Person id to name."""
+        return self._store.people.names_of(ids)
+
+    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
+        """Person id to threshold, of those people who have one of their own."""
+        return self._store.people.thresholds_of(ids)
+
+    def has(self, name: str) -> bool:
+        """Return whether somebody has this name."""
+        return self._store.people.has(name)
+
+    def threshold(self) -> float | None:
+        """Return the gallery's own threshold; None: it has none."""
+        return self._store.settings.threshold()
+
+    def sizes(self) -> tuple[int, int]:
+        """Number of templates and of people; a database counts row by row, so only after a change."""
+        generation = self._store.generation()
+        if self._people_counted[0] != generation:
+            self._people_counted = (generation, self._store.people.count())
+        return len(self.index), self._people_counted[1]
