@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -31,7 +32,18 @@ _SCHEMA = re.compile(r"(?!pg_)[a-z_][a-z0-9_]{0,53}")
 _SECRET_PARAMETERS = frozenset(
     ["password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"]
 )
-_FORM = "postgresql://[USER@]HOST[:PORT]/DATABASE[?schema=NAME]"
+_OWN_PARAMETERS = frozenset(["schema", "search"])
+"""Taken out of the URL before libpq reads it."""
+_FORM = "postgresql://[USER@]HOST[:PORT]/DATABASE[?schema=NAME&search=local|server]"
+
+
+class SearchPlace(Enum):
+    """Where faces are compared with those of a gallery in PostgreSQL. The values are stable codes of URLs."""
+
+    LOCAL = "local"
+    """In the memory of each process."""
+    SERVER = "server"
+    """In the database, by pgvector."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -44,6 +56,7 @@ class PostgresAddress:
     Attributes:
         conninfo: The URL as libpq takes it, with the password if it was given in the URL.
         schema: Name of the schema: at most 54 of a-z, 0-9 and _.
+        search: Where faces are compared; None: by the size of the gallery.
 
     Raises:
         UsageError: Not such a URL, or not such a name.
@@ -51,6 +64,7 @@ class PostgresAddress:
 
     conninfo: str
     schema: str = DEFAULT_SCHEMA
+    search: SearchPlace | None = None
 
     def __post_init__(self) -> None:
         _split(self.conninfo)
@@ -62,9 +76,9 @@ class PostgresAddress:
 
     def __str__(self) -> str:
         url = self.without_password().conninfo
-        if self.schema == DEFAULT_SCHEMA:
-            return url
-        return f"{url}{'&' if '?' in url else '?'}schema={self.schema}"
+        own = [f"schema={self.schema}"] if self.schema != DEFAULT_SCHEMA else []
+        own += [f"search={self.search.value}"] if self.search else []
+        return f"{url}{'&' if '?' in url else '?'}{'&'.join(own)}" if own else url
 
     def __repr__(self) -> str:
         return f"PostgresAddress({str(self)!r})"
@@ -78,7 +92,7 @@ class PostgresAddress:
         """Return the address without the secrets in its URL."""
         parts = _split(self.conninfo)
         kept = [text for name, text in _parameters(parts["query"]) if name not in _SECRET_PARAMETERS]
-        return PostgresAddress(_join(parts | {"password": ""}, kept), self.schema)
+        return replace(self, conninfo=_join(parts | {"password": ""}, kept))
 
 
 GalleryAddress = Path | PostgresAddress
@@ -89,8 +103,9 @@ def parse_address(text: str | os.PathLike[str] | PostgresAddress) -> GalleryAddr
     """Return where a gallery is, from a folder's path or a URL.
 
     Args:
-        text: `postgresql://...` or `postgres://...` as libpq takes it, with the schema as `schema=NAME` among
-            its parameters; anything else that is no URL is a folder.
+        text: `postgresql://...` or `postgres://...` as libpq takes it, with the schema as `schema=NAME`, and
+            where faces are compared as `search=local` or `search=server`, among its parameters; anything else
+            that is no URL is a folder.
 
     Raises:
         UsageError: A URL of another kind, or one that is not well formed. The message does not show it, since
@@ -102,12 +117,26 @@ def parse_address(text: str | os.PathLike[str] | PostgresAddress) -> GalleryAddr
     if not _ANY_URL.match(text):
         return Path(text)
     parts = _split(text)
-    parameters = list(_parameters(parts["query"]))
-    schemas = [unquote(each.partition("=")[2]) for name, each in parameters if name == "schema"]
-    if len(schemas) > 1:
-        raise UsageError("postgresql://...: schema is given twice in the gallery's URL")
-    conninfo = _join(parts, [each for name, each in parameters if name != "schema"])
-    return PostgresAddress(conninfo, schemas[0] if schemas else DEFAULT_SCHEMA)
+    own: dict[str, str] = {}
+    others = []
+    for name, parameter in _parameters(parts["query"]):
+        if name not in _OWN_PARAMETERS:
+            others.append(parameter)
+        elif name in own:
+            raise UsageError(f"postgresql://...: {name} is given twice in the gallery's URL")
+        else:
+            own[name] = unquote(parameter.partition("=")[2])
+    search = _search_place(own["search"]) if "search" in own else None
+    return PostgresAddress(_join(parts, others), own.get("schema", DEFAULT_SCHEMA), search)
+
+
+def _search_place(value: str) -> SearchPlace:
+    places = [place.value for place in SearchPlace]
+    if value not in places:
+        raise UsageError(
+            f"postgresql://...: search={value!r} in the gallery's URL is not {' or '.join(places)}"
+        )
+    return SearchPlace(value)
 
 
 def default_address() -> GalleryAddress:

@@ -14,6 +14,7 @@ from facepipe.core.errors import UsageError
 from facepipe.gallery.address import (
     DEFAULT_SCHEMA,
     PostgresAddress,
+    SearchPlace,
     default_address,
     parse_address,
 )
@@ -133,3 +134,18 @@ def test_the_variable_names_a_folder_or_a_url(monkeypatch: pytest.MonkeyPatch, t
     assert default_address() == Path.home() / "faces"
     monkeypatch.setenv("FACEPIPE_GALLERY", "postgresql://db/people")
     assert default_address() == PostgresAddress("postgresql://db/people")
+
+
+@pytest.mark.parametrize("place", SearchPlace)
+def test_the_url_says_where_faces_are_compared(place: SearchPlace) -> None:
+    address = parse_address(f"postgresql://db/people?search={place.value}&sslmode=require&schema=family")
+    assert isinstance(address, PostgresAddress)
+    assert (address.search, address.schema) == (place, "family")
+    assert address.conninfo == "postgresql://db/people?sslmode=require"
+    assert parse_address(str(address)) == address
+    assert address.without_password() == address
+
+
+def test_faces_are_compared_in_one_of_two_places() -> None:
+    with pytest.raises(UsageError, match=r"search='nowhere' in the gallery's URL is not local or server"):
+        parse_address("postgresql://db/people?search=nowhere")
