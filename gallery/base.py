@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
+from facepipe.gallery.address import GalleryAddress
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.names import lookalike_sentence, lookalikes, stored_name
+from facepipe.gallery.search.transient import TransientIndex
 from facepipe.gallery.search.views import Search
 from facepipe.gallery.storage.store import Store
 
@@ -21,17 +23,17 @@ class GalleryBase:
     """An open gallery, without the methods for its people and faces.
 
     Args:
-        path: The folder.
+        path: The folder or the address of the database.
         store: Its truth.
         encoder: Whose vectors will be added or matched; None: people are managed only.
     """
 
-    def __init__(self, path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
+    def __init__(self, path: GalleryAddress, store: Store, encoder: EncoderIdentity | None) -> None:
         self.path = path
         self.encoder = encoder or store.encoder
         self._store = store
         self._takes_vectors = encoder is not None
-        self._index: Search = DerivedIndex(path, store)
+        self._index: Search = DerivedIndex(path, store) if isinstance(path, Path) else TransientIndex(store)
 
     @property
     def read_only(self) -> bool:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray, Match
+from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.archive import read_archive
 from facepipe.gallery.encoder_change import EncoderChangeMixin
 from facepipe.gallery.matching import (
@@ -27,12 +28,11 @@ from facepipe.gallery.matching import (
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
 from facepipe.gallery.names import stored_name
-from facepipe.gallery.opening import STORE_FILE, open_store, require_gallery
+from facepipe.gallery.opening import open_existing, open_store
 from facepipe.gallery.people import PeopleMixin
 from facepipe.gallery.search.views import NamingView
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
 from facepipe.gallery.storage.schema import SCHEMA_VERSION
-from facepipe.gallery.storage.sqlite.database import Database
 from facepipe.gallery.storage.store import Store
 from facepipe.gallery.transfer import TransferMixin
 from facepipe.gallery.unknown import UnknownFacesMixin
@@ -44,14 +44,15 @@ logger = logging.getLogger("facepipe")
 
 
 class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin):
-    """A folder with the truth in SQLite and an index derived from it. Open it with `Gallery.open`.
+    """A folder with the truth in SQLite and an index derived from it, or a schema of a PostgreSQL database.
 
+    Open it with `Gallery.open`.
     A change that has returned is on disk; a killed process loses nothing of it. Other processes may read and
     change the gallery at the same time. Threads may share one `Gallery`, forked processes too. Close it
     (or use it in `with`): closing saves the index, so that the next opening need not catch up.
 
     Attributes:
-        path: The folder.
+        path: The folder or the address of the database.
         encoder: Whose vectors it holds, with the default threshold.
         read_only: The file or its folder may not be written; changes raise `GalleryError`.
     """
@@ -59,29 +60,31 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
     @classmethod
     def open(
         cls,
-        path: str | Path,
+        path: str | Path | PostgresAddress,
         encoder: EncoderIdentity | None = None,
         *,
         create: bool = False,
         secret: bytes | None = None,
     ) -> Gallery:
-        """Open the gallery in folder `path`.
+        """Open the gallery at `path`.
 
         Args:
-            path: The folder.
+            path: A folder, or the URL of a PostgreSQL database: see `facepipe.gallery.address`.
             encoder: Whose vectors will be added or matched. None: to manage people only.
-            create: Make an empty gallery, in a private folder, where there is none; needs `encoder`.
+            create: Make an empty gallery, in a private folder or a schema of its own, where there is none;
+                needs `encoder`.
             secret: The key of an encrypted gallery; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
                 A gallery made with a key is encrypted.
 
         Raises:
             GalleryError: There is no gallery, it can't be opened, it is damaged, of another encoder, or the
                 key is not its own.
+            MissingExtraError: It is in PostgreSQL, and the [postgres] extra is not installed.
         """
-        path = Path(path)
-        store = open_store(path, encoder, create, secret or secret_of_environment())
+        address = parse_address(path)
+        store = open_store(address, encoder, create, secret or secret_of_environment())
         try:
-            gallery = cls(path, store, encoder)
+            gallery = cls(address, store, encoder)
             if encoder is not None:
                 store.bind_to(encoder)
             if store.was_older:
@@ -252,7 +255,7 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
         self._index.rebuild()
 
 
-def import_archive(path: str | Path, file: str | Path, encoder: EncoderIdentity) -> int:
+def import_archive(path: str | Path | PostgresAddress, file: str | Path, encoder: EncoderIdentity) -> int:
     """Add everybody in an archive to the gallery in `path`, which is made where there is none.
 
     Returns:
@@ -266,7 +269,7 @@ def import_archive(path: str | Path, file: str | Path, encoder: EncoderIdentity)
         return gallery.add_contents(contents)
 
 
-def encrypt(path: str | Path, secret: bytes | None) -> None:
+def encrypt(path: str | Path | PostgresAddress, secret: bytes | None) -> None:
     """Encrypt the gallery in `path`, as `Gallery.encrypt` does.
 
     Raises:
@@ -274,10 +277,9 @@ def encrypt(path: str | Path, secret: bytes | None) -> None:
     """
     if not secret:
         raise UsageError(f"encrypting needs a key: --key-file FILE, or ${KEY_VARIABLE}")
-    path = Path(path)
-    require_gallery(path)
-    store = Store(Database(path / STORE_FILE))
+    address = parse_address(path)
+    store = Store(open_existing(address))
     try:
-        Gallery(path, store, None).encrypt(secret)
+        Gallery(address, store, None).encrypt(secret)
     finally:
         store.close()

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import FloatArray
+from facepipe.gallery.address import GalleryAddress
 from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, ImpostorModel
 
 UNIT_LENGTH_TOLERANCE = 1e-3
@@ -242,22 +242,22 @@ class GalleryInfo:
     """A gallery in figures.
 
     Attributes:
-        path: The folder.
+        path: The folder or the address of the database.
         encoder: Whose embeddings are stored, with the threshold in use.
-        schema_version: Of the SQLite file.
+        schema_version: Of the tables.
         generation: Number of changes so far.
         people: How many.
         templates: How many, of all people.
         unknown_faces: How many remembered without a name.
         threshold_l2: The gallery's own; None: the encoder's applies.
-        size_bytes: Of all the gallery's files.
+        size_bytes: Of all the gallery's files, or its tables in the database.
         read_only: The file or its folder may not be written.
         encrypted: Names, paths, vectors and pictures are ciphertext.
         index_is_current: The index file fits the truth, or there is none by design (encrypted); where it
             doesn't, the next use brings it up to date.
     """
 
-    path: Path
+    path: GalleryAddress
     encoder: EncoderIdentity
     schema_version: int
     generation: int

@@ -1,18 +1,26 @@
-"""Whether there is a gallery in a folder, and of which encoder; making an empty one."""
+"""Whether there is a gallery at an address, and of which encoder; making an empty one."""
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from facepipe.core.errors import GalleryError
+from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.core.files import make_private_folder
+from facepipe.gallery.address import GalleryAddress, PostgresAddress
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.encryption import key_statements, new_codec
+from facepipe.gallery.storage.home import Home
 from facepipe.gallery.storage.sqlite.database import Database, create_database
 from facepipe.gallery.storage.sqlite.schema import creating_statements
+from facepipe.gallery.storage.sqlite.snapshot import Snapshot
 from facepipe.gallery.storage.store import Store
+
+if TYPE_CHECKING:
+    from facepipe.gallery.storage.postgres.database import PostgresDatabase
 
 STORE_FILE = "gallery.sqlite3"
 _MISSING = "there is no gallery: make one with `facepipe enroll` or `facepipe batch`"
@@ -20,20 +28,22 @@ _MISSING = "there is no gallery: make one with `facepipe enroll` or `facepipe ba
 logger = logging.getLogger("facepipe")
 
 
-def open_store(path: Path, encoder: EncoderIdentity | None, create: bool, secret: bytes | None) -> Store:
-    """Open the store of the gallery in folder `path`; the arguments are those of `Gallery.open`.
+def open_store(
+    path: GalleryAddress, encoder: EncoderIdentity | None, create: bool, secret: bytes | None
+) -> Store:
+    """Open the store of the gallery at `path`; the arguments are those of `Gallery.open`.
 
     Raises:
         GalleryError: There is no gallery, it can't be opened, it is damaged, of another encoder, or the key
             is not its own.
+        MissingExtraError: It is in PostgreSQL, and the library for that is not installed.
     """
-    file = path / STORE_FILE
-    try:
-        if not file.exists():
-            _create(path, encoder if create else None, secret)
-    except OSError as error:
-        raise GalleryError(f"{path}: no gallery can be opened there ({error.strerror})") from error
-    store = Store(Database(file), secret)
+    created_for = encoder if create else None
+    if isinstance(path, PostgresAddress):
+        home: Home = _open_database(path, created_for, secret)
+    else:
+        home = _open_file(path, created_for, secret)
+    store = Store(home, secret)
     try:
         if create:
             store.require_no_unused_key()
@@ -46,6 +56,36 @@ def open_store(path: Path, encoder: EncoderIdentity | None, create: bool, secret
     return store
 
 
+def open_existing(path: GalleryAddress) -> Home:
+    """Open the database of the gallery at `path`, also to be written.
+
+    Raises:
+        GalleryError: There is none.
+        MissingExtraError: It is in PostgreSQL, and the library for that is not installed.
+    """
+    if isinstance(path, PostgresAddress):
+        return _open_database(path, None, None)
+    require_gallery(path)
+    return Database(path / STORE_FILE)
+
+
+def open_to_read(path: GalleryAddress, scratch: Path | None) -> Home:
+    """Open the database of the gallery at `path` without changing a byte of it.
+
+    Args:
+        path: The folder or the address.
+        scratch: A private folder for a copy of a file; None: a temporary one of the system.
+
+    Raises:
+        GalleryError: There is none.
+        MissingExtraError: It is in PostgreSQL, and the library for that is not installed.
+    """
+    if isinstance(path, PostgresAddress):
+        return _open_database(path, None, None, read_only=True)
+    require_gallery(path)
+    return Snapshot(path / STORE_FILE, scratch or Path(tempfile.gettempdir()))
+
+
 def require_gallery(path: Path) -> None:
     """Check that there is a gallery in folder `path`.
 
@@ -56,7 +96,7 @@ def require_gallery(path: Path) -> None:
         raise GalleryError(f"{path}: {_MISSING}")
 
 
-def require_same_encoder(path: Path, store: Store, encoder: EncoderIdentity | None) -> None:
+def require_same_encoder(path: GalleryAddress, store: Store, encoder: EncoderIdentity | None) -> None:
     """Check that `encoder`, where one is given, makes embeddings that can be compared with the stored ones.
 
     Raises:
@@ -85,6 +125,37 @@ def make_folder(path: Path) -> None:
         make_private_folder(path)
     except OSError as error:
         raise GalleryError(f"{path}: the folder can't be made ({error.strerror})") from error
+
+
+def _open_file(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> Database:
+    """Open the SQLite file in a folder, which is made for `encoder` where one is given."""
+    file = path / STORE_FILE
+    try:
+        if not file.exists():
+            _create(path, encoder, secret)
+    except OSError as error:
+        raise GalleryError(f"{path}: no gallery can be opened there ({error.strerror})") from error
+    return Database(file)
+
+
+def _open_database(
+    address: PostgresAddress, encoder: EncoderIdentity | None, secret: bytes | None, read_only: bool = False
+) -> PostgresDatabase:
+    """Open a schema of PostgreSQL, where a gallery is made for `encoder` if one is given."""
+    try:
+        from facepipe.gallery.storage.postgres.database import PostgresDatabase
+    except ImportError as error:
+        raise MissingExtraError("a gallery in PostgreSQL", "postgres") from error
+    database = PostgresDatabase(address, read_only=read_only)
+    try:
+        if not database.exists:
+            if encoder is None:
+                raise GalleryError(f"{address}: {_MISSING}")
+            database.create(encoder, secret)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 def _create(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> None:

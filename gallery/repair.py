@@ -6,6 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.files import copy_private, make_folder_aside
 from facepipe.gallery.gallery import Gallery
 from facepipe.gallery.index.file import move_index
@@ -47,7 +48,7 @@ class Repair:
 
 
 def verify(
-    path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None
+    path: str | Path | PostgresAddress, encoder: EncoderIdentity | None = None, secret: bytes | None = None
 ) -> tuple[Finding, ...]:
     """Check a gallery from its database's pages to its index; empty: it is whole.
 
@@ -59,6 +60,8 @@ def verify(
         with Gallery.open(path, encoder, secret=secret) as gallery:
             with gallery._store.reading():
                 found = tuple(summarised(gallery._store.findings(), FINDINGS_MAX))
+            if not isinstance(gallery.path, Path):
+                return found
             lost = lost_faces(gallery.path, gallery.encoder.dimensions)
             found += tuple(Finding("lost", str(faces)) for faces in lost)
             return found or index_findings(gallery.path / INDEX_FILE, gallery._store)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
+from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.archive import read_archive, write_archive
 from facepipe.gallery.base import GalleryBase
 from facepipe.gallery.models import Contents
-from facepipe.gallery.opening import STORE_FILE, make_folder, require_gallery, require_same_encoder
+from facepipe.gallery.opening import STORE_FILE, make_folder, open_to_read, require_same_encoder
 from facepipe.gallery.storage.contents import add_contents, read_contents
 from facepipe.gallery.storage.encryption import secret_of_environment
-from facepipe.gallery.storage.sqlite.snapshot import Snapshot
 from facepipe.gallery.storage.store import Store
 
 
@@ -46,22 +46,22 @@ class TransferMixin(GalleryBase):
         with self._warning_of_lookalikes(), self._changing(vectors=True):
             return add_contents(self._store, contents)
 
-    def merge_from(self, other: str | Path, secret: bytes | None = None) -> int:
+    def merge_from(self, other: str | Path | PostgresAddress, secret: bytes | None = None) -> int:
         """Add everybody of another gallery, as `import_archive` does; returns how many templates were new.
 
         Args:
-            other: Its folder; no byte in it is changed, not even where it is of an older schema.
+            other: Its folder or the address of its database; no byte in it is changed, not even where it is
+                of an older schema.
             secret: Its key, where it is encrypted; None: that of the environment.
 
         Raises:
             GalleryError: It can't be read or holds vectors of another encoder; nothing is changed.
         """
-        other = Path(other)
-        require_gallery(other)
-        home = Snapshot(other / STORE_FILE, scratch=self.path)
+        address = parse_address(other)
+        home = open_to_read(address, scratch=self.path if isinstance(self.path, Path) else None)
         source = Store(home, secret or secret_of_environment())
         try:
-            require_same_encoder(other, source, self.encoder)
+            require_same_encoder(address, source, self.encoder)
             with source.reading():
                 contents = read_contents(source)
         finally:
@@ -85,5 +85,5 @@ class TransferMixin(GalleryBase):
         self._store.backup(folder / STORE_FILE)
 
     def _require_outside(self, target: Path) -> None:
-        if target.resolve().is_relative_to(self.path.resolve()):
+        if isinstance(self.path, Path) and target.resolve().is_relative_to(self.path.resolve()):
             raise GalleryError(f"{target}: archives and backups can't be kept in the gallery's own folder")

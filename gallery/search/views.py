@@ -68,6 +68,9 @@ class Search(Protocol):
         Inside the same transaction, after the templates got other vectors.
         """
 
+    def size_bytes(self) -> int:
+        """Return the size of its files."""
+
     def is_file_behind(self) -> bool:
         """Return whether the next opening takes long. Inside a transaction."""
 

@@ -57,6 +57,12 @@ class Sql(Protocol):
     def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
         """Insert rows into a table with ids; returns the new ids, which rise and were never given before."""
 
+    def last_id(self, table: str) -> int:
+        """Return the largest id that `insert` ever gave in a table; 0: none."""
+
+    def raise_last_id(self, table: str, id: int) -> None:
+        """Let `insert` give larger ids only than `id`, and than those of all rows that are there."""
+
 
 class Home(Protocol):
     """The tables of one gallery, in a database.

@@ -31,6 +31,17 @@ class Connection(sqlite3.Connection):
         statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
         return [int(self.execute(statement, row).lastrowid or 0) for row in rows]
 
+    def last_id(self, table: str) -> int:
+        """Return the largest id that was ever given in a table; 0: none."""
+        row = self.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def raise_last_id(self, table: str, id: int) -> None:
+        """Give larger ids only than `id`, and than those of all rows that are there."""
+        last = max(id, self.last_id(table))
+        self.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
+        self.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
+
 
 def connect(file: Path, options: str) -> Connection:
     """Return a connection for several threads in turn, with our function of SQL; nothing is read yet."""

@@ -18,6 +18,7 @@ from facepipe.core.forks import never_free, watch_forks
 from facepipe.gallery.models import Finding
 from facepipe.gallery.storage.errors import newer_schema
 from facepipe.gallery.storage.home import Sql
+from facepipe.gallery.storage.raw_rows import HISTORY_SETTING
 from facepipe.gallery.storage.schema import SCHEMA_VERSION, row_checksum
 from facepipe.gallery.storage.sqlite.connections import (
     BUSY_TIMEOUT_S,
@@ -48,7 +49,6 @@ _ATTEMPT_S = 0.25
 """How long SQLite may wait for readers while it empties the log: it keeps writers out meanwhile."""
 _RETRY_S = 0.2
 """Between two attempts, long enough for every waiting writer to get its turn."""
-_HISTORY_SETTING = "history"
 _IS_TOO_OLD = (
     "of schema 1, which is only read after it was brought up to date: open it once where it may be written "
     "(`facepipe gallery list --gallery DIR`)"
@@ -409,12 +409,12 @@ def _stamp(connection: sqlite3.Connection) -> None:
     """Write a new name of the file's state, by which its log differs from those of other files and times."""
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'settings'").fetchone():
         return  # Of an older schema.
-    found = connection.execute("SELECT value FROM settings WHERE key = ?", (_HISTORY_SETTING,)).fetchone()
+    found = connection.execute("SELECT value FROM settings WHERE key = ?", (HISTORY_SETTING,)).fetchone()
     value = stamp_after(found[0] if found else None)
     connection.execute(
         "INSERT INTO settings (key, value, checksum) VALUES (?, ?, ?)"
         " ON CONFLICT (key) DO UPDATE SET value = excluded.value, checksum = excluded.checksum",
-        (_HISTORY_SETTING, value, row_checksum(_HISTORY_SETTING, value)),
+        (HISTORY_SETTING, value, row_checksum(HISTORY_SETTING, value)),
     )
 
 

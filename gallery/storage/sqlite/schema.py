@@ -8,6 +8,8 @@ from contextlib import closing
 from itertools import chain
 
 from facepipe.gallery.models import EncoderIdentity
+from facepipe.gallery.storage.home import Sql
+from facepipe.gallery.storage.raw_rows import NUMBERED_TABLES, RAW_COLUMNS, raw_rows
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SCHEMA_VERSION, row_checksum, state_statement
 
 APPLICATION_ID = 0x46504731
@@ -107,6 +109,20 @@ def creating_statements(encoder: EncoderIdentity) -> Iterator[tuple[str, tuple[o
     for statement in migrating_statements(1):
         yield statement, ()
     yield state_statement()
+
+
+def copying_statements(sql: Sql) -> Iterator[tuple[str, tuple[object, ...]]]:
+    """Yield statements that make a gallery with all rows of another one, inside a transaction on that."""
+    yield f"PRAGMA application_id = {APPLICATION_ID}", ()
+    for statement in chain(_V1, migrating_statements(1)):
+        yield statement, ()
+    for table, columns in RAW_COLUMNS.items():
+        marks = ", ".join("?" * len(columns.split(", ")))
+        for row in raw_rows(sql, table):
+            yield f"INSERT INTO {table} ({columns}) VALUES ({marks})", row
+    for table in NUMBERED_TABLES:
+        yield "DELETE FROM sqlite_sequence WHERE name = ?", (table,)
+        yield "INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, sql.last_id(table))
 
 
 def migrating_statements(version: int) -> Iterator[str]:

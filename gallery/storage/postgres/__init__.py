@@ -1,0 +1,1 @@
+"""A gallery's tables in a schema of a PostgreSQL database. Needs the [postgres] extra."""
