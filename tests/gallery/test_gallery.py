@@ -19,16 +19,16 @@ from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
-    with Gallery.open(tmp_path / "people", ENCODER, create=True) as gallery:
+def gallery(place: str) -> Iterator[Gallery]:
+    with Gallery.open(place, ENCODER, create=True) as gallery:
         yield gallery
 
 
-def test_what_was_added_is_there_after_reopening(tmp_path: Path) -> None:
+def test_what_was_added_is_there_after_reopening(place: str) -> None:
     vectors = person_vectors(1, 3)
-    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+    with Gallery.open(place, ENCODER, create=True) as gallery:
         ids = gallery.add("Ada", [template(v, f"ada{i}") for i, v in enumerate(vectors)])
-    with Gallery.open(tmp_path / "g") as gallery:
+    with Gallery.open(place) as gallery:
         assert [p.name for p in gallery.people()] == ["Ada"]
         stored = gallery.templates("Ada")
         assert [t.id for t in stored] == ids

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,17 +17,17 @@ FACES = [template(v, f"p{i}", b"crop %d" % i) for i, v in enumerate(person_vecto
 
 
 @pytest.fixture
-def gallery(tmp_path: Path) -> Iterator[Gallery]:
-    with Gallery.open(tmp_path / "g", ENCODER, create=True) as gallery:
+def gallery(place: str) -> Iterator[Gallery]:
+    with Gallery.open(place, ENCODER, create=True) as gallery:
         yield gallery
 
 
-def test_unknown_faces_are_remembered_once_with_all_that_is_known(tmp_path: Path, gallery: Gallery) -> None:
+def test_unknown_faces_are_remembered_once_with_all_that_is_known(place: str, gallery: Gallery) -> None:
     ids = gallery.remember_unknown(FACES)
     assert len(ids) == 4
     assert gallery.remember_unknown(FACES) == []
     gallery.close()
-    with Gallery.open(tmp_path / "g") as again:
+    with Gallery.open(place) as again:
         stored = again.unknown_faces()
         assert [face.id for face in stored] == ids
         for face, new in zip(stored, FACES, strict=True):
@@ -102,13 +101,13 @@ def test_crops_that_are_refused(crop: bytes) -> None:
         NewTemplate(FACES[0].embedding, crop=crop)
 
 
-def test_thresholds_are_remembered_and_taken_away(tmp_path: Path, gallery: Gallery) -> None:
+def test_thresholds_are_remembered_and_taken_away(place: str, gallery: Gallery) -> None:
     gallery.add("Ada", templates(person_vectors(1, 1)))
     assert gallery.threshold_l2 is None
     gallery.set_threshold(0.5)
     gallery.set_person_threshold("Ada", 1)
     gallery.close()
-    with Gallery.open(tmp_path / "g") as again:
+    with Gallery.open(place) as again:
         assert (again.threshold_l2, again.info().threshold_l2, again.people()[0].threshold_l2) == (
             0.5,
             0.5,
