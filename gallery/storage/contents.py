@@ -44,9 +44,8 @@ def add_contents(store: Store, contents: Contents) -> int:
     """
     was_empty = not any(store.counts())
     known = set(store.people.names())
-    count = 0
+    count = len(store.add_all({name: person.templates for name, person in contents.people.items()}))
     for name, person in contents.people.items():
-        count += len(store.add(name, person.templates))
         if name not in known and person.threshold_l2 is not None:
             store.people.set_threshold(name, person.threshold_l2)
     store.add_unknown(contents.unknown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,10 @@ from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.core.plain_text import text_of
 from facepipe.gallery.models import NewTemplate, require_vectors
+from facepipe.gallery.storage.known_faces import KnownFaces, Owner
 from facepipe.gallery.storage.rows import Table, require_kind
 
-SAME_VECTOR_L2 = 0.02
-"""Vectors of one face in one photo are this near each other whatever runtime or batch size made them."""
-
+_INSERTED_FACES = 500
 _VECTOR_DTYPE = np.dtype("<f4")
 
 
@@ -29,9 +29,11 @@ class FaceTable(Table):
 
     Attributes:
         name: Of the table.
+        owner_columns: Names of the columns that say whose a face is.
     """
 
     name: str
+    owner_columns: tuple[str, ...] = ()
 
     def count(self) -> int:
         """Number of faces."""
@@ -53,35 +55,46 @@ class FaceTable(Table):
         crop: bytes | None = self._rows.codec.open("crop", row[0])
         return crop
 
-    def insert_new(self, faces: Iterable[NewTemplate], **owner: int) -> list[int]:
-        """Store faces; returns the ids of those that their owner did not have before.
+    def insert_new(self, faces: Iterable[tuple[Owner, NewTemplate]]) -> list[int]:
+        """Store faces with their owners; returns the ids of those that the owner did not have before."""
+        every, ids = iter(faces), list[int]()
+        while some := list(islice(every, _INSERTED_FACES)):
+            known, rows = self.known_like(some), []
+            for owner, face in some:
+                if not known.has(owner, face.photo_sha256, face.embedding):
+                    known.note(owner, face.photo_sha256, face.embedding)
+                    rows.append(self._row(owner, face))
+            ids += self._rows.insert(self.name, rows)
+        return ids
 
-        `owner` are the columns that say whose they are.
-        """
-        return [
-            self._insert(face, owner)
-            for face in faces
-            if not self.holds(face.embedding, face.photo_sha256, **owner)
-        ]
+    def known_like(self, faces: Sequence[tuple[Owner, NewTemplate]]) -> KnownFaces:
+        """Return the stored faces that any of some new ones may be the same as."""
+        known = KnownFaces()
+        self._note_of_photos(known, {face.photo_sha256 for _, face in faces if face.photo_sha256})
+        vectors_of: dict[Owner, list[FloatArray]] = {}
+        for owner, face in faces:
+            if face.photo_sha256 is None:
+                vectors_of.setdefault(owner, []).append(face.embedding)
+        for owner, vectors in vectors_of.items():
+            self._note_without_photo(known, owner, vectors)
+        return known
 
-    def holds(self, vector: FloatArray, photo_sha256: str | None, **owner: int) -> bool:
-        """Return whether the same face of the same photo is stored.
+    def _note_of_photos(self, known: KnownFaces, photos: Iterable[str]) -> None:
+        photo_of = {self._rows.codec.seal("photo_sha256", photo): photo for photo in photos}
+        columns = ", ".join(("photo_sha256", "vector", *self.owner_columns))
+        query = f"SELECT {columns} FROM {self.name} WHERE photo_sha256 IN"
+        for photo, vector, *owner in self._rows.of_values(query, photo_of):
+            known.note(tuple(owner), photo_of[photo], self.as_vectors([vector], "the gallery")[0])
 
-        Where the photo is not known, only the very same vector is the same face.
-        """
-        rows, of_owner = self._rows, "".join(f" AND {column} = ?" for column in owner)
-        if photo_sha256 is None:
-            return rows.exists(
-                f"SELECT 1 FROM {self.name} WHERE photo_sha256 IS NULL AND vector = ?{of_owner}",
-                rows.codec.seal("vector", vector.astype(_VECTOR_DTYPE).tobytes()),
-                *owner.values(),
-            )
-        found = rows.sql.execute(
-            f"SELECT vector FROM {self.name} WHERE photo_sha256 = ?{of_owner}",
-            (rows.codec.seal("photo_sha256", photo_sha256), *owner.values()),
-        ).fetchall()
-        stored = self.as_vectors([vector for (vector,) in found], "the gallery")
-        return bool((np.linalg.norm(stored - vector, axis=1) <= SAME_VECTOR_L2).any())
+    def _note_without_photo(self, known: KnownFaces, owner: Owner, vectors: Sequence[FloatArray]) -> None:
+        seal = self._rows.codec.seal
+        vector_of = {seal("vector", vector.astype(_VECTOR_DTYPE).tobytes()): vector for vector in vectors}
+        of_owner = "".join(
+            f" AND {column} = {id:d}" for column, id in zip(self.owner_columns, owner, strict=True)
+        )
+        query = f"SELECT vector FROM {self.name} WHERE photo_sha256 IS NULL{of_owner} AND vector IN"
+        for (stored,) in self._rows.of_values(query, vector_of):
+            known.note(owner, None, vector_of[stored])
 
     def reencode(self, id: int, vector: FloatArray, crop: bytes | None) -> None:
         """Give a face the vector of another encoder, and another crop where one is given.
@@ -138,12 +151,13 @@ class FaceTable(Table):
             added_at,
         )
 
-    def _insert(self, new: NewTemplate, owner: dict[str, int]) -> int:
+    def _row(self, owner: Owner, new: NewTemplate) -> tuple[Any, ...]:
+        """Return what is stored of a face: the columns that are checked."""
         codec = self._rows.codec
         # Adding 0.0 makes zero of minus zero, as SQLite does: its checksum would be another.
         box = (None,) * 4 if new.box_xyxy is None else tuple(float(side) + 0.0 for side in new.box_xyxy)
-        row = (
-            *owner.values(),
+        return (
+            *owner,
             codec.seal("vector", new.embedding.astype(_VECTOR_DTYPE).tobytes()),
             codec.seal("source", _storable(new.source)),
             *box,
@@ -152,7 +166,6 @@ class FaceTable(Table):
             new.added_at or datetime.now(UTC).isoformat(timespec="seconds"),
             codec.seal("crop", new.crop),
         )
-        return self._rows.insert(self.name, [row])[0]
 
 
 def _storable(text: str | None) -> str | None:

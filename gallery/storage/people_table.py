@@ -8,7 +8,6 @@ from dataclasses import replace
 from facepipe.gallery.models import Person, is_threshold
 from facepipe.gallery.names import NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.rows import Table, require_kind
-from facepipe.gallery.storage.schema import row_checksum
 
 
 class PeopleTable(Table):
@@ -72,12 +71,16 @@ class PeopleTable(Table):
 
     def add(self, name: str) -> int:
         """Make a person if need be; returns the id."""
-        sealed = self._rows.codec.seal("name", name)
-        self._rows.sql.execute(
-            "INSERT INTO people (name, checksum) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (sealed, row_checksum(sealed, None)),
-        )
-        return self.id_of(name)
+        return self.add_all([name])[name]
+
+    def add_all(self, names: Iterable[str]) -> dict[str, int]:
+        """Make people, as far as need be; returns their ids by name."""
+        sealed = {self._rows.codec.seal("name", name): name for name in names}
+        stored = self._rows.of_values("SELECT name, id FROM people WHERE name IN", sealed)
+        ids = {sealed[name]: id for name, id in stored}
+        new = [(name, None) for name in sealed if sealed[name] not in ids]
+        new_ids = self._rows.insert("people", new)
+        return ids | {sealed[name]: id for (name, _), id in zip(new, new_ids, strict=True)}
 
     def rename(self, old: str, new: str) -> None:
         """Give a person another name that nobody has. `Store.wipe_deleted` is due afterwards.

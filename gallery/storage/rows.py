@@ -54,7 +54,11 @@ class Rows:
 
     def of_ids(self, query: str, ids: Iterable[int]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query that ends with IN, for any number of ids."""
-        every = list(ids)
+        return self.of_values(query, ids)
+
+    def of_values(self, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield the rows of a query that ends with IN, for any number of values."""
+        every = list(values)
         for at in range(0, len(every), _IDS_AT_ONCE):
             some = every[at : at + _IDS_AT_ONCE]
             yield from self.sql.execute(f"{query} ({', '.join('?' * len(some))})", some).fetchall()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -308,10 +308,18 @@ class Store:
         self.require_no_unused_key()
         return self.templates.add(self.people.add(person), templates)
 
+    def add_all(self, people: Mapping[str, Iterable[NewTemplate]]) -> list[int]:
+        """Store templates of people by name; returns the ids of those not stored before."""
+        self.require_no_unused_key()
+        ids = self.people.add_all(people)
+        return self.templates.add_of_people(
+            ((ids[name],), template) for name, templates in people.items() for template in templates
+        )
+
     def add_unknown(self, faces: Iterable[NewTemplate]) -> list[int]:
         """Store faces without a name; returns the ids of those not stored before."""
         self.require_no_unused_key()
-        return self.unknown.insert_new(faces)
+        return self.unknown.insert_new(((), face) for face in faces)
 
     def delete_person(self, person_id: int) -> int:
         """Delete a person; returns how many templates. `wipe_deleted` is due afterwards."""

@@ -10,6 +10,7 @@ from facepipe.core.faces import FloatArray
 from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import NewTemplate, Template
 from facepipe.gallery.storage.face_table import FaceTable
+from facepipe.gallery.storage.known_faces import Owner
 from facepipe.gallery.storage.rows import require_kind
 from facepipe.gallery.storage.schema import FACE_COLUMNS
 
@@ -22,6 +23,7 @@ class TemplateTable(FaceTable):
     """The templates of all people, by the ids of their people."""
 
     name = "templates"
+    owner_columns = ("person_id",)
 
     def of_person(self, person_id: int, name: str) -> tuple[list[Template], FloatArray]:
         """Return the templates of the person `name`, oldest first, and their vectors float32 (n, d)."""
@@ -94,7 +96,11 @@ class TemplateTable(FaceTable):
 
     def add(self, person_id: int, templates: Iterable[NewTemplate]) -> list[int]:
         """Store templates of a person; returns the ids of those not stored before."""
-        ids = self.insert_new(templates, person_id=person_id)
+        return self.add_of_people(((person_id,), template) for template in templates)
+
+    def add_of_people(self, templates: Iterable[tuple[Owner, NewTemplate]]) -> list[int]:
+        """Store templates with the ids of their people; returns the ids of those not stored before."""
+        ids = self.insert_new(templates)
         if ids:
             self._rows.note_vectors_changed()
         return ids
@@ -104,11 +110,14 @@ class TemplateTable(FaceTable):
 
         `Store.wipe_deleted` is due afterwards.
         """
-        moved = 0
-        for template, vector in zip(templates, vectors, strict=True):
-            if self.holds(vector, template.photo_sha256, person_id=person_id):
+        owner, moved = (person_id,), 0
+        faces = [face.as_new_template(vector, None) for face, vector in zip(templates, vectors, strict=True)]
+        known = self.known_like([(owner, face) for face in faces])
+        for template, face in zip(templates, faces, strict=True):
+            if known.has(owner, face.photo_sha256, face.embedding):
                 self.delete([template.id])
             else:
+                known.note(owner, face.photo_sha256, face.embedding)
                 self._rows.update("templates", template.id, person_id=person_id)
                 moved += 1
         return moved

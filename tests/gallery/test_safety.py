@@ -10,17 +10,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 from cli_helpers import facepipe
 from gallery_helpers import ENCODER, person_vectors, start, templates
 
 from facepipe.core.errors import GalleryError
-from facepipe.gallery import Gallery, NewTemplate
+from facepipe.gallery import Gallery
 from facepipe.gallery.repair import verify
 
 NOBODY_ID = 65534
@@ -39,20 +39,19 @@ CROWD_WRITER = """
 """
 
 
-def test_two_writing_processes_and_a_reader_lose_nothing(tmp_path: Path) -> None:
+def test_two_writing_processes_and_a_reader_lose_nothing(place: str) -> None:
     """Both find no gallery at first, so the making of it is contended too."""
     count = 30
-    writers = [start(CROWD_WRITER, tmp_path / "g", writer, count) for writer in (1, 2)]
+    writers = [start(CROWD_WRITER, place, writer, count) for writer in (1, 2)]
     while any(writer.poll() is None for writer in writers):
-        if (tmp_path / "g" / "gallery.sqlite3").exists():
-            with Gallery.open(tmp_path / "g", ENCODER) as reader:
-                reader.match(person_vectors(1, 3))
-                assert all(p.template_count == 2 for p in reader.people() if p.name != "Everybody")
+        with Gallery.open(place, ENCODER, create=True) as reader:
+            reader.match(person_vectors(1, 3))
+            assert all(p.template_count == 2 for p in reader.people() if p.name != "Everybody")
         time.sleep(0.02)
     for writer in writers:
         writer.communicate()
     assert [writer.returncode for writer in writers] == [0, 0]
-    with Gallery.open(tmp_path / "g", ENCODER) as gallery:
+    with Gallery.open(place, ENCODER) as gallery:
         counts = {p.name: p.template_count for p in gallery.people()}
         kept = {f"writer {w} person {s}": 2 for w in (1, 2) for s in range(count) if s % 10 != 9}
         assert counts == {**kept, "Everybody": 2 * count}
@@ -61,7 +60,7 @@ def test_two_writing_processes_and_a_reader_lose_nothing(tmp_path: Path) -> None
             assert gallery.match(person_vectors(10_000 * w + 5000, 1))[0].name == f"writer {w} person 0"
 
 
-def test_threads_share_a_gallery(tmp_path: Path) -> None:
+def test_threads_share_a_gallery(place: str) -> None:
     failures: list[BaseException] = []
 
     def work(gallery: Gallery, thread: int) -> None:
@@ -73,7 +72,7 @@ def test_threads_share_a_gallery(tmp_path: Path) -> None:
         except BaseException as error:
             failures.append(error)
 
-    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+    with Gallery.open(place, ENCODER, create=True) as gallery:
         threads = [threading.Thread(target=work, args=(gallery, thread)) for thread in range(4)]
         for thread in threads:
             thread.start()
@@ -83,11 +82,13 @@ def test_threads_share_a_gallery(tmp_path: Path) -> None:
         assert gallery.info().people == 80
 
 
-def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gallery_that_stays_busy_is_said(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("facepipe.gallery.storage.sqlite.database.BUSY_TIMEOUT_S", 0.1)
+    if place.startswith("postgresql:"):
+        monkeypatch.setattr("facepipe.gallery.storage.postgres.database.LOCK_TIMEOUT_S", 0.1)
     with (
-        Gallery.open(tmp_path, ENCODER, create=True) as one,
-        Gallery.open(tmp_path, ENCODER) as other,
+        Gallery.open(place, ENCODER, create=True) as one,
+        Gallery.open(place, ENCODER) as other,
     ):
         one.add("Ada", templates(person_vectors(1, 1)))
         with one._store.changing(), pytest.raises(GalleryError, match="busy"):
@@ -95,8 +96,8 @@ def test_a_gallery_that_stays_busy_is_said(tmp_path: Path, monkeypatch: pytest.M
         assert [p.name for p in other.people()] == ["Ada"]
 
 
-def test_one_state_is_read_whoever_writes_meanwhile(tmp_path: Path) -> None:
-    with Gallery.open(tmp_path, ENCODER, create=True) as one, Gallery.open(tmp_path, ENCODER) as other:
+def test_one_state_is_read_whoever_writes_meanwhile(place: str) -> None:
+    with Gallery.open(place, ENCODER, create=True) as one, Gallery.open(place, ENCODER) as other:
         one.add("Ada", templates(person_vectors(1, 1)))
         with one.one_state():
             before = one.state
@@ -112,19 +113,18 @@ def test_one_state_is_read_whoever_writes_meanwhile(tmp_path: Path) -> None:
 # Interrupted changes
 
 
-def test_a_change_that_fails_half_way_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+def test_a_change_that_fails_half_way_changes_nothing(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Gallery.open(place, ENCODER, create=True) as gallery:
         gallery.add("Ada", templates(person_vectors(1, 2)))
-        insert = gallery._store.templates._insert
+        insert = gallery._store._rows.insert
 
-        def failing_insert(new: NewTemplate, owner: dict[str, int]) -> int:
-            if np.array_equal(new.embedding, person_vectors(2, 5)[3]):
+        def insert_half(table: str, rows: Sequence[Sequence[Any]]) -> list[int]:
+            ids = insert(table, rows[:3])
+            if table == "templates":
                 raise KeyboardInterrupt
-            return insert(new, owner)
+            return ids
 
-        monkeypatch.setattr(gallery._store.templates, "_insert", failing_insert)
+        monkeypatch.setattr(gallery._store._rows, "insert", insert_half)
         with pytest.raises(KeyboardInterrupt):
             gallery.add("Bob", templates(person_vectors(2, 5)))
         monkeypatch.undo()
@@ -290,6 +290,7 @@ def require_nothing_changes_on_a_full_disk(folder: Path, kind: str) -> None:
 AS_ANYBODY = f"""
     import faiss, os, safetensors.numpy, encodings.cp437  # Before giving up the right to read them, perhaps.
     from pathlib import Path
+from typing import Any
     from facepipe.core.errors import GalleryError
     if os.getuid() == 0:
         os.setgid({NOBODY_ID}), os.setuid({NOBODY_ID})
