@@ -40,7 +40,7 @@ def open_store(
     """
     created_for = encoder if create else None
     if isinstance(path, PostgresAddress):
-        home: Home = _open_database(path, created_for, secret)
+        home: Home = open_database(path, created_for, secret)
     else:
         home = _open_file(path, created_for, secret)
     store = Store(home, secret)
@@ -64,7 +64,7 @@ def open_existing(path: GalleryAddress) -> Home:
         MissingExtraError: It is in PostgreSQL, and the library for that is not installed.
     """
     if isinstance(path, PostgresAddress):
-        return _open_database(path, None, None)
+        return open_database(path, None, None)
     require_gallery(path)
     return Database(path / STORE_FILE)
 
@@ -81,7 +81,7 @@ def open_to_read(path: GalleryAddress, scratch: Path | None) -> Home:
         MissingExtraError: It is in PostgreSQL, and the library for that is not installed.
     """
     if isinstance(path, PostgresAddress):
-        return _open_database(path, None, None, read_only=True)
+        return open_database(path, None, None, read_only=True)
     require_gallery(path)
     return Snapshot(path / STORE_FILE, scratch or Path(tempfile.gettempdir()))
 
@@ -138,10 +138,15 @@ def _open_file(path: Path, encoder: EncoderIdentity | None, secret: bytes | None
     return Database(file)
 
 
-def _open_database(
+def open_database(
     address: PostgresAddress, encoder: EncoderIdentity | None, secret: bytes | None, read_only: bool = False
 ) -> PostgresDatabase:
-    """Open a schema of PostgreSQL, where a gallery is made for `encoder` if one is given."""
+    """Open a schema of PostgreSQL, where a gallery is made for `encoder` if one is given.
+
+    Raises:
+        GalleryError: There is no gallery, or no connection.
+        MissingExtraError: The library for it is not installed.
+    """
     try:
         from facepipe.gallery.storage.postgres.database import PostgresDatabase
     except ImportError as error:

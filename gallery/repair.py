@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from facepipe.gallery.address import PostgresAddress
+from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.files import copy_private, make_folder_aside
 from facepipe.gallery.gallery import Gallery
 from facepipe.gallery.index.file import move_index
@@ -14,7 +15,7 @@ from facepipe.gallery.index_check import index_findings
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.lost_faces import lost_faces
 from facepipe.gallery.models import EncoderIdentity, Finding
-from facepipe.gallery.opening import STORE_FILE
+from facepipe.gallery.opening import STORE_FILE, open_existing
 from facepipe.gallery.storage.encryption import secret_of_environment
 from facepipe.gallery.storage.errors import DamagedDatabaseError
 from facepipe.gallery.storage.integrity import summarised
@@ -69,23 +70,31 @@ def verify(
         return (Finding("database", str(error)),)
 
 
-def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: bytes | None = None) -> Repair:
-    """Make a gallery whole. No other process may have it open.
+def repair(
+    path: str | Path | PostgresAddress,
+    encoder: EncoderIdentity | None = None,
+    secret: bytes | None = None,
+) -> Repair:
+    """Make a gallery whole. No other process may have it open, but one in PostgreSQL.
 
     A bad index is made again. Lost faces that the index still holds come back as unknown faces. Where the
     database is damaged, it is built anew from all rows that can be read and that agree with their checksums;
     a damaged log is read beyond the damage. The damaged files and the rows that are not to be trusted are put
-    into a folder beside the gallery first.
+    into a folder beside the gallery first. In PostgreSQL, only rows are judged, in one transaction; the
+    folder for those that are not to be trusted is made in the present one.
 
     Args:
-        path: The gallery's folder.
+        path: The gallery's folder or address.
         encoder: Whose embeddings it holds; needed only where that can't be read from the gallery.
         secret: The key of an encrypted gallery; None: that of the environment.
 
     Raises:
         GalleryError: Not even the encoder can be read, or another process has the gallery open.
     """
-    path, secret = Path(path).resolve(), secret or secret_of_environment()
+    address, secret = parse_address(path), secret or secret_of_environment()
+    if isinstance(address, PostgresAddress):
+        return _repair_database(address, encoder, secret)
+    path = address.resolve()
     findings = verify(path, secret=secret)
     aside, quarantined = None, 0
     if any(finding.code not in ("index", "lost") for finding in findings):
@@ -100,6 +109,38 @@ def repair(path: str | Path, encoder: EncoderIdentity | None = None, secret: byt
         if findings:
             gallery.rebuild_index()
         return Repair(findings, gallery.info().templates, quarantined, brought_back, aside)
+
+
+def _repair_database(
+    address: PostgresAddress, encoder: EncoderIdentity | None, secret: bytes | None
+) -> Repair:
+    """Take the rows that are not to be trusted out of a gallery in PostgreSQL."""
+    home = open_existing(address)
+    home.close()
+    findings = verify(address, secret=secret)
+    aside, quarantined = None, 0
+    if any(finding.code != "index" for finding in findings):
+        aside, quarantined = _rebuild_rows(address, encoder, secret)
+    with Gallery.open(address, secret=secret) as gallery:
+        if findings:
+            gallery.rebuild_index()
+        return Repair(findings, gallery.info().templates, quarantined, 0, aside)
+
+
+def _rebuild_rows(
+    address: PostgresAddress, encoder: EncoderIdentity | None, secret: bytes | None
+) -> tuple[Path, int]:
+    """Rebuild a database's rows; returns the folder with those in quarantine, and how many these are."""
+    from facepipe.gallery.storage.postgres.database import PostgresDatabase
+    from facepipe.gallery.storage.postgres.rebuild import rebuild_rows
+
+    aside = make_folder_aside(Path(address.schema), "damaged")
+    try:
+        with closing(PostgresDatabase(address)) as home:
+            return aside, rebuild_rows(home, aside, encoder, secret)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
 
 
 def _rebuild(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> tuple[Path, int]:

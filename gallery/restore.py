@@ -6,17 +6,18 @@ import os
 import shutil
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.files import PRIVATE_FOLDER_MODE, sync_folder
+from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.files import make_folder_aside
 from facepipe.gallery.gallery import Gallery, import_archive
 from facepipe.gallery.index_sync import derived_files
 from facepipe.gallery.models import EncoderIdentity
-from facepipe.gallery.opening import STORE_FILE
+from facepipe.gallery.opening import STORE_FILE, open_database
 from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.sqlite.database import Database
 from facepipe.gallery.storage.sqlite.errors import errors_of
@@ -40,15 +41,19 @@ class Restoration:
 
 
 def restore(
-    path: str | Path, backup: str | Path, encoder: EncoderIdentity, secret: bytes | None = None
+    path: str | Path | PostgresAddress,
+    backup: str | Path,
+    encoder: EncoderIdentity,
+    secret: bytes | None = None,
 ) -> Restoration:
     """Put what a backup holds in the place of the gallery in `path`, or where there is none.
 
     The backup is copied and checked before anything is changed, and stays as it is. The gallery as it was is
-    kept in a private folder beside it, `NAME.replaced-TIME-...`.
+    kept in a private folder beside it, `NAME.replaced-TIME-...`; of one in PostgreSQL, a copy in a folder is
+    kept in the present one. There, the change is one transaction, and others must open the gallery again.
 
     Args:
-        path: The gallery's folder.
+        path: The gallery's folder or address.
         backup: A gallery's folder, its SQLite file, or an archive as `Gallery.export_archive` writes it.
         encoder: Whose embeddings an archive holds; a backup names its own.
         secret: The key of an encrypted backup; None: that of the environment.
@@ -57,7 +62,10 @@ def restore(
         GalleryError: The backup can't be read or is not whole, or another process has the gallery open;
             nothing is changed.
     """
-    path, backup = Path(path), Path(backup)
+    address, backup = parse_address(path), Path(backup)
+    if isinstance(address, PostgresAddress):
+        return _restore_database(address, backup, encoder, secret)
+    path = address
     _require_another(path, backup)
     with errors_of(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,15 +82,50 @@ def restore(
         return Restoration(gallery.info().templates, aside if aside.exists() else None)
 
 
+def _restore_database(
+    address: PostgresAddress, backup: Path, encoder: EncoderIdentity, secret: bytes | None
+) -> Restoration:
+    """Put what a backup holds in the place of the gallery in a PostgreSQL schema."""
+    _require_there(backup)
+    with errors_of(backup):
+        aside = make_folder_aside(Path(address.schema), "replaced")
+    try:
+        new = _copied(backup, aside / _RESTORED_FOLDER, encoder, secret)
+        with Gallery.open(new.parent, secret=secret) as gallery:
+            restored_encoder = gallery.encoder
+        _replace_rows(address, restored_encoder, new, aside / STORE_FILE)
+    except BaseException:
+        shutil.rmtree(aside)
+        raise
+    shutil.rmtree(aside / _RESTORED_FOLDER)
+    if not (aside / STORE_FILE).exists():
+        aside.rmdir()
+    with Gallery.open(address, secret=secret) as gallery:
+        return Restoration(gallery.info().templates, aside if aside.exists() else None)
+
+
+def _replace_rows(address: PostgresAddress, encoder: EncoderIdentity, new: Path, kept: Path) -> None:
+    """Replace all rows by those of the SQLite file `new`; a gallery that was there is copied to `kept`."""
+    home = open_database(address, encoder, None)
+    from facepipe.gallery.storage.postgres.replacing import replace_rows
+
+    with closing(home), _opened(new) as database, database.reading() as source:
+        replace_rows(home, source, kept)
+
+
 def _is_only_copy(kept: Path, file: Path) -> bool:
     return kept.exists() and not (file.exists() and file.samefile(kept))
 
 
 def _require_another(path: Path, backup: Path) -> None:
-    if not backup.exists():
-        raise GalleryError(f"{backup}: there is no such backup: give its folder, SQLite file or archive")
+    _require_there(backup)
     if (backup / STORE_FILE if backup.is_dir() else backup).resolve() == (path / STORE_FILE).resolve():
         raise GalleryError(f"{backup}: this is the gallery itself: give the folder or file of a backup")
+
+
+def _require_there(backup: Path) -> None:
+    if not backup.exists():
+        raise GalleryError(f"{backup}: there is no such backup: give its folder, SQLite file or archive")
 
 
 def _copied(backup: Path, folder: Path, encoder: EncoderIdentity, secret: bytes | None) -> Path:

@@ -71,13 +71,21 @@ class TransferMixin(GalleryBase):
     def backup(self, folder: str | Path) -> None:
         """Copy the present state to a gallery of its own, while other processes read and write.
 
+        The copy of a gallery in PostgreSQL is a folder too, with the same ids, key and state.
+
         Args:
             folder: Where there is no gallery yet; made private where it does not exist.
 
         Raises:
             GalleryError: It can't be written, holds a gallery, or lies inside this one.
         """
-        folder = Path(folder)
+        address = parse_address(folder)
+        if isinstance(address, PostgresAddress):
+            raise GalleryError(
+                f"{address}: a backup is a folder: back a database up with its server's pg_dump, or copy the "
+                "gallery with `facepipe gallery copy`"
+            )
+        folder = address
         self._require_outside(folder)
         if (folder / STORE_FILE).exists():
             raise GalleryError(f"{folder}: holds a gallery already: give the backup a folder of its own")

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from paths import ROOT, TESTS
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery import EncoderIdentity, NewTemplate
+from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
 from facepipe.gallery.storage.schema import row_checksum
 from facepipe.gallery.storage.sqlite.schema import _V3, creating_statements
 
@@ -88,6 +88,12 @@ def make_gallery_of_schema_2(folder: Path) -> None:
                 (*face[:-1], row_checksum(*face), None),
             )
         connection.commit()
+
+
+def folder_of(gallery: Gallery) -> Path:
+    """The folder of a gallery in one."""
+    assert isinstance(gallery.path, Path)
+    return gallery.path
 
 
 INDEX_FILES = ["index.faiss", "index.faiss.json"]

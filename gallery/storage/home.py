@@ -94,7 +94,7 @@ class Home(Protocol):
         """
 
     def migrate(self, sql: Sql, version: int) -> None:
-        """Bring the schema from a version up to date, inside a transaction that writes."""
+        """Bring the schema from a version up to date, inside `migrating`."""
 
     def reading(self, version: int = ...) -> AbstractContextManager[Sql]:
         """Begin a transaction that reads one consistent state, however long it takes and whoever writes.
@@ -114,6 +114,9 @@ class Home(Protocol):
         Raises:
             BusyDatabaseError: Another process was writing all the time.
         """
+
+    def migrating(self) -> AbstractContextManager[Sql]:
+        """Begin a transaction as `writing` does, that may change the schema."""
 
     def any_text(self, sql: Sql) -> AbstractContextManager[None]:
         """Read damaged text too, with escapes, inside the block."""

@@ -155,7 +155,7 @@ class Store:
 
     def _migrate(self) -> None:
         """Bring the schema up to date in one transaction, unless another process is first."""
-        with self._home.writing() as sql:
+        with self._home.migrating() as sql:
             self._rows.sql = sql
             version = self._home.version(sql)
             self._home.migrate(sql, version)

@@ -11,7 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gallery_helpers import ENCODER, INDEX_FILES, person_vectors, photo_hash, template, templates, unit
+from gallery_helpers import (
+    ENCODER,
+    INDEX_FILES,
+    folder_of,
+    person_vectors,
+    photo_hash,
+    template,
+    templates,
+    unit,
+)
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
@@ -241,7 +250,7 @@ def test_info(tmp_path: Path) -> None:
 def test_the_folder_and_its_files_are_private(tmp_path: Path) -> None:
     with Gallery.open(tmp_path / "new" / "g", ENCODER, create=True) as gallery:
         gallery.add("Ada", templates(person_vectors(1, 1)))
-        assert stat.S_IMODE(gallery.path.stat().st_mode) == 0o700
-    files = sorted(gallery.path.iterdir())
+        assert stat.S_IMODE(folder_of(gallery).stat().st_mode) == 0o700
+    files = sorted(folder_of(gallery).iterdir())
     assert [f.name for f in files] == ["gallery.sqlite3", *INDEX_FILES]
     assert [stat.S_IMODE(f.stat().st_mode) for f in files] == [0o600, 0o600, 0o600]

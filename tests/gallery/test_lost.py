@@ -27,7 +27,7 @@ from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
 from facepipe.gallery.index.vectors import VectorIndex
 from facepipe.gallery.repair import repair, verify
-from facepipe.gallery.storage.sqlite.rebuild import QUARANTINE_FILE
+from facepipe.gallery.storage.salvaged import QUARANTINE_FILE
 
 FILE, LOG, INDEX = "gallery.sqlite3", "gallery.sqlite3-wal", "index.faiss"
 HEADER_BYTES, FRAME_BYTES = 32, 4096 + 24

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from gallery_helpers import ENCODER, person_vectors, template, templates
+from gallery_helpers import ENCODER, folder_of, person_vectors, template, templates
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,8 +191,8 @@ def old(gallery: Gallery) -> Path:
     """A gallery of José, of Bob with a zero-width space, and of Bob."""
     gallery.add("Second", templates(person_vectors(3, 2)))
     gallery.close()
-    write_name(gallery.path, "Second", "Bob\u200b")
-    return gallery.path
+    write_name(folder_of(gallery), "Second", "Bob\u200b")
+    return folder_of(gallery)
 
 
 def test_people_with_names_of_earlier_versions_are_still_found(old: Path) -> None:

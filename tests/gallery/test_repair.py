@@ -30,8 +30,8 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.audit import audit
 from facepipe.gallery.gallery import import_archive
 from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.salvaged import QUARANTINE_FILE
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
-from facepipe.gallery.storage.sqlite.rebuild import QUARANTINE_FILE
 
 
 @pytest.fixture

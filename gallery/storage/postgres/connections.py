@@ -61,6 +61,7 @@ def connect(address: PostgresAddress) -> Connection:
     raw = psycopg.connect(address.conninfo, autocommit=True, client_encoding="UTF8", **defaults)
     raw.prepare_threshold = None  # Plans of other types of columns would be left when a gallery is encrypted.
     raw.adapters.register_dumper(SettingValue, _SettingDumper)
+    raw.adapters.register_dumper(SettingValue, _BinarySettingDumper)
     raw.adapters.register_loader("json", _SettingLoader)
     settings = {"search_path": address.schema, **_SERVER_SETTINGS}
     calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
@@ -213,6 +214,12 @@ class _SettingDumper(Dumper):
     def dump(self, obj: SettingValue) -> Buffer:
         value = obj.value.hex() if isinstance(obj.value, bytes) else obj.value
         return json.dumps(value).encode()
+
+
+class _BinarySettingDumper(_SettingDumper):
+    """Writes the same for binary copies."""
+
+    format = pq.Format.BINARY
 
 
 class _SettingLoader(Loader):

@@ -31,9 +31,11 @@ from facepipe.gallery.storage.postgres.schema import (
     unsealing_statement,
 )
 from facepipe.gallery.storage.postgres.wiping import wipe
+from facepipe.gallery.storage.rows import Rows
 from facepipe.gallery.storage.schema import (
     CHECKED_COLUMNS,
     SCHEMA_VERSION,
+    SEALED_COLUMNS,
     TEXT_COLUMNS,
     row_checksum,
     state_statement,
@@ -223,6 +225,17 @@ class PostgresDatabase:
                 self._end(sql)
 
     @contextmanager
+    def migrating(self) -> Iterator[Connection]:
+        """Begin a transaction that changes the schema, alone among those that write or make the schema.
+
+        Whoever waits to write has a lock on the table already, which a changing of the table waits for: so
+        the table is locked, not its row.
+        """
+        lock = f"{self._schema_lock}; LOCK TABLE meta IN ACCESS EXCLUSIVE MODE"
+        with self._writing(None, lock, self._announcement) as sql:
+            yield sql
+
+    @contextmanager
     def writing(self, wait_s: float | None = None) -> Iterator[Connection]:
         """Begin the only transaction that writes: all of it is durable at the end or, on an error, none.
 
@@ -230,17 +243,18 @@ class PostgresDatabase:
             BusyDatabaseError: Another process was writing all the time.
             GalleryError: The connection was lost while the change was committed, or the gallery is read-only.
         """
-        with self._writing(
-            wait_s,
-            "SELECT generation FROM meta FOR UPDATE",
-            f"SELECT pg_notify('{self.channel}', generation::text) FROM meta",
-        ) as sql:
+        lock = "SELECT generation FROM meta FOR UPDATE"
+        with self._writing(wait_s, lock, self._announcement) as sql:
             yield sql
 
     @property
     def channel(self) -> str:
         """Name of the channel on which every change is announced, with the new generation."""
         return f"facepipe_{self.address.schema}"
+
+    @property
+    def _announcement(self) -> str:
+        return f"SELECT pg_notify('{self.channel}', generation::text) FROM meta"
 
     @contextmanager
     def _writing(self, wait_s: float | None, lock: str, announcement: str | None) -> Iterator[Connection]:
@@ -337,6 +351,7 @@ class PostgresDatabase:
                 " VALUES (1, 0, 0, ?, ?, ?, ?, ?)",
                 (*values, row_checksum(*values)),
             )
+            self.set_text_types(sql, secret is not None)
             for statement, key_values in key_statements(new_codec(secret)):
                 sql.execute(statement, key_values)
             sql.execute(*state_statement())
@@ -367,9 +382,8 @@ class PostgresDatabase:
         return int(version)
 
     def migrate(self, sql: Sql, version: int) -> None:
-        """Bring the schema from a version up to date, inside `writing`."""
-        sql.execute(self._schema_lock)
-        for statement in migrating_statements(self.version(sql)):
+        """Bring the schema from a version up to date, inside `migrating`."""
+        for statement in migrating_statements(version):
             sql.execute(statement)
 
     # Rows
@@ -406,6 +420,25 @@ class PostgresDatabase:
         sql.execute(f"UPDATE {table} SET {assignments} FROM rewritten WHERE rewritten.id = {table}.id")
         sql.execute("DROP TABLE rewritten")
         sql.execute(sealing_statement(table) if is_sealed else unsealing_statement(table))
+
+    def set_text_types(self, sql: Connection, is_sealed: bool) -> None:
+        """Let the text columns of tables without rows hold ciphertext, or text."""
+        query = """SELECT atttypid = 'bytea'::regtype FROM pg_attribute
+            WHERE attrelid = ?::regclass AND attname = ?"""
+        for table, columns in SEALED_COLUMNS.items():
+            text = next(column for column in columns if column in TEXT_COLUMNS)
+            (is_bytes,) = sql.execute(query, (table, text)).fetchone()
+            if is_bytes != is_sealed:
+                sql.execute(sealing_statement(table) if is_sealed else unsealing_statement(table))
+
+    def note_all_changed(self, sql: Connection) -> None:
+        """Give the gallery a new generation and new states, after a change that no `Store` made."""
+        rows = Rows(self.name, self.gallery)
+        rows.sql = sql
+        rows.note_vectors_changed()
+        rows.note_wipe_due()
+        sql.execute("UPDATE meta SET generation = generation + 1")
+        sql.execute(*state_statement())
 
     def findings(self, sql: Sql) -> Iterator[Finding]:
         """Yield nothing: the server checks its own pages."""

@@ -21,7 +21,9 @@ _READ_ONLY = (
     f"the server may only be read (a replica, or default_transaction_read_only is on); {NOTHING_CHANGED}: "
     "give the address of the primary server"
 )
-_NOT_ALLOWED = "the role that logs in may not do this ({text}): let the owner of the schema grant it"
+_NOT_ALLOWED = (
+    "the role that logs in may not do this ({text}): let the owner of the schema do it, or grant it"
+)
 
 _BY_SQLSTATE = {
     "28P01": "the password is wrong, or the role is not known: check user and password (also ~/.pgpass)",
@@ -38,6 +40,7 @@ _BY_SQLSTATE = {
     "55P03": f"another process has kept the gallery busy; {NOTHING_CHANGED}: try again",
     "40P01": f"the server broke a deadlock; {NOTHING_CHANGED}: try again",
     "40001": f"another process changed the same rows; {NOTHING_CHANGED}: try again",
+    "25P02": f"a statement had failed; {NOTHING_CHANGED}: try again",
     "25P03": f"the server ended an idle transaction; {NOTHING_CHANGED}: try again",
     "25P04": f"the server ended the transaction; {NOTHING_CHANGED}: raise transaction_timeout",
     "0A000": "the server can't do this ({text}): upgrade PostgreSQL to 13 or newer",

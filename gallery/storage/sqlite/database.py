@@ -230,8 +230,12 @@ class Database:
             raise GalleryError(f"{self.file}: {_IS_TOO_OLD}")
         return version
 
+    def migrating(self) -> AbstractContextManager[Connection]:
+        """Begin a transaction as `writing` does."""
+        return self.writing()
+
     def migrate(self, sql: Sql, version: int) -> None:
-        """Bring the schema from a version up to date, inside `writing`."""
+        """Bring the schema from a version up to date, inside `migrating`."""
         for statement in migrating_statements(version):
             sql.execute(statement)
 

@@ -3,60 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from facepipe.core.errors import GalleryError
-from facepipe.gallery.storage.integrity import Row, RowCheck
+from facepipe.gallery.storage.salvaged import SalvagedTable
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, SCHEMA_VERSION
 from facepipe.gallery.storage.sqlite.schema import OLDEST_READABLE_VERSION, columns_of
 
 _PROBED_IDS_MAX = 10_000_000
 _DISPENSABLE = ("settings", "key_copy", "unknown_faces")
 """Tables that a gallery can be repaired without."""
-
-
-@dataclass(frozen=True, slots=True)
-class SalvagedTable:
-    """The rows that could be read of a table.
-
-    Attributes:
-        name: Of the table.
-        columns: Names, as the schema has them.
-        rows: Values by rowid.
-        refused: Rows that are not to be trusted, with the reason.
-    """
-
-    name: str
-    columns: list[str]
-    rows: dict[int, tuple[Any, ...]]
-    refused: list[tuple[Row, str]] = field(default_factory=list)
-
-    def row(self, rowid: int) -> Row:
-        """Return a row by column."""
-        return dict(zip(self.columns, self.rows[rowid], strict=True))
-
-    def value(self, rowid: int, column: str) -> Any:
-        """One value of a row."""
-        return self.rows[rowid][self.columns.index(column)]
-
-    def refuse(self, rowid: int, reason: str) -> None:
-        """Take a row out."""
-        self.refused.append((self.row(rowid), reason))
-        del self.rows[rowid]
-
-    def mend(self, rowid: int, mended: Row, reason: str) -> None:
-        """Put a row in the place of one that is kept aside."""
-        self.refused.append((self.row(rowid), reason))
-        self.rows[rowid] = tuple(mended[column] for column in self.columns)
-
-    def refuse_faulty(self, check: RowCheck) -> None:
-        """Take out the rows that do not pass a check."""
-        for rowid in list(self.rows):
-            fault = check.fault(self.name, self.row(rowid))
-            if fault:
-                self.refuse(rowid, fault[1])
 
 
 def read_tables(file: Path, sql: sqlite3.Connection) -> dict[str, SalvagedTable]:
