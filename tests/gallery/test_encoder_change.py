@@ -42,7 +42,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "g"
 
 
-def make(folder: Path) -> None:
+@pytest.fixture
+def made(place: str) -> str:
+    """The same, in a folder and in a database."""
+    make(place)
+    return place
+
+
+def make(folder: Path | str) -> None:
     with Gallery.open(folder, ENCODER, create=True) as gallery:
         gallery.add("Ada", [template(v, f"ada{i}", f"crop {i}".encode()) for i, v in enumerate(ADA)])
         gallery.add("Bob", [template(v, f"bob{i}") for i, v in enumerate(BOB)])
@@ -63,16 +70,16 @@ def change_for(gallery: Gallery, encoder: EncoderIdentity = OTHER_ENCODER, **fie
     return replace(change, **fields)  # type: ignore[arg-type]
 
 
-def changed(folder: Path, **fields: object) -> int:
+def changed(folder: Path | str, **fields: object) -> int:
     with Gallery.open(folder) as gallery:
         return gallery.change_encoder(change_for(gallery, **fields))  # type: ignore[arg-type]
 
 
-def test_people_ids_crops_and_photos_stay(folder: Path) -> None:
-    with Gallery.open(folder, ENCODER) as gallery:
+def test_people_ids_crops_and_photos_stay(made: str) -> None:
+    with Gallery.open(made, ENCODER) as gallery:
         before = {name: gallery.templates(name) for name in ("Ada", "Bob")}
-    assert changed(folder, threshold_l2=0.8, person_thresholds_l2={"Ada": 0.9}) == 0
-    with Gallery.open(folder, OTHER_ENCODER) as gallery:
+    assert changed(made, threshold_l2=0.8, person_thresholds_l2={"Ada": 0.9}) == 0
+    with Gallery.open(made, OTHER_ENCODER) as gallery:
         assert {name: gallery.templates(name) for name in ("Ada", "Bob")} == before
         np.testing.assert_array_equal(gallery.vectors("Ada"), NEW[:3])
         np.testing.assert_array_equal([face.embedding for face in gallery.unknown_faces()], NEW[5:])
@@ -85,15 +92,15 @@ def test_people_ids_crops_and_photos_stay(folder: Path) -> None:
         ]
         assert gallery.match(ADA[:1])[0].name is None
         assert gallery.add("Eve", templates(person_vectors(5, 1))) == [6]
-    assert verify(folder, OTHER_ENCODER) == ()
+    assert verify(made, OTHER_ENCODER) == ()
 
 
-def test_vectors_may_have_another_length_and_crops_another_form(folder: Path) -> None:
+def test_vectors_may_have_another_length_and_crops_another_form(made: str) -> None:
     short = NEW[:, :8] / np.linalg.norm(NEW[:, :8], axis=1, keepdims=True)
     new = dict(zip(range(1, 6), (NewVector(v, b"another crop") for v in short), strict=False))
-    assert changed(folder, encoder=SHORT_ENCODER, templates=new, unknown={}) == 2
-    assert verify(folder, SHORT_ENCODER) == ()
-    with Gallery.open(folder, SHORT_ENCODER) as gallery:
+    assert changed(made, encoder=SHORT_ENCODER, templates=new, unknown={}) == 2
+    assert verify(made, SHORT_ENCODER) == ()
+    with Gallery.open(made, SHORT_ENCODER) as gallery:
         assert gallery.vectors("Ada").shape == (3, 8)
         assert gallery.crop(4) == b"another crop"
         assert gallery.unknown_faces() == []
@@ -134,11 +141,11 @@ def test_an_encrypted_gallery_stays_encrypted(folder: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("has_index", [True, False])
-def test_whoever_has_it_open_names_nobody_any_more(folder: Path, has_index: bool) -> None:
+def test_whoever_has_it_open_names_nobody_any_more(made: str, has_index: bool) -> None:
     with (
-        Gallery.open(folder, ENCODER) as reader,
-        Gallery.open(folder) as manager,
-        Gallery.open(folder) as gallery,
+        Gallery.open(made, ENCODER) as reader,
+        Gallery.open(made) as manager,
+        Gallery.open(made) as gallery,
     ):
         if has_index:
             assert reader.match(ADA[:1])[0].name == "Ada"
@@ -155,10 +162,10 @@ def test_whoever_has_it_open_names_nobody_any_more(folder: Path, has_index: bool
         ):
             with pytest.raises(GalleryError, match="made anew for another encoder, square"):
                 act()
-    with Gallery.open(folder, OTHER_ENCODER) as again:
+    with Gallery.open(made, OTHER_ENCODER) as again:
         assert again.match(NEW[:1])[0].name == "Ada"
     with pytest.raises(GalleryError, match=r"vectors of square.*gallery reembed"):
-        Gallery.open(folder, ENCODER)
+        Gallery.open(made, ENCODER)
 
 
 NAMER = """
@@ -195,14 +202,14 @@ def test_a_gallery_that_was_empty_when_it_was_opened_notices_too(tmp_path: Path)
         assert gallery.people() == []
 
 
-def test_going_there_and_back_is_noticed(folder: Path) -> None:
-    with Gallery.open(folder, ENCODER) as reader:
+def test_going_there_and_back_is_noticed(made: str) -> None:
+    with Gallery.open(made, ENCODER) as reader:
         assert reader.match(ADA[:1])[0].name == "Ada"
-        changed(folder)
-        changed(folder, encoder=ENCODER)
+        changed(made)
+        changed(made, encoder=ENCODER)
         with pytest.raises(GalleryError, match="open it again"):
             reader.match(ADA[:1])
-    with Gallery.open(folder, ENCODER) as again:
+    with Gallery.open(made, ENCODER) as again:
         assert again.match(NEW[:1])[0].name == "Ada"
 
 
@@ -229,18 +236,18 @@ def test_an_index_of_the_old_encoder_is_never_used(folder: Path) -> None:
 # What is refused
 
 
-def test_a_gallery_that_changed_meanwhile_stays_as_it_is(folder: Path) -> None:
-    with Gallery.open(folder, ENCODER) as gallery:
+def test_a_gallery_that_changed_meanwhile_stays_as_it_is(made: str) -> None:
+    with Gallery.open(made, ENCODER) as gallery:
         change = change_for(gallery)
         gallery.add("Eve", templates(person_vectors(5, 1)))
         with pytest.raises(GalleryError, match="was changed while"):
             gallery.change_encoder(change)
         assert gallery.match(ADA[:1])[0].name == "Ada"
-    assert verify(folder, ENCODER) == ()
+    assert verify(made, ENCODER) == ()
 
 
-def test_bad_vectors_and_thresholds_change_nothing(folder: Path) -> None:
-    with Gallery.open(folder, ENCODER) as gallery:
+def test_bad_vectors_and_thresholds_change_nothing(made: str) -> None:
+    with Gallery.open(made, ENCODER) as gallery:
         too_long = {1: NewVector(2 * NEW[0])}
         with pytest.raises(GalleryError, match="new encoder"):
             gallery.change_encoder(change_for(gallery, templates=too_long))
@@ -249,7 +256,7 @@ def test_bad_vectors_and_thresholds_change_nothing(folder: Path) -> None:
         with pytest.raises(UsageError, match="threshold"):
             gallery.change_encoder(change_for(gallery, person_thresholds_l2={"Ada": 2.5}))
         assert gallery.match(ADA[:1])[0].name == "Ada"
-    assert verify(folder, ENCODER) == ()
+    assert verify(made, ENCODER) == ()
 
 
 def test_a_damaged_row_gets_no_fitting_checksum(folder: Path) -> None:
