@@ -111,11 +111,6 @@ class EncoderChangeMixin(GalleryBase):
 
 def _replaced(table: FaceTable, vectors: Mapping[int, NewVector]) -> list[int]:
     """Replace the vectors of a table; returns the ids of the faces that have no new one."""
-    without = []
-    for id in table.ids():
-        new = vectors.get(id)
-        if new is None:
-            without.append(id)
-        else:
-            table.reencode(id, new.embedding, new.crop)
-    return without
+    ids = table.ids()
+    table.reencode({id: (vectors[id].embedding, vectors[id].crop) for id in ids if id in vectors})
+    return [id for id in ids if id not in vectors]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facepipe.gallery.models import Contents, Person, PersonContents
+from facepipe.gallery.models import Contents, PersonContents
 from facepipe.gallery.names import mended_name
 from facepipe.gallery.storage.schema import SEALED_COLUMNS
 from facepipe.gallery.storage.store import Store
@@ -17,24 +17,14 @@ def read_contents(store: Store) -> Contents:
     for table in SEALED_COLUMNS:
         store.require_whole(table)
     people: dict[str, PersonContents] = {}
-    taken = set(store.people.names())
+    ids, templates = store.people.ids(), store.templates.contents()
+    taken = set(ids)
     for person in sorted(store.people.all(), key=lambda person: person.name):
         name = mended_name(person.name, taken)
         taken.add(name)
-        people[name] = _read_person(store, person)
-    unknown = [face.as_new_template(store.unknown.crop(face.id)) for face in store.unknown.all()]
+        people[name] = PersonContents(templates[ids[person.name]], person.threshold_l2)
+    unknown = [face for _, face in store.unknown.new_templates()]
     return Contents(people, unknown, store.settings.threshold())
-
-
-def _read_person(store: Store, person: Person) -> PersonContents:
-    templates, vectors = store.templates.of_person(store.people.id_of(person.name), person.name)
-    return PersonContents(
-        [
-            template.as_new_template(vector, store.templates.crop(template.id))
-            for template, vector in zip(templates, vectors, strict=True)
-        ],
-        person.threshold_l2,
-    )
 
 
 def add_contents(store: Store, contents: Contents) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
@@ -15,6 +15,7 @@ from facepipe.core.plain_text import text_of
 from facepipe.gallery.models import NewTemplate, require_vectors
 from facepipe.gallery.storage.known_faces import KnownFaces, Owner
 from facepipe.gallery.storage.rows import Table, require_kind
+from facepipe.gallery.storage.schema import FACE_COLUMNS
 
 _INSERTED_FACES = 500
 _VECTOR_DTYPE = np.dtype("<f4")
@@ -96,17 +97,36 @@ class FaceTable(Table):
         for (stored,) in self._rows.of_values(query, vector_of):
             known.note(owner, None, vector_of[stored])
 
-    def reencode(self, id: int, vector: FloatArray, crop: bytes | None) -> None:
-        """Give a face the vector of another encoder, and another crop where one is given.
+    def reencode(self, faces: Mapping[int, tuple[FloatArray, bytes | None]]) -> None:
+        """Give faces, by their ids, the vectors of another encoder, and other crops where they are given.
 
         Raises:
-            GalleryError: The row is damaged.
+            GalleryError: A row is damaged.
         """
         codec = self._rows.codec
-        values = {"vector": codec.seal("vector", vector.astype(_VECTOR_DTYPE).tobytes())}
-        if crop is not None:
-            values["crop"] = codec.seal("crop", crop)
-        self._rows.update(self.name, id, **values)
+        vectors = {
+            id: codec.seal("vector", vector.astype(_VECTOR_DTYPE).tobytes())
+            for id, (vector, _) in faces.items()
+        }
+        crops = {id: codec.seal("crop", crop) for id, (_, crop) in faces.items() if crop is not None}
+        both = {id: (vectors[id], crop) for id, crop in crops.items()}
+        self._rows.update(self.name, ("vector", "crop"), both)
+        self._rows.update(self.name, ("vector",), {id: (vectors[id],) for id in faces.keys() - crops.keys()})
+
+    def new_templates(self) -> Iterator[tuple[Owner, NewTemplate]]:
+        """Yield all faces, oldest first, to be stored elsewhere."""
+        columns = ", ".join(("vector", "crop", *self.owner_columns, FACE_COLUMNS))
+        rows = self._rows.sql.stream(f"SELECT {columns} FROM {self.name} ORDER BY id")
+        owners, open_crop = len(self.owner_columns), self._rows.codec.open
+        while some := list(islice(rows, _INSERTED_FACES)):
+            vectors = self.as_vectors([row[0] for row in some], "the gallery")
+            for vector, (_, crop, *rest) in zip(vectors, some, strict=True):
+                source, box, quality, photo, added_at = self._fields(rest[owners:])
+                opened = open_crop("crop", crop)
+                yield (
+                    tuple(rest[:owners]),
+                    NewTemplate(vector, source, box, quality, photo, added_at, opened),
+                )
 
     def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
         """Delete all faces of a photo, by its paths or content; returns how many."""

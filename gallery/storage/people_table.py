@@ -43,6 +43,12 @@ class PeopleTable(Table):
         """Return whether somebody has this name."""
         return self._rows.exists("SELECT 1 FROM people WHERE name = ?", self._rows.codec.seal("name", name))
 
+    def ids(self) -> dict[str, int]:
+        """Return the ids of all people by name."""
+        self._rows.require_whole("people")
+        rows = self._rows.sql.execute("SELECT name, id FROM people")
+        return {self._rows.codec.open("name", name): id for name, id in rows}
+
     def id_of(self, name: str) -> int:
         """Return the id of a person.
 
@@ -94,13 +100,13 @@ class PeopleTable(Table):
             raise NameTakenError(
                 f"somebody is named {new!r} already: to make one person of both, merge {old!r} into {new!r}"
             )
-        self._rows.update("people", id, name=self._rows.codec.seal("name", new))
+        self._rows.update("people", ("name",), {id: (self._rows.codec.seal("name", new),)})
         self._rows.note_wipe_due()
 
     def set_threshold(self, name: str, threshold_l2: float | None) -> None:
         """Give a person their own threshold; None: take it away."""
         threshold_l2 = None if threshold_l2 is None else float(threshold_l2) + 0.0
-        self._rows.update("people", self.id_of(name), threshold_l2=threshold_l2)
+        self._rows.update("people", ("threshold_l2",), {self.id_of(name): (threshold_l2,)})
 
     def delete(self, id: int) -> None:
         """Delete a person whose templates are deleted. `Store.wipe_deleted` is due afterwards."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any
 
@@ -13,7 +13,10 @@ from facepipe.gallery.storage.encryption import Codec, PlainCodec, SealingCodec
 from facepipe.gallery.storage.home import Sql
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
-_IDS_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
+_VALUES_AT_ONCE = 999  # SQLite's smallest limit of values in a statement.
+_UPDATED_ROWS = 200
+_ID_MAX = 2**63 - 1
+"""The databases' largest."""
 _KINDS: dict[type | UnionType, str] = {float | None: "number", int: "id", str: "text"}
 
 
@@ -58,9 +61,7 @@ class Rows:
 
     def of_values(self, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query that ends with IN, for any number of values."""
-        every = list(values)
-        for at in range(0, len(every), _IDS_AT_ONCE):
-            some = every[at : at + _IDS_AT_ONCE]
+        for some in _batches(values, _VALUES_AT_ONCE):
             yield from self.sql.execute(f"{query} ({', '.join('?' * len(some))})", some).fetchall()
 
     def require_whole(self, table: str, ids: Iterable[int] | None = None) -> None:
@@ -73,25 +74,54 @@ class Rows:
         rows = self.sql.stream(query) if ids is None else self.of_ids(f"{query} WHERE id IN", ids)
         for id, checksum, *values in rows:
             if row_checksum(*values) != checksum:
-                raise GalleryError(
-                    f"{self.gallery}: {table} {id} is damaged (its checksum is not that of its bytes): run "
-                    "`facepipe gallery repair`"
-                )
+                raise self.damaged(table, id)
+
+    def damaged(self, table: str, id: int) -> GalleryError:
+        """Return the error of a row that does not agree with its checksum."""
+        return GalleryError(
+            f"{self.gallery}: {table} {id} is damaged (its checksum is not that of its bytes): run "
+            "`facepipe gallery repair`"
+        )
 
     def insert(self, table: str, rows: Sequence[Sequence[Any]]) -> list[int]:
         """Store rows, of all `CHECKED_COLUMNS` of a table, with their checksums; returns their ids."""
         checked = [(*row, row_checksum(*row)) for row in rows]
         return self.sql.insert(table, f"{CHECKED_COLUMNS[table]}, checksum", checked)
 
-    def update(self, table: str, id: int, **value_by_column: Any) -> None:
-        """Change some columns of a row, and its checksum accordingly: damage must not get a fitting one."""
-        self.require_whole(table, [id])
-        columns = CHECKED_COLUMNS[table]
-        stored = self.sql.execute(f"SELECT {columns} FROM {table} WHERE id = ?", (id,)).fetchone()
-        row = {**dict(zip(columns.split(", "), stored, strict=True)), **value_by_column}
-        assignments = ", ".join(f"{column} = ?" for column in (*value_by_column, "checksum"))
-        values = (*value_by_column.values(), row_checksum(*row.values()), id)
-        self.sql.execute(f"UPDATE {table} SET {assignments} WHERE id = ?", values)
+    def update(self, table: str, columns: Sequence[str], values_of: Mapping[int, Sequence[Any]]) -> None:
+        """Change some columns of rows, and the checksums accordingly: damage must not get a fitting one.
+
+        Args:
+            table: The table.
+            columns: The columns that change.
+            values_of: By id, the values of these columns.
+
+        Raises:
+            GalleryError: A row is damaged.
+        """
+        checked = CHECKED_COLUMNS[table]
+        assignments = ", ".join(f"{column} = ?" for column in (*columns, "checksum"))
+        for ids in _batches(values_of, _UPDATED_ROWS):
+            changed = []
+            for id, checksum, *stored in self.of_ids(
+                f"SELECT id, checksum, {checked} FROM {table} WHERE id IN", ids
+            ):
+                if row_checksum(*stored) != checksum:
+                    raise self.damaged(table, id)
+                row = dict(zip(checked.split(", "), stored, strict=True))
+                row.update(zip(columns, values_of[id], strict=True))
+                changed.append((*values_of[id], row_checksum(*row.values()), id))
+            self.sql.executemany(f"UPDATE {table} SET {assignments} WHERE id = ?", changed)
+
+    def delete(self, table: str, ids: Iterable[int]) -> None:
+        """Delete rows by their ids."""
+        for some in _batches(ids, _VALUES_AT_ONCE):
+            self.sql.execute(f"DELETE FROM {table} WHERE id IN ({', '.join('?' * len(some))})", some)
+
+    def first_missing(self, table: str, ids: Sequence[int]) -> int | None:
+        """Return the first of some ids that no row has."""
+        stored = {id for (id,) in self.of_ids(f"SELECT id FROM {table} WHERE id IN", filter(is_id, ids))}
+        return next((id for id in ids if id not in stored), None)
 
     def note_vectors_changed(self) -> None:
         """Give the set of vectors a new state, once in each change: the generation is raised at its end."""
@@ -115,6 +145,17 @@ class Table:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
+
+
+def _batches(values: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    every = list(values)
+    for at in range(0, len(every), count):
+        yield every[at : at + count]
+
+
+def is_id(value: int) -> bool:
+    """Return whether a number can be that of a row."""
+    return 0 < value <= _ID_MAX
 
 
 def require_kind(kind: type | UnionType, *values: object) -> None:

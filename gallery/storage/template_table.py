@@ -11,12 +11,10 @@ from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import NewTemplate, Template
 from facepipe.gallery.storage.face_table import FaceTable
 from facepipe.gallery.storage.known_faces import Owner
-from facepipe.gallery.storage.rows import require_kind
+from facepipe.gallery.storage.rows import is_id, require_kind
 from facepipe.gallery.storage.schema import FACE_COLUMNS
 
 _READ_ROWS = 4096
-_ID_MAX = 2**63 - 1
-"""The databases' largest."""
 
 
 class TemplateTable(FaceTable):
@@ -45,7 +43,7 @@ class TemplateTable(FaceTable):
             for row in self._rows.of_ids(
                 f"SELECT templates.id, vector, person_id, name, {FACE_COLUMNS} FROM templates"
                 " JOIN people ON people.id = person_id WHERE templates.id IN",
-                [id for id in wanted if 0 < id <= _ID_MAX],
+                filter(is_id, wanted),
             )
         }
         for id in wanted:
@@ -55,6 +53,13 @@ class TemplateTable(FaceTable):
         open_name = self._rows.codec.open
         found = [Template(id, open_name("name", rows[id][2]), *self._fields(rows[id][3:])) for id in wanted]
         return found, self.as_vectors([rows[id][0] for id in wanted], "templates")
+
+    def contents(self) -> dict[int, list[NewTemplate]]:
+        """Return the templates of everybody by the ids of people, each person's oldest first."""
+        templates: dict[int, list[NewTemplate]] = {}
+        for (person_id,), face in self.new_templates():
+            templates.setdefault(person_id, []).append(face)
+        return templates
 
     def has_photo(self, photo_sha256: str, person: str | None) -> bool:
         """Return whether a template of this photo is stored, of anybody or of one person."""
@@ -110,17 +115,18 @@ class TemplateTable(FaceTable):
 
         `Store.wipe_deleted` is due afterwards.
         """
-        owner, moved = (person_id,), 0
+        owner, moved, dropped = (person_id,), list[int](), list[int]()
         faces = [face.as_new_template(vector, None) for face, vector in zip(templates, vectors, strict=True)]
         known = self.known_like([(owner, face) for face in faces])
         for template, face in zip(templates, faces, strict=True):
             if known.has(owner, face.photo_sha256, face.embedding):
-                self.delete([template.id])
+                dropped.append(template.id)
             else:
                 known.note(owner, face.photo_sha256, face.embedding)
-                self._rows.update("templates", template.id, person_id=person_id)
-                moved += 1
-        return moved
+                moved.append(template.id)
+        self.delete(dropped)
+        self._rows.update("templates", self.owner_columns, dict.fromkeys(moved, owner))
+        return len(moved)
 
     def delete(self, ids: Iterable[int]) -> int:
         """Delete templates; returns how many. `Store.wipe_deleted` is due afterwards.
@@ -129,10 +135,10 @@ class TemplateTable(FaceTable):
             GalleryError: There is no template of one of these ids.
         """
         wanted = list(dict.fromkeys(ids))
-        for id in wanted:
-            of_id = 0 < id <= _ID_MAX and self._rows.sql.execute("DELETE FROM templates WHERE id = ?", (id,))
-            if not (of_id and of_id.rowcount):
-                raise self._missing(id)
+        missing = self._rows.first_missing("templates", wanted)
+        if missing is not None:
+            raise self._missing(missing)
+        self._rows.delete("templates", wanted)
         return self._after_deleting(len(wanted))
 
     def delete_of_person(self, person_id: int) -> int:

@@ -32,11 +32,13 @@ class UnknownFaceTable(FaceTable):
         Raises:
             GalleryError: There is none of one of these ids.
         """
-        for id in dict.fromkeys(ids):
-            if not self._rows.sql.execute("DELETE FROM unknown_faces WHERE id = ?", (id,)).rowcount:
-                raise GalleryError(
-                    f"{self._rows.gallery}: there is no unknown face {id} (any more); nothing was changed"
-                )
+        wanted = list(dict.fromkeys(ids))
+        missing = self._rows.first_missing("unknown_faces", wanted)
+        if missing is not None:
+            raise GalleryError(
+                f"{self._rows.gallery}: there is no unknown face {missing} (any more); nothing was changed"
+            )
+        self._rows.delete("unknown_faces", wanted)
         self._rows.note_wipe_due()
 
     def take(self, ids: Iterable[int]) -> list[NewTemplate]:

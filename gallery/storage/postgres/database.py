@@ -114,8 +114,12 @@ class PostgresDatabase:
         self._read_only_why: str | None = None
         self.exists = False
         self._is_durable = True
-        with self._lock, errors_of(self.name):
-            self._connected()
+        with errors_of(self.name):
+            try:
+                self._connected()
+            except BaseException:
+                self._drop()
+                raise
         watch_forks(self)
 
     # Connecting
