@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from gallery_helpers import ENCODER, INDEX_FILES, OTHER_ENCODER, person_vectors, templates
 
-from facepipe.core.errors import GalleryError
+from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.gallery import EncoderIdentity, Gallery
 from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.sqlite.database import create_database
@@ -37,6 +37,13 @@ def test_a_gallery_that_another_process_made_first_is_not_replaced(tmp_path: Pat
     with Gallery.open(tmp_path) as gallery:
         assert [p.name for p in gallery.people()] == ["Ada"]
     assert sorted(f.name for f in tmp_path.iterdir()) == ["gallery.sqlite3", *INDEX_FILES]
+
+
+def test_a_database_without_the_library_for_it_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "facepipe.gallery.storage.postgres.database", raising=False)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match=r"a gallery in PostgreSQL needs the \[postgres\] extra"):
+        Gallery.open("postgresql://nobody@127.0.0.1:1/none", ENCODER, create=True)
 
 
 def test_another_encoder_is_refused_and_both_are_named(tmp_path: Path) -> None:
