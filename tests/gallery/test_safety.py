@@ -290,7 +290,6 @@ def require_nothing_changes_on_a_full_disk(folder: Path, kind: str) -> None:
 AS_ANYBODY = f"""
     import faiss, os, safetensors.numpy, encodings.cp437  # Before giving up the right to read them, perhaps.
     from pathlib import Path
-from typing import Any
     from facepipe.core.errors import GalleryError
     if os.getuid() == 0:
         os.setgid({NOBODY_ID}), os.setuid({NOBODY_ID})
