@@ -55,14 +55,18 @@ class PostgresServer:
 
     Attributes:
         folder: Closed to others; holds `data`, the socket and `log`.
-        port: TCP port on the loopback; also part of the socket's name.
+        port: TCP port; also part of the socket's name.
         settings: Of postgresql.conf, on top of those of all test servers.
+        host: Address that it listens on.
+        namespace: Of the network that it runs in; None: the test's own.
     """
 
     folder: Path
     programs: Path
     port: int
     settings: Mapping[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    namespace: str | None = None
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -88,7 +92,7 @@ class PostgresServer:
             login, host = quote(user, safe=""), ""
             parameters = {"host": str(self.folder), "port": str(self.port), **parameters}
         else:
-            login, host = f"{quote(user, safe='')}:{quote(password, safe='')}", f"127.0.0.1:{self.port}"
+            login, host = f"{quote(user, safe='')}:{quote(password, safe='')}", f"{self.host}:{self.port}"
         query = "&".join(f"{name}={quote(value, safe='/')}" for name, value in parameters.items())
         return f"postgresql://{login}@{host}/{database}{query and f'?{query}'}"
 
@@ -121,24 +125,30 @@ class PostgresServer:
         lines = (f"{name} = '{value}'\n" for name, value in {**_SETTINGS, **self.settings}.items())
         with (self.data / "postgresql.conf").open("a") as file:
             file.writelines(lines)
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {self.host}/24 scram-sha-256\n")
 
     def start(self, wait: bool = True) -> None:
         """Start it, and wait until it answers."""
         assert self.process is None
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [self.programs / "postgres", *self._start_options()],
+                self._start_command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                **as_server_user(),
+                **({} if self.namespace else as_server_user()),
             )
         if wait:
             self.wait_until_ready()
 
-    def _start_options(self) -> list[str]:
-        listens = ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.folder)]
-        return ["-D", str(self.data), *listens]
+    def _start_command(self) -> list[str]:
+        listens = ["-h", self.host, "-p", str(self.port), "-k", str(self.folder)]
+        server = [str(self.programs / "postgres"), "-D", str(self.data), *listens]
+        if self.namespace is None:
+            return server
+        user = ["setpriv", f"--reuid={_NOBODY}", f"--regid={_NOBODY}", "--clear-groups"]
+        return ["ip", "netns", "exec", self.namespace, *user, *server]
 
     def wait_until_ready(self) -> None:
         """Wait until it takes connections."""
@@ -208,11 +218,14 @@ def give_to_server(path: Path) -> None:
 
 
 @contextmanager
-def new_server(folder: Path | None = None, **settings: str) -> Iterator[PostgresServer]:
+def new_server(
+    folder: Path | None = None, *, link: Link | None = None, **settings: str
+) -> Iterator[PostgresServer]:
     """Make and start a server that is killed at the end.
 
     Args:
         folder: An empty one for its files; None: a temporary one.
+        link: At whose far end it listens; None: on the loopback.
         settings: Of postgresql.conf.
     """
     programs = postgres_programs()
@@ -222,6 +235,8 @@ def new_server(folder: Path | None = None, **settings: str) -> Iterator[Postgres
         server = PostgresServer(
             folder or parent / "server", _reachable(programs, parent), free_port(), settings
         )
+        if link is not None:
+            server.host, server.namespace = link.far, link.name
         server.folder.mkdir(exist_ok=True)
         give_to_server(server.folder)
         server.initialize()
@@ -232,6 +247,54 @@ def new_server(folder: Path | None = None, **settings: str) -> Iterator[Postgres
         finally:
             if server.process is not None:
                 server.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network cable to a network namespace, both made for a test.
+
+    Attributes:
+        name: Of the namespace, and of the near end.
+        far: Address of the far end.
+    """
+
+    name: str
+    far: str
+
+    def cut(self) -> None:
+        """Let nothing through from now on, without a word to either end."""
+        _ip("-n", self.name, "link", "set", "far", "down")
+
+    def mend(self) -> None:
+        """Let everything through again."""
+        _ip("-n", self.name, "link", "set", "far", "up")
+
+
+@contextmanager
+def new_link() -> Iterator[Link]:
+    """Make a link, or skip the test: that needs root, `ip` and `setpriv`."""
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("setpriv"):
+        pytest.skip("network namespaces need root, ip and setpriv")
+    number = os.getpid() % 250
+    name, near, far = f"fp{os.getpid()}", f"10.213.{number}.1", f"10.213.{number}.2"
+    try:
+        _ip("netns", "add", name)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespace can be made: {error.stderr}")
+    try:
+        _ip("link", "add", name, "type", "veth", "peer", "name", "far", "netns", name)
+        _ip("addr", "add", f"{near}/24", "dev", name)
+        _ip("link", "set", name, "up")
+        _ip("-n", name, "addr", "add", f"{far}/24", "dev", "far")
+        link = Link(name, far)
+        link.mend()
+        yield link
+    finally:
+        _ip("netns", "del", name)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
 
 @contextmanager
