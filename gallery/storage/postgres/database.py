@@ -349,6 +349,8 @@ class PostgresDatabase:
                 sql.execute(f"CREATE SCHEMA {self.address.schema}")
             for statement in creating_statements():
                 sql.execute(statement)
+            for table in SEALED_COLUMNS if secret else ():
+                sql.execute(sealing_statement(table))
             values = encoder_values(encoder)
             sql.execute(
                 f"INSERT INTO meta (id, generation, wipe_due, {CHECKED_COLUMNS['meta']}, checksum)"
