@@ -20,7 +20,10 @@ WAIT_S = 30.0
 _ATTEMPT_MS = 250
 """How long a rewriting may wait for readers: it keeps others out meanwhile."""
 _RETRY_S = 0.2
-_STATE = """SELECT relname, pg_total_relation_size(oid), pg_has_role(relowner, 'USAGE') FROM pg_class
+_STATE = """SELECT relname, pg_total_relation_size(oid), pg_has_role(relowner, 'USAGE')
+        OR CASE WHEN current_setting('server_version_num')::integer >= 170000
+            THEN has_table_privilege(oid, 'MAINTAIN') ELSE false END
+    FROM pg_class
     WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY relname"""
 _KEPT_ELSEWHERE = (
     "what was removed is gone from the gallery; the server's WAL, its replicas and its backups hold it "
