@@ -29,9 +29,16 @@ logger = logging.getLogger("facepipe")
 
 
 def open_store(
-    path: GalleryAddress, encoder: EncoderIdentity | None, create: bool, secret: bytes | None
+    path: GalleryAddress,
+    encoder: EncoderIdentity | None,
+    create: bool,
+    secret: bytes | None,
+    *,
+    for_copy: bool = False,
 ) -> Store:
     """Open the store of the gallery at `path`; the arguments are those of `Gallery.open`.
+
+    With `for_copy`, also one that another gallery is being copied into.
 
     Raises:
         GalleryError: There is no gallery, it can't be opened, it is damaged, of another encoder, or the key
@@ -50,6 +57,8 @@ def open_store(
         elif store.has_unused_key:
             logger.warning("%s: a key is given, but the gallery is not encrypted (`gallery encrypt`)", path)
         require_same_encoder(path, store, encoder)
+        if not for_copy:
+            _require_complete(path, store)
     except BaseException:
         store.close()
         raise
@@ -112,6 +121,15 @@ def require_same_encoder(path: GalleryAddress, store: Store, encoder: EncoderIde
             f"{path}: this gallery holds vectors of {store.encoder}, which can't be compared with those "
             f"of {encoder}: {go_on}, or make the gallery anew for the other encoder (`facepipe gallery "
             "reembed`)"
+        )
+
+
+def _require_complete(path: GalleryAddress, store: Store) -> None:
+    with store.reading():
+        is_incomplete = store.settings.copied_from() is not None
+    if is_incomplete:
+        raise GalleryError(
+            f"{path}: the copy of a gallery to this place has not ended: run `facepipe gallery copy` again"
         )
 
 

@@ -57,6 +57,9 @@ class Sql(Protocol):
     def insert(self, table: str, columns: str, rows: Sequence[Sequence[Any]]) -> list[int]:
         """Insert rows into a table with ids; returns the new ids, which rise and were never given before."""
 
+    def copy(self, table: str, columns: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Store rows with all their values, ids too, which no row has."""
+
     def last_id(self, table: str) -> int:
         """Return the largest id that `insert` ever gave in a table; 0: none."""
 

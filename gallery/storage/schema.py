@@ -23,6 +23,9 @@ CHECKED_COLUMNS = {
 }
 """By table, what its column `checksum` is the checksum of: SQLite itself has none."""
 
+COPY_SETTING = "copied_from"
+"""Key of the setting of a gallery into which another one is being copied."""
+
 THRESHOLD_SETTING = "threshold_l2"
 """Key of the gallery's own threshold among the settings."""
 

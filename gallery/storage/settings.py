@@ -8,7 +8,7 @@ from facepipe.core.errors import GalleryError
 from facepipe.gallery.models import is_threshold
 from facepipe.gallery.storage.encryption import KEY_SETTINGS, setting_statement
 from facepipe.gallery.storage.rows import Table
-from facepipe.gallery.storage.schema import CHECKED_COLUMNS, THRESHOLD_SETTING, row_checksum
+from facepipe.gallery.storage.schema import CHECKED_COLUMNS, COPY_SETTING, THRESHOLD_SETTING, row_checksum
 
 
 class Settings(Table):
@@ -35,6 +35,17 @@ class Settings(Table):
             if key == THRESHOLD_SETTING:
                 threshold = value
         return threshold if is_threshold(threshold) else None
+
+    def copied_from(self) -> bytes | None:
+        """Return what `set_copied_from` stored; None: no copy into this gallery is under way."""
+        found = [value for key, value, _ in self.all() if key == COPY_SETTING]
+        return bytes(found[0]) if found else None
+
+    def set_copied_from(self, mark: bytes | None) -> None:
+        """Note which gallery is being copied into this one; None: it is there as a whole."""
+        self._rows.sql.execute("DELETE FROM settings WHERE key = ?", (COPY_SETTING,))
+        if mark is not None:
+            self._rows.sql.execute(*setting_statement(COPY_SETTING, mark))
 
     def set_threshold(self, threshold_l2: float | None) -> None:
         """Give the gallery its own threshold; None: take it away."""

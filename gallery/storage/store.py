@@ -34,6 +34,7 @@ from facepipe.gallery.storage.schema import (
 from facepipe.gallery.storage.settings import Settings
 from facepipe.gallery.storage.template_table import TemplateTable
 from facepipe.gallery.storage.unknown_face_table import UnknownFaceTable
+from facepipe.gallery.storage.whole_rows import WholeRows
 
 logger = logging.getLogger("facepipe")
 
@@ -52,6 +53,7 @@ class Store:
         templates: The table of their faces.
         unknown: The table of faces without a name.
         settings: The table of settings.
+        whole: All rows with their ids, for another gallery.
         encoder_rows: What the database says of the encoder.
         opened_state: The state of the vectors when the gallery was opened.
         was_older: It was of an older schema until then.
@@ -66,6 +68,7 @@ class Store:
         self.templates = TemplateTable(self._rows)
         self.unknown = UnknownFaceTable(self._rows)
         self.settings = Settings(self._rows)
+        self.whole = WholeRows(self._rows)
         self.encoder_rows = EncoderRows(self._rows)
         self._known_salts: tuple[Any, Any] = (None, None)
         self._known_vectors = EMPTY_STATE

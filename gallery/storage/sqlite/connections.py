@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ class Connection(sqlite3.Connection):
         marks = ", ".join("?" * len(columns.split(",")))
         statement = f"INSERT INTO {table} ({columns}) VALUES ({marks})"
         return [int(self.execute(statement, row).lastrowid or 0) for row in rows]
+
+    def copy(self, table: str, columns: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Store rows with all their values, ids too."""
+        marks = ", ".join("?" * len(columns.split(",")))
+        self.executemany(f"INSERT INTO {table} ({columns}) VALUES ({marks})", rows)
 
     def last_id(self, table: str) -> int:
         """Return the largest id that was ever given in a table; 0: none."""
