@@ -15,6 +15,7 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError, GalleryError
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.runtime.engines import RuntimeName
 
 _NEEDED = {
@@ -36,6 +37,7 @@ _NEEDED = {
 _OPTIONAL = (
     "pillow-heif",
     "cryptography",
+    "psycopg",
     "lxml",
     "watchdog",
     "openvino",
@@ -56,7 +58,9 @@ class Check:
     ok: bool
 
 
-def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: str = "auto") -> list[Check]:
+def examine(
+    gallery: GalleryAddress | None = None, runtime: RuntimeName = "auto", device: str = "auto"
+) -> list[Check]:
     """Look at everything that identifying photos depends on. A gallery need not exist; None: the user's own.
 
     Without a needed package nothing else can be checked: the list ends there.
@@ -66,8 +70,8 @@ def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: 
     checks = [Check("facepipe", here, True), *needed, *map(_optional, _OPTIONAL)]
     if not all(check.ok for check in needed):
         return checks
-    from facepipe.core.home import default_gallery
     from facepipe.core.processors import describe_threads
+    from facepipe.gallery.address import default_address
     from facepipe.runtime.engines import choose_runtime
 
     return [
@@ -75,7 +79,7 @@ def examine(gallery: Path | None = None, runtime: RuntimeName = "auto", device: 
         _tried("processors", describe_threads),
         _tried("runtime", lambda: str(choose_runtime(runtime, device))),
         *verify_weights(()),
-        _tried("gallery", lambda: _gallery_finding(gallery or default_gallery())),
+        _tried("gallery", lambda: _gallery_finding(gallery or default_address())),
     ]
 
 
@@ -126,22 +130,22 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _gallery_finding(path: Path) -> str:
-    if not path.exists():
-        return f"none yet at {path}; facepipe enroll makes it"
+def _gallery_finding(address: GalleryAddress) -> str:
+    if isinstance(address, Path) and not address.exists():
+        return f"none yet at {address}; facepipe enroll makes it"
     from facepipe.gallery import Gallery
     from facepipe.gallery.repair import verify
 
-    if findings := verify(path):
+    if findings := verify(address):
         first, more = findings[0], len(findings) - 1
         raise GalleryError(
-            f"{path}: {first.code}: {first.message}{f' (and {more} more)' if more else ''}: "
+            f"{address}: {first.code}: {first.message}{f' (and {more} more)' if more else ''}: "
             "see `facepipe gallery verify`, then run `facepipe gallery repair`"
         )
-    with Gallery.open(path) as gallery:
+    with Gallery.open(address) as gallery:
         info = gallery.info()
     held = f"{counted(info.people, 'person')}, {counted(info.templates, 'face')}"
-    return f"{path}: {held} of {info.encoder.name}"
+    return f"{address}: {held} of {info.encoder.name}"
 
 
 def _tried(what: str, check: Callable[[], str]) -> Check:

@@ -20,6 +20,7 @@ from facepipe.core.paths import AnyPath, each_path
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.encoder import FaceEncoder
 from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.impostors import ImpostorModel
 from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
@@ -116,7 +117,7 @@ class FacePipeline:
     @classmethod
     def load(
         cls,
-        gallery: str | Path | None = None,
+        gallery: str | Path | PostgresAddress | None = None,
         *,
         create_gallery: bool = False,
         detector_weights: str = DEFAULT_DETECTOR,
@@ -124,10 +125,10 @@ class FacePipeline:
         options: DetectorOptions | None = None,
         runtime: RuntimeChoice | None = None,
     ) -> Self:
-        """Open the networks and, where a folder is given, the gallery.
+        """Open the networks and, where one is given, the gallery.
 
         Args:
-            gallery: Folder of the gallery.
+            gallery: Folder of the gallery, or a PostgreSQL URL.
             create_gallery: Whether a missing gallery is made.
             detector_weights: Name of a weight, or path of a card.
             encoder_weights: Likewise.
@@ -261,7 +262,9 @@ class FacePipeline:
             UsageError: There is none.
         """
         if self.gallery is None:
-            raise UsageError("this pipeline was opened without a gallery: give its folder to name faces")
+            raise UsageError(
+                "this pipeline was opened without a gallery: give its folder or URL to name faces"
+            )
         return self.gallery
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from facepipe.core.errors import PhotoError, UsageError
 from facepipe.core.faces import Face, Faces, FloatArray, UInt8Array
+from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.models import EncoderIdentity, require_threshold
 from facepipe.images.finding import find_photos
 from facepipe.images.photo_input import Photo, as_rgb
@@ -184,7 +185,7 @@ def find(
 
 
 def stream(
-    gallery: str | Path,
+    gallery: str | Path | PostgresAddress,
     source: str | int = 0,
     *,
     every_s: float = 0.0,
@@ -193,7 +194,7 @@ def stream(
     """Name the faces of a webcam or a video, frame by frame, as the frames come.
 
     Args:
-        gallery: Folder of the gallery; of no account where a pipeline is given.
+        gallery: Folder of the gallery, or a PostgreSQL URL; of no account where a pipeline is given.
         source: The number of a webcam, or a video file.
         every_s: At most one frame in so many seconds; 0: every frame.
         pipeline: With a gallery; None: the default networks and this gallery.

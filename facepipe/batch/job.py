@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
@@ -30,6 +31,7 @@ from facepipe.batch.shards import Shard, parse_shard
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import Match
 from facepipe.detector import DetectorOptions
+from facepipe.gallery.address import GalleryAddress, PostgresAddress, parse_address
 from facepipe.pipeline import PhotoResult
 
 _FORGET_ANALYSIS = """UPDATE photos SET state = 'waiting', sha256 = NULL, width = NULL, height = NULL,
@@ -39,6 +41,12 @@ _DELETE_OUTPUTS = (
     "DELETE FROM pictures WHERE photo_id = ?",
     "DELETE FROM products WHERE photo_id = ?",
 )
+_PASSWORD_IS_NOT_KEPT = (
+    "%s: the password in the gallery's URL is not kept: for the next commands on this batch put it into "
+    "$PGPASSWORD, a password file (~/.pgpass) or a service file"
+)
+
+logger = logging.getLogger("facepipe")
 
 
 class Job:
@@ -139,19 +147,22 @@ class Job:
         text = self.setting(SHARD)
         return None if text is None else parse_shard(text)
 
-    def remember_naming(self, gallery: Path, naming: dict[str, Any]) -> None:
-        """Remember which gallery names the faces, and how: values that JSON holds."""
-        row = self._seal.seal("gallery", os.fsencode(os.path.abspath(gallery))), json.dumps(naming)
+    def remember_naming(self, gallery: GalleryAddress, naming: dict[str, Any]) -> None:
+        """Remember which gallery names the faces, without its password, and how: values that JSON holds."""
+        place = os.path.abspath(gallery) if isinstance(gallery, Path) else str(gallery)
+        row = self._seal.seal("gallery", os.fsencode(place)), json.dumps(naming)
         if self._database.execute("SELECT gallery, naming FROM library").fetchone() != row:
+            if isinstance(gallery, PostgresAddress) and gallery.has_password:
+                logger.warning(_PASSWORD_IS_NOT_KEPT, self.folder)
             with self._changing() as database:
                 database.execute("INSERT OR REPLACE INTO library (id, gallery, naming) VALUES (1, ?, ?)", row)
 
-    def naming(self) -> tuple[Path, dict[str, Any]] | None:
+    def naming(self) -> tuple[GalleryAddress, dict[str, Any]] | None:
         """Return the gallery that names the faces, and how it does; None: a job of before that was kept."""
         row = self._database.execute("SELECT gallery, naming FROM library").fetchone()
         if row is None:
             return None
-        return Path(os.fsdecode(self._seal.open("gallery", row[0]))), json.loads(row[1])
+        return parse_address(os.fsdecode(self._seal.open("gallery", row[0]))), json.loads(row[1])
 
     def plan(
         self,

@@ -12,7 +12,9 @@ import numpy as np
 from facepipe.batch.check_values import SHA256, are_texts, is_bytes, is_int, is_number, is_time, require
 from facepipe.batch.decisions import Verdict
 from facepipe.batch.rows import FACE_BYTES
+from facepipe.core.errors import UsageError
 from facepipe.core.face_ids import is_face_id
+from facepipe.gallery.address import PostgresAddress, parse_address
 
 _COORDINATE_MAX = 1e7
 
@@ -51,8 +53,15 @@ def _check_template(row: Mapping[str, Any]) -> None:
     require(is_face_id(row["face_id"]) and is_int(row["template_id"]), "a template")
 
 
+def _is_gallery(text: str) -> bool:
+    try:
+        return os.path.isabs(text) or isinstance(parse_address(text), PostgresAddress)
+    except UsageError:
+        return False
+
+
 def _check_library(row: Mapping[str, Any]) -> None:
-    require(isinstance(row["gallery"], bytes) and os.path.isabs(row["gallery"]), "the gallery")
+    require(isinstance(row["gallery"], bytes) and _is_gallery(os.fsdecode(row["gallery"])), "the gallery")
     naming = json.loads(row["naming"])
     require(naming["threshold_l2"] is None or is_number(naming["threshold_l2"]), "how faces are named")
     require(

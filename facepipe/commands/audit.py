@@ -14,6 +14,7 @@ from facepipe.core.counting import counted
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.gallery.audit import Audit
 
 
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 @click.option("--html", type=ANY_PATH, metavar="FILE", help="Write a page with the faces.")
 @force_option
 @gallery_option
-def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path | None, force: bool) -> None:
+def audit(
+    gallery_address: GalleryAddress, threshold: float | None, as_json: bool, html: Path | None, force: bool
+) -> None:
     """Find faces under wrong names, people under two names, names that look the same, and few photos."""
     from facepipe.core.json_lines import record_to_json
     from facepipe.core.overwriting import PAGE
@@ -35,7 +38,7 @@ def audit(gallery_path: Path, threshold: float | None, as_json: bool, html: Path
 
     if html is not None:
         require_place(html, PAGE, force=force)
-    with Gallery.open(gallery_path) as gallery, gallery.one_state():
+    with Gallery.open(gallery_address) as gallery, gallery.one_state():
         gallery.encoder = known_identity(gallery.encoder)
         found = audited(gallery, threshold)
         if html is not None:

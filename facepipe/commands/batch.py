@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from facepipe.batch.results import ResultOptions
     from facepipe.batch.run import Batch, BatchProgress, Summary
     from facepipe.batch.shards import Shard
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.pipeline import NamingOptions
 
 _LINE_EVERY_S = 10.0
@@ -215,7 +216,7 @@ def batch(
     wanted: ResultOptions,
     engine: EngineOptions,
     reporter: ProgressReporter,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
 ) -> None:
     """Work through FOLDERS (files and globs too) and say who is in their photos.
 
@@ -231,7 +232,7 @@ def batch(
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
     with (
-        setup.pipeline(gallery_path, create=True, calls=engine.threads) as pipeline,
+        setup.pipeline(gallery_address, create=True, calls=engine.threads) as pipeline,
         Job(out, create=True, again=again) as job,
     ):
         work = Batch(pipeline, job, options)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from facepipe.commands.options import ANY_PATH, batch_gallery_option
 from facepipe.commands.output import PARTIAL, log, with_progress
 from facepipe.core.counting import counted
+
+if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
 
 _NAMED_SHARES = 8
 
@@ -18,7 +22,7 @@ _NAMED_SHARES = 8
 @click.argument("jobs", nargs=-1, required=True, type=ANY_PATH)
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the new job.")
 @batch_gallery_option
-def batch_merge(jobs: tuple[Path, ...], out: Path, gallery_path: Path | None) -> None:
+def batch_merge(jobs: tuple[Path, ...], out: Path, gallery_address: GalleryAddress | None) -> None:
     """Make one job of JOBS, each the --out of a batch: of its shares, or of other folders.
 
     DIR has the results of one batch over all their photos, and goes on as such a batch does. JOBS stay as
@@ -27,7 +31,7 @@ def batch_merge(jobs: tuple[Path, ...], out: Path, gallery_path: Path | None) ->
     from facepipe.library.merging import merge_jobs
 
     summary = merge_jobs(
-        jobs, out, gallery_path, show=lambda photos: with_progress(photos, len(photos), "merging")
+        jobs, out, gallery_address, show=lambda photos: with_progress(photos, len(photos), "merging")
     )
     counts = summary.counts
     known = f"{counts.known} known, {counts.faces - counts.known} unknown"

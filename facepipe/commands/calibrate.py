@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +12,7 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.gallery.calibration import Calibration
 
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @gallery_option
 def calibrate(
-    gallery_path: Path, fpir: float | None, far: float | None, apply_it: bool, as_json: bool
+    gallery_address: GalleryAddress, fpir: float | None, far: float | None, apply_it: bool, as_json: bool
 ) -> None:
     """Recommend a threshold from the gallery's own people, and say how sure it is (default: --fpir 0.01)."""
     from facepipe.core.json_lines import record_to_json
@@ -33,7 +33,7 @@ def calibrate(
 
     if fpir is not None and far is not None:
         raise UsageError("--fpir and --far exclude each other")
-    with Gallery.open(gallery_path) as gallery:
+    with Gallery.open(gallery_address) as gallery:
         if far is not None:
             result = calibrated(gallery, far, chances=1)
         else:
@@ -46,7 +46,7 @@ def calibrate(
         for sentence in _sentences(result):
             echo(sentence)
     if apply_it:
-        echo(f"facepipe: {gallery_path}: its own threshold is now {result.threshold_l2:.3f}", err=True)
+        echo(f"facepipe: {gallery_address}: its own threshold is now {result.threshold_l2:.3f}", err=True)
 
 
 def _sentences(result: Calibration) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from facepipe.commands.output import echo, echo_record
 from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.unknown_faces import UnknownGroup
 
 distance_option = click.option(
@@ -33,7 +34,7 @@ distance_option = click.option(
 @force_option
 @gallery_option
 def cluster(
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
     library_folder: Path | None,
     distance: float | None,
     as_json: bool,
@@ -58,7 +59,7 @@ def cluster(
 
     if html is not None:
         require_place(html, PAGE, force=force)
-    with Gallery.open(gallery_path) as gallery, gallery.one_state():
+    with Gallery.open(gallery_address) as gallery, gallery.one_state():
         groups = unknown_groups(gallery, distance)
         if html is not None:
             write_page(html, groups_page(gallery, groups))

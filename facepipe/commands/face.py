@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from facepipe.commands.options import ANY_PATH, Command, key_file_option
+from facepipe.commands.options import ANY_PATH, Command, gallery_place, key_file_option
 from facepipe.commands.output import echo, echo_record
 from facepipe.core.errors import UsageError
-from facepipe.core.home import default_gallery
 
 if TYPE_CHECKING:
     from facepipe.core.faces import Match
     from facepipe.gallery import Gallery
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.gallery.audit import TemplateReport
     from facepipe.library.library import Library
     from facepipe.library.models import LibraryFace
@@ -180,16 +180,17 @@ def _match_lines(match: Match) -> Iterator[str]:
 
 @contextmanager
 def _opened_face(
-    gallery_path: Path | None, library_folder: Path | None, face_id: str
+    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str
 ) -> Iterator[TemplateFace | LibraryFaceTarget]:
     from facepipe.commands.library import opened_library
     from facepipe.gallery import Gallery
+    from facepipe.gallery.address import default_address
 
     if library_folder is not None:
-        with opened_library(library_folder, gallery_path) as library:
+        with opened_library(library_folder, gallery_address) as library:
             yield LibraryFaceTarget(library, face_id)
         return
-    with Gallery.open(gallery_path or default_gallery()) as gallery:
+    with Gallery.open(gallery_address or default_address()) as gallery:
         yield TemplateFace(gallery, face_id)
 
 
@@ -202,7 +203,7 @@ def face() -> None:
 
 
 def _face_options(command: Command) -> Command:
-    """ID, and where it is: `--library DIR --gallery DIR --key-file FILE`."""
+    """ID, and where it is: `--library DIR --gallery DIR|URL --key-file FILE`."""
     library = click.option(
         "--library",
         "library_folder",
@@ -212,10 +213,10 @@ def _face_options(command: Command) -> Command:
     )
     gallery = click.option(
         "--gallery",
-        "gallery_path",
-        type=ANY_PATH,
-        metavar="DIR",
-        help="Folder of the gallery.  [default: that of the batch, else $FACEPIPE_HOME/gallery]",
+        "gallery_address",
+        type=gallery_place,
+        metavar="DIR|URL",
+        help="Folder or URL of the gallery.  [default: that of the batch, else as of other commands]",
     )
     face_id = click.argument("face_id", metavar="ID")
     return face_id(library(gallery(key_file_option(command))))
@@ -224,18 +225,22 @@ def _face_options(command: Command) -> Command:
 @face.command("show")
 @_face_options
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-def face_show(gallery_path: Path | None, library_folder: Path | None, face_id: str, as_json: bool) -> None:
+def face_show(
+    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, as_json: bool
+) -> None:
     """Whose it is, its photo, and the other people whom it looks like, with distances."""
-    with _opened_face(gallery_path, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id) as opened:
         opened.show(as_json)
 
 
 @face.command("name")
 @_face_options
 @click.argument("name")
-def face_name(gallery_path: Path | None, library_folder: Path | None, face_id: str, name: str) -> None:
+def face_name(
+    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, name: str
+) -> None:
     """Say whose it is; who had it, has it no more."""
-    with _opened_face(gallery_path, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id) as opened:
         done = opened.give_to(name)
     echo(f"facepipe: {done}", err=True)
 
@@ -243,26 +248,28 @@ def face_name(gallery_path: Path | None, library_folder: Path | None, face_id: s
 @face.command("move")
 @_face_options
 @click.argument("name")
-def face_move(gallery_path: Path | None, library_folder: Path | None, face_id: str, name: str) -> None:
+def face_move(
+    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, name: str
+) -> None:
     """Give it to another person, who need not be enrolled yet."""
-    with _opened_face(gallery_path, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id) as opened:
         done = opened.give_to(name)
     echo(f"facepipe: {done}", err=True)
 
 
 @face.command("reject")
 @_face_options
-def face_reject(gallery_path: Path | None, library_folder: Path | None, face_id: str) -> None:
+def face_reject(gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str) -> None:
     """Say that it is not the person whose name it has; of a batch only."""
-    with _opened_face(gallery_path, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id) as opened:
         done = opened.reject()
     echo(f"facepipe: {done}", err=True)
 
 
 @face.command("remove")
 @_face_options
-def face_remove(gallery_path: Path | None, library_folder: Path | None, face_id: str) -> None:
+def face_remove(gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str) -> None:
     """Erase an enrolled face; who has no other is forgotten. In a batch: say that it is not a face."""
-    with _opened_face(gallery_path, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id) as opened:
         done = opened.remove()
     echo(f"facepipe: {done}", err=True)

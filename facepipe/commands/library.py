@@ -14,15 +14,16 @@ from facepipe.commands.output import echo
 from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.library.library import Library
 
 
 @contextmanager
-def opened_library(folder: Path, gallery_path: Path | None) -> Iterator[Library]:
+def opened_library(folder: Path, gallery_address: GalleryAddress | None) -> Iterator[Library]:
     """Open a library; at the end all faces and results have the names that follow from a change."""
     from facepipe.library.library import Library
 
-    with Library.open(folder, gallery_path) as library:
+    with Library.open(folder, gallery_address) as library:
         before = library.version
         yield library
         if library.version != before:
@@ -34,12 +35,12 @@ def opened_library(folder: Path, gallery_path: Path | None) -> Iterator[Library]
 @click.argument("group", type=click.IntRange(1))
 @click.argument("name")
 @library_options
-def name(group: int, name: str, library_folder: Path, gallery_path: Path | None) -> None:
+def name(group: int, name: str, library_folder: Path, gallery_address: GalleryAddress | None) -> None:
     """Give GROUP of a library's unknown faces a NAME, and name all faces again.
 
     Groups and their numbers are those of the report, the page and `facepipe cluster --library DIR`.
     """
-    with opened_library(library_folder, gallery_path) as library:
+    with opened_library(library_folder, gallery_address) as library:
         count = len(library.group(group).face_ids)
         library.name_group(group, name)
         library.name_everything()
@@ -58,14 +59,16 @@ def library() -> None:
 @click.argument("file", type=ANY_PATH)
 @library_options
 @force_option
-def library_export(file: Path, library_folder: Path, force: bool, gallery_path: Path | None) -> None:
+def library_export(
+    file: Path, library_folder: Path, force: bool, gallery_address: GalleryAddress | None
+) -> None:
     """Write all decisions to a JSON FILE."""
     from facepipe.core.overwriting import DECISIONS
     from facepipe.library.transfer import export_decisions
     from facepipe.reports.pictures import require_place
 
     require_place(file, DECISIONS, force=force)
-    with opened_library(library_folder, gallery_path) as opened:
+    with opened_library(library_folder, gallery_address) as opened:
         count = export_decisions(opened, file)
     echo(f"facepipe: {counted(count, 'decision')} in {file}", err=True)
 
@@ -73,11 +76,11 @@ def library_export(file: Path, library_folder: Path, force: bool, gallery_path: 
 @library.command("import")
 @click.argument("file", type=ANY_PATH)
 @library_options
-def library_import(file: Path, library_folder: Path, gallery_path: Path | None) -> None:
+def library_import(file: Path, library_folder: Path, gallery_address: GalleryAddress | None) -> None:
     """Take over the decisions in FILE. Of two about one face the newer one holds."""
     from facepipe.library.transfer import import_decisions
 
-    with opened_library(library_folder, gallery_path) as opened:
+    with opened_library(library_folder, gallery_address) as opened:
         report = import_decisions(opened, file)
     echo(f"facepipe: {counted(report.taken, 'decision')} taken over, {report.older} older left out", err=True)
     if report.waiting:
@@ -88,11 +91,11 @@ def library_import(file: Path, library_folder: Path, gallery_path: Path | None) 
 @library.command("templates")
 @click.argument("name")
 @library_options
-def library_templates(name: str, library_folder: Path, gallery_path: Path | None) -> None:
+def library_templates(name: str, library_folder: Path, gallery_address: GalleryAddress | None) -> None:
     """List the confirmed faces of a person: templates of the gallery, and those set aside as redundant."""
     from facepipe.core.errors import UsageError
 
-    with opened_library(library_folder, gallery_path) as opened:
+    with opened_library(library_folder, gallery_address) as opened:
         useful, aside = opened.template_faces(name)
         if not useful and not aside:
             raise UsageError(f"{library_folder}: no face was confirmed as {name!r}: see `facepipe name`")
@@ -103,8 +106,8 @@ def library_templates(name: str, library_folder: Path, gallery_path: Path | None
 
 @library.command("undo")
 @library_options
-def library_undo(library_folder: Path, gallery_path: Path | None) -> None:
+def library_undo(library_folder: Path, gallery_address: GalleryAddress | None) -> None:
     """Take back the last change that was not taken back."""
-    with opened_library(library_folder, gallery_path) as opened:
+    with opened_library(library_folder, gallery_address) as opened:
         step = opened.undo()
     echo(f"facepipe: undone: {step.label}" if step else "facepipe: there is nothing to undo", err=True)

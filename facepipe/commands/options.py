@@ -15,11 +15,11 @@ import click
 
 from facepipe.core.environment import THREAD_VARIABLES
 from facepipe.core.errors import UsageError, WeightsError
-from facepipe.core.home import default_gallery
 from facepipe.core.processors import MAX_THREADS, THREADS_VARIABLE
 
 if TYPE_CHECKING:
     from facepipe.detector import DetectorOptions
+    from facepipe.gallery.address import GalleryAddress, PostgresAddress
     from facepipe.pipeline import FacePipeline, NamingOptions
     from facepipe.runtime.engines import RuntimeChoice, RuntimeName
     from facepipe.weights.cards import AnchorSpec
@@ -31,6 +31,13 @@ ANY_PATH = click.Path(path_type=Path, readable=False)
 """A path that click does not check: whoever opens it says what is wrong, with the right exit code."""
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def gallery_place(text: str | Path | PostgresAddress) -> GalleryAddress:
+    """Type of an option: a gallery's folder, which need not exist, or its PostgreSQL URL."""
+    from facepipe.gallery.address import parse_address
+
+    return parse_address(text)
 
 
 def three_numbers(text: str) -> tuple[float, float, float]:
@@ -102,7 +109,9 @@ class Setup:
         logging.getLogger("facepipe").info("running on %s", choice)
         return choice
 
-    def pipeline(self, gallery: Path | None = None, *, create: bool = False, calls: int = 1) -> FacePipeline:
+    def pipeline(
+        self, gallery: GalleryAddress | None = None, *, create: bool = False, calls: int = 1
+    ) -> FacePipeline:
         """Networks and gallery, opened."""
         from facepipe.pipeline import FacePipeline
         from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
@@ -234,27 +243,33 @@ key_file_option = click.option(
 )
 
 
+def _default_address() -> GalleryAddress:
+    from facepipe.gallery.address import default_address
+
+    return default_address()
+
+
 def gallery_option(command: Command, *, required: bool = True) -> Command:
-    """Where the gallery is, and its key: `--gallery DIR --key-file FILE`.
+    """Where the gallery is, and its key: `--gallery DIR|URL --key-file FILE`.
 
     Args:
-        command: Gets the folder as `gallery_path`.
+        command: Gets the place as `gallery_address`.
         required: Fail where none is named and the user has no home folder; otherwise it gets None.
     """
-    folder = click.option(
+    place = click.option(
         "--gallery",
-        "gallery_path",
-        type=ANY_PATH,
-        default=default_gallery if required else None,
-        metavar="DIR",
-        show_default="$FACEPIPE_HOME/gallery",
-        help="Folder of the gallery.",
+        "gallery_address",
+        type=gallery_place,
+        default=_default_address if required else None,
+        metavar="DIR|URL",
+        show_default="$FACEPIPE_GALLERY, else $FACEPIPE_HOME/gallery",
+        help="Folder of the gallery, or postgresql://HOST/DATABASE.",
     )
-    return folder(key_file_option(command))
+    return place(key_file_option(command))
 
 
 def library_options(command: Command) -> Command:
-    """Which batch, and its gallery: `--library DIR --gallery DIR --key-file FILE`, as `library_folder`."""
+    """Which batch (as `library_folder`) and gallery: `--library DIR --gallery DIR|URL --key-file FILE`."""
     folder = click.option(
         "--library",
         "library_folder",
@@ -267,13 +282,13 @@ def library_options(command: Command) -> Command:
 
 
 def batch_gallery_option(command: Command) -> Command:
-    """The gallery of a batch, and its key, as `gallery_path`; None: the one that the batch remembers."""
+    """The gallery of a batch, and its key, as `gallery_address`; None: the one that the batch remembers."""
     folder = click.option(
         "--gallery",
-        "gallery_path",
-        type=ANY_PATH,
-        metavar="DIR",
-        help="Folder of the gallery.  [default: that of the batch]",
+        "gallery_address",
+        type=gallery_place,
+        metavar="DIR|URL",
+        help="Folder or URL of the gallery.  [default: that of the batch]",
     )
     return folder(key_file_option(command))
 

@@ -27,6 +27,7 @@ from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
     from facepipe.enrollment import EnrollReport, Outcome, PersonPhoto
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.pipeline import NamingOptions
     from facepipe.xmp.marks import MarkedPhoto
 
@@ -61,7 +62,7 @@ def enroll(
     force: bool,
     keep_crops: bool,
     as_json: bool,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
 ) -> None:
     """Learn people from photos.
 
@@ -75,7 +76,7 @@ def enroll(
     if cluster is not None:
         if photos or csv_file or xmp or name is None:
             raise click.UsageError("--cluster goes with --name and without photos.")
-        _enroll_cluster(gallery_path, cluster, name, distance)
+        _enroll_cluster(gallery_address, cluster, name, distance)
         return
     start: Callable[..., Iterator[EnrollReport]]
     unread = 0
@@ -88,12 +89,12 @@ def enroll(
     else:
         wanted = _photos_to_enroll(photos, name, csv_file, exclude)
         start, names = partial(enroll, photos=wanted), [photo.name for photo in wanted]
-    with setup.pipeline(gallery_path, create=True) as pipeline:
+    with setup.pipeline(gallery_address, create=True) as pipeline:
         reports = start(pipeline, force=force, keep_crops=keep_crops, max_pixels=setup.max_pixels())
         counts = _show_reports(with_progress(reports, len(names), "enrolling"), as_json)
     summary = ", ".join(f"{counts[outcome]} {outcome.value}" for outcome in Outcome if counts[outcome])
     people = counted(len(set(names)), "person")
-    echo(f"facepipe: {summary}; {people} asked for; gallery {gallery_path}", err=True)
+    echo(f"facepipe: {summary}; {people} asked for; gallery {gallery_address}", err=True)
     finish(counts[Outcome.REFUSED] + counts[Outcome.FAILED] + unread, len(names) + unread)
 
 
@@ -137,11 +138,11 @@ def _marked_photos(
     return marked, len(unread)
 
 
-def _enroll_cluster(gallery_path: Path, cluster: int, name: str, distance: float | None) -> None:
+def _enroll_cluster(gallery_address: GalleryAddress, cluster: int, name: str, distance: float | None) -> None:
     from facepipe.gallery import Gallery
     from facepipe.unknown_faces import enroll_group
 
-    with Gallery.open(gallery_path) as gallery:
+    with Gallery.open(gallery_address) as gallery:
         count = len(enroll_group(gallery, cluster, name, distance))
     echo(f"facepipe: {counted(count, 'face')} of group {cluster} enrolled as {name!r}", err=True)
 
@@ -198,7 +199,7 @@ def identify(
     bom: bool,
     annotate: Path | None,
     crops: Path | None,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
 ) -> None:
     """Say who is in PHOTOS: files, folders or globs."""
     from facepipe.gallery.matching import PersonDistance
@@ -209,7 +210,7 @@ def identify(
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
     paths = find_photos(photos, exclude=exclude)
     output = Output(paths, as_json, as_csv, annotate, crops, bom)
-    with setup.pipeline(gallery_path, create=remember_unknown) as pipeline:
+    with setup.pipeline(gallery_address, create=remember_unknown) as pipeline:
         results = pipeline.identify_files(
             paths,
             options=replace(naming, person_distance=PersonDistance(person_distance)),

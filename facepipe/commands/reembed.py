@@ -13,6 +13,7 @@ from facepipe.commands.output import echo, echo_record, with_progress
 from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.reembedding import Reembedding
 
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @with_setup
 def reembed(
     setup: Setup,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
     photos_from: tuple[Path, ...],
     dry_run: bool,
     drop_missing: bool,
@@ -47,7 +48,7 @@ def reembed(
     from facepipe.reembedding import reembed as reembedded
     from facepipe.reembedding import switch
 
-    with setup.pipeline() as pipeline, Gallery.open(gallery_path) as gallery:
+    with setup.pipeline() as pipeline, Gallery.open(gallery_address) as gallery:
         found = reembedded(
             gallery,
             pipeline,
@@ -59,10 +60,10 @@ def reembed(
         if dry_run:
             return
         erased = switch(gallery, found, drop_missing=drop_missing)
-    with Gallery.open(gallery_path, found.change.encoder) as opened:  # Wipes what is left of old vectors.
+    with Gallery.open(gallery_address, found.change.encoder) as opened:  # Wipes what is left of old vectors.
         opened.rebuild_index()
     gone = f"; {counted(erased, 'face')} erased" if erased else ""
-    echo(f"facepipe: {gallery_path} is a gallery of {found.change.encoder.name} now{gone}", err=True)
+    echo(f"facepipe: {gallery_address} is a gallery of {found.change.encoder.name} now{gone}", err=True)
 
 
 def _show(found: Reembedding, as_json: bool) -> None:

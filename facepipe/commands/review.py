@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from facepipe.commands.options import ANY_PATH, key_file_option
+from facepipe.commands.options import ANY_PATH, batch_gallery_option
 from facepipe.commands.output import echo
 from facepipe.core.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
 
 
 @click.command()
 @click.argument("out", type=ANY_PATH)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, metavar="N", help="[default: a free one]")
 @click.option("--no-browser", is_flag=True, help="Only print the address.")
-@click.option(
-    "--gallery",
-    "gallery_path",
-    type=ANY_PATH,
-    metavar="DIR",
-    help="Folder of the gallery.  [default: the batch's]",
-)
-@key_file_option
-def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) -> None:
+@batch_gallery_option
+def review(out: Path, gallery_address: GalleryAddress | None, port: int, no_browser: bool) -> None:
     """Name the people in the photos of a batch, on a page in your browser.
 
     OUT is the folder of a job of `facepipe batch`, whose gallery is used. Only this machine can open the
@@ -40,7 +37,7 @@ def review(out: Path, gallery_path: Path | None, port: int, no_browser: bool) ->
     from facepipe.server.settings import Limits, ServerSettings
 
     def open_library() -> Library:
-        opened = Library.open(out, gallery_path)
+        opened = Library.open(out, gallery_address)
         prepare(opened)
         return opened
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from facepipe.commands.output import LOG_JSON, echo, echo_record, log
 from facepipe.core.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.server.keys import ApiKeys
     from facepipe.server.settings import Limits, ServerSettings
 
@@ -75,7 +77,7 @@ def serve(
     context: click.Context,
     setup: Setup,
     limits: dict[str, float],
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
     host: str,
     port: int,
     workers: int,
@@ -95,7 +97,7 @@ def serve(
     from facepipe.server.settings import ServerSettings
 
     settings = ServerSettings(
-        gallery=gallery_path,
+        gallery=gallery_address,
         host=host,
         port=port,
         workers=workers,
@@ -119,11 +121,8 @@ def _checked_limits(given: dict[str, float], setup: Setup) -> Limits:
 def _serve(setup: Setup, settings: ServerSettings) -> None:
     from facepipe.server.run import api_app, listen, loaded_app, serve
 
-    if not settings.is_local and not _keys(settings.gallery).any_valid:
-        raise UsageError(
-            f"{settings.host}: other machines could connect, so an API key is needed first: "
-            "facepipe serve keys create NAME --scope manage"
-        )
+    if not settings.is_local:
+        _require_key(settings)
     load = partial(setup.pipeline, settings.gallery, create=True, calls=_calls(settings.workers))
     with listen(settings) as listening:
         pipeline = load()  # here, so that what is wrong is told once
@@ -138,6 +137,15 @@ def _serve(setup: Setup, settings: ServerSettings) -> None:
         with suppress(KeyboardInterrupt):
             serve(settings, factory, listening)
     log("stopped")
+
+
+def _require_key(settings: ServerSettings) -> None:
+    with _keys(settings.gallery) as keys:
+        if not keys.any_valid:
+            raise UsageError(
+                f"{settings.host}: other machines could connect, so an API key is needed first: "
+                "facepipe serve keys create NAME --scope manage"
+            )
 
 
 def _calls(workers: int) -> int:
@@ -164,11 +172,13 @@ def keys() -> None:
     """Create, list and revoke API keys. Only their hashes are stored."""
 
 
-def _keys(gallery_path: Path) -> ApiKeys:
+@contextmanager
+def _keys(gallery_address: GalleryAddress) -> Iterator[ApiKeys]:
+    from facepipe.server.database import server_database
     from facepipe.server.keys import ApiKeys
-    from facepipe.server.settings import SERVER_FILE
 
-    return ApiKeys(gallery_path / SERVER_FILE)
+    with closing(server_database(gallery_address)) as database:
+        yield ApiKeys(database)
 
 
 @keys.command("create")
@@ -180,21 +190,24 @@ def _keys(gallery_path: Path) -> ApiKeys:
     help="read: people and figures; identify: photos too; manage: changes too.",
 )
 @gallery_option
-def create(gallery_path: Path, name: str, scope: str) -> None:
+def create(gallery_address: GalleryAddress, name: str, scope: str) -> None:
     """Create the key NAME and print it, this once."""
     from facepipe.server.keys import Scope
 
-    echo_record(_keys(gallery_path).create(name, Scope[scope.upper()]))
+    with _keys(gallery_address) as keys:
+        echo_record(keys.create(name, Scope[scope.upper()]))
 
 
 @keys.command("list")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per key and line.")
 @gallery_option
-def list_keys(gallery_path: Path, as_json: bool) -> None:
+def list_keys(gallery_address: GalleryAddress, as_json: bool) -> None:
     """List all keys, revoked ones too."""
     from facepipe.core.json_lines import record_to_json
 
-    for key in _keys(gallery_path).all():
+    with _keys(gallery_address) as keys:
+        every = keys.all()
+    for key in every:
         if as_json:
             record = {"id": key.id, "name": key.name, "scope": str(key.scope)}
             times = {"created_at": key.created_at, "revoked_at": key.revoked_at}
@@ -207,6 +220,7 @@ def list_keys(gallery_path: Path, as_json: bool) -> None:
 @keys.command("revoke")
 @click.argument("name")
 @gallery_option
-def revoke(gallery_path: Path, name: str) -> None:
+def revoke(gallery_address: GalleryAddress, name: str) -> None:
     """Refuse the key NAME, or of this id, from now on, also in servers that run."""
-    _keys(gallery_path).revoke(name)
+    with _keys(gallery_address) as keys:
+        keys.revoke(name)

@@ -14,6 +14,7 @@ from facepipe.commands.output import INTERRUPTED, PARTIAL, bom_option, echo, ech
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.pipeline import FacePipeline
     from facepipe.tracking import Track, VideoOptions
 
@@ -39,7 +40,7 @@ def video(
     bom: bool,
     annotate: Path | None,
     force: bool,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
 ) -> None:
     """Say who is in a video FILE, before the webcam of number INDEX or in the stream at ADDRESS, and when.
 
@@ -63,7 +64,7 @@ def video(
         require_target(source, annotate)
         require_place(annotate, VIDEO, force=force, inputs=[Path(source)])
     options = VideoOptions(every_s=every, naming=NamingOptions(threshold_l2=threshold))
-    with setup.pipeline(gallery_path) as pipeline:
+    with setup.pipeline(gallery_address) as pipeline:
         tracks, end_s, interrupted = _watched(pipeline, int(source) if webcam else source, options, seconds)
     _print_timeline(tracks, as_csv, bom)
     if interrupted and not webcam:

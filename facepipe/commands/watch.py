@@ -14,6 +14,7 @@ from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_o
 from facepipe.commands.output import PARTIAL, echo
 
 if TYPE_CHECKING:
+    from facepipe.gallery.address import GalleryAddress
     from facepipe.pipeline import NamingOptions
 
 
@@ -38,7 +39,7 @@ def watch(
     xmp: bool,
     xmp_tags: bool,
     quiet: bool,
-    gallery_path: Path,
+    gallery_address: GalleryAddress,
 ) -> None:
     """Analyse new photos in FOLDER as they arrive, until Ctrl-C.
 
@@ -61,7 +62,7 @@ def watch(
     require_places(out)
     reporter = ProgressReporter(quiet)
     calls = EngineOptions().threads
-    with setup.pipeline(gallery_path, create=True, calls=calls) as pipeline, Job(out, create=True) as job:
+    with setup.pipeline(gallery_address, create=True, calls=calls) as pipeline, Job(out, create=True) as job:
         batch = Batch(pipeline, job, options)
         wanted = ResultOptions(xmp=xmp, xmp_tags=xmp_tags, max_pixels=setup.max_pixels())
         unwritten = 0

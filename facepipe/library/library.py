@@ -19,6 +19,7 @@ from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.face_ids import face_id
 from facepipe.core.faces import Faces
 from facepipe.gallery import Gallery
+from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.names import clean_name
 from facepipe.library.analyzing import AnalyzingMixin
 from facepipe.library.drawing import DrawnFace
@@ -39,12 +40,19 @@ class Library(AnalyzingMixin):
     """
 
     @classmethod
-    def open(cls, folder: Path, gallery: Path | None = None, *, secret: bytes | None = None) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        gallery: str | Path | PostgresAddress | None = None,
+        *,
+        secret: bytes | None = None,
+    ) -> Self:
         """Open the folder of a batch (its --out), and the gallery that names its faces.
 
         Args:
             folder: Of the batch.
-            gallery: None: the one that the batch was last run with.
+            gallery: Its folder, or a PostgreSQL URL; None: the one that the batch was last run with. A URL's
+                password is not kept by the batch: libpq finds it in `$PGPASSWORD` or a password file.
             secret: The key of both, where they are encrypted; None: that of the environment.
 
         Raises:
@@ -127,22 +135,23 @@ class Library(AnalyzingMixin):
         return step, id
 
 
-def open_gallery(path: Path, job: Job, secret: bytes | None) -> Gallery:
+def open_gallery(place: str | Path | PostgresAddress, job: Job, secret: bytes | None) -> Gallery:
     """Open a gallery for the embeddings of a job.
 
     Raises:
         GalleryError: There is no such gallery, or its embeddings are of another encoder than the job's.
     """
-    with Gallery.open(path, secret=secret) as gallery:
+    address = parse_address(place)
+    with Gallery.open(address, secret=secret) as gallery:
         identity = known_identity(gallery.encoder)
     encoder = f"{identity.name} {identity.fingerprint[:12]}"
     used = job.setting("encoder")
     if used not in (None, encoder):
         raise GalleryError(
-            f"{path}: holds embeddings of {identity.name}, but {job.folder} those of {used}: run the batch "
-            "with --again, or with a gallery of its encoder"
+            f"{address}: holds embeddings of {identity.name}, but {job.folder} those of {used}: run the "
+            "batch with --again, or with a gallery of its encoder"
         )
-    return Gallery.open(path, identity, secret=secret)
+    return Gallery.open(address, identity, secret=secret)
 
 
 def _inside(photo: LibraryPhoto, box_xyxy: Box) -> Box:

@@ -16,6 +16,7 @@ from facepipe.batch.naming import options_of
 from facepipe.batch.output_files import PICTURE_KINDS
 from facepipe.batch.shards import Shard
 from facepipe.core.errors import OutputError, UsageError
+from facepipe.gallery.address import GalleryAddress
 from facepipe.library.storage import LibraryTables, StepState
 from facepipe.pipeline import NamingOptions
 
@@ -80,7 +81,9 @@ def _analysis_settings(job: Job) -> dict[str, Any]:
     return {key: json.loads(value) for key, value in rows if key not in NOT_OF_ANALYSIS}
 
 
-def common_naming(jobs: Sequence[Job], gallery: Path | None) -> tuple[Path, NamingOptions]:
+def common_naming(
+    jobs: Sequence[Job], gallery: GalleryAddress | None
+) -> tuple[GalleryAddress, NamingOptions]:
     """Return the gallery that names the faces, and how.
 
     Raises:
@@ -106,9 +109,18 @@ def common_naming(jobs: Sequence[Job], gallery: Path | None) -> tuple[Path, Nami
     return gallery or address, options_of(options)
 
 
-def is_same_gallery(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to one gallery."""
-    return one == other or os.path.realpath(one) == os.path.realpath(other)
+def is_same_gallery(one: GalleryAddress, other: GalleryAddress) -> bool:
+    """Return whether two paths lead to one gallery, or two URLs are the same but for a password."""
+    if isinstance(one, Path) and isinstance(other, Path):
+        return one == other or os.path.realpath(one) == os.path.realpath(other)
+    return _place(one) == _place(other)
+
+
+def _place(address: GalleryAddress) -> object:
+    if isinstance(address, Path):
+        return address
+    known = address.without_password()
+    return known.conninfo, known.schema
 
 
 def require_room(folders: Sequence[Path], out: Path) -> None:

@@ -24,6 +24,7 @@ from facepipe.core.errors import OutputError
 from facepipe.core.files import make_private_folder, sync_folder, temporary_folder
 from facepipe.core.paths import is_inside
 from facepipe.gallery import Gallery
+from facepipe.gallery.address import GalleryAddress
 from facepipe.library.library import Library, open_gallery
 from facepipe.library.merge_requirements import (
     common_naming,
@@ -93,7 +94,7 @@ class MergeSummary:
 def merge_jobs(
     folders: Sequence[Path],
     out: Path,
-    gallery: Path | None = None,
+    gallery: GalleryAddress | None = None,
     *,
     secret: bytes | None = None,
     show: ShowProgress = lambda photos: photos,
@@ -280,7 +281,7 @@ def _insert(job: Job, table: str, row: Mapping[str, Any]) -> int:
 # What people decided
 
 
-def _copy_decisions(jobs: Sequence[Job], target: Job, address: Path) -> int:
+def _copy_decisions(jobs: Sequence[Job], target: Job, address: GalleryAddress) -> int:
     """Copy decisions, how people are shown, and the steps and templates of jobs with the same gallery.
 
     Returns:
@@ -322,6 +323,6 @@ def _copy_tables(jobs: Sequence[Job], target: Job, same_gallery: Sequence[Job]) 
         _insert(target, "steps", step)
 
 
-def _has_gallery(job: Job, address: Path) -> bool:
+def _has_gallery(job: Job, address: GalleryAddress) -> bool:
     known = job.naming()
     return known is not None and is_same_gallery(known[0], address)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
-import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum
-from pathlib import Path
 
 from facepipe.core.errors import UsageError
 from facepipe.server.database import ServerDatabase
@@ -58,20 +56,21 @@ class ApiKey:
 class ApiKeys:
     """The keys of a server.
 
-    Every answer is read from the file: a key that was revoked is refused at once.
+    Every answer is read from the database: a key that was revoked is refused at once.
     Secrets are 256 random bits, so that their plain SHA-256 can't be guessed.
+
+    Args:
+        database: Holds them.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._database = ServerDatabase(file)
+    def __init__(self, database: ServerDatabase) -> None:
+        self._database = database
 
     @property
     def none_created(self) -> bool:
         """Whether no key was ever created, revoked ones included."""
-        if not self._database.exists:
-            return True
-        with self._database.opened() as database:
-            return database.execute("SELECT 1 FROM keys").fetchone() is None
+        with self._database.reading() as sql:
+            return sql is None or sql.execute("SELECT 1 FROM keys LIMIT 1").fetchone() is None
 
     @property
     def any_valid(self) -> bool:
@@ -87,23 +86,21 @@ class ApiKeys:
         if not name.strip() or not name.isprintable():
             raise UsageError(f"a key needs a name of printable characters, got {name!r}")
         key_id, secret = secrets.token_hex(_ID_BYTES), secrets.token_urlsafe(_SECRET_BYTES)
-        self._database.make()
-        try:
-            with self._database.opened() as database, database:
-                database.execute(
-                    "INSERT INTO keys (id, name, scope, secret_sha256, created_at) VALUES (?, ?, ?, ?, ?)",
-                    (key_id, name, str(scope), _hash(secret), _now()),
-                )
-        except sqlite3.IntegrityError as error:
-            raise UsageError(f"there is a key {name!r}: revoke it first, or choose another name") from error
+        with self._database.writing() as sql:
+            if sql.execute("SELECT 1 FROM keys WHERE name = ? AND revoked_at IS NULL", (name,)).fetchone():
+                raise UsageError(f"there is a key {name!r}: revoke it first, or choose another name")
+            sql.execute(
+                "INSERT INTO keys (id, name, scope, secret_sha256, created_at) VALUES (?, ?, ?, ?, ?)",
+                (key_id, name, str(scope), _hash(secret), _now()),
+            )
         return f"{_PREFIX}_{key_id}_{secret}"
 
     def all(self) -> list[ApiKey]:
         """Return all keys ever made, oldest first."""
-        if not self._database.exists:
-            return []
-        with self._database.opened() as database:
-            rows = database.execute(
+        with self._database.reading() as sql:
+            if sql is None:
+                return []
+            rows = sql.execute(
                 "SELECT id, name, scope, created_at, revoked_at FROM keys ORDER BY created_at, id"
             ).fetchall()
         return [ApiKey(id, name, Scope[scope.upper()], *times) for id, name, scope, *times in rows]
@@ -114,23 +111,20 @@ class ApiKeys:
         Raises:
             UsageError: There is no valid key of this name or id.
         """
-        revoked = 0
-        if self._database.exists:
-            with self._database.opened() as database, database:
-                revoked = database.execute(
-                    "UPDATE keys SET revoked_at = ? WHERE ? IN (name, id) AND revoked_at IS NULL",
-                    (_now(), name),
-                ).rowcount
-        if not revoked:
+        if not any(name in (key.name, key.id) and key.revoked_at is None for key in self.all()):
             raise UsageError(f"no valid key {name!r}: `facepipe serve keys list` names them")
+        with self._database.writing() as sql:
+            sql.execute(
+                "UPDATE keys SET revoked_at = ? WHERE ? IN (name, id) AND revoked_at IS NULL", (_now(), name)
+            )
 
     def find(self, text: str) -> ApiKey | None:
         """Return the valid key with this text; None: there is none. Takes as long for near misses."""
         _, key_id, secret = (*text.split("_", 2), "", "")[:3]
         row = None
-        if self._database.exists:
-            with self._database.opened() as database:
-                row = database.execute(
+        with self._database.reading() as sql:
+            if sql is not None:
+                row = sql.execute(
                     "SELECT secret_sha256, name, scope, created_at FROM keys"
                     " WHERE id = ? AND revoked_at IS NULL",
                     (key_id,),

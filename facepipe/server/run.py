@@ -40,7 +40,7 @@ def api_app(settings: ServerSettings, pipeline: FacePipeline) -> ASGIApp:
     from facepipe.server.app import create_app
     from facepipe.server.services import Services
 
-    return create_app(Services.of(settings, pipeline))
+    return create_app(Services(settings, pipeline))
 
 
 def loaded_app(settings: ServerSettings, load: Callable[[], FacePipeline]) -> ASGIApp:

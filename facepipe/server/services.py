@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from facepipe.gallery import Gallery
 from facepipe.pipeline import FacePipeline
+from facepipe.server.database import server_database
 from facepipe.server.keys import ApiKeys
 from facepipe.server.recognizer import Recognizer
-from facepipe.server.settings import SERVER_FILE, ServerSettings
+from facepipe.server.settings import ServerSettings
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class Services:
-    """The loaded parts of a worker, which all its requests share.
+    """The loaded parts of a worker, which all its requests share; `close` closes the pipeline.
+
+    It is no dataclass: msgspec, which checks the parameters of routes, would look into it for types that it
+    can't check.
+
+    Args:
+        settings: Of the server.
+        pipeline: Networks and gallery.
 
     Attributes:
         settings: Of the server.
         pipeline: Networks and gallery.
         gallery: The pipeline's.
+        database: The server's own tables.
         keys: API keys.
         recognizer: Analyzes the photos of requests.
     """
 
-    settings: ServerSettings
-    pipeline: FacePipeline
-    gallery: Gallery
-    keys: ApiKeys
-    recognizer: Recognizer
-
-    @classmethod
-    def of(cls, settings: ServerSettings, pipeline: FacePipeline) -> Services:
-        """Put the parts together; `close` closes the pipeline."""
-        assert pipeline.gallery is not None
-        keys = ApiKeys(settings.gallery / SERVER_FILE)
-        return cls(settings, pipeline, pipeline.gallery, keys, Recognizer(pipeline, settings.limits))
+    def __init__(self, settings: ServerSettings, pipeline: FacePipeline) -> None:
+        self.settings, self.pipeline, self.gallery = settings, pipeline, pipeline.require_gallery()
+        self.database = server_database(settings.gallery)
+        self.keys = ApiKeys(self.database)
+        self.recognizer = Recognizer(pipeline, settings.limits)
 
     def close(self) -> None:
         """End the work and close the gallery."""
         self.recognizer.close()
+        self.database.close()
         self.pipeline.close()

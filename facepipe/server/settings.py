@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from facepipe.core.errors import UsageError
+from facepipe.gallery.address import GalleryAddress
 
 SERVER_FILE = "server.sqlite3"
 """In the gallery's folder: hashes of API keys, and subjects without faces."""
@@ -47,7 +48,7 @@ class ServerSettings:
     """Where the server listens and what it serves.
 
     Attributes:
-        gallery: Folder of the gallery.
+        gallery: Folder or URL of the gallery.
         host: Address or name to listen on.
         port: 0: any free one.
         workers: Processes.
@@ -59,7 +60,7 @@ class ServerSettings:
         limits: See `Limits`.
     """
 
-    gallery: Path
+    gallery: GalleryAddress
     host: str = "127.0.0.1"
     port: int = 8000
     workers: int = 1

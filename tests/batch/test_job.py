@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,13 @@ from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analyzed, as_of_b
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
+from facepipe.batch.library_checks import LIBRARY_CHECKS
 from facepipe.batch.models import PhotoTask
+from facepipe.batch.naming import options_to_dict
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.faces import Faces, Match
+from facepipe.gallery.address import PostgresAddress
+from facepipe.pipeline import NamingOptions
 from facepipe.quality_rules import Reason
 
 
@@ -210,3 +216,39 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
     with Job(tmp_path / "out", create=True) as job:
         job.plan([photo])
         assert job.waiting() == [PhotoTask(1, photo)]
+
+
+@pytest.mark.parametrize("secret", [None, b"a key of many bytes"])
+def test_a_gallerys_url_comes_back_without_its_password(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, secret: bytes | None
+) -> None:
+    address = PostgresAddress("postgresql://me:Xq7secret@db/people?sslmode=require", "family")
+    naming = options_to_dict(NamingOptions())
+    with Job(tmp_path / "out", create=True, secret=secret) as job:
+        if secret:
+            job.require_encryption()
+        for _ in range(2):
+            job.remember_naming(address, naming)
+    with Job(tmp_path / "out", secret=secret) as job:
+        assert job.naming() == (address.without_password(), naming)
+    assert caplog.text.count("$PGPASSWORD") == 1
+    assert "Xq7secret" not in caplog.text
+    for file in (tmp_path / "out").iterdir():
+        assert b"Xq7secret" not in file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("gallery", "is_right"),
+    [
+        (b"/home/me/gallery", True),
+        (b"postgresql://db/people?schema=family", True),
+        (b"gallery", False),
+        (b"mysql://db/people", False),
+        (b"postgresql://db/people?schema=1", False),
+        ("/home/me/gallery", False),
+    ],
+)
+def test_a_remembered_gallery_is_a_whole_path_or_a_url(gallery: bytes | str, is_right: bool) -> None:
+    row = {"gallery": gallery, "naming": json.dumps(options_to_dict(NamingOptions()))}
+    with nullcontext() if is_right else pytest.raises(ValueError, match="the gallery"):
+        LIBRARY_CHECKS["library"](row)

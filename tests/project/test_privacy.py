@@ -61,7 +61,7 @@ from facepipe.server.settings import ServerSettings
 settings = ServerSettings(Path("my-gallery"), compreface=True)
 pipeline = FacePipeline.load(settings.gallery, create_gallery=True)
 photo = Path("photo.png").read_bytes()
-with TestClient(create_app(Services.of(settings, pipeline)), base_url="http://127.0.0.1") as client:
+with TestClient(create_app(Services(settings, pipeline)), base_url="http://127.0.0.1") as client:
     client.post("/v1/people?name=Ada", files={"photo": photo}).raise_for_status()
     faces = client.post("/v1/identify", files={"photo": photo + bytes(3_000_000)}).json()["faces"]
     client.post("/api/v1/recognition/recognize", files={"file": photo}).raise_for_status()

@@ -30,7 +30,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Litestar:
     settings = ServerSettings(gallery=folder, limits=Limits(body_bytes=1000, requests_per_minute=1000))
     pipeline = FacePipeline.load(folder, create_gallery=True)
     pipeline.gallery._store._home.read_only = True  # type: ignore[union-attr,misc]
-    return create_app(Services.of(settings, pipeline), [Router("/", route_handlers=[page, change])])
+    return create_app(Services(settings, pipeline), [Router("/", route_handlers=[page, change])])
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ from server_helpers import Server, code_of, raw, running
 
 from facepipe.cli import main
 from facepipe.core.errors import UsageError
+from facepipe.server.database import server_database
 from facepipe.server.keys import ApiKeys, Scope
 from facepipe.server.settings import SERVER_FILE
 
 
 def test_only_hashes_are_stored_in_a_private_file(tmp_path: Path) -> None:
-    keys = ApiKeys(tmp_path / "g" / SERVER_FILE)
+    keys = ApiKeys(server_database(tmp_path / "g"))
     assert keys.none_created
     text = keys.create("app", Scope.READ)
     secret = text.split("_", 2)[2]
@@ -33,7 +34,7 @@ def test_only_hashes_are_stored_in_a_private_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", ["", "x", "fp__", "fp_é_ü"])
 def test_other_texts_are_no_keys(tmp_path: Path, change: str) -> None:
-    keys = ApiKeys(tmp_path / SERVER_FILE)
+    keys = ApiKeys(server_database(tmp_path))
     assert keys.find(change) is None
     text = keys.create("app", Scope.READ)
     assert keys.find(change) is None
@@ -42,7 +43,7 @@ def test_other_texts_are_no_keys(tmp_path: Path, change: str) -> None:
 
 
 def test_a_name_is_free_again_after_its_key_was_revoked(tmp_path: Path) -> None:
-    keys = ApiKeys(tmp_path / SERVER_FILE)
+    keys = ApiKeys(server_database(tmp_path))
     first = keys.create("app", Scope.READ)
     with pytest.raises(UsageError, match="revoke it first"):
         keys.create("app", Scope.READ)

@@ -72,33 +72,33 @@ class SubjectName(Struct, frozen=True):
 @get("/recognition/subjects", guards=[reads], sync_to_thread=True)
 def list_subjects(services: Services) -> dict[str, list[str]]:
     """Return all subjects."""
-    return {"subjects": Subjects(services.gallery).names()}
+    return {"subjects": Subjects(services.gallery, services.database).names()}
 
 
 @post("/recognition/subjects", guards=[changes], sync_to_thread=True)
 def add_subject(services: Services, data: SubjectName) -> SubjectName:
     """Add a subject without a face."""
-    return SubjectName(Subjects(services.gallery).add(data.subject))
+    return SubjectName(Subjects(services.gallery, services.database).add(data.subject))
 
 
 @put("/recognition/subjects/{subject:str}", guards=[changes], sync_to_thread=True)
 def rename_subject(services: Services, subject: str, data: SubjectName) -> dict[str, bool]:
     """Rename a subject; a subject that has the new name gets the faces."""
-    Subjects(services.gallery).rename(unquote(subject), data.subject)
+    Subjects(services.gallery, services.database).rename(unquote(subject), data.subject)
     return {"updated": True}
 
 
 @delete("/recognition/subjects/{subject:str}", status_code=200, guards=[changes], sync_to_thread=True)
 def delete_subject(services: Services, subject: str) -> SubjectName:
     """Erase a subject and all of its faces."""
-    Subjects(services.gallery).remove(unquote(subject))
+    Subjects(services.gallery, services.database).remove(unquote(subject))
     return SubjectName(unquote(subject))
 
 
 @delete("/recognition/subjects", status_code=200, guards=[changes], sync_to_thread=True)
 def delete_all_subjects(services: Services) -> dict[str, int]:
     """Erase all subjects and their faces."""
-    subjects = Subjects(services.gallery)
+    subjects = Subjects(services.gallery, services.database)
     names = subjects.names()
     for name in names:
         subjects.remove(name)
@@ -136,7 +136,7 @@ async def add_example(
     """Add an example to a subject, who need not be there yet."""
     (photo,) = await read_photos(request, _FILE)
     enrolled = await enroll_photo(services, subject, photo, known=None, force=False)
-    await asyncio.to_thread(Subjects(services.gallery).fill, subject)
+    await asyncio.to_thread(Subjects(services.gallery, services.database).fill, subject)
     added = enrolled.id
     if added is None:
         added = await asyncio.to_thread(_stored_before, services, subject, photo)

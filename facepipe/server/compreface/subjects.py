@@ -6,7 +6,6 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.names import NameTakenError, UnknownPersonError, clean_name
 from facepipe.server.database import ServerDatabase
 from facepipe.server.errors import RefusedError
-from facepipe.server.settings import SERVER_FILE
 
 
 class Subjects:
@@ -14,10 +13,11 @@ class Subjects:
 
     Args:
         gallery: Of the server.
+        database: Holds the names without a face.
     """
 
-    def __init__(self, gallery: Gallery) -> None:
-        self._gallery, self._database = gallery, ServerDatabase(gallery.path / SERVER_FILE)
+    def __init__(self, gallery: Gallery, database: ServerDatabase) -> None:
+        self._gallery, self._database = gallery, database
 
     def names(self) -> list[str]:
         """Return all subjects, sorted."""
@@ -35,9 +35,8 @@ class Subjects:
             raise RefusedError(400, "encrypted", "the gallery is encrypted: add the subject with an example")
         if name in self.names():
             raise NameTakenError(f"subject {name!r} exists already")
-        self._database.make()
-        with self._database.opened() as database, database:
-            database.execute("INSERT OR IGNORE INTO empty_subjects VALUES (?)", (name,))
+        with self._database.writing() as sql:
+            sql.execute("INSERT INTO empty_subjects VALUES (?) ON CONFLICT DO NOTHING", (name,))
         return name
 
     def rename(self, old: str, new: str) -> None:
@@ -75,14 +74,13 @@ class Subjects:
         self._forget(clean_name(name))
 
     def _empty(self) -> list[str]:
-        if not self._database.exists:
-            return []
-        with self._database.opened() as database:
-            return [name for (name,) in database.execute("SELECT name FROM empty_subjects")]
+        with self._database.reading() as sql:
+            rows = [] if sql is None else sql.execute("SELECT name FROM empty_subjects").fetchall()
+        return [name for (name,) in rows]
 
     def _forget(self, name: str) -> bool:
         """Forget a name without faces; returns whether it was kept."""
-        if not self._database.exists:
+        if name not in self._empty():
             return False
-        with self._database.opened() as database, database:
-            return database.execute("DELETE FROM empty_subjects WHERE name = ?", (name,)).rowcount > 0
+        with self._database.writing() as sql:
+            return bool(sql.execute("DELETE FROM empty_subjects WHERE name = ?", (name,)).rowcount)

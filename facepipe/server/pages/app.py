@@ -18,6 +18,7 @@ from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError, PhotoError
 from facepipe.core.plain_text import text_of, visible
 from facepipe.server.admission import Admission
+from facepipe.server.database import server_database
 from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused
 from facepipe.server.keys import ApiKeys
 from facepipe.server.pages.album import album_router
@@ -32,7 +33,7 @@ from facepipe.server.pages.questions import questions_router
 from facepipe.server.pages.session import PageSession, require_session, sign_in
 from facepipe.server.pages.views import share_checked
 from facepipe.server.security import Security
-from facepipe.server.settings import SERVER_FILE, ServerSettings
+from facepipe.server.settings import ServerSettings
 
 _HERE = Path(__file__).parent
 
@@ -61,7 +62,7 @@ def create_page_app(
         state=State({"page_session": session}),
         template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(_environment())),
     )
-    keys = ApiKeys(settings.gallery / SERVER_FILE)
+    keys = ApiKeys(server_database(settings.gallery))
     app.asgi_handler = Security(Admission(app.asgi_handler, settings.limits), settings, keys)
     return app
 

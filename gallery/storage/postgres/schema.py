@@ -61,6 +61,16 @@ _V2 = (
     "CREATE TABLE vector_states (generation bigint PRIMARY KEY, token bytea NOT NULL)",
     "CREATE TABLE removed_templates (generation bigint NOT NULL, template_id bigint NOT NULL)",
     "CREATE INDEX removed_templates_by_generation ON removed_templates (generation)",
+    # Of `facepipe serve`, see `facepipe.server.database`.
+    """CREATE TABLE keys (
+        id text PRIMARY KEY,
+        name text NOT NULL,
+        scope text NOT NULL,
+        secret_sha256 bytea NOT NULL,
+        created_at text NOT NULL,
+        revoked_at text)""",
+    "CREATE UNIQUE INDEX active_names ON keys (name) WHERE revoked_at IS NULL",
+    "CREATE TABLE empty_subjects (name text PRIMARY KEY)",
     """CREATE FUNCTION note_removed_templates() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
             EXECUTE format(
