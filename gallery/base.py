@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from facepipe.core.errors import GalleryError
+from facepipe.core.errors import GalleryError, one_line
 from facepipe.gallery.address import GalleryAddress
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.models import EncoderIdentity
@@ -69,7 +69,18 @@ class GalleryBase:
         if vectors and erases:
             self._index.erase_removed()
         if erases:
+            self._wipe_deleted()
+
+    def _wipe_deleted(self) -> None:
+        """Wipe what a change has erased. An error must not read as if the change had not been made."""
+        try:
             self._store.wipe_deleted()
+        except GalleryError as error:
+            logger.warning(
+                "%s: what was removed is gone, but not yet wiped: the next opening does it (%s)",
+                self.path,
+                one_line(error.__cause__ or error),
+            )
 
     @contextmanager
     def _warning_of_lookalikes(self) -> Iterator[None]:
@@ -77,8 +88,11 @@ class GalleryBase:
         with self._store.reading():
             before = set(self._store.people.names())
         yield
-        with self._store.reading():
-            after = set(self._store.people.names())
+        try:
+            with self._store.reading():
+                after = set(self._store.people.names())
+        except GalleryError:  # The change was made: it must not end in an error.
+            return
         for names in lookalikes(after) if after - before else []:
             if not before.issuperset(names):
                 logger.warning("%s: similar_name: %s", self.path, lookalike_sentence(names))
