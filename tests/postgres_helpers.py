@@ -249,6 +249,25 @@ def new_server(
                 server.kill()
 
 
+@contextmanager
+def new_standby(server: PostgresServer) -> Iterator[PostgresServer]:
+    """Make and start a streaming replica of a running server, which is killed at the end."""
+    with tempfile.TemporaryDirectory(prefix="facepipe-standby-", dir=_short_folder()) as temporary:
+        folder = Path(temporary)
+        give_to_server(folder)
+        standby = PostgresServer(folder, server.programs, free_port())
+        login = ("--host", server.folder, "--port", server.port, "--username", SUPERUSER)
+        server.run(
+            "pg_basebackup", *login, "--pgdata", standby.data, "--write-recovery-conf", "--checkpoint=fast"
+        )
+        try:
+            standby.start()
+            yield standby
+        finally:
+            if standby.process is not None:
+                standby.kill()
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network cable to a network namespace, both made for a test.
@@ -268,6 +287,7 @@ class Link:
     def mend(self) -> None:
         """Let everything through again."""
         _ip("-n", self.name, "link", "set", "far", "up")
+        _ip("neigh", "flush", "dev", self.name)  # else the far end stays unreachable for a second
 
 
 @contextmanager
