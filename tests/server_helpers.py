@@ -56,13 +56,13 @@ class Server:
         return self.process.wait(30)
 
 
-def serve_command(gallery: Path, *options: object) -> list[str]:
+def serve_command(gallery: Path | str, *options: object) -> list[str]:
     """Return the command line of a server on a free port."""
     command = [sys.executable, "-m", "facepipe.cli", "serve", "--gallery", gallery, "--port", 0, *options]
     return [str(word) for word in command]
 
 
-def start(gallery: Path, *options: object, log: Path) -> Server:
+def start(gallery: Path | str, *options: object, log: Path) -> Server:
     """Start a server; it need not be ready yet."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "FACEPIPE_HOME": str(log.parent)}
     with log.open("wb") as stderr:
@@ -84,7 +84,7 @@ def _url_in(log: Path, process: subprocess.Popen[bytes]) -> str:
 
 
 @contextmanager
-def running(gallery: Path, *options: object, log: Path) -> Iterator[Server]:
+def running(gallery: Path | str, *options: object, log: Path) -> Iterator[Server]:
     """Run a server; in the end it is killed with all its workers."""
     server = start(gallery, *options, log=log)
     try:

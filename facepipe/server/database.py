@@ -42,7 +42,13 @@ class Statements(Protocol):
 
 
 class ServerDatabase(Protocol):
-    """The tables `keys` and `empty_subjects`. Threads and processes may share them."""
+    """The tables `keys` and `empty_subjects`. Threads and processes may share them.
+
+    Attributes:
+        is_remote: They may be on another machine.
+    """
+
+    is_remote: bool
 
     def reading(self) -> AbstractContextManager[Statements | None]:
         """Begin a transaction that reads; None: nothing was ever stored.
@@ -68,6 +74,8 @@ class ServerFile:
     Args:
         file: The SQLite file.
     """
+
+    is_remote = False
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -114,6 +122,8 @@ class ServerSchema:
     Raises:
         GalleryError: It is not there, or can't be reached.
     """
+
+    is_remote = True
 
     def __init__(self, address: PostgresAddress) -> None:
         self._home = open_existing(address)

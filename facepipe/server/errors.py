@@ -14,7 +14,7 @@ from litestar.types import ExceptionHandlersMap
 from facepipe.core.errors import FacepipeError, PhotoError, UsageError, one_line
 from facepipe.core.plain_text import text_of
 from facepipe.gallery.names import BadNameError, NameTakenError, UnknownPersonError
-from facepipe.gallery.storage.errors import BusyDatabaseError
+from facepipe.gallery.storage.errors import BusyDatabaseError, LostDatabaseError, UnknownOutcomeError
 from facepipe.gallery.storage.face_table import UnknownFaceError
 from facepipe.server.scopes import request_id_of
 
@@ -80,6 +80,15 @@ def as_refused(error: Exception) -> RefusedError:
             return RefusedError(400, "name", str(error))
         case BusyDatabaseError():
             return RefusedError(503, "busy", "the gallery is busy: try again", RETRY_AFTER_S)
+        case UnknownOutcomeError():
+            return RefusedError(503, "unknown_outcome", "whether it was done is not known: look first")
+        case LostDatabaseError():
+            return RefusedError(
+                503,
+                "gallery_unreachable",
+                "the gallery's database can't be reached: try again",
+                RETRY_AFTER_S,
+            )
         case HTTPException() if error.status_code < 500:
             return RefusedError(error.status_code, _code_of(error.status_code), _detail(error))
         case _:
@@ -96,11 +105,19 @@ def _code_of(status: int) -> str:
     return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
 
 
+def log_failure(refused: RefusedError, error: Exception, request_id: str) -> None:
+    """Log why a request failed, where the answer does not say it."""
+    cause = error.__cause__ if isinstance(error, RefusedError) else error
+    if isinstance(cause, LostDatabaseError):
+        _logger.error("request %s failed: %s", request_id, cause)
+    elif refused.status >= 500:
+        _logger.error("request %s failed", request_id, exc_info=error)
+
+
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[ApiError]:
     refused = as_refused(error)
     request_id = request_id_of(request.scope)
-    if refused.status >= 500:
-        _logger.error("request %s failed", request_id, exc_info=error)
+    log_failure(refused, error, request_id)
     body = ApiError(refused.code, str(refused), request_id)
     allow = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return Response(

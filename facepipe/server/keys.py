@@ -67,6 +67,11 @@ class ApiKeys:
         self._database = database
 
     @property
+    def is_remote(self) -> bool:
+        """Whether a look-up may have to wait for another machine."""
+        return self._database.is_remote
+
+    @property
     def none_created(self) -> bool:
         """Whether no key was ever created, revoked ones included."""
         with self._database.reading() as sql:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,7 +13,8 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Guard, HTTPScope, Message, Receive, Send
 from litestar.types import Scope as AsgiScope
 
-from facepipe.server.errors import ApiError, RefusedError
+from facepipe.core.errors import FacepipeError
+from facepipe.server.errors import ApiError, RefusedError, as_refused, log_failure
 from facepipe.server.keys import ApiKey, ApiKeys, Scope
 from facepipe.server.scopes import is_http, request_id_of
 from facepipe.server.settings import ServerSettings, is_address
@@ -32,6 +34,8 @@ _ANSWER_HEADERS = {
 }
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _RAW_PREFIXES = (b"/v1/", b"/api/v1/")
+_PATHS_WITHOUT_KEY = ("/healthz", "/readyz")
+"""Answered also while the keys can't be read."""
 _LOCAL_KEY = ApiKey("local", "local", Scope.MANAGE, "")
 """Of requests from this machine where no key was ever created."""
 
@@ -69,20 +73,29 @@ class Security:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
+        headers = Headers.from_scope(scope)
         try:
-            self._check(scope)
-        except RefusedError as refused:
+            self._check(scope, headers)
+            if scope["path"] not in _PATHS_WITHOUT_KEY:
+                scope["state"]["api_key"] = await self._key_of(headers)
+        except FacepipeError as error:
+            refused = as_refused(error)
+            log_failure(refused, error, request_id_of(scope))
             await send_error(refused, scope, with_headers)
             return
         _keep_slashes_in_names(scope)
         await self._app(scope, receive, with_headers)
 
-    def _check(self, scope: HTTPScope) -> None:
-        headers = Headers.from_scope(scope)
+    def _check(self, scope: HTTPScope, headers: Headers) -> None:
         self._require_known_host(headers)
         if scope["method"] not in _SAFE_METHODS:
             _require_same_origin(headers)
-        scope["state"]["api_key"] = self._key_of(headers)
+
+    async def _key_of(self, headers: Headers) -> ApiKey | None:
+        """Look the request's key up; a database on another machine is waited for by another thread."""
+        if self._keys.is_remote:
+            return await asyncio.to_thread(self._found_key, headers)
+        return self._found_key(headers)
 
     def _require_known_host(self, headers: Headers) -> None:
         host = _name_of(headers.get("host", ""))
@@ -91,7 +104,7 @@ class Security:
                 421, "unknown_host", "this server is not called so: start it with --allowed-host NAME"
             )
 
-    def _key_of(self, headers: Headers) -> ApiKey | None:
+    def _found_key(self, headers: Headers) -> ApiKey | None:
         """Return the request's key; None: it needs none, because this machine asks and none was created.
 
         A request that carries no key where one is needed passes here: some routes need none.

@@ -18,5 +18,13 @@ class DamagedDatabaseError(GalleryError):
     """What the database holds can't be used."""
 
 
+class LostDatabaseError(GalleryError):
+    """The database's server can't be reached, or the connection to it was lost: another try may go well."""
+
+
+class UnknownOutcomeError(LostDatabaseError):
+    """The connection was lost while a change was committed: whether it was done is not known."""
+
+
 class BusyDatabaseError(GalleryError):
     """Another process has kept a lock for longer than the caller would wait."""

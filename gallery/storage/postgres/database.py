@@ -18,7 +18,7 @@ from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.models import EncoderIdentity, Finding
 from facepipe.gallery.storage.encoder_rows import encoder_values
 from facepipe.gallery.storage.encryption import key_statements, new_codec
-from facepipe.gallery.storage.errors import newer_schema
+from facepipe.gallery.storage.errors import UnknownOutcomeError, newer_schema
 from facepipe.gallery.storage.home import Cursor, Sql
 from facepipe.gallery.storage.postgres.connections import Connection, connect
 from facepipe.gallery.storage.postgres.errors import NOT_KNOWN, errors_of, no_connection
@@ -319,7 +319,7 @@ class PostgresDatabase:
         except psycopg.OperationalError as error:
             if sql.is_usable:
                 raise
-            raise GalleryError(f"{self.name}: {NOT_KNOWN}") from error
+            raise UnknownOutcomeError(f"{self.name}: {NOT_KNOWN}") from error
         if ended != "COMMIT":  # PostgreSQL rolls a failed transaction back without an error.
             raise GalleryError(f"{self.name}: a statement had failed; nothing was changed")
 

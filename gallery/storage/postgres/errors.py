@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import psycopg
 
 from facepipe.core.errors import GalleryError, one_line
-from facepipe.gallery.storage.errors import BusyDatabaseError, DamagedDatabaseError
+from facepipe.gallery.storage.errors import BusyDatabaseError, DamagedDatabaseError, LostDatabaseError
 
 NOTHING_CHANGED = "nothing was changed"
 NOT_KNOWN = (
@@ -49,6 +49,7 @@ _BY_SQLSTATE = {
     "XX001": "the server finds its files damaged ({text}): restore a backup of the database",
     "XX002": "the server finds an index damaged ({text}): let its owner run REINDEX",
 }
+_TOO_MANY = "53300"
 _DAMAGE = ("42P01", "42703", "XX001", "XX002")
 _BUSY = ("55P03", "40P01", "40001")
 
@@ -77,15 +78,28 @@ def errors_of(name: str) -> Iterator[None]:
 def error_of(name: str, error: psycopg.Error) -> GalleryError:
     """Return an error of PostgreSQL as one that begins with `name` and ends with the cure."""
     state = _state_of(error)
-    kind = DamagedDatabaseError if state in _DAMAGE else BusyDatabaseError if state in _BUSY else GalleryError
-    return kind(f"{name}: {_explanation(state, error)}")
+    return _kind_of(state, error)(f"{name}: {_explanation(state, error)}")
+
+
+def _kind_of(state: str, error: psycopg.Error) -> type[GalleryError]:
+    if state in _DAMAGE:
+        return DamagedDatabaseError
+    if state in _BUSY:
+        return BusyDatabaseError
+    is_lost = state == _TOO_MANY or _is_loss(state, error)
+    return LostDatabaseError if is_lost else GalleryError
+
+
+def _is_loss(state: str, error: psycopg.Error) -> bool:
+    """Whether the connection is gone, or the server starts or stops."""
+    return state.startswith(("57P", "08")) or (not state and isinstance(error, psycopg.OperationalError))
 
 
 def _explanation(state: str, error: psycopg.Error) -> str:
     text = one_line(error.diag.message_primary or error)
     if state in _BY_SQLSTATE:
         return _BY_SQLSTATE[state].format(text=text)
-    if state.startswith(("57P", "08")) or (not state and isinstance(error, psycopg.OperationalError)):
+    if _is_loss(state, error):
         return f"{_LOST} ({text})"
     return f"{text} (PostgreSQL's error {state or type(error).__name__})"
 
@@ -105,6 +119,6 @@ def no_connection(name: str, error: psycopg.Error) -> GalleryError:
     """Return the error of a connection that can't be made."""
     if _state_of(error) in _BY_SQLSTATE:
         return error_of(name, error)
-    return GalleryError(
+    return LostDatabaseError(
         f"{name}: no connection to the server ({one_line(error)}): check that it runs, and the address"
     )
