@@ -167,14 +167,16 @@ class _Copier:
                     f"{self._target}: holds another gallery: give the copy a place of its own, or take both "
                     "together with `facepipe gallery merge-from`"
                 )
-            if before is None or before.split(b" ")[0] != self._state:
-                if before is not None:
-                    logger.info("%s: the gallery has changed since: its copy begins again", self._target)
-                self._copy.whole.delete_all()
-                self._copy.encoder_rows.replace(self._original.encoder)
-                self._copy.vector_state()  # known from now on: the states of before are forgotten
-            elif before is not None:
+            if before is None:
+                is_new = not any(self._copy.whole.last_ids().values())
+                if not is_new or self._copy.encoder != self._original.encoder:
+                    self._forget_before()
+            elif before.split(b" ")[0] == self._state:
                 logger.info("%s: going on with the copy", self._target)
+            else:
+                logger.info("%s: the gallery has changed since: its copy begins again", self._target)
+                self._copy.whole.delete_all()
+                self._forget_before()
             self._copy.settings.set_copied_from(self._mark)
         logger.info(
             "%s: %s of %s and %s to be copied",
@@ -183,6 +185,11 @@ class _Copier:
             counted(people, "person"),
             counted(unknown, "unknown face"),
         )
+
+    def _forget_before(self) -> None:
+        """Take the original's encoder; ids of before mean nothing any more, in indexes neither."""
+        self._copy.encoder_rows.replace(self._original.encoder)
+        self._copy.vector_state()  # known from now on
 
     def _require_mine(self) -> None:
         if self._copy.settings.copied_from() != self._mark:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from gallery_helpers import ENCODER, person_vectors, start, template, templates
+from gallery_helpers import ENCODER, OTHER_ENCODER, person_vectors, start, template, templates
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from facepipe.core.errors import GalleryError
+from facepipe.core.errors import GalleryError, UsageError
 from facepipe.gallery import Gallery
 from facepipe.gallery.copying import GalleryCopy, copy_gallery
 from facepipe.gallery.repair import verify
@@ -154,6 +154,41 @@ def people(address: str, count: int) -> None:
             ]
             gallery.add(f"person {number}", faces[:2])
             gallery.remember_unknown(faces[2:])
+
+
+def test_a_gallery_that_was_emptied_takes_a_copy(place: Place) -> None:
+    source, target = place("folder"), place("postgres")
+    people(source, 3)
+    with Gallery.open(target, ENCODER, create=True) as gallery:
+        gallery.add("Somebody", templates(person_vectors(500, 9)))
+        assert gallery.match(person_vectors(500, 1))[0].name == "Somebody"
+        gallery.remove("Somebody")
+        copy_gallery(source, target)
+        with pytest.raises(GalleryError, match="open it again"):
+            gallery.match(person_vectors(1, 1))
+    assert everything(target, None) == everything(source, None)
+    with Gallery.open(target, ENCODER) as gallery:
+        assert gallery.match(person_vectors(1, 1))[0].name == "person 1"
+        assert gallery.add("Next", templates(person_vectors(501, 1))) == [10]
+
+
+def test_a_copy_is_refused_where_it_can_not_be(place: Place, tmp_path: Path) -> None:
+    source = place("folder")
+    people(source, 1)
+    with pytest.raises(UsageError, match="this is the gallery itself"):
+        copy_gallery(source, source)
+    (tmp_path / "link").symlink_to(source)
+    with pytest.raises(UsageError):
+        copy_gallery(source, tmp_path / "link")
+    with pytest.raises(UsageError, match="own folder"):
+        copy_gallery(source, Path(source) / "copy")
+    other = place("folder")
+    with Gallery.open(other, OTHER_ENCODER, create=True):
+        pass
+    with pytest.raises(GalleryError, match="vectors of square"):
+        copy_gallery(source, other)
+    with pytest.raises(GalleryError, match="there is no gallery"):
+        copy_gallery(tmp_path / "nothing", place("folder"))
 
 
 COPY = """
