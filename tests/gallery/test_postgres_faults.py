@@ -268,6 +268,16 @@ def test_wrong_passwords_and_missing_databases_are_said(
     assert "refused" in error_of(Gallery.open, nobody)
 
 
+def test_too_many_connections_are_said(postgres_server: PostgresServer, url: str) -> None:
+    postgres_server.execute(f"ALTER ROLE {OWNER} CONNECTION LIMIT 0")
+    try:
+        message = error_of(Gallery.open, url)
+    finally:
+        postgres_server.execute(f"ALTER ROLE {OWNER} CONNECTION LIMIT -1")
+    assert "too many connections" in message
+    Gallery.open(url, ENCODER).close()
+
+
 def test_a_statement_timeout_is_said(postgres_server: PostgresServer, url: str) -> None:
     slow_down(postgres_server, url.partition("?")[0].rpartition("/")[2], commits=False)
     with Gallery.open(f"{url}&options=-c%20statement_timeout%3D400", ENCODER) as gallery:
