@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +212,28 @@ class PeopleMixin(ThresholdsMixin):
         self._index.require_nothing_lost()
         with self._changing(vectors=True, erases=True):
             return self._store.delete_photo(sources, photo_sha256)
+
+    def change_photos(self, sha256_by_former: Mapping[str, str]) -> int:
+        """Take notice of photos whose metadata was edited: their faces are of another content from now on.
+
+        Args:
+            sha256_by_former: New content hashes of photos by those of before. Where the gallery has faces of
+                both, nothing is changed: they would be there twice.
+
+        Returns:
+            How many templates and unknown faces are of such photos.
+        """
+        with self._store.reading():
+            has_faces_of = self._store.has_faces_of
+            known = [
+                former
+                for former, now in sha256_by_former.items()
+                if has_faces_of(former) and not has_faces_of(now)
+            ]
+        if not known:
+            return 0
+        with self._changing():
+            return sum(self._store.change_photo(former, sha256_by_former[former]) for former in known)
 
     def crop(self, template_id: int) -> bytes | None:
         """Return the encoded picture of a template's face; None: it was not kept.

@@ -15,9 +15,18 @@ from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.batch.job_schema import CHECKED_COLUMNS, CHECKED_COLUMNS_OF_2, CHECKSUMS_SINCE, NEW_IN_3
+from facepipe.batch.job_schema import (
+    CHECKED_COLUMNS,
+    CHECKED_COLUMNS_OF_2,
+    CHECKSUMS_SINCE,
+    FACE_IDS_SINCE,
+    NEW_IN_3,
+    NEW_IN_4,
+)
+from facepipe.batch.job_writes import PhotoWrite
 from facepipe.batch.models import FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.naming import options_to_dict
+from facepipe.batch.planning import FileState
 from facepipe.batch.rows import face_bytes
 from facepipe.batch.run import Batch, BatchOptions, Summary
 from facepipe.batch.stored_faces import NameFaces
@@ -110,15 +119,17 @@ def as_of_before(out: Path, *, version: int = 1, without: Sequence[str] = ()) ->
     """Turn a job into one of an earlier facepipe: without these columns of photos, nor what came later."""
     with closing(sqlite3.connect(out / JOB_FILE)) as database:
         (encrypted,) = database.execute("SELECT count(*) FROM encryption").fetchone()
-        database.execute("ALTER TABLE encryption ADD COLUMN wiped INTEGER")
-        if not encrypted:
-            database.execute("DROP TABLE encryption")
-        for table in NEW_IN_3:
+        if version < FACE_IDS_SINCE:
+            database.execute("ALTER TABLE encryption ADD COLUMN wiped INTEGER")
+            if not encrypted:
+                database.execute("DROP TABLE encryption")
+        for table in NEW_IN_4 if version == FACE_IDS_SINCE else (*NEW_IN_3, *NEW_IN_4):
             database.execute(f"DROP TABLE {table}")
-        database.execute("ALTER TABLE photos DROP COLUMN face_ids")
-        database.execute("ALTER TABLE photos DROP COLUMN taken_at")
-        if version >= CHECKSUMS_SINCE:
-            write_checksums(database, CHECKED_COLUMNS_OF_2)
+        if version < FACE_IDS_SINCE:
+            database.execute("ALTER TABLE photos DROP COLUMN face_ids")
+            database.execute("ALTER TABLE photos DROP COLUMN taken_at")
+            if version >= CHECKSUMS_SINCE:
+                write_checksums(database, CHECKED_COLUMNS_OF_2)
         for table in CHECKED_COLUMNS_OF_2 if version < CHECKSUMS_SINCE else ():
             if encrypted or table != "encryption":
                 database.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
@@ -142,6 +153,7 @@ def decide_something(job: Job) -> None:
         job.decisions.put(StoredDecision(decision, numbers, VECTORS[0]))
         tables.show_person("Ada", PersonDisplay(True, photo.ids[0]))
         tables.set_templates({photo.ids[0]: 1}, [])
+        job.writes.begin([PhotoWrite((1,), sha256, "0" * 64, FileState(1, 1))])
         tables.add_step("a step", {"decisions": []}, StepState.DONE)
     job.groups.write({photo.ids[0]: 1})
     job.remember_naming(job.folder / "gallery", options_to_dict(NamingOptions()))

@@ -8,14 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import OutputFiles, PhotoRecord
-from facepipe.batch.output_files import PICTURE_KINDS, SIDECAR_KINDS, remove_pictures
+from facepipe.batch.output_files import EMBEDDED_KIND, PICTURE_KINDS, SIDECAR_KINDS, remove_pictures
 from facepipe.batch.page import REPORT_FILE, write_report
+from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
 from facepipe.batch.results import source_hash, write_photo_sidecar, write_records
-from facepipe.core.errors import OutputError
+from facepipe.core.errors import FacepipeError, OutputError
 from facepipe.core.faces import Faces
 from facepipe.xmp.sidecars import sidecar_path, write_sidecar
 
@@ -33,6 +35,7 @@ def forget_person(job: Job, names: Collection[str]) -> int:
         OutputError: A file can't be changed or removed; no row is changed.
         PhotoError: A photo with a sidecar can't be read; likewise.
     """
+    finish_photo_writes(job, None)
     records = [record for record in job.analyzed() if _is_seen(record, names)]
     with _results_written_anew(job):
         _clean(job, records, lambda record: _others(record, names))
@@ -89,16 +92,23 @@ def _forget_photos(job: Job, ids: Collection[int]) -> None:
 def _clean(
     job: Job, records: Iterable[PhotoRecord], faces_to_stay: Callable[[PhotoRecord], Faces | None]
 ) -> None:
-    """Remove the pictures of photos, and leave in the job's sidecars only these faces; None: all."""
+    """Remove the pictures of photos, and leave in sidecars and photos only these faces; None: all."""
+    named: list[PhotoRecord] = []
     for record in records:
         for kind, files in job.outputs.of_photo(record.id).items():
             if kind in PICTURE_KINDS:
                 remove_pictures(job.folder, kind, files.names)
                 continue
-            faces = faces_to_stay(record)
-            if faces is not None and files.names and os.path.exists(sidecar_path(record.result.path)):
+            faces, photo = faces_to_stay(record), record.result.path
+            if faces is None or not files.names:
+                continue
+            if os.path.exists(sidecar_path(photo)):
                 assert record.size_wh is not None
-                write_sidecar(record.result.path, record.size_wh, faces)
+                write_sidecar(photo, record.size_wh, faces)
+            if kind == EMBEDDED_KIND and os.path.exists(photo):
+                named.append(replace(record, result=replace(record.result, faces=faces)))
+    if named:
+        write_into_photos(job, named, on_failure=_raise)
 
 
 def _bring_outputs_up_to_date(job: Job) -> None:
@@ -110,9 +120,15 @@ def _bring_outputs_up_to_date(job: Job) -> None:
             if kind in PICTURE_KINDS:
                 remove_pictures(job.folder, kind, files.names)
                 job.outputs.forget(kind, record.id)
+            elif kind == EMBEDDED_KIND and record.result.faces is not None:
+                write_into_photos(job, [record], on_failure=_raise)
             elif kind in SIDECAR_KINDS and files.names and record.result.faces is not None:
                 write_photo_sidecar(record)
                 job.outputs.remember(kind, {record.id: OutputFiles(source_hash(record), files.names)})
+
+
+def _raise(error: FacepipeError) -> None:
+    raise error
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from facepipe.batch.job_faces import JobFaces
 from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
 from facepipe.batch.job_schema import SHARD, WIPE_DUE, analyse_panoramas_again, note, note_shard
+from facepipe.batch.job_writes import JobWrites
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask
 from facepipe.batch.planning import NO_FILE, Planner, Taken
 from facepipe.batch.rescue import open_job_file
@@ -63,6 +64,7 @@ class Job:
         decisions: What people decided about faces.
         faces: The faces of analyzed photos.
         groups: Of unknown faces.
+        writes: Photos that names are being written into.
 
     Raises:
         UsageError: There is none, and none is to be made.
@@ -81,6 +83,7 @@ class Job:
         self.decisions = DecisionTable(self._database, lambda: self._file.seal)
         self.faces = JobFaces(self._file, self.decisions)
         self.groups = JobGroups(self._file)
+        self.writes = JobWrites(self._file)
 
     def __enter__(self) -> Self:
         return self

@@ -100,10 +100,16 @@ class JobFaces:
                 found[face_id] = picture
         return found
 
+    def note_written(self, photo_ids: Iterable[int], before: str, now: str) -> None:
+        """Give photos into which names were written their new content hash. Inside a transaction."""
+        for id in photo_ids:
+            sealed = self._seal.seal("sha256", now), id, self._seal.seal("sha256", before)
+            self._database.execute("UPDATE photos SET sha256 = ? WHERE id = ? AND sha256 = ?", sealed)
+        if not self._photos_with({before}):
+            self._carry_decisions(before, now)
+
     def _carry_decisions(self, before: str, now: str) -> None:
-        """Keep what was decided about a photo whose metadata was edited, unless it is another's too."""
-        if len(self._photos_with({before})) > 1:
-            return
+        """Keep what was decided about a photo whose metadata was edited."""
         for stored in self._decisions.of_photo(before):
             moved = replace(stored.decision, photo_sha256=now)
             self._decisions.put(replace(stored, decision=moved))
@@ -134,7 +140,8 @@ class JobFaces:
         if before != analysis.sha256:
             if tuple(size_wh) != analysis.size_wh or not self._shows_the_same(photo_id, analysis):
                 return []
-            self._carry_decisions(before, analysis.sha256)
+            if len(self._photos_with({before})) == 1:  # no other photo has that content
+                self._carry_decisions(before, analysis.sha256)
         boxes = faces_of(numbers).boxes_xyxy.tolist()
         known = face_ids_from_text(self._seal.open("face_ids", ids))
         return [KnownFace(id, tuple(box)) for id, box in zip(known, boxes, strict=True)]
@@ -303,6 +310,10 @@ class JobFaces:
         sealed = {self._seal.seal("sha256", sha256) for sha256 in contents}
         rows = self._database.execute("SELECT id, sha256 FROM photos WHERE numbers IS NOT NULL")
         return [id for id, sha256 in rows if sha256 in sealed]
+
+    def has_photo(self, photo_sha256: str) -> bool:
+        """Return whether an analyzed photo has this content."""
+        return bool(self._photos_with({photo_sha256}))
 
     def pictures(self, photo_id: int) -> dict[int, bytes]:
         """Return the WebP files of a photo; see `PhotoAnalysis.pictures`."""

@@ -12,7 +12,7 @@ from facepipe.batch.checks import require_checksums, require_meaning, require_pl
 from facepipe.batch.damage import DamagedJobError
 from facepipe.batch.job_schema import (
     APPLICATION_ID,
-    CHECKED_COLUMNS_OF_2,
+    CHECKED_COLUMNS_BEFORE,
     CHECKSUMS_SINCE,
     VERSION,
     WIPE_DUE,
@@ -163,7 +163,7 @@ class JobFile:
             else:
                 require_plain_tables(database, has_checksums=version >= CHECKSUMS_SINCE)
                 if version >= CHECKSUMS_SINCE:
-                    require_checksums(database, CHECKED_COLUMNS_OF_2)
+                    require_checksums(database, CHECKED_COLUMNS_BEFORE[version])
         self._know_seal(database)
         with self._damage_named():
             if version < VERSION:

@@ -16,14 +16,14 @@ from facepipe.core.face_ids import new_face_ids
 
 APPLICATION_ID = 0x46504A31
 """In the SQLite header, so that any other program's file is recognised ("FPJ1")."""
-VERSION = 3
+VERSION = 4
 """1: panoramas are analyzed at a larger scale. 2: names of files are relative, and rows have checksums.
-3: faces have ids, and what people decided about them is kept."""
+3: faces have ids, and what people decided about them is kept. 4: names are written into photos."""
 REPORT = "report"
 """Key of settings: how the report was last written."""
 SHARD = "shard"
 """Key of settings: which share of all photos those of the command are, as in "1/4"; none: all."""
-CHECKSUMS_SINCE = 2
+CHECKSUMS_SINCE, FACE_IDS_SINCE = 2, 3
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
 """Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analyzed anew."""
 NOT_OF_ANALYSIS = (REPORT, WIPE_DUE, PANORAMAS_DUE, SHARD)
@@ -73,6 +73,11 @@ _TABLES = {
     # Templates of the gallery that confirmed faces have become.
     "templates": """CREATE TABLE templates (
     id INTEGER PRIMARY KEY, face_id TEXT NOT NULL UNIQUE, template_id INTEGER NOT NULL, checksum INTEGER)""",
+    # Photos that names are being written into, or were, before the gallery knows: content before, file after.
+    "photo_writes": """CREATE TABLE photo_writes (
+    id INTEGER PRIMARY KEY, photo_id INTEGER NOT NULL, sha256_before TEXT NOT NULL, sha256 TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, is_written INTEGER NOT NULL,
+    checksum INTEGER)""",
     # One row: which gallery named the faces, and how.
     "library": """CREATE TABLE library (
     id INTEGER PRIMARY KEY CHECK (id = 1), gallery BLOB NOT NULL, naming TEXT NOT NULL, checksum INTEGER)""",
@@ -93,21 +98,27 @@ CHECKED_COLUMNS = {
     "face_groups": "id, face_id, number",
     "templates": "id, face_id, template_id",
     "library": "id, gallery, naming",
+    "photo_writes": "id, photo_id, sha256_before, sha256, size_bytes, mtime_ns, is_written",
     "encryption": "salt, key_check",
 }
 """By table, what its column `checksum` is the checksum of. Places are checked by their index."""
 NEW_IN_3 = ("decisions", "steps", "people", "face_groups", "templates", "library")
+NEW_IN_4 = ("photo_writes",)
+CHECKED_COLUMNS_OF_3 = {table: columns for table, columns in CHECKED_COLUMNS.items() if table not in NEW_IN_4}
+"""The same of version 3."""
 CHECKED_COLUMNS_OF_2 = {
-    table: columns for table, columns in CHECKED_COLUMNS.items() if table not in NEW_IN_3
+    table: columns for table, columns in CHECKED_COLUMNS_OF_3.items() if table not in NEW_IN_3
 } | {"photos": CHECKED_COLUMNS["photos"].removesuffix(", face_ids, taken_at")}
 """The same of version 2."""
+CHECKED_COLUMNS_BEFORE = {2: CHECKED_COLUMNS_OF_2, 3: CHECKED_COLUMNS_OF_3}
+"""By version."""
 _KEYS = {
     "settings": ("key",),
     "photos": ("id",),
     "pictures": ("photo_id", "face"),
     "products": ("kind", "photo_id"),
     "moves": ("id",),
-    **dict.fromkeys(NEW_IN_3, ("id",)),
+    **dict.fromkeys((*NEW_IN_3, *NEW_IN_4), ("id",)),
     "encryption": ("rowid",),
 }
 _INDEX = "CREATE INDEX photos_by_place ON photos (place) WHERE place IS NOT NULL"
@@ -150,7 +161,8 @@ def bring_up_to_date(database: sqlite3.Connection, seal: Seal, folder: Path) -> 
         database.execute(_COUNT_KNOWN)
     if version < CHECKSUMS_SINCE:
         _make_names_relative(database, seal, folder)
-    _give_face_ids(database, seal)
+    if version < FACE_IDS_SINCE:
+        _give_face_ids(database, seal)
     note(database, WIPE_DUE)
     if version < 1:
         note(database, PANORAMAS_DUE)

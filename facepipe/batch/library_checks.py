@@ -1,4 +1,4 @@
-"""What the rows mean that hold decisions about faces."""
+"""What the rows mean that hold decisions about faces, and photos that were written."""
 
 from __future__ import annotations
 
@@ -70,6 +70,12 @@ def _check_library(row: Mapping[str, Any]) -> None:
     require(isinstance(naming["one_person_per_photo"], bool), "how faces are named")
 
 
+def _check_photo_write(row: Mapping[str, Any]) -> None:
+    require(all(is_int(row[key]) for key in ("photo_id", "size_bytes", "mtime_ns")), "a written photo")
+    require(all(SHA256.fullmatch(row[key]) for key in ("sha256_before", "sha256")), "a written photo")
+    require(row["is_written"] in (0, 1), "a written photo")
+
+
 LIBRARY_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "decisions": check_decision,
     "steps": _check_step,
@@ -77,5 +83,6 @@ LIBRARY_CHECKS: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "face_groups": _check_group,
     "templates": _check_template,
     "library": _check_library,
+    "photo_writes": _check_photo_write,
 }
 """By table, the check of a row; raises as `facepipe.batch.checks.require_meaning`."""

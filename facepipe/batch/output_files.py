@@ -20,6 +20,8 @@ PICTURE_KINDS = ("annotated", "crops", "embedded")
 SIDECAR_KIND = "xmp in the stored frame"
 """Another name than "xmp", which were regions in another frame: they are made again."""
 TAGGED_SIDECAR_KIND = "xmp with keywords"
+EMBEDDED_KIND = "xmp in the photo"
+"""Names in the photo itself; the file is the photo, or its sidecar where the photo can't hold names."""
 SIDECAR_KINDS = (SIDECAR_KIND, TAGGED_SIDECAR_KIND)
 """Kinds of one file: what was written into it, regions alone or keywords too."""
 

@@ -53,6 +53,7 @@ class ResultOptions:
         xmp: Sidecars beside the photos.
         xmp_tags: Names as keywords in the sidecars.
         xmp_embed: Copies of the photos with the names embedded.
+        xmp_in_place: Names in the photos themselves; see `facepipe.batch.photo_writing`.
         paths: Whether the report names the photos by their paths.
         max_pixels: Largest photo read for a picture.
     """
@@ -62,6 +63,7 @@ class ResultOptions:
     xmp: bool = False
     xmp_tags: bool = False
     xmp_embed: bool = False
+    xmp_in_place: bool = False
     paths: bool = True
     max_pixels: int = DEFAULT_MAX_PIXELS
 

@@ -18,6 +18,7 @@ from facepipe.batch.engine import Engine, EngineOptions, Outcome
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
 from facepipe.batch.naming import Naming, options_to_dict
+from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
 from facepipe.batch.shards import Shard
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
@@ -156,6 +157,7 @@ class Batch:
         Raises:
             UsageError: One is not there, or holds no photo, and that is not allowed; nothing is changed.
         """
+        finish_photo_writes(self._job, self._naming.gallery)
         names = [os.path.abspath(folder) for folder in folders]
         self._folders = [Path(name) for name in names]
         photos = self._found(names, may_be_empty)
@@ -254,6 +256,16 @@ class Batch:
         return Summary(
             self._job.counts(), tally["done"] + tally["failed"], named_again, dict(engine.seconds), elapsed_s
         )
+
+    def write_into_photos(self) -> int:
+        """Write the names into the photos themselves; answers how many could not be written, which is logged.
+
+        Raises:
+            UsageError: exiftool is not installed.
+        """
+        failed = write_into_photos(self._job, max_pixels=self._options.analysis.max_pixels)
+        finish_photo_writes(self._job, self._naming.gallery)
+        return failed
 
     def _named(self, outcome: Outcome) -> Outcome:
         if isinstance(outcome, FailedPhoto):

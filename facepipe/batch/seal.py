@@ -26,12 +26,13 @@ SEALED_COLUMNS = {
     "face_groups": ("face_id",),
     "templates": ("face_id",),
     "library": ("gallery",),
+    "photo_writes": ("sha256_before", "sha256"),
 }
 """By table, what an encrypted job holds as ciphertext."""
 TEXT_COLUMNS = frozenset(
     (
         *("sha256", "error", "matches", "files", "paths", "face_id", "face_ids", "name", "not_names"),
-        *("found_name", "label", "changes", "cover"),
+        *("found_name", "label", "changes", "cover", "sha256_before"),
     )
 )
 """Those of them that are text; the others are bytes."""

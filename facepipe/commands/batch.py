@@ -68,17 +68,23 @@ def _engine_options(workers: int | None, batch_size: int | None) -> EngineOption
 
 
 def _result_options(
-    annotate: bool, crops: bool, xmp: bool, xmp_tags: bool, xmp_embed: bool, no_paths: bool
+    annotate: bool,
+    crops: bool,
+    xmp: bool,
+    xmp_tags: bool,
+    xmp_embed: bool,
+    xmp_in_place: bool,
+    no_paths: bool,
 ) -> ResultOptions:
     from facepipe.batch.results import ResultOptions
-    from facepipe.xmp.embedding import require_exiftool
+    from facepipe.xmp.exiftool import require_exiftool
     from facepipe.xmp.packets import require_lxml
 
-    if xmp or xmp_tags or xmp_embed:
+    if xmp or xmp_tags or xmp_embed or xmp_in_place:
         require_lxml()
-    if xmp_embed:
+    if xmp_embed or xmp_in_place:
         require_exiftool()
-    return ResultOptions(annotate, crops, xmp, xmp_tags, xmp_embed, paths=not no_paths)
+    return ResultOptions(annotate, crops, xmp, xmp_tags, xmp_embed, xmp_in_place, paths=not no_paths)
 
 
 _with_results = option_group(
@@ -93,6 +99,11 @@ _with_results = option_group(
             "--xmp-embed",
             is_flag=True,
             help="Write copies of the photos with the names in them to DIR/embedded, by exiftool.",
+        ),
+        click.option(
+            "--xmp-in-place",
+            is_flag=True,
+            help="Write the names into the photos themselves, by exiftool, each copy verified.",
         ),
         click.option(
             "--no-paths", is_flag=True, help="Leave paths and file names out of the report, to share it."
@@ -266,6 +277,8 @@ def _work_through(
         if forget:
             log(f"forgotten: {counted(forget_left_out(job), 'photo')} that are not in the folders")
         unwritten = write_results(job, work.group_within_l2, wanted)
+        if wanted.xmp_in_place:
+            unwritten += work.write_into_photos()
         if not unwritten:
             job.note_failures_reported()
     except KeyboardInterrupt:

@@ -102,6 +102,23 @@ def stored_xmp(stream: Stream, max_pixels: int, memory: PhotoMemory) -> list[byt
     return [] if photo is None else xmp_packets(photo, stream)
 
 
+def picture_count(stream: Stream, max_pixels: int, memory: PhotoMemory) -> int:
+    """Number of pictures in a file: frames, or pages; 0 of a TIFF that Pillow doesn't read.
+
+    A JPEG has one: what follows it are previews and depth maps.
+
+    Raises:
+        Exception: As `decoded`; damaged pixels are no reason.
+    """
+    if _is_heif(stream):
+        return len(_heif_file(stream, memory.name))
+    photo = _open_photo(stream, max_pixels, memory.name, memory.take)
+    if photo is None:
+        return 0
+    with _own_rules(max_pixels):
+        return 1 if photo.format in ("JPEG", "MPO") else int(getattr(photo, "n_frames", 1))
+
+
 def _read_whole(
     stream: Stream, max_pixels: int, memory: PhotoMemory, read: Callable[[Stream], Result]
 ) -> Result:

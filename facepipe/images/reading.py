@@ -23,6 +23,7 @@ from facepipe.images.decoding import (
     NeededScale,
     ReducedPhoto,
     decoded,
+    picture_count,
     stored_orientation,
     stored_xmp,
     upright_size,
@@ -158,6 +159,21 @@ def read_xmp(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> li
         _opened(source, name) as stream,
     ):
         return stored_xmp(stream, max_pixels, memory)
+
+
+def count_pictures(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
+    """Number of pictures in a file: frames of an animation, or pages; 0 of a TIFF that Pillow doesn't read.
+
+    Raises:
+        PhotoError: As `read_image`; damaged pixels are no reason.
+    """
+    name = printable(source)
+    with (
+        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
+        _failures_named(name),
+        _opened(source, name) as stream,
+    ):
+        return picture_count(stream, max_pixels, memory)
 
 
 def read_size(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int]:

@@ -167,6 +167,19 @@ class LibraryBase:
         self.version += 1
         self.photos_version += 1
 
+    def _take_contents(self) -> None:
+        """Take the content hashes of photos from the job: names may have been written into them."""
+        assert isinstance(self.photos, dict)
+        self._copies = {}
+        for id, photo in self.photos.items():
+            sha256 = None if photo.sha256 is None else self._job.faces.sha256(id)
+            if sha256 != photo.sha256:
+                self.photos[id] = replace(photo, sha256=sha256)
+            if sha256 is not None:
+                self._copies.setdefault(sha256, {})[id] = None
+        self.version += 1
+        self.photos_version += 1
+
     def _reread(self, photo_ids: Iterable[int]) -> None:
         """Take the names of photos from the job."""
         for photo_id in photo_ids:

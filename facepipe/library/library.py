@@ -12,7 +12,8 @@ from facepipe.batch.decision_table import StoredDecision
 from facepipe.batch.decisions import Box, Decision, Verdict
 from facepipe.batch.job import Job
 from facepipe.batch.naming import Naming, options_of
-from facepipe.batch.output_files import SIDECAR_KIND
+from facepipe.batch.output_files import EMBEDDED_KIND, SIDECAR_KIND, TAGGED_SIDECAR_KIND
+from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
 from facepipe.batch.results import ResultOptions, write_results
 from facepipe.batch.rows import face_bytes
 from facepipe.core.errors import GalleryError, UsageError
@@ -72,6 +73,7 @@ class Library(AnalyzingMixin):
             job.close()
             raise
         try:
+            finish_photo_writes(job, opened)
             options = options_of(known[1]) if known is not None else NamingOptions()
             library = cls(job, opened, Naming(opened, options))
             library.finish_after_kill()
@@ -82,7 +84,9 @@ class Library(AnalyzingMixin):
         return library
 
     def write_results(self, *, sidecars: bool = False) -> int:
-        """Write records and report anew, and the sidecars that the batch has written; no photo is opened.
+        """Write records and report anew, and the names where the batch has written them: sidecars or photos.
+
+        A photo is opened only where its names are in it and have changed.
 
         Args:
             sidecars: Write XMP sidecars beside the photos also where there were none.
@@ -90,10 +94,21 @@ class Library(AnalyzingMixin):
         Returns:
             How many files could not be written; why is logged.
         """
-        report = self._job.outputs.report_options()
-        has_sidecars = bool(self._job.outputs.of_kind(SIDECAR_KIND))
-        options = ResultOptions(xmp=sidecars or has_sidecars, paths=report is None or report.paths)
-        return write_results(self._job, self._naming.group_within_l2, options)
+        outputs = self._job.outputs
+        report = outputs.report_options()
+        options = ResultOptions(
+            xmp=sidecars or bool(outputs.of_kind(SIDECAR_KIND)),
+            xmp_tags=bool(outputs.of_kind(TAGGED_SIDECAR_KIND)),
+            paths=report is None or report.paths,
+        )
+        unwritten = write_results(self._job, self._naming.group_within_l2, options)
+        return unwritten + (self._write_into_photos() if outputs.of_kind(EMBEDDED_KIND) else 0)
+
+    def _write_into_photos(self) -> int:
+        unwritten = write_into_photos(self._job)
+        finish_photo_writes(self._job, self.gallery)
+        self._take_contents()
+        return unwritten
 
     def draw_face(
         self, photo_id: int, box_xyxy: Box, name: str | None = None, find_face: FindFace | None = None

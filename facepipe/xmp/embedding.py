@@ -1,4 +1,4 @@
-"""Names in copies of photos, written by exiftool; a copy is verified before it is there.
+"""Names in photos and copies of photos, written by exiftool; what it wrote is verified before it is used.
 
 exiftool is never given a name of the user's: it works on a copy in a folder of facepipe's, under a name that
 holds neither dashes, quotes nor line breaks.
@@ -6,36 +6,32 @@ holds neither dashes, quotes nor line breaks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-from facepipe.core.errors import OutputError, PhotoError, UsageError, one_line
+from facepipe.core.errors import OutputError
 from facepipe.core.faces import Faces
 from facepipe.core.files import atomic_path, temporary_folder
-from facepipe.images.reading import DEFAULT_MAX_PIXELS, PHOTO_SUFFIXES, read_image, read_orientation, read_xmp
-from facepipe.xmp.packets import XmpError, canonical, new_root, parse, to_bytes
+from facepipe.images.reading import (
+    DEFAULT_MAX_PIXELS,
+    count_pictures,
+    read_orientation,
+    read_xmp,
+)
+from facepipe.xmp.exiftool import run_exiftool
+from facepipe.xmp.packets import XmpError, content, is_empty, new_root, parse, to_bytes
 from facepipe.xmp.regions import named_regions, stored_size
-from facepipe.xmp.writing import OtherShapeError, put_faces
+from facepipe.xmp.verifying import verify_copy
+from facepipe.xmp.writing import OtherShapeError, holds_ours, put_faces
 
-_EXIFTOOL = "exiftool"
-_LONGEST_S = 120
 _PACKET = "packet.xmp"
+_BMP = b"BM"
 
 
-def require_exiftool() -> None:
-    """Fail before the work where names can't be embedded.
-
-    Raises:
-        UsageError: exiftool is not installed.
-    """
-    if shutil.which(_EXIFTOOL) is None:
-        raise UsageError(
-            "to embed names, install exiftool (https://exiftool.org; Debian's libimage-exiftool-perl); "
-            "--xmp writes sidecars without it"
-        )
+class NotEmbeddableError(OutputError):
+    """A photo in which no names can be written, whatever is done about it: a sidecar can have them."""
 
 
 def write_named_copy(
@@ -65,17 +61,12 @@ def write_named_copy(
         OutputError: The photo's XMP can't be read, or exiftool can't write it; `target` is as it was.
         PhotoError: The photo can't be read.
     """
-    packet = _named_packet(photo, size_wh, faces, max_pixels)
-    if packet is None:
+    change = names_to_write(photo, size_wh, faces, max_pixels=max_pixels)
+    if change is None or not change.is_named:
         return False
     try:
         with temporary_folder(target.parent) as folder:
-            suffix = photo.suffix.lower()
-            copy = folder / f"photo{suffix if suffix in PHOTO_SUFFIXES else ''}"
-            shutil.copyfile(photo, copy)
-            (folder / _PACKET).write_bytes(packet)
-            _embed(folder, copy, photo)
-            _verify(copy, photo, packet, max_pixels)
+            copy = embedded_copy(photo, change, folder, max_pixels=max_pixels)
             with atomic_path(target) as temporary:
                 shutil.copyfile(copy, temporary)
                 status = os.stat(photo)
@@ -85,54 +76,97 @@ def write_named_copy(
     return True
 
 
-def _named_packet(photo: Path, size_wh: tuple[int, int], faces: Faces, max_pixels: int) -> bytes | None:
-    """Return the photo's XMP with the names; None where there is none to be added."""
-    regions = named_regions(faces, size_wh)
-    if not regions:
-        return None
+@dataclass(frozen=True, slots=True)
+class PacketChange:
+    """The XMP that a photo is to have.
+
+    Attributes:
+        packet: The new packet; empty: the photo is to have none.
+        is_named: It holds names that facepipe wrote.
+    """
+
+    packet: bytes
+    is_named: bool
+
+
+def names_to_write(
+    photo: Path, size_wh: tuple[int, int], faces: Faces, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> PacketChange | None:
+    """Return the XMP that a photo is to have: with these names, and without those that facepipe wrote before.
+
+    Args:
+        photo: Is only read.
+        size_wh: Width and height of the upright photo in pixels.
+        faces: With matches, in pixels of the upright photo.
+        max_pixels: See `facepipe.images.reading.read_image`.
+
+    Returns:
+        None: it has it already.
+
+    Raises:
+        NotEmbeddableError: Its XMP has two parts.
+        OutputError: Its XMP can't be read, or has regions of an image of another shape.
+        PhotoError: The photo can't be read.
+    """
     packets = read_xmp(photo, max_pixels=max_pixels)
+    regions = named_regions(faces, size_wh)
+    if not packets and not regions:
+        return None
     if len(packets) > 1:
-        raise OutputError(f"{photo}: names are not embedded: its XMP has two parts; use --xmp")
+        raise NotEmbeddableError(f"{photo}: names are not embedded: its XMP has two parts; use --xmp")
     orientation = read_orientation(photo, max_pixels=max_pixels)
     stored = [region.in_stored_frame(orientation) for region in regions]
     try:
         root = parse(packets[0]) if packets else new_root()
-        written = put_faces(root, stored, stored_size(size_wh, orientation), tags=True)
+        before, was_named = content(root), holds_ours(root)
+        put_faces(root, stored, stored_size(size_wh, orientation), tags=bool(stored))
     except (OtherShapeError, XmpError) as error:
         raise OutputError(f"{photo}: names are not embedded: its XMP: {error}") from error
-    return to_bytes(root) if written else None
+    is_named = holds_ours(root)
+    if content(root) == before or not (was_named or is_named):
+        return None
+    return PacketChange(b"" if is_empty(root) else to_bytes(root), is_named)
 
 
-def _embed(folder: Path, copy: Path, photo: Path) -> None:
-    options = ["-config", "", "-q", "-q", "-overwrite_original", f"-XMP<={_PACKET}"]
-    try:
-        done = subprocess.run(
-            [_EXIFTOOL, *options, copy.name],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_LONGEST_S,
-            check=False,
+def require_embeddable(photo: Path) -> None:
+    """Check that a photo is of a kind that exiftool writes and facepipe can verify.
+
+    Raises:
+        NotEmbeddableError: It is a BMP, a TIFF that Pillow doesn't read, or has several pictures: an
+            animation, or pages.
+        PhotoError: It can't be read.
+        OSError: Likewise.
+    """
+    with photo.open("rb") as stream:
+        if stream.read(len(_BMP)) == _BMP:
+            raise NotEmbeddableError(f"{photo}: names are not embedded: a BMP file holds none")
+    if count_pictures(photo) != 1:
+        raise NotEmbeddableError(
+            f"{photo}: names are not embedded: it has several pictures, or is no usual TIFF"
         )
-    except subprocess.TimeoutExpired as error:
-        raise OutputError(f"{photo}: names are not embedded: exiftool took over {_LONGEST_S} s") from error
-    if done.returncode:
-        reason = one_line(done.stderr.decode("utf-8", "replace"))
-        raise OutputError(f"{photo}: names are not embedded: exiftool: {reason}")
 
 
-def _verify(copy: Path, photo: Path, packet: bytes, max_pixels: int) -> None:
-    before = _pixels_hash(photo, max_pixels)
-    try:
-        after, packets = _pixels_hash(copy, max_pixels), read_xmp(copy, max_pixels=max_pixels)
-    except PhotoError as error:
-        raise OutputError(f"{photo}: names are not embedded: exiftool's copy can't be read") from error
-    if after != before:
-        raise OutputError(f"{photo}: names are not embedded: exiftool's copy has other pixels")
-    if [canonical(parse(stored)) for stored in packets] != [canonical(parse(packet))]:
-        raise OutputError(f"{photo}: names are not embedded: they can't be read again; use --xmp")
+def embedded_copy(
+    photo: Path, change: PacketChange, folder: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS
+) -> Path:
+    """Make a copy of a photo with other XMP, in a folder of facepipe's; it was verified when it is returned.
 
+    Args:
+        photo: Is only read.
+        change: Of the photo.
+        folder: Where the copy goes; nobody else writes there.
+        max_pixels: See `facepipe.images.reading.read_image`.
 
-def _pixels_hash(photo: Path, max_pixels: int) -> tuple[tuple[int, ...], bytes]:
-    pixels = read_image(photo, max_pixels=max_pixels)
-    return pixels.shape, hashlib.blake2b(pixels.data).digest()
+    Raises:
+        OutputError: exiftool can't write it, or the copy is not the same photo with the other XMP.
+        PhotoError: The photo can't be read.
+        OSError: The folder can't be written.
+    """
+    copy, original = folder / "photo", folder / "original"  # exiftool tells formats by their content
+    shutil.copyfile(photo, copy)
+    shutil.copyfile(photo, original)
+    (folder / _PACKET).write_bytes(change.packet)
+    source = [f"-XMP<={_PACKET}"] if change.packet else ["-XMP="]
+    run_exiftool(["-overwrite_original", *source, copy.name], folder, photo)
+    verify_copy(copy, original, change.packet, photo, max_pixels)
+    return copy

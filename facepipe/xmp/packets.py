@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,6 +80,23 @@ def canonical(root: Element) -> bytes:
     """Return what two packets share that differ in spelling only, or in white space round them."""
     written: bytes = etree().tostring(root, method="c14n", with_comments=False)
     return written
+
+
+def is_empty(root: Element) -> bool:
+    """Return whether a packet has no property."""
+    return not len(rdf_of(root))
+
+
+def content(root: Element) -> bytes:
+    """Return what two packets share that differ in spelling or layout only."""
+    copied = copy.deepcopy(root)
+    for part in copied.iter():
+        part.text, part.tail = _unless_blank(part.text), _unless_blank(part.tail)
+    return canonical(copied)
+
+
+def _unless_blank(text: str | None) -> str | None:
+    return text if text is None or text.strip() else None
 
 
 def rdf_of(root: Element) -> Element:

@@ -64,6 +64,12 @@ def put_faces(
     return written
 
 
+def holds_ours(root: Element) -> bool:
+    """Return whether facepipe has written regions or keywords into a packet."""
+    holders = properties(root, REGIONS, "Regions")
+    return has_tags(root) or any(is_ours(item) for holder in holders for item in holder.iter(tag(RDF, "li")))
+
+
 def _put_regions(root: Element, regions: Sequence[Region], stored_wh: tuple[int, int]) -> list[Region]:
     holder = next(iter(properties(root, REGIONS, "Regions")), None)
     ours = [] if holder is None else list(filter(is_ours, holder.iter(tag(RDF, "li"))))

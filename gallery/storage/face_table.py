@@ -128,6 +128,24 @@ class FaceTable(Table):
                     NewTemplate(vector, source, box, quality, photo, added_at, opened),
                 )
 
+    def ids_of_photo(self, photo_sha256: str) -> list[int]:
+        """Return the ids of the faces of a photo, by its content."""
+        sealed = self._rows.codec.seal("photo_sha256", photo_sha256)
+        query = f"SELECT id FROM {self.name} WHERE photo_sha256 = ?"
+        return [id for (id,) in self._rows.sql.execute(query, (sealed,)).fetchall()]
+
+    def change_photo(self, former_sha256: str, photo_sha256: str) -> int:
+        """Give the faces of a photo its new content hash; returns how many there are.
+
+        Raises:
+            GalleryError: A row is damaged.
+        """
+        ids = self.ids_of_photo(former_sha256)
+        for id in ids:
+            sealed = self._rows.codec.seal("photo_sha256", photo_sha256)
+            self._rows.update(self.name, id, photo_sha256=sealed)
+        return len(ids)
+
     def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:
         """Delete all faces of a photo, by its paths or content; returns how many."""
         codec = self._rows.codec

@@ -343,6 +343,15 @@ class Store:
             self.forget_people_without_templates()
         return count
 
+    def has_faces_of(self, photo_sha256: str) -> bool:
+        """Return whether there are faces, named or unknown, of a photo with this content."""
+        return any(table.ids_of_photo(photo_sha256) for table in (self.templates, self.unknown))
+
+    def change_photo(self, former_sha256: str, photo_sha256: str) -> int:
+        """Give the faces of a photo its new content hash; returns how many there are."""
+        tables = self.templates, self.unknown
+        return sum(table.change_photo(former_sha256, photo_sha256) for table in tables)
+
     def forget_people_without_templates(self) -> None:
         """Delete people whose last templates were deleted or given away. `wipe_deleted` is due afterwards."""
         self.people.delete_those_without_templates()

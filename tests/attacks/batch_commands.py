@@ -45,6 +45,9 @@ _BATCH = (
 )
 
 
+_IN_PLACE = (*_BATCH, "--xmp-in-place")
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """What others are to read."""
     for file in sorted(folder.rglob("*")):
@@ -152,6 +155,7 @@ def _moving(*, over_to_another_disk: bool) -> Operation:
 
 OPERATIONS = {
     "batch": Operation(_photos_and_gallery, _BATCH, _results, _whole_files, codes=(0, 3)),
+    "batch --xmp-in-place": Operation(_photos_and_gallery, _IN_PLACE, _results, _whole_files, codes=(0, 3)),
     "sort --move": _moving(over_to_another_disk=False),
     "sort --move to another disk": _moving(over_to_another_disk=True),
     "new weight": Operation(lambda *_: None, _write_weight, _weight, all_or_nothing),

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from batch_helpers import MATCHES, NOBODY, TOO_SMALL, VECTORS, analyzed, as_of_before, do, each, files
+from batch_helpers import (
+    MATCHES,
+    NOBODY,
+    TOO_SMALL,
+    VECTORS,
+    analyzed,
+    as_of_before,
+    decide_something,
+    do,
+    each,
+    files,
+)
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
@@ -200,6 +211,21 @@ def test_panoramas_of_an_older_job_are_looked_at_again(tmp_path: Path) -> None:
         assert do(job) == ["tall.jpg", "wide.jpg"]
         job.plan(photos)
         assert do(job) == []
+
+
+def test_a_job_of_version_3_keeps_what_people_decided(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "1.jpg", "2.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        do(job)
+        decide_something(job)
+        decided, ids = [stored.decision for stored in job.decisions], job.faces.of_photo(1, 4).ids
+    as_of_before(tmp_path / "out", version=3)
+    for _ in range(2):
+        with Job(tmp_path / "out") as job:
+            assert [stored.decision for stored in job.decisions] == decided
+            assert job.faces.of_photo(1, 4).ids == ids
+            assert job.writes.unfinished() == []
 
 
 def test_the_folder_is_private(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from xmp_helpers import ORIENTATIONS, exiftool, exiftool_json, mwg, needs_exifto
 from facepipe.core.errors import OutputError, UsageError
 from facepipe.core.faces import Faces, Match, UInt8Array
 from facepipe.images.reading import read_image
-from facepipe.xmp.embedding import require_exiftool, write_named_copy
+from facepipe.xmp.embedding import write_named_copy
+from facepipe.xmp.exiftool import require_exiftool
 from facepipe.xmp.regions import Region
 
 SIZE_WH = (64, 32)
