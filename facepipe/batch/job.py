@@ -7,13 +7,17 @@ import logging
 import os
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from facepipe.batch.damage import JobBusyError, ReadOnlyJobError
 from facepipe.batch.decision_table import DecisionTable
 from facepipe.batch.face_ids import face_ids_from_text
+from facepipe.batch.job_copy import copy_job_file
 from facepipe.batch.job_faces import JobFaces
+from facepipe.batch.job_file import JobFile
 from facepipe.batch.job_groups import JobGroups
 from facepipe.batch.job_outputs import JobOutputs
 from facepipe.batch.job_schema import SHARD, WIPE_DUE, analyse_panoramas_again, note, note_shard
@@ -29,8 +33,9 @@ from facepipe.batch.rows import (
 )
 from facepipe.batch.seal import Seal
 from facepipe.batch.shards import Shard, parse_shard
-from facepipe.core.errors import UsageError
+from facepipe.core.errors import OutputError, UsageError
 from facepipe.core.faces import Match
+from facepipe.core.files import temporary_folder
 from facepipe.detector import DetectorOptions
 from facepipe.gallery.address import GalleryAddress, PostgresAddress, parse_address
 from facepipe.pipeline import PhotoResult
@@ -58,6 +63,7 @@ class Job:
         create: Whether a missing one is made, in a private folder: it holds embeddings of faces.
         secret: The key of an encrypted job; None: that of the environment (`FACEPIPE_GALLERY_KEY`).
         again: Begin a new one where it is damaged: all photos will be analyzed again.
+        reading: Where another process works with it, take a copy, as it is now; it can't be changed.
 
     Attributes:
         outputs: The files written for results.
@@ -69,15 +75,27 @@ class Job:
     Raises:
         UsageError: There is none, and none is to be made.
         DamagedJobError: It is not as it was written.
-        OutputError: It can't be opened, or another process works with it.
+        JobBusyError: Another process works with it.
+        OutputError: It can't be opened.
         GalleryError: It is encrypted, and the secret is not its key.
     """
 
     def __init__(
-        self, folder: Path, *, create: bool = False, secret: bytes | None = None, again: bool = False
+        self,
+        folder: Path,
+        *,
+        create: bool = False,
+        secret: bytes | None = None,
+        again: bool = False,
+        reading: bool = False,
     ) -> None:
-        self.folder = folder
-        self.file = self._file = open_job_file(folder, create=create, secret=secret, again=again)
+        self.folder, self._copies = folder, ExitStack()
+        try:
+            self.file = self._file = open_job_file(folder, create=create, secret=secret, again=again)
+        except JobBusyError:
+            if not reading:
+                raise
+            self.file = self._file = self._copied_file(secret)
         self._database, self._changing = self._file.database, self._file.changing
         self.outputs = JobOutputs(self._file)
         self.decisions = DecisionTable(self._database, lambda: self._file.seal)
@@ -93,7 +111,40 @@ class Job:
 
     def close(self) -> None:
         """Let other processes have it."""
-        self._file.close()
+        try:
+            self._file.close()
+        finally:
+            self._copies.close()
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another process works with the job, of which this is a copy."""
+        return self._file.read_only_for is not None
+
+    def require_writable(self) -> None:
+        """Check that this is no copy.
+
+        Raises:
+            ReadOnlyJobError: It is one.
+        """
+        if self.is_read_only:
+            raise ReadOnlyJobError(self.folder)
+
+    def _copied_file(self, secret: bytes | None) -> JobFile:
+        try:
+            copy = self._copies.enter_context(temporary_folder(self.folder))
+            copy_job_file(self.folder, copy)
+            file = JobFile(copy, create=False, secret=secret)
+        except OSError as error:
+            self._copies.close()
+            raise OutputError(
+                f"{self.folder}: the job can't be copied to be read ({error.strerror})"
+            ) from error
+        except BaseException:
+            self._copies.close()
+            raise
+        file.read_only_for = self.folder
+        return file
 
     def require_encryption(self) -> bool:
         """Encrypt paths, names, embeddings and pictures, unless they are; no plain byte is left in the file.

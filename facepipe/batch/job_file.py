@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from facepipe.batch.checks import require_checksums, require_meaning, require_plain_tables, require_whole
-from facepipe.batch.damage import DamagedJobError
+from facepipe.batch.damage import DamagedJobError, JobBusyError, ReadOnlyJobError
 from facepipe.batch.job_schema import (
     APPLICATION_ID,
     CHECKED_COLUMNS_BEFORE,
@@ -23,6 +23,7 @@ from facepipe.batch.job_schema import (
     note,
     strike,
 )
+from facepipe.batch.progress_file import remove_progress
 from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
 from facepipe.core.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
@@ -60,9 +61,13 @@ class JobFile:
     Raises:
         UsageError: There is none, and none is to be made.
         DamagedJobError: It is a job's, but not as it was written.
-        OutputError: It can't be opened, or another process works with it, or it is no job's.
+        JobBusyError: Another process works with it.
+        OutputError: It can't be opened, or it is no job's.
         GalleryError: It is encrypted, and the secret is not its key.
     """
+
+    read_only_for: Path | None = None
+    """Folder of the job that this is a copy of, to be read; None: it is the job itself."""
 
     def __init__(self, folder: Path, *, create: bool, secret: bytes | None) -> None:
         self.file = folder / JOB_FILE
@@ -88,7 +93,13 @@ class JobFile:
 
     @contextmanager
     def changing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction."""
+        """One transaction.
+
+        Raises:
+            ReadOnlyJobError: This is a copy.
+        """
+        if self.read_only_for is not None:
+            raise ReadOnlyJobError(self.read_only_for)
         with self.failures_named():
             self.database.execute("BEGIN IMMEDIATE")
             try:
@@ -150,6 +161,7 @@ class JobFile:
         keep_checksums(self.database)
         if is_wipe_due:
             self.wipe()
+        remove_progress(self._folder)  # of a batch that was killed
 
     def _check(self, database: sqlite3.Connection) -> None:
         """Require a job as it was written, and bring one of before up to date."""
@@ -194,9 +206,7 @@ class JobFile:
     def _named(self, error: sqlite3.Error) -> OutputError:
         name = getattr(error, "sqlite_errorname", None) or ""
         if name.startswith(_BUSY):
-            return OutputError(
-                f"{self.file}: another facepipe works with it: wait for it, or choose another --out"
-            )
+            return JobBusyError(self.file)
         may_write = os.access(self.file, os.W_OK) and os.access(self._folder, os.W_OK)
         if name.startswith(_OF_THE_MACHINE) or (name.startswith("SQLITE_READONLY") and not may_write):
             return OutputError(f"{self.file}: can't be used ({error}), or choose another --out")

@@ -7,8 +7,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
 from facepipe.batch.naming import Naming, options_to_dict
 from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
+from facepipe.batch.progress_file import RunningBatch, remove_progress, write_progress
 from facepipe.batch.shards import Shard
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
@@ -27,6 +28,8 @@ from facepipe.pipeline import FacePipeline, NamingOptions
 
 _SAVE_PHOTOS, _SAVE_S = 16, 0.5
 """A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
+_TELL_S = 1.0
+"""How often other processes are told how far a batch is."""
 _ALLOW_MISSING = "nothing was changed; where that is as it should be, --allow-missing goes on without it"
 _log = logging.getLogger("facepipe")
 
@@ -88,6 +91,12 @@ class BatchProgress:
     def photos_per_s(self) -> float:
         """Of this run."""
         return self.here / self.elapsed_s if self.elapsed_s > 0 else 0.0
+
+    @property
+    def running(self) -> RunningBatch:
+        """What other processes are told."""
+        rate = round(self.photos_per_s, 2)
+        return RunningBatch(self.total, self.done, self.failed, self.faces, self.known, rate, self.left_s)
 
     @property
     def left_s(self) -> float | None:
@@ -157,6 +166,7 @@ class Batch:
         Raises:
             UsageError: One is not there, or holds no photo, and that is not allowed; nothing is changed.
         """
+        self._job.remember_naming(self._naming.gallery.path, options_to_dict(self._naming.options))
         finish_photo_writes(self._job, self._naming.gallery)
         names = [os.path.abspath(folder) for folder in folders]
         self._folders = [Path(name) for name in names]
@@ -226,7 +236,6 @@ class Batch:
         Args:
             on_progress: Called after every transaction.
         """
-        self._job.remember_naming(self._naming.gallery.path, options_to_dict(self._naming.options))
         self._naming.refresh()
         naming_key, dimensions = self._naming.key, self._analyzer.dimensions
         named_again = self._job.faces.name_again(self._naming, naming_key, dimensions)
@@ -237,12 +246,19 @@ class Batch:
         engine = Engine(self._analyzer, self._job.waiting(), self._options.engine)
         saver = _Saver(self._job, naming_key)
 
+        told_at = -_TELL_S
+
         def saved() -> None:
+            nonlocal told_at
+            progress = _progress(counts, tally, time.monotonic() - start)
             if on_progress is not None:
-                on_progress(_progress(counts, tally, time.monotonic() - start))
+                on_progress(progress)
+            if time.monotonic() - told_at >= _TELL_S:
+                told_at = time.monotonic()
+                write_progress(self._job.folder, progress.running)
 
         saved()
-        with saver, closing(engine.outcomes()) as outcomes:
+        with _untold(self._job.folder), saver, closing(engine.outcomes()) as outcomes:
             for outcome in outcomes:
                 named = self._named(outcome)
                 _count(tally, named)
@@ -283,6 +299,15 @@ def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[
         "rules": asdict(options.rules),
         "reduced decoding": options.reduce,
     }
+
+
+@contextmanager
+def _untold(folder: Path) -> Iterator[None]:
+    """Tell other processes in the end that no batch is at work."""
+    try:
+        yield
+    finally:
+        remove_progress(folder)
 
 
 class _Saver:

@@ -73,10 +73,10 @@ def cluster(
 
 
 def _list_library_groups(folder: Path, as_json: bool) -> None:
+    from facepipe.commands.library import opened_library
     from facepipe.core.json_lines import record_to_json
-    from facepipe.library.library import Library
 
-    with Library.open(folder) as library:
+    with opened_library(folder, None, reading=True) as library:
         groups = library.groups()
         for group in groups:
             faces = [library.faces[id] for id in group.face_ids]

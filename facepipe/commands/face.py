@@ -180,14 +180,14 @@ def _match_lines(match: Match) -> Iterator[str]:
 
 @contextmanager
 def _opened_face(
-    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str
+    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, *, reading: bool = False
 ) -> Iterator[TemplateFace | LibraryFaceTarget]:
     from facepipe.commands.library import opened_library
     from facepipe.gallery import Gallery
     from facepipe.gallery.address import default_address
 
     if library_folder is not None:
-        with opened_library(library_folder, gallery_address) as library:
+        with opened_library(library_folder, gallery_address, reading=reading) as library:
             yield LibraryFaceTarget(library, face_id)
         return
     with Gallery.open(gallery_address or default_address()) as gallery:
@@ -229,7 +229,7 @@ def face_show(
     gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, as_json: bool
 ) -> None:
     """Whose it is, its photo, and the other people whom it looks like, with distances."""
-    with _opened_face(gallery_address, library_folder, face_id) as opened:
+    with _opened_face(gallery_address, library_folder, face_id, reading=True) as opened:
         opened.show(as_json)
 
 

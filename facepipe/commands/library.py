@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.options import ANY_PATH, force_option, library_options
-from facepipe.commands.output import echo
+from facepipe.commands.output import echo, log
 from facepipe.core.counting import counted
 
 if TYPE_CHECKING:
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened_library(folder: Path, gallery_address: GalleryAddress | None) -> Iterator[Library]:
-    """Open a library; at the end all faces and results have the names that follow from a change."""
+def opened_library(folder: Path, gallery_address: GalleryAddress | None, *, reading: bool = False) -> Iterator[Library]:
+    """Open a library; at the end all faces and results have the names that follow from a change.
+
+    Args:
+        folder: Of the batch.
+        gallery_address: See `Library.open`.
+        reading: Nothing will be changed: it is opened also where another process works with it.
+    """
     from facepipe.library.library import Library
 
-    with Library.open(folder, gallery_address) as library:
+    with Library.open(folder, gallery_address, reading=reading) as library:
+        if library.is_read_only:
+            log(f"{folder}: another facepipe works with it; this is how it is now")
         before = library.version
         yield library
         if library.version != before:
@@ -68,7 +76,7 @@ def library_export(
     from facepipe.reports.pictures import require_place
 
     require_place(file, DECISIONS, force=force)
-    with opened_library(library_folder, gallery_address) as opened:
+    with opened_library(library_folder, gallery_address, reading=True) as opened:
         count = export_decisions(opened, file)
     echo(f"facepipe: {counted(count, 'decision')} in {file}", err=True)
 
@@ -95,7 +103,7 @@ def library_templates(name: str, library_folder: Path, gallery_address: GalleryA
     """List the confirmed faces of a person: templates of the gallery, and those set aside as redundant."""
     from facepipe.core.errors import UsageError
 
-    with opened_library(library_folder, gallery_address) as opened:
+    with opened_library(library_folder, gallery_address, reading=True) as opened:
         useful, aside = opened.template_faces(name)
         if not useful and not aside:
             raise UsageError(f"{library_folder}: no face was confirmed as {name!r}: see `facepipe name`")

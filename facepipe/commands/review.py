@@ -24,10 +24,11 @@ def review(out: Path, gallery_address: GalleryAddress | None, port: int, no_brow
     """Name the people in the photos of a batch, on a page in your browser.
 
     OUT is the folder of a job of `facepipe batch`, whose gallery is used. Only this machine can open the
-    page, once, with the address that is printed. Every answer is kept at once; Ctrl-C ends.
+    page, once, with the address that is printed. Every answer is kept at once; Ctrl-C ends. While a batch
+    runs, the page shows how far it is and what was found, and names can be given when it has ended.
     """
     _require_extra()
-    from facepipe.library.library import Library
+    from facepipe.library.watching import LibraryWatch
     from facepipe.server.pages.analysis import AnalysisControl
     from facepipe.server.pages.app import create_page_app
     from facepipe.server.pages.library_thread import LibraryThread
@@ -36,21 +37,19 @@ def review(out: Path, gallery_address: GalleryAddress | None, port: int, no_brow
     from facepipe.server.run import listen, serve
     from facepipe.server.settings import Limits, ServerSettings
 
-    def open_library() -> Library:
-        opened = Library.open(out, gallery_address)
-        prepare(opened)
-        return opened
-
+    watch = LibraryWatch(out, gallery_address, prepare)
     settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))
     try:
         with (
             listen(settings) as listening,
-            LibraryThread(open_library) as library,
-            AnalysisControl(library) as analysis,
+            LibraryThread(watch.open, watch.newer) as library,
+            AnalysisControl(library, watch.progress) as analysis,
         ):
             session = PageSession(listening.getsockname()[1])
             address = f"http://127.0.0.1:{session.port}{SIGN_IN_PATH}?token={session.token}"
             echo(f"facepipe: {out} can be reviewed at {address} (once; Ctrl-C ends)", err=True)
+            if library.is_read_only:
+                echo("facepipe: another facepipe works with it: you can look until that has ended", err=True)
             if not no_browser:
                 _open_browser(address)
             serve(settings, lambda: create_page_app(library, analysis, session, settings), listening)

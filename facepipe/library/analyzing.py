@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, Outcome
 from facepipe.batch.models import FailedPhoto, PhotoTask
 from facepipe.batch.run import analysis_settings
-from facepipe.core.errors import FacepipeError
+from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.detector import DetectorOptions
+from facepipe.images.finding import find_photos
 from facepipe.library.people import PeopleMixin
 from facepipe.pipeline import FacePipeline
 from facepipe.quality_rules import NamingRules
@@ -43,6 +47,31 @@ class AnalyzingMixin(PeopleMixin):
         """Return the photos that wait to be analyzed."""
         return self._job.waiting()
 
+    def add_folder(self, folder: str) -> int:
+        """Take the photos of a folder and the folders in it, in addition to those of the batch.
+
+        Args:
+            folder: Its whole path, or one that begins with `~`.
+
+        Returns:
+            How many photos are new; they wait to be analyzed.
+
+        Raises:
+            UsageError: There is no such folder, or no photo in it, or it was not given as a whole.
+        """
+        self._job.require_writable()
+        path = Path(folder).expanduser()
+        if not path.is_absolute():
+            raise UsageError(f"{folder}: expected the whole path of a folder, such as {Path.home()}/Pictures")
+        if not path.is_dir():
+            raise UsageError(f"{folder}: there is no such folder (is its disk mounted?)")
+        own = {os.path.abspath(self.folder), os.path.realpath(self.folder)}
+        found = find_photos([str(path)], exclude=[glob.escape(name) for name in own])
+        known = set(self._job.photos())
+        new = [photo for photo in found if Path(os.path.abspath(photo)) not in known]
+        self._job.plan_more(new)
+        return len(new)
+
     def load_analyzer(self) -> PhotoAnalyzer:
         """Load the networks, with the weights and options that the batch was begun with.
 
@@ -50,6 +79,7 @@ class AnalyzingMixin(PeopleMixin):
             WeightsError: A weight is not installed.
             UsageError: One is not the same any more.
         """
+        self._job.require_writable()
         detector, encoder = (str(self._job.setting(key)).split(" ")[0] for key in ("detector", "encoder"))
         pipeline = FacePipeline.load(
             detector_weights=detector,

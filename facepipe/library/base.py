@@ -68,6 +68,14 @@ class LibraryBase:
         finally:
             self.gallery.close()
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another process works with the batch: this is how it was when the library was opened.
+
+        Whatever would change anything raises `ReadOnlyJobError`.
+        """
+        return self._job.is_read_only
+
     # Reading
 
     def face(self, face_id: str) -> LibraryFace:

@@ -41,6 +41,7 @@ class FollowingMixin(LibraryBase):
         Returns:
             How many photos and people are left.
         """
+        self._job.require_writable()
         self._sync_due_people(max_photos)
         ids = list(self._due_photos)[:max_photos]
         for id in ids:
@@ -50,6 +51,7 @@ class FollowingMixin(LibraryBase):
 
     def name_everything(self) -> None:
         """Name all faces by the gallery as it is now; no photo is opened."""
+        self._job.require_writable()
         self._sync_due_people()
         self._naming.refresh()
         self._due_photos |= dict.fromkeys(self._job.faces.named_otherwise(self._naming.key))

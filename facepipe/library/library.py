@@ -47,6 +47,7 @@ class Library(AnalyzingMixin):
         gallery: str | Path | PostgresAddress | None = None,
         *,
         secret: bytes | None = None,
+        reading: bool = False,
     ) -> Self:
         """Open the folder of a batch (its --out), and the gallery that names its faces.
 
@@ -55,13 +56,15 @@ class Library(AnalyzingMixin):
             gallery: Its folder, or a PostgreSQL URL; None: the one that the batch was last run with. A URL's
                 password is not kept by the batch: libpq finds it in `$PGPASSWORD` or a password file.
             secret: The key of both, where they are encrypted; None: that of the environment.
+            reading: Where another process works with the batch, open it as it is now; see `is_read_only`.
 
         Raises:
             UsageError: No batch was run with this folder, or of an earlier version, without a gallery given.
-            OutputError: It can't be opened, is damaged, or another process works with it.
+            JobBusyError: Another process works with it.
+            OutputError: It can't be opened, or is damaged.
             GalleryError: There is no such gallery, or its embeddings are of another encoder.
         """
-        job = Job(folder, secret=secret)
+        job = Job(folder, secret=secret, reading=reading)
         try:
             known = job.naming()
             if gallery is None and known is None:
@@ -73,10 +76,12 @@ class Library(AnalyzingMixin):
             job.close()
             raise
         try:
-            finish_photo_writes(job, opened)
+            if not job.is_read_only:
+                finish_photo_writes(job, opened)
             options = options_of(known[1]) if known is not None else NamingOptions()
             library = cls(job, opened, Naming(opened, options))
-            library.finish_after_kill()
+            if not job.is_read_only:
+                library.finish_after_kill()
         except BaseException:
             job.close()
             opened.close()
@@ -93,7 +98,11 @@ class Library(AnalyzingMixin):
 
         Returns:
             How many files could not be written; why is logged.
+
+        Raises:
+            ReadOnlyJobError: Another process works with the batch.
         """
+        self._job.require_writable()
         outputs = self._job.outputs
         report = outputs.report_options()
         options = ResultOptions(

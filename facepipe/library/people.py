@@ -242,6 +242,7 @@ class PeopleMixin(DecidingMixin):
         Raises:
             UsageError: Nobody has this name.
         """
+        self._job.require_writable()
         self._require(name)
         shown = {f.photo_id for f in self.faces.values() if name in (f.match.name, f.match.candidate_name)}
         self._name_photos(shown)  # what was decided just now is not among the names of the job yet

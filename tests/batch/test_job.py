@@ -219,6 +219,7 @@ def test_a_job_of_version_3_keeps_what_people_decided(tmp_path: Path) -> None:
         job.plan(photos)
         do(job)
         decide_something(job)
+    with Job(tmp_path / "out") as job:
         decided, ids = [stored.decision for stored in job.decisions], job.faces.of_photo(1, 4).ids
     as_of_before(tmp_path / "out", version=3)
     for _ in range(2):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Self
+from collections.abc import Callable
+from typing import Annotated, Self
 
 from litestar import Router, get, post
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from facepipe.batch.progress_file import RunningBatch
 from facepipe.library.analyzing import LiveAnalysis
 from facepipe.library.library import Library
 from facepipe.server.pages.library_thread import LibraryThread
@@ -22,6 +24,9 @@ class AnalysisState(Struct):
         failed: Photos that could not be.
         is_running: They are being analyzed now.
         error: Why that ended before its time; None: it did not.
+        is_elsewhere: Another process works with the batch: it can only be watched.
+        photos_per_s: At which speed that process analyzes photos; None: it does not.
+        left_s: Seconds that it needs at this speed; None: not known.
     """
 
     waiting: int
@@ -29,6 +34,9 @@ class AnalysisState(Struct):
     failed: int
     is_running: bool
     error: str | None
+    is_elsewhere: bool = False
+    photos_per_s: float | None = None
+    left_s: float | None = None
 
 
 class AnalysisControl:
@@ -36,10 +44,15 @@ class AnalysisControl:
 
     Args:
         library_thread: Of the library.
+        progress: Tells how far the batch of another process is.
     """
 
-    def __init__(self, library_thread: LibraryThread) -> None:
-        self._library_thread = library_thread
+    def __init__(
+        self,
+        library_thread: LibraryThread,
+        progress: Callable[[], RunningBatch | None] = lambda: None,
+    ) -> None:
+        self._library_thread, self._progress = library_thread, progress
         self._analysis: LiveAnalysis | None = None
         self._lock = asyncio.Lock()
 
@@ -75,11 +88,33 @@ class AnalysisControl:
 
     async def state(self) -> AnalysisState:
         """Return how far it is."""
+        if self._library_thread.is_read_only:
+            running = await asyncio.to_thread(self._progress)
+            if running is not None:
+                return _state_elsewhere(running)
         counts = await self._library_thread.run(Library.photo_counts)
         analysis = self._analysis
         is_running = analysis is not None and analysis.is_running
         error = None if analysis is None else analysis.error
-        return AnalysisState(counts.waiting, counts.done, counts.failed, is_running, error)
+        is_elsewhere = self._library_thread.is_read_only
+        return AnalysisState(counts.waiting, counts.done, counts.failed, is_running, error, is_elsewhere)
+
+    async def add_folder(self, folder: str) -> int:
+        """Take the photos of a folder in addition to those of the batch; answers how many are new.
+
+        Raises:
+            UsageError: There is no such folder, or no photo in it.
+        """
+        async with self._lock:
+            if self._analysis is not None:  # its photos are chosen when it begins
+                await asyncio.to_thread(self._analysis.stop)
+            return await self._library_thread.run(lambda library: library.add_folder(folder))
+
+
+def _state_elsewhere(running: RunningBatch) -> AnalysisState:
+    waiting = running.total - running.done - running.failed
+    counts = waiting, running.done, running.failed
+    return AnalysisState(*counts, False, None, True, running.photos_per_s, running.left_s)
 
 
 @get("/analysis")
@@ -102,4 +137,24 @@ async def pause_analysis(analysis: AnalysisControl) -> AnalysisState:
     return await analysis.state()
 
 
-analysis_router = Router("/", route_handlers=[analysis_state, start_analysis, pause_analysis])
+class FolderRequest(Struct):
+    """A folder of photos."""
+
+    folder: Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class FolderAdded(Struct):
+    """What was found in a folder: how many photos are new."""
+
+    new_photos: int
+
+
+@post("/analysis/folder", status_code=200)
+async def add_folder(analysis: AnalysisControl, data: FolderRequest) -> FolderAdded:
+    """Add the photos of a folder to the batch, and analyze them."""
+    count = await analysis.add_folder(data.folder)
+    await analysis.start()
+    return FolderAdded(count)
+
+
+analysis_router = Router("/", route_handlers=[analysis_state, start_analysis, pause_analysis, add_folder])

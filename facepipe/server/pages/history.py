@@ -106,10 +106,25 @@ async def advice_part(library_thread: LibraryThread) -> Template:
     )
 
 
+class LibraryState(Struct):
+    """The state of the library.
+
+    Attributes:
+        version: Grows with every change.
+        photos_left: Photos that are still to be named again.
+        is_read_only: Another process works with it.
+    """
+
+    version: int
+    photos_left: int
+    is_read_only: bool
+
+
 @get("/state")
-async def state(library_thread: LibraryThread) -> dict[str, int]:
-    """Return the library's version, and how many photos are still to be named again."""
-    return {"version": library_thread.version, "photos_left": library_thread.photos_left}
+async def state(library_thread: LibraryThread) -> LibraryState:
+    """Return the state of the library."""
+    thread = library_thread
+    return LibraryState(thread.version, thread.photos_left, thread.is_read_only)
 
 
 history_router = Router(

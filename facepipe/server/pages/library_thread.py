@@ -19,6 +19,8 @@ Task = Callable[[Library], None]
 _logger = logging.getLogger("facepipe")
 _IDLE_S = 0.3
 """Whoever clicks and then looks at something else does not wait for names in between."""
+_NEWER_S = 1.0
+"""How often it is looked whether a library that another process works with is free."""
 _PHOTOS_AT_ONCE = 16
 """Photos that are named again between two requests: they take milliseconds."""
 
@@ -29,31 +31,45 @@ class LibraryThread:
     While nobody asks for anything, the faces that a decision may concern are named again. In the end the
     results of the batch (records, report, sidecars) are written anew, if anything was changed.
 
+    A library that another process works with can be looked at. While nobody asks for anything, it is replaced
+    by a newer one, and in the end taken over.
+
     Args:
         open_library: Called in the thread: the library's database belongs to the thread that opened it.
+        newer: Called in the thread while the library is read-only; gives one to be used in its place.
 
     Raises:
         FacepipeError: The library can't be opened.
     """
 
-    def __init__(self, open_library: Callable[[], Library]) -> None:
+    def __init__(
+        self,
+        open_library: Callable[[], Library],
+        newer: Callable[[], Library | None] = lambda: None,
+    ) -> None:
+        self._newer, self._is_read_only = newer, False
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._opened: Future[None] = Future()
         self._version = 0
-        self._photos_left = 1  # a former process may have left some
+        self._photos_left = 0
         self._thread = threading.Thread(target=self._work, args=(open_library,), name="library", daemon=True)
         self._thread.start()
         self._opened.result()
 
     @property
     def version(self) -> int:
-        """Of the library; see `Library.version`."""
+        """Grows with every change of what can be seen of the library."""
         return self._version
 
     @property
     def photos_left(self) -> int:
         """Photos whose faces are still to be named again."""
         return self._photos_left
+
+    @property
+    def is_read_only(self) -> bool:
+        """Whether another process works with the library."""
+        return self._is_read_only
 
     async def run(self, function: Callable[[Library], Result]) -> Result:
         """Return what the function gives, called with the library in its thread; raises what it raises."""
@@ -91,14 +107,35 @@ class LibraryThread:
         except BaseException as error:
             self._opened.set_exception(error)
             return
-        with library:
-            opened_version = library.version
+        self._library = library
+        try:
+            self._take(library)
             self._opened.set_result(None)
-            while (task := self._next_task(library)) is not None:
-                task(library)
-                self._note_changes(library)
-            if library.version != opened_version:
-                self._write_results(library)
+            while (task := self._next_task()) is not None:
+                task(self._library)
+                self._note_changes()
+            if self._library.version != self._opened_version:
+                self._write_results(self._library)
+        finally:
+            self._library.close()
+
+    def _take(self, library: Library) -> None:
+        """Use a library from now on."""
+        self._library, self._opened_version, self._seen_version = library, library.version, library.version
+        self._is_read_only = library.is_read_only
+        self._version += 1
+        self._photos_left = 0 if library.is_read_only else 1  # a former process may have left some
+
+    def _replace_read_only(self) -> None:
+        """Use a newer library, where there is one."""
+        try:
+            newer = self._newer()
+        except Exception as error:  # the next time may be better
+            _logger.error("the library can't be opened anew", exc_info=error)
+            return
+        if newer is not None:
+            self._library.close()
+            self._take(newer)
 
     def _write_results(self, library: Library) -> None:
         _logger.info("writing the results of the batch anew (Ctrl-C leaves them as they were)")
@@ -108,26 +145,35 @@ class LibraryThread:
         except (FacepipeError, OSError) as error:
             _logger.error("the results were not written: %s", error)
 
-    def _note_changes(self, library: Library) -> None:
-        if library.version != self._version:
-            self._version = library.version
-            self._photos_left = max(self._photos_left, 1)
+    def _note_changes(self) -> None:
+        if self._library.version != self._seen_version:
+            self._seen_version = self._library.version
+            self._version += 1
+            self._photos_left = 0 if self._is_read_only else max(self._photos_left, 1)
 
-    def _next_task(self, library: Library) -> Task | None:
+    def _next_task(self) -> Task | None:
         """Wait for a task; once none has come for a moment, name photos again, a few at a time."""
         wait_s = _IDLE_S
-        while self._photos_left:
+        while self._photos_left or self._is_read_only:
             try:
-                return self._tasks.get(timeout=wait_s)
+                return self._tasks.get(timeout=_NEWER_S if self._is_read_only else wait_s)
             except Empty:
-                self._name_some_again(library)
-                wait_s = 0.0
+                if self._is_read_only:
+                    self._replace_read_only()
+                else:
+                    self._name_some_again()
+                    wait_s = 0.0
         return self._tasks.get()
 
-    def _name_some_again(self, library: Library) -> None:
+    def _name_some_again(self) -> None:
         try:
-            self._photos_left = library.name_again(_PHOTOS_AT_ONCE)
-            self._version = library.version
+            self._photos_left = self._library.name_again(_PHOTOS_AT_ONCE)
+            self._note_changes_of_names()
         except Exception as error:  # the next change tries again; the thread has to go on
             self._photos_left = 0
             _logger.error("names were not found again", exc_info=error)
+
+    def _note_changes_of_names(self) -> None:
+        if self._library.version != self._seen_version:
+            self._seen_version = self._library.version
+            self._version += 1

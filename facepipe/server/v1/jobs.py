@@ -8,10 +8,11 @@ from pathlib import Path
 
 from litestar import Router, get
 
-from facepipe.batch.damage import DamagedJobError
+from facepipe.batch.damage import JobBusyError
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
-from facepipe.core.errors import FacepipeError, OutputError
+from facepipe.batch.progress_file import read_progress
+from facepipe.core.errors import FacepipeError
 from facepipe.core.plain_text import text_of
 from facepipe.server.keys import Scope
 from facepipe.server.security import requires
@@ -52,10 +53,11 @@ def _opened(folder: Path) -> schemas.Job:
     try:
         with Job(folder) as job:
             counts = job.counts()
-    except DamagedJobError:
-        return schemas.Job(name, "unreadable")
-    except OutputError:  # another process works with it
-        return schemas.Job(name, "working")
+    except JobBusyError:
+        running = read_progress(folder)
+        if running is None:
+            return schemas.Job(name, "working")
+        return schemas.Job(name, "working", running.total, running.done, running.failed, running.faces)
     except FacepipeError:
         return schemas.Job(name, "unreadable")
     return schemas.Job(name, "idle", counts.total, counts.done, counts.failed, counts.faces)

@@ -225,7 +225,10 @@ class GalleryFigures(Struct, frozen=True):
 
 
 class Job(Struct, frozen=True):
-    """A batch in one of the server's library folders; counts are null while it is at work."""
+    """A batch in one of the server's library folders; counts are null while they are not known.
+
+    At work, another process has it: a batch, or the page.
+    """
 
     name: str
     state: Literal["working", "idle", "unreadable"]

@@ -9,6 +9,7 @@ const NAMING_POLL_MS = 1500;
 const GO_MS = 1500;
 let unsent = 0;
 let photosLeft = 0;
+let isReadOnly = false;
 
 /** Take the last step back, or all down to one: its number, or a function that knows it later. Resolves to whether. */
 export async function undo(to = null) {
@@ -41,17 +42,20 @@ export function tellThere(text) {
 function showWaiting() {
   const parts = [];
   if (unsent) parts.push(`${unsent} to save`);
+  if (isReadOnly) parts.push("another facepipe works with these photos: look only");
   if (photosLeft) parts.push(`naming ${photosLeft} ${photosLeft === 1 ? "photo" : "photos"} again`);
   element("waiting").textContent = parts.join(", ");
 }
 
 async function followNaming() {
   const response = await fetch("/review/state", { headers: { Accept: "application/json" } }).catch(() => null);
-  const before = photosLeft;
-  if (response?.ok) photosLeft = (await response.json()).photos_left;
-  if (before && !photosLeft) element("fresh").hidden = document.querySelector("[data-kind]") !== null;
+  const before = photosLeft || isReadOnly;
+  if (response?.ok) ({ photos_left: photosLeft, is_read_only: isReadOnly } = await response.json());
+  if (before && !photosLeft && !isReadOnly) {
+    element("fresh").hidden = document.querySelector("[data-kind]") !== null;
+  }
   showWaiting();
-  if (photosLeft) setTimeout(followNaming, NAMING_POLL_MS);
+  if (photosLeft || isReadOnly) setTimeout(followNaming, NAMING_POLL_MS);
 }
 
 onWaiting((count) => {
