@@ -71,6 +71,10 @@ class SimulatedLibrary:
         """Itself."""
         return cast(Library, self)
 
+    def hidden_people(self) -> frozenset[str]:
+        """Nobody."""
+        return frozenset()
+
     def confirm(self, rows: Iterable[int], name: str) -> None:
         """Faces are a person."""
         for row in rows:

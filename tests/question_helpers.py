@@ -30,6 +30,8 @@ class MadeUpLibrary:
         )
     )
 
+    hidden: frozenset[str] = frozenset()
+
     def add(self, vectors: FloatArray, photos: Sequence[int] | None = None, **face: Any) -> list[str]:
         """Add a face of each vector, each in a photo of its own; returns their ids. See `made_face`."""
         first = len(self.embeddings)
@@ -39,6 +41,10 @@ class MadeUpLibrary:
             made = made_face(row, photo, **face)
             self.faces[made.id] = made
         return [face_id(row) for row in rows]
+
+    def hidden_people(self) -> frozenset[str]:
+        """As given."""
+        return self.hidden
 
     def as_library(self) -> Library:
         """Itself."""

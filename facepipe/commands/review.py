@@ -28,14 +28,20 @@ def review(out: Path, gallery_address: GalleryAddress | None, port: int, no_brow
     runs, the page shows how far it is and what was found, and names can be given when it has ended.
     """
     _require_extra()
+    from facepipe.library.library import Library
+    from facepipe.library.questions import next_questions
     from facepipe.library.watching import LibraryWatch
     from facepipe.server.pages.analysis import AnalysisControl
     from facepipe.server.pages.app import create_page_app
     from facepipe.server.pages.library_thread import LibraryThread
-    from facepipe.server.pages.photo_list import prepare
+    from facepipe.server.pages.photo_list import prepare as prepare_photos
     from facepipe.server.pages.session import SIGN_IN_PATH, PageSession
     from facepipe.server.run import listen, serve
     from facepipe.server.settings import Limits, ServerSettings
+
+    def prepare(library: Library) -> None:
+        prepare_photos(library)
+        next_questions(library, 1)  # what is compared for the first question is used for the next ones
 
     watch = LibraryWatch(out, gallery_address, prepare)
     settings = ServerSettings(out, port=port, limits=Limits(requests_per_minute=1_000_000))

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from facepipe.core.faces import BoolArray, FloatArray
 from facepipe.library.face_columns import NONE, FaceColumns, IntArray
 from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
+from facepipe.library.neighbors import Labeled, NearestTwo
 
 _NEAR_SHARE = 1.0
 """A single face farther than this share of the threshold from everybody is nobody known."""
@@ -120,9 +121,17 @@ class NearestPerson:
 
 
 def nearest_person(
-    columns: FaceColumns, unknown: Bundles, people: Bundles, threshold_l2: float
+    columns: FaceColumns, unknown: Bundles, people: Bundles, threshold_l2: float, memory: NearestTwo
 ) -> NearestPerson:
-    """Compare groups of unknown faces, and single ones that the gallery found somebody near, with people."""
+    """Compare groups of unknown faces, and single ones that the gallery found somebody near, with people.
+
+    Args:
+        columns: Of the faces.
+        unknown: Groups and single faces.
+        people: With names.
+        threshold_l2: Of the encoder.
+        memory: Of the last call.
+    """
     count = len(unknown)
     found = NearestPerson(
         np.full(count, NONE),
@@ -136,17 +145,31 @@ def nearest_person(
     compared = np.flatnonzero((unknown.sizes > 1) | is_near)
     if not len(people) or not len(compared):
         return found
-    cosines = unknown.means[compared] @ people.means.T
-    sizes, odds = unknown.sizes[compared], []
-    for person, distance_l2 in ((found.person, found.distance_l2), (found.runner_up, found.runner_up_l2)):
-        best = cosines.argmax(axis=1)
-        at = np.arange(len(compared)), best
-        person[compared] = np.where(np.isfinite(cosines[at]), best, NONE)
-        distance_l2[compared] = l2_of(cosines[at])
+    asked = _labeled(unknown, compared, first_rows)
+    memory.update(asked, Labeled(people.labels, people.means))
+    places = asked.rows_of(_stable_labels(unknown, first_rows)[compared])
+    nearest = np.searchsorted(people.labels, memory.labels[:, places])
+    cosines, sizes, odds = memory.cosines[:, places], unknown.sizes[compared], []
+    for order, (person, distance_l2) in enumerate(
+        ((found.person, found.distance_l2), (found.runner_up, found.runner_up_l2))
+    ):
+        person[compared] = np.where(np.isfinite(cosines[order]), nearest[order], NONE)
+        distance_l2[compared] = l2_of(cosines[order])
+        best = np.minimum(nearest[order], len(people) - 1)
         odds.append(same_person_odds(distance_l2[compared], threshold_l2, people.sizes[best], sizes))
-        cosines[at] = -np.inf
     found.probability[compared] = nearest_is_right(*odds)
     return found
+
+
+def _stable_labels(unknown: Bundles, first_rows: IntArray) -> IntArray:
+    """int64 (k,): number of a group, and below zero for a single face."""
+    return np.where(unknown.labels != NONE, unknown.labels, -2 - first_rows)
+
+
+def _labeled(unknown: Bundles, compared: IntArray, first_rows: IntArray) -> Labeled:
+    labels = _stable_labels(unknown, first_rows)[compared]
+    order = np.argsort(labels)
+    return Labeled(labels[order], unknown.means[compared[order]])
 
 
 def l2_of(cosines: npt.ArrayLike) -> Float64Array:

@@ -8,9 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from facepipe.batch.decisions import Decision, Verdict
-from facepipe.batch.groups import update_groups
+from facepipe.batch.groups import FacesToGroup, remember_groups
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
+from facepipe.gallery.matching import Doubt
 from facepipe.gallery.names import clean_name
 from facepipe.library.models import Checked, FaceGroup, Step
 from facepipe.library.steps import Change, StepsMixin
@@ -76,7 +77,30 @@ class DecidingMixin(StepsMixin):
 
     def regroup(self) -> None:
         """Group the unknown faces anew; groups keep their numbers."""
-        numbers = update_groups(self._job, self._naming.group_within_l2)
+        self.take_groups(self.faces_to_group().found_groups(self.group_within_l2))
+
+    @property
+    def group_within_l2(self) -> float:
+        """Mean distance up to which unknown faces are likely one person's."""
+        return self._naming.group_within_l2
+
+    def faces_to_group(self) -> FacesToGroup:
+        """Return the faces that are near nobody, and that enrollment would take."""
+        found = [
+            face
+            for face in self.faces.values()
+            if face.match.reason == Doubt.NOBODY_NEAR.value
+            and face.is_enrollable
+            and face.embedding_row is not None
+            and not face.is_settled
+        ]
+        photos = [self.photos[face.photo_id].sha256 or "" for face in found]
+        rows = np.array([face.embedding_row for face in found], np.int64)
+        return FacesToGroup([face.id for face in found], photos, self.embeddings[rows])
+
+    def take_groups(self, groups: Sequence[Sequence[str]]) -> None:
+        """Take groups that were found among `faces_to_group`; they keep their numbers."""
+        numbers = remember_groups(self._job, groups)
         for id, face in self.faces.items():
             if face.group != numbers.get(id):
                 self.faces[id] = replace(face, group=numbers.get(id))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,6 +31,11 @@ def same_person_odds(
     even_l2 = (_EVEN_SHARE - _LESS_A_DOUBLING * doublings) * threshold_l2
     exponent = (even_l2 - np.asarray(distance_l2, np.float64)) / (_SPREAD_SHARE * threshold_l2)
     return np.asarray(np.exp(np.clip(exponent, -30.0, 30.0)))
+
+
+def reach_l2(probability: float, threshold_l2: float) -> float:
+    """Distance beyond which two groups are less likely than this one person's, where nobody else is near."""
+    return threshold_l2 * (_EVEN_SHARE - _SPREAD_SHARE * math.log(probability / (1.0 - probability)))
 
 
 def nearest_is_right(odds: Float64Array, runner_up_odds: npt.ArrayLike) -> Float64Array:

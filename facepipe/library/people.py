@@ -105,6 +105,10 @@ class PeopleMixin(DecidingMixin):
         """Return how people are shown, where something was chosen."""
         return self._tables.people()
 
+    def hidden_people(self) -> frozenset[str]:
+        """Return the names of the people who are not shown."""
+        return frozenset(name for name, display in self.displays().items() if display.is_hidden)
+
     def take_over(
         self, decisions: Sequence[StoredDecision], displays: Mapping[str, PersonDisplay], label: str
     ) -> Step:

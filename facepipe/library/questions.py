@@ -8,11 +8,12 @@ these 23 faces all Ada?" takes one click for the yes, and one for each face that
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from itertools import chain
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -27,12 +28,15 @@ from facepipe.library.crowd import (
 )
 from facepipe.library.face_columns import IntArray, columns_of
 from facepipe.library.library import Library
-from facepipe.library.likelihood import Float64Array, nearest_is_right, same_person_odds
+from facepipe.library.likelihood import Float64Array, nearest_is_right, reach_l2, same_person_odds
+from facepipe.library.neighbors import Labeled, NearestTwo, NearPairs
 
 _MIN_PROBABILITY = 0.2
 """Faces less likely a person's are not shown with the others."""
 _SAME_PERSON = 0.8
 """Two people less likely one are not asked about."""
+_HIDDEN = 0.5
+"""Faces more likely a hidden person's are not asked about."""
 _STRANGERS = 0.3
 """A group of n faces is somebody whom the user would name with a probability of n / (n + this)."""
 _MOST_FACES = 40
@@ -90,6 +94,8 @@ class Question:
 def next_questions(library: Library, count: int, skipped: Collection[str] = ()) -> list[Question]:
     """Return the most useful questions, at most `count`, no two about the same face or person.
 
+    None is about people who are hidden, or about faces that are likely theirs.
+
     Args:
         library: Whose faces they are about; its names are to be up to date (`Library.name_again`).
         count: Largest number of questions.
@@ -139,6 +145,17 @@ def _most_useful(gains: Float64Array, costs: Float64Array) -> tuple[IntArray, fl
     return order[: best + 1], float(per_action[best])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Memory:
+    """What was compared for the last questions about a library."""
+
+    nearest: NearestTwo = field(default_factory=NearestTwo)
+    pairs: NearPairs = field(default_factory=NearPairs)
+
+
+_MEMORIES: WeakKeyDictionary[Library, _Memory] = WeakKeyDictionary()
+
+
 class _Asker:
     """Rates the questions of a library."""
 
@@ -148,8 +165,15 @@ class _Asker:
         self._threshold_l2 = library.gallery.encoder.threshold_l2 or _NO_THRESHOLD_L2
         self._people = people_of(self._columns, self._embeddings)
         self._unknown = unknown_of(self._columns, self._embeddings)
-        self._nearest = nearest_person(self._columns, self._unknown, self._people, self._threshold_l2)
+        memory = _MEMORIES.setdefault(library, _Memory())
+        self._pairs = memory.pairs
+        self._nearest = nearest_person(
+            self._columns, self._unknown, self._people, self._threshold_l2, memory.nearest
+        )
         self._named = doubtful_names(self._columns, self._threshold_l2)
+        hidden = library.hidden_people()
+        names = [self._columns.names[label] for label in self._people.labels.tolist()]
+        self._is_hidden = np.array([name in hidden for name in names], np.bool_)
 
     def best(self, count: int) -> Iterator[_Rated]:
         """At most `count` questions of each kind, among them the best."""
@@ -157,7 +181,7 @@ class _Asker:
             rated = self._is_person(person)
             if rated.value > 0:
                 yield rated
-        groups = np.flatnonzero(self._unknown.sizes > 1)
+        groups = np.flatnonzero((self._unknown.sizes > 1) & ~self._is_likely_hidden())
         for group in groups[np.argsort(-self._unknown.sizes[groups], kind="stable")][:count].tolist():
             size = int(self._unknown.sizes[group])
             yield _Rated(size * size / (size + _STRANGERS), partial(self._name_group, group))
@@ -165,10 +189,16 @@ class _Asker:
 
     def single_faces(self) -> Iterator[Question]:
         """Faces of nobody known that are in no group, those first that enrollment would take."""
-        single = np.flatnonzero(self._unknown.sizes == 1)
+        single = np.flatnonzero((self._unknown.sizes == 1) & ~self._is_likely_hidden())
         is_good = self._columns.is_enrollable[self._unknown.rows[self._unknown.starts[single]]]
         for bundle in single[np.argsort(~is_good, kind="stable")].tolist():
             yield self._name_group(bundle)
+
+    def _is_likely_hidden(self) -> BoolArray:
+        """bool (k,): unknown faces that are more likely a hidden person's than not."""
+        is_likely = self._nearest.probability > _HIDDEN
+        is_likely[is_likely] = self._is_hidden[self._nearest.person[is_likely]]
+        return np.asarray(is_likely)
 
     def _promising_people(self, count: int) -> IntArray:
         """People of whom most faces wait to be confirmed or taken out."""
@@ -178,6 +208,7 @@ class _Asker:
         labels = self._columns.person[self._named.rows]
         doubts = np.bincount(labels, 1.0 - self._named.right, len(self._columns.names))
         worth = worth + doubts[self._people.labels]
+        worth[self._is_hidden] = 0.0
         best = np.argsort(-worth, kind="stable")[:count]
         return np.asarray(best[worth[best] > 0])
 
@@ -216,8 +247,8 @@ class _Asker:
         group = int(self._unknown.labels[bundle]) if len(rows) > 1 else None
         id = f"{QuestionKind.NAME_GROUP.value} {self._columns.faces[rows[0]].id if group is None else group}"
         reasons = {}
-        if self._nearest.probability[bundle] >= _MIN_PROBABILITY:
-            person = int(self._nearest.person[bundle])
+        person = int(self._nearest.person[bundle])
+        if self._nearest.probability[bundle] >= _MIN_PROBABILITY and not self._is_hidden[person]:
             reasons = {"name": self._name(person), **self._reasons(rows[0], person)}
         return Question(id, QuestionKind.NAME_GROUP, self._ids(rows), group=group, **reasons)
 
@@ -234,13 +265,15 @@ class _Asker:
 
     def _same_people(self, count: int) -> Iterator[_Rated]:
         """Pairs of people who look alike, were never seen in one photo, and were not told apart."""
-        sizes, means = self._people.sizes, self._people.means
-        is_near = np.triu(means @ means.T >= 1.0 - self._threshold_l2**2 / 2, 1)
-        first, second = np.nonzero(is_near)
-        distances_l2 = l2_of(np.einsum("nd,nd->n", means[first], means[second]))
+        sizes = self._people.sizes
+        people = Labeled(self._people.labels, self._people.means)
+        self._pairs.update(people, 1.0 - reach_l2(_SAME_PERSON, self._threshold_l2) ** 2 / 2)
+        first, second = people.rows_of(self._pairs.labels).T
+        distances_l2 = l2_of(self._pairs.cosines)
         odds = same_person_odds(distances_l2, self._threshold_l2, sizes[first], sizes[second])
         probability = nearest_is_right(odds, 0.0)
-        pairs = np.flatnonzero(probability >= _SAME_PERSON)
+        is_hidden = self._is_hidden[first] | self._is_hidden[second]
+        pairs = np.flatnonzero((probability >= _SAME_PERSON) & ~is_hidden)
         for pair in pairs[np.argsort(-probability[pairs], kind="stable")][:count].tolist():
             small, large = sorted((int(first[pair]), int(second[pair])), key=lambda person: sizes[person])
             if self._may_be_one(small, large):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -175,3 +176,32 @@ def test_answers_name_everybody_in_a_library(tmp_path: Path) -> None:
         assert kinds == [QuestionKind.NAME_GROUP] * 4
         for name, found in names_in(library).items():
             assert found == [None if name == "stranger 0" else name.split()[0]]
+
+
+def test_hidden_people_are_in_no_question() -> None:
+    library = library_of({"Ada": 5, "Grace": 5})
+    library.add(person_vectors(0, 9, SPREAD)[5:], distance_l2=0.9, group=1)
+    library.add(person_vectors(0, 12, SPREAD)[9:], distance_l2=0.9)
+    stranger = library.add(person_vectors(7, 2), group=2)
+    assert {"Ada"} <= {question.name for question in ask(library)}
+    library.hidden = frozenset({"Ada"})
+    questions = ask(library)
+    assert [question for question in questions if "Ada" in (question.name, question.other_name)] == []
+    assert [set(question.face_ids) for question in questions if question.kind is QuestionKind.NAME_GROUP] == [
+        set(stranger)
+    ]
+
+
+def test_questions_after_answers_are_those_of_a_library_that_is_looked_at_anew() -> None:
+    library = library_of({"Ada": 5, "Grace": 5, "Joan": 3})
+    for person in range(3, 12):
+        library.add(person_vectors(person, 4, SPREAD), group=person, distance_l2=0.9)
+    library.add(person_vectors(0, 9, SPREAD)[5:], distance_l2=0.9)
+    for _ in range(6):
+        questions = ask(library)
+        anew = MadeUpLibrary(dict(library.faces), library.embeddings)
+        assert questions == ask(anew)
+        for id in questions[0].face_ids:
+            face = library.faces[id]
+            name = questions[0].name or f"Person {questions[0].group}"
+            library.faces[id] = replace(face, match=replace(face.match, name=name), group=None)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from litestar import Router, get
+import asyncio
+
+from litestar import Router, get, post
 from litestar.response import Redirect, Template
+from msgspec import Struct
 
 from facepipe.library.library import Library
 from facepipe.library.models import FaceGroup
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.requests import Offset, as_part
 from facepipe.server.pages.views import FaceTile, Portion, group_faces, group_of, groups, portion
+
+
+class GroupCount(Struct):
+    """How many groups of unknown faces there are."""
+
+    groups: int
 
 
 @get("/groups")
@@ -38,4 +47,15 @@ async def group_page(library_thread: LibraryThread, number: int, offset: Offset 
     return Template("group.html", context={"number": number, "faces": faces})
 
 
-groups_router = Router("/", route_handlers=[groups_page, group_page])
+@post("/groups/again", status_code=200)
+async def group_again(library_thread: LibraryThread) -> GroupCount:
+    """Group the unknown faces anew; changes are made meanwhile."""
+    faces, within_l2 = await library_thread.run(
+        lambda library: (library.faces_to_group(), library.group_within_l2)
+    )
+    found = await asyncio.to_thread(faces.found_groups, within_l2)
+    await library_thread.run(lambda library: library.take_groups(found))
+    return GroupCount(await library_thread.run(lambda library: len(groups.of(library))))
+
+
+groups_router = Router("/", route_handlers=[groups_page, group_page, group_again])

@@ -19,6 +19,8 @@ Task = Callable[[Library], None]
 _logger = logging.getLogger("facepipe")
 _IDLE_S = 0.3
 """Whoever clicks and then looks at something else does not wait for names in between."""
+_REGROUP_AFTER = 50
+"""Decisions after which the unknown faces are grouped anew."""
 _NEWER_S = 1.0
 """How often it is looked whether a library that another process works with is free."""
 _PHOTOS_AT_ONCE = 16
@@ -28,7 +30,8 @@ _PHOTOS_AT_ONCE = 16
 class LibraryThread:
     """Runs functions on a library, one after the other, in a thread of its own.
 
-    While nobody asks for anything, the faces that a decision may concern are named again. In the end the
+    While nobody asks for anything, the faces that a decision may concern are named again, and after some
+    decisions the unknown faces are grouped anew. In the end the
     results of the batch (records, report, sidecars) are written anew, if anything was changed.
 
     A library that another process works with can be looked at. While nobody asks for anything, it is replaced
@@ -48,6 +51,7 @@ class LibraryThread:
         newer: Callable[[], Library | None] = lambda: None,
     ) -> None:
         self._newer, self._is_read_only = newer, False
+        self._changes = 0
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._opened: Future[None] = Future()
         self._version = 0
@@ -149,21 +153,38 @@ class LibraryThread:
         if self._library.version != self._seen_version:
             self._seen_version = self._library.version
             self._version += 1
+            self._changes += 1
             self._photos_left = 0 if self._is_read_only else max(self._photos_left, 1)
 
     def _next_task(self) -> Task | None:
         """Wait for a task; once none has come for a moment, name photos again, a few at a time."""
         wait_s = _IDLE_S
-        while self._photos_left or self._is_read_only:
+        while self._photos_left or self._is_read_only or self._is_grouping_due():
             try:
                 return self._tasks.get(timeout=_NEWER_S if self._is_read_only else wait_s)
             except Empty:
                 if self._is_read_only:
                     self._replace_read_only()
-                else:
+                elif self._photos_left:
                     self._name_some_again()
                     wait_s = 0.0
+                else:
+                    self._begin_grouping()
         return self._tasks.get()
+
+    def _is_grouping_due(self) -> bool:
+        return self._changes >= _REGROUP_AFTER and not self._is_read_only
+
+    def _begin_grouping(self) -> None:
+        """Group the unknown faces anew, in a thread of its own: that may take seconds."""
+        self._changes = 0
+        faces, within_l2 = self._library.faces_to_group(), self._library.group_within_l2
+
+        def find() -> None:
+            groups = faces.found_groups(within_l2)
+            self._tasks.put(lambda library: library.take_groups(groups))
+
+        threading.Thread(target=find, name="grouping", daemon=True).start()
 
     def _name_some_again(self) -> None:
         try:

@@ -11,6 +11,7 @@ from library_helpers import face_of, make_batch
 
 from facepipe.core.errors import UsageError
 from facepipe.library.library import Library
+from facepipe.server.pages import library_thread
 from facepipe.server.pages.library_thread import LibraryThread
 
 PHOTOS = {f"photo{number}": ["Ada"] for number in range(6)}
@@ -47,3 +48,18 @@ def test_errors_come_back_and_the_thread_goes_on(tmp_path: Path) -> None:
 def test_a_library_that_can_not_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         LibraryThread(lambda: Library.open(tmp_path / "nothing"))
+
+
+def test_unknown_faces_are_grouped_anew_after_some_decisions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_thread, "_REGROUP_AFTER", 2)
+    out = make_batch(tmp_path, {"one": ["Ada"], "two": ["Ada"], "three": ["Ada"]})
+    with LibraryThread(lambda: Library.open(out)) as thread:
+        thread.call(lambda library: library.confirm(list(library.faces), "Ada"))
+        thread.call(lambda library: library.undo())  # in no group now
+        assert thread.call(lambda library: library.groups()) == []
+        deadline = time.monotonic() + 20
+        while not thread.call(lambda library: library.groups()) and time.monotonic() < deadline:
+            time.sleep(0.6)  # that is idle
+        assert [len(group.face_ids) for group in thread.call(lambda library: library.groups())] == [3]
