@@ -141,6 +141,10 @@ class LiveAnalysis:
         """Begin."""
         self._thread.start()
 
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+
     def stop(self) -> None:
         """End as soon as what was found is kept; photos that are under way are analyzed again later."""
         self._stopping.set()

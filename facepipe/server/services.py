@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from facepipe.pipeline import FacePipeline
 from facepipe.server.database import server_database
+from facepipe.server.job_runs import JobRuns
 from facepipe.server.keys import ApiKeys
 from facepipe.server.recognizer import Recognizer
 from facepipe.server.settings import ServerSettings
@@ -26,6 +27,7 @@ class Services:
         database: The server's own tables.
         keys: API keys.
         recognizer: Analyzes the photos of requests.
+        job_runs: Batches that are gone on with.
     """
 
     def __init__(self, settings: ServerSettings, pipeline: FacePipeline) -> None:
@@ -33,9 +35,11 @@ class Services:
         self.database = server_database(settings.gallery)
         self.keys = ApiKeys(self.database)
         self.recognizer = Recognizer(pipeline, settings.limits)
+        self.job_runs = JobRuns()
 
     def close(self) -> None:
         """End the work and close the gallery."""
+        self.job_runs.close()
         self.recognizer.close()
         self.database.close()
         self.pipeline.close()

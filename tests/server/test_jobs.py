@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from cli_helpers import facepipe
 from server_helpers import running
 
+from facepipe.batch.damage import JobBusyError
 from facepipe.batch.job import Job
+from facepipe.core.faces import UInt8Array
+from facepipe.images.reading import write_image
 from facepipe.server.v1.jobs import JobReader
 
 
@@ -33,3 +40,45 @@ def test_a_job_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
     assert reader.read(folder).state == "idle"
     shutil.rmtree(folder)
     assert reader.read(folder).state == "unreadable"
+
+
+def test_photos_that_wait_are_analyzed_and_paused(tmp_path: Path, astronaut: UInt8Array) -> None:
+    photos, out, gallery = tmp_path / "photos", tmp_path / "out", tmp_path / "gallery"
+    photos.mkdir()
+    write_image(photos / "1.jpg", astronaut)
+    assert facepipe("batch", photos, "--out", out, "--gallery", gallery, "--quiet").code == 0
+    for number in range(2, 6):
+        write_image(photos / f"{number}.jpg", astronaut[number:])
+    with Job(out) as job:
+        job.plan(sorted(photos.iterdir()))
+    with running(gallery, "--library", out, log=tmp_path / "log") as server:
+        client = server.client
+        assert client.post("/v1/jobs/nothing/start").status_code == 404
+        started = client.post("/v1/jobs/out/start")
+        assert (started.status_code, started.json()["state"]) == (201, "working"), started.text
+        assert client.post("/v1/jobs/out/start").status_code == 201
+        paused = client.post("/v1/jobs/out/pause").json()
+        assert (paused["state"], paused["photos"]) == ("idle", 5)
+        client.post("/v1/jobs/out/start")
+        deadline = time.monotonic() + 60
+        while client.get("/v1/jobs").json()["jobs"][0]["done"] != 5 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        with worked_with_when_free(out):
+            refused = client.post("/v1/jobs/out/start")
+            assert (refused.status_code, refused.json()["code"]) == (409, "working")
+    assert len((out / "results.jsonl").read_text().splitlines()) == 5
+
+
+@contextmanager
+def worked_with_when_free(folder: Path) -> Iterator[None]:
+    """Hold a job as soon as the server has let it go."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            job = Job(folder)
+            break
+        except JobBusyError:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    with job:
+        yield

@@ -101,6 +101,9 @@ class LibraryThread:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Finish what was asked for, close the library and end the thread."""
         self._tasks.put(None)
         self._thread.join()

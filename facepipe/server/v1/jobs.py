@@ -6,7 +6,7 @@ import os
 import threading
 from pathlib import Path
 
-from litestar import Router, get
+from litestar import Router, get, post
 
 from facepipe.batch.damage import JobBusyError
 from facepipe.batch.job import Job
@@ -14,6 +14,7 @@ from facepipe.batch.job_file import JOB_FILE
 from facepipe.batch.progress_file import read_progress
 from facepipe.core.errors import FacepipeError
 from facepipe.core.plain_text import text_of
+from facepipe.server.errors import RefusedError, not_found
 from facepipe.server.keys import Scope
 from facepipe.server.security import requires
 from facepipe.server.services import Services
@@ -49,7 +50,7 @@ def _state_of_file(folder: Path) -> tuple[int, int]:
 
 
 def _opened(folder: Path) -> schemas.Job:
-    name = text_of(folder.resolve().name)
+    name = _name_of(folder)
     try:
         with Job(folder) as job:
             counts = job.counts()
@@ -66,10 +67,51 @@ def _opened(folder: Path) -> schemas.Job:
 _READER = JobReader()
 
 
+@post("/{name:str}/start", operation_id="startJob", guards=[requires(Scope.MANAGE)], sync_to_thread=True)
+def start_job(services: Services, name: str) -> schemas.Job:
+    """Analyze the photos that an interrupted batch has left, with its weights and options."""
+    folder = _folder_of(services, name)
+    try:
+        services.job_runs.start(folder)
+    except JobBusyError as error:
+        raise RefusedError(409, "working", f"another process works with {name}") from error
+    except FacepipeError as error:
+        reason = text_of(str(error)).replace(text_of(str(folder)), name)
+        raise RefusedError(409, "job", reason) from error
+    return _shown(services, folder)
+
+
+@post("/{name:str}/pause", operation_id="pauseJob", guards=[requires(Scope.MANAGE)], sync_to_thread=True)
+def pause_job(services: Services, name: str) -> schemas.Job:
+    """End that; what was found is kept, and photos that are under way are analyzed again later."""
+    folder = _folder_of(services, name)
+    services.job_runs.pause(folder)
+    return _shown(services, folder)
+
+
+def _folder_of(services: Services, name: str) -> Path:
+    for folder in services.settings.libraries:
+        if _name_of(folder) == name:
+            return folder
+    raise not_found(f"there is no job {name!r}: see GET /v1/jobs")
+
+
+def _shown(services: Services, folder: Path) -> schemas.Job:
+    counts = services.job_runs.counts(folder)
+    if counts is None:
+        return _READER.read(folder)
+    total = counts.waiting + counts.done + counts.failed
+    return schemas.Job(_name_of(folder), "working", total, counts.done, counts.failed)
+
+
+def _name_of(folder: Path) -> str:
+    return text_of(folder.resolve().name)
+
+
 @get("/", operation_id="listJobs", guards=[requires(Scope.READ)], sync_to_thread=True)
 def list_jobs(services: Services) -> schemas.Jobs:
     """Return the batches that the server was started with (`--library`)."""
-    return schemas.Jobs([_READER.read(folder) for folder in services.settings.libraries])
+    return schemas.Jobs([_shown(services, folder) for folder in services.settings.libraries])
 
 
-router = Router("/v1/jobs", route_handlers=[list_jobs], tags=["jobs"])
+router = Router("/v1/jobs", route_handlers=[list_jobs, start_job, pause_job], tags=["jobs"])
