@@ -129,9 +129,11 @@ def reviewing(out: Path) -> Iterator[tuple[httpx.Client, int]]:
     address = httpx.URL(found[0])
     with httpx.Client(base_url=f"http://{address.netloc.decode()}", timeout=120) as client:
         client.get(str(address)).raise_for_status()
-        yield client, process.pid
-    process.kill()  # an orderly end would write the results of the batch
-    process.wait()
+        try:
+            yield client, process.pid
+        finally:
+            process.kill()  # an orderly end would write the results of the batch
+            process.wait()
 
 
 def processor_s(process: int) -> float:
@@ -145,8 +147,10 @@ class Clicks:
 
     def __init__(self, client: httpx.Client, process: int) -> None:
         self._client, self._process = client, process
-        self._names: list[str] = client.get("/review/names").json()
-        self._faces = [self._faces_of(name) for name in self._names[: _MOST_REPEATS + 1]]
+        everybody: list[str] = client.get("/review/names").json()
+        faces = {name: self._faces_of(name) for name in everybody[: 2 * _MOST_REPEATS]}
+        self._names = [name for name, own in faces.items() if len(own) > 1]
+        self._faces = [faces[name] for name in self._names]
         groups = re.findall(r"group\?number=(\d+)", self.get("groups"))
         self._groups = [int(number) for number in groups]
 

@@ -253,6 +253,8 @@ def _put_in_place(job: Job, ready: Sequence[_Prepared]) -> list[FacepipeError]:
     for folder in {Path(os.path.realpath(prepared.photo)).parent for prepared in done if prepared.write}:
         sync_folder(folder)
     _follow(job, writes, [prepared.write for prepared in done if prepared.write is not None])
+    for prepared in ready:
+        prepared.cleanup.close()  # before this is remembered: what a killed process leaves is found next time
     for prepared in done:
         outputs = {
             record.id: OutputFiles(_hash_of(job, record), _names_beside(prepared, record))
