@@ -94,11 +94,16 @@ def _bundled(columns: FaceColumns, embeddings: FloatArray, rows: IntArray, label
 
     order = np.argsort(labels, kind="stable")
     found, starts, sizes = np.unique(labels[order], return_index=True, return_counts=True)
-    members, ends = columns.embedding_row[rows[order]], np.append(starts, len(rows))
-    shape = len(found), len(embeddings)
-    sums = csr_matrix((np.ones(len(rows), np.float32), members, ends), shape=shape) @ embeddings
-    means = sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-9)
-    return Bundles(found, sizes, means.astype(np.float32, copy=False), rows[order], starts)
+    members, is_single = columns.embedding_row[rows[order]], sizes == 1
+    means = np.empty((len(found), embeddings.shape[1]), np.float32)
+    means[is_single] = embeddings[members[starts[is_single]]]
+    together = members[np.repeat(~is_single, sizes)]
+    ends = np.append(0, np.cumsum(sizes[~is_single]))
+    shape = int((~is_single).sum()), len(embeddings)
+    sums = csr_matrix((np.ones(len(together), np.float32), together, ends), shape=shape) @ embeddings
+    lengths = np.sqrt(np.einsum("nd,nd->n", sums, sums))
+    means[~is_single] = sums / np.maximum(lengths, 1e-9)[:, None]
+    return Bundles(found, sizes, means, rows[order], starts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
