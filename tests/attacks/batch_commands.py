@@ -51,7 +51,8 @@ _IN_PLACE = (*_BATCH, "--xmp-in-place")
 def _files(folder: Path) -> Iterator[Path]:
     """What others are to read."""
     for file in sorted(folder.rglob("*")):
-        if file.is_file() and not file.name.startswith((".", "job.sqlite3")):
+        is_hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.is_file() and not is_hidden and not file.name.startswith("job.sqlite3"):
             yield file
 
 
