@@ -12,8 +12,9 @@ from facepipe.gallery.address import GalleryAddress
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.names import lookalike_sentence, lookalikes, stored_name
-from facepipe.gallery.search.transient import TransientIndex
+from facepipe.gallery.search.database import DatabaseSearch
 from facepipe.gallery.search.views import Search
+from facepipe.gallery.storage.postgres.shared_store import SharedStore
 from facepipe.gallery.storage.store import Store
 
 logger = logging.getLogger("facepipe")
@@ -33,7 +34,7 @@ class GalleryBase:
         self.encoder = encoder or store.encoder
         self._store = store
         self._takes_vectors = encoder is not None
-        self._index: Search = DerivedIndex(path, store) if isinstance(path, Path) else TransientIndex(store)
+        self._index = _search_of(path, store)
 
     @property
     def read_only(self) -> bool:
@@ -112,3 +113,11 @@ class GalleryBase:
     def _require_encoder(self) -> None:
         if not self._takes_vectors:
             raise GalleryError(f"{self.path}: open the gallery with an encoder to add or match faces")
+
+
+def _search_of(path: GalleryAddress, store: Store) -> Search:
+    """Return how the nearest people are found in a gallery."""
+    if isinstance(path, Path):
+        return DerivedIndex(path, store)
+    assert isinstance(store, SharedStore)
+    return DatabaseSearch(store, path.search)

@@ -28,12 +28,11 @@ from facepipe.gallery.matching import (
 )
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
 from facepipe.gallery.names import stored_name
-from facepipe.gallery.opening import open_existing, open_store
+from facepipe.gallery.opening import open_existing, open_store, store_in
 from facepipe.gallery.people import PeopleMixin
 from facepipe.gallery.search.views import NamingView
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
 from facepipe.gallery.storage.schema import SCHEMA_VERSION
-from facepipe.gallery.storage.store import Store
 from facepipe.gallery.transfer import TransferMixin
 from facepipe.gallery.unknown import UnknownFacesMixin
 
@@ -278,7 +277,7 @@ def encrypt(path: str | Path | PostgresAddress, secret: bytes | None) -> None:
     if not secret:
         raise UsageError(f"encrypting needs a key: --key-file FILE, or ${KEY_VARIABLE}")
     address = parse_address(path)
-    store = Store(open_existing(address))
+    store = store_in(open_existing(address), address)
     try:
         Gallery(address, store, None).encrypt(secret)
     finally:

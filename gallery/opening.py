@@ -6,7 +6,7 @@ import logging
 import tempfile
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.core.files import make_private_folder
@@ -14,6 +14,7 @@ from facepipe.gallery.address import GalleryAddress, PostgresAddress
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.encryption import key_statements, new_codec
 from facepipe.gallery.storage.home import Home
+from facepipe.gallery.storage.postgres.shared_store import SharedHome, SharedStore
 from facepipe.gallery.storage.sqlite.database import Database, create_database
 from facepipe.gallery.storage.sqlite.schema import creating_statements
 from facepipe.gallery.storage.sqlite.snapshot import Snapshot
@@ -50,7 +51,7 @@ def open_store(
         home: Home = open_database(path, created_for, secret)
     else:
         home = _open_file(path, created_for, secret)
-    store = Store(home, secret)
+    store = store_in(home, path, secret)
     try:
         if create:
             store.require_no_unused_key()
@@ -63,6 +64,15 @@ def open_store(
         store.close()
         raise
     return store
+
+
+def store_in(home: Home, path: GalleryAddress, secret: bytes | None = None) -> Store:
+    """Return the store of a gallery whose database, at `path`, is open."""
+    return (
+        SharedStore(cast(SharedHome, home), secret)
+        if isinstance(path, PostgresAddress)
+        else Store(home, secret)
+    )
 
 
 def open_existing(path: GalleryAddress) -> Home:

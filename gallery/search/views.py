@@ -6,9 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from facepipe.gallery.matching import Directory, TemplateIndex
+from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.store import Store
 
 Answer = TypeVar("Answer")
+
+TRIES = 10
+"""How often an answer is made again whose people were changed meanwhile."""
 
 
 class NamingView(Protocol):
@@ -135,3 +139,10 @@ class StoreView:
         if self._people_counted[0] != generation:
             self._people_counted = (generation, self._store.people.count())
         return len(self.index), self._people_counted[1]
+
+
+def changes_too_fast(gallery: str) -> BusyDatabaseError:
+    """Return the error of an answer whose people were changed in each of `TRIES`."""
+    return BusyDatabaseError(
+        f"{gallery}: the people to be named are changed again and again by others: try again"
+    )

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from facepipe.gallery.models import Person, is_threshold
 from facepipe.gallery.names import NameTakenError, UnknownPersonError
 from facepipe.gallery.storage.rows import Table, require_kind
+from facepipe.gallery.storage.schema import row_checksum
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPerson:
+    """A row as it is stored, read to be used later.
+
+    Attributes:
+        name: Plain text, or ciphertext in an encrypted gallery.
+        threshold_l2: Of their own.
+        checksum: Of both.
+    """
+
+    name: Any
+    threshold_l2: Any
+    checksum: int
 
 
 class PeopleTable(Table):
@@ -70,10 +87,30 @@ class PeopleTable(Table):
 
     def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
         """Person id to threshold, of those people who have one of their own that can be used."""
-        rows = self._rows.of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", ids)
-        thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
-        require_kind(float | None, *thresholds.values())
-        return {id: threshold_l2 for id, threshold_l2 in thresholds.items() if is_threshold(threshold_l2)}
+        return usable_thresholds(self._rows.of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", ids))
+
+    def stored(self, ids: Iterable[int]) -> dict[int, StoredPerson]:
+        """Person id to row, of those of some people that there are."""
+        rows = self._rows.of_ids("SELECT id, name, threshold_l2, checksum FROM people WHERE id IN", ids)
+        return {id: StoredPerson(*values) for id, *values in rows}
+
+    def stored_after(self, id: int) -> dict[int, StoredPerson]:
+        """Person id to row, of all people with larger ids."""
+        rows = self._rows.sql.stream(
+            "SELECT id, name, threshold_l2, checksum FROM people WHERE id > ? ORDER BY id", (id,)
+        )
+        return {id: StoredPerson(*values) for id, *values in rows}
+
+    def name_of(self, id: int, person: StoredPerson) -> str:
+        """Return the name in a row that was read earlier.
+
+        Raises:
+            GalleryError: The row is damaged.
+        """
+        if row_checksum(person.name, person.threshold_l2) != person.checksum:
+            raise self._rows.damaged("people", id)
+        name: str = self._rows.codec.open("name", person.name)
+        return name
 
     def add(self, name: str) -> int:
         """Make a person if need be; returns the id."""
@@ -118,3 +155,10 @@ class PeopleTable(Table):
         self._rows.sql.execute(
             "DELETE FROM people WHERE NOT EXISTS (SELECT 1 FROM templates WHERE person_id = people.id)"
         )
+
+
+def usable_thresholds(rows: Iterable[tuple[int, Any]]) -> dict[int, float]:
+    """Person id to threshold, of ids with stored thresholds: those that are there and can be used."""
+    thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+    require_kind(float | None, *thresholds.values())
+    return {id: threshold_l2 for id, threshold_l2 in thresholds.items() if is_threshold(threshold_l2)}

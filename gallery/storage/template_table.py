@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 
@@ -86,6 +87,16 @@ class TemplateTable(FaceTable):
         rows = sorted(self._rows.of_ids("SELECT person_id, id FROM templates WHERE person_id IN", person_ids))
         owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
         return owners, ids
+
+    def owned_after(self, template_id: int) -> Iterator[tuple[IdArray, IdArray, FloatArray]]:
+        """Yield ids, people and vectors float32 (n, d) of all templates with larger ids, rising."""
+        rows = self._rows.sql.stream(
+            "SELECT id, person_id, vector FROM templates WHERE id > ? ORDER BY id", (template_id,)
+        )
+        while some := list(islice(rows, _READ_ROWS)):
+            ids, people, vectors = zip(*some, strict=True)
+            require_kind(int, *people)
+            yield np.array(ids), np.array(people), self.as_vectors(list(vectors), "the gallery")
 
     def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
         """The vectors of all templates with larger ids, rising, in batches of ids and float32 (n, d)."""

@@ -30,6 +30,7 @@ from facepipe.gallery.storage.postgres.schema import (
     sealing_statement,
     unsealing_statement,
 )
+from facepipe.gallery.storage.postgres.vector_table import VectorTable
 from facepipe.gallery.storage.postgres.wiping import wipe
 from facepipe.gallery.storage.rows import Rows
 from facepipe.gallery.storage.schema import (
@@ -249,7 +250,18 @@ class PostgresDatabase:
         """
         lock = "SELECT generation FROM meta FOR UPDATE"
         with self._writing(wait_s, lock, self._announcement) as sql:
+            before = sql.total_changes
             yield sql
+            if sql.total_changes != before:
+                self._add_new_vectors(sql)
+
+    def _add_new_vectors(self, sql: Connection) -> None:
+        """Bring the table by which the server searches up to date, where there is one."""
+        rows = Rows(self.name, self.gallery)
+        rows.sql = sql
+        vectors = VectorTable(rows)
+        if vectors.is_there():
+            vectors.add_new()
 
     @property
     def channel(self) -> str:

@@ -77,10 +77,40 @@ _V2 = (
                 'INSERT INTO %1$I.removed_templates'
                 ' SELECT generation + 1, removed.id FROM %1$I.meta, removed',
                 TG_TABLE_SCHEMA);
+            EXECUTE format(
+                'INSERT INTO %1$I.changed_people'
+                ' SELECT DISTINCT generation + 1, removed.person_id FROM %1$I.meta, removed',
+                TG_TABLE_SCHEMA);
             RETURN NULL;
         END $$""",
     """CREATE TRIGGER templates_are_removed AFTER DELETE ON templates
         REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION note_removed_templates()""",
+    # Whose names, thresholds and templates that were there before are others now, so that whoever follows a
+    # gallery need not read all people and templates.
+    "CREATE TABLE changed_people (generation bigint NOT NULL, person_id bigint NOT NULL)",
+    "CREATE INDEX changed_people_by_generation ON changed_people (generation)",
+    """CREATE FUNCTION note_changed_people() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            EXECUTE format(
+                'INSERT INTO %1$I.changed_people SELECT generation + 1, changed.id FROM %1$I.meta, changed',
+                TG_TABLE_SCHEMA);
+            RETURN NULL;
+        END $$""",
+    *(
+        f"""CREATE TRIGGER people_are_changed_by_{event} AFTER {event} ON people
+        REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION note_changed_people()"""
+        for event in ("update", "delete")
+    ),
+    """CREATE FUNCTION note_moved_template() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            EXECUTE format(
+                'INSERT INTO %1$I.changed_people SELECT generation + 1, person_id FROM %1$I.meta,'
+                ' unnest($1) AS person_id',
+                TG_TABLE_SCHEMA) USING ARRAY[OLD.person_id, NEW.person_id];
+            RETURN NULL;
+        END $$""",
+    """CREATE TRIGGER template_is_moved AFTER UPDATE OF person_id ON templates FOR EACH ROW
+        WHEN (OLD.person_id <> NEW.person_id) EXECUTE FUNCTION note_moved_template()""",
     # Pictures and vectors can't be compressed.
     *(
         f"ALTER TABLE {table} ALTER COLUMN {column} SET STORAGE EXTERNAL"

@@ -1,0 +1,128 @@
+"""Naming by the server: pgvector finds the nearest templates, and their exact distances decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.index.parts import IdArray, locate
+from facepipe.gallery.search.views import TRIES, Answer, NamingView, StoreView, changes_too_fast
+from facepipe.gallery.storage.postgres.shared_store import SharedStore
+
+DistanceArray = npt.NDArray[np.float64]
+
+_NONE: IdArray = np.zeros(0, np.int64)
+
+
+class ServerIndex:
+    """The vectors in the server (`matching.TemplateIndex`). Inside a transaction, after `prepare`.
+
+    Args:
+        store: The gallery's truth.
+    """
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self._counted = (-1, 0)  # At which generation, and how many.
+
+    def __len__(self) -> int:
+        generation = self._store.generation()
+        if self._counted[0] != generation:
+            self._counted = (generation, self._store.templates.count())
+        return self._counted[1]
+
+    def vectors_of(self, ids: IdArray) -> FloatArray:
+        """Return the vectors float32 (n, d) of ids; infinite where there is no such template."""
+        known, vectors = self._store.vectors.vectors_of(ids)
+        order = np.argsort(known)
+        rows, is_present = locate(known[order], ids)
+        found = np.full((len(ids), self._store.encoder.dimensions), np.inf, np.float32)
+        found[is_present] = vectors[order[rows[is_present]]]
+        return found
+
+    def search(
+        self, queries: FloatArray, count: int, exclude_ids: IdArray | None = None
+    ) -> tuple[DistanceArray, IdArray]:
+        """Return the nearest templates of each query: see `matching.TemplateIndex.search`."""
+        exclude_ids = _NONE if exclude_ids is None else exclude_ids
+        count = min(count, len(self) - len(exclude_ids))
+        if count <= 0 or not len(queries):
+            return np.zeros((len(queries), 0)), np.zeros((len(queries), 0), np.int64)
+        found = self._nearest(queries, count, exclude_ids)
+        if min(len(ids) for ids, _ in found) < count:  # The graph gives up where too many are excluded.
+            self._store.vectors.prepare(exact=True)
+            found = self._nearest(queries, count, exclude_ids)
+            self._store.vectors.prepare()
+        rows = [_ranked(query, *one, count) for query, one in zip(queries, found, strict=True)]
+        return np.stack([distances for distances, _ in rows]), np.stack([ids for _, ids in rows])
+
+    def _nearest(
+        self, queries: FloatArray, count: int, exclude_ids: IdArray
+    ) -> list[tuple[IdArray, FloatArray]]:
+        return list(self._store.vectors.nearest(queries, count, exclude_ids))
+
+
+def _ranked(
+    query: FloatArray, ids: IdArray, vectors: FloatArray, count: int
+) -> tuple[DistanceArray, IdArray]:
+    """Exact distances float64 (k,), rising, and ids (k,) of the nearest among candidates."""
+    distances = np.linalg.norm(vectors.astype(np.float64) - query.astype(np.float64), axis=1)
+    order = np.lexsort((ids, distances))[:count]
+    return distances[order], ids[order]
+
+
+class _ServerView(StoreView):
+    """The state of a transaction, and the people whose names were read in it."""
+
+    def __init__(self, store: SharedStore) -> None:
+        index = ServerIndex(store)
+        super().__init__(store, lambda: index)
+        self.named: set[int] = set()
+
+    def names_of(self, ids: Iterable[int]) -> dict[int, str]:
+        """Person id to name."""
+        wanted = set(ids)
+        self.named |= wanted
+        return super().names_of(wanted)
+
+
+class ServerSearch:
+    """Answers by queries, each answer compared with the state of the database before it is given.
+
+    Args:
+        store: The gallery's truth, with the table of vectors.
+    """
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self._view = _ServerView(store)
+
+    def answer(self, read: Callable[[NamingView], Answer]) -> Answer:
+        """Return what `read` makes of the state that was the present one when a transaction began.
+
+        Nobody who was removed, renamed or merged before the last comparison is named in it.
+
+        Raises:
+            BusyDatabaseError: The people named changed again and again.
+        """
+        store, view = self._store, self._view
+        for _ in range(TRIES):
+            with store.home.alone():
+                is_one_state = store.home.is_inside
+                with store.reading():
+                    store.vectors.prepare()
+                    generation = store.generation()
+                    view.named.clear()
+                    answer = read(view)
+                if is_one_state or view.named.isdisjoint(store.people_changed_now(generation)):
+                    return answer
+        raise changes_too_fast(store.gallery)
+
+    def catch_up(self) -> None:
+        """Nothing: every answer is of the present state."""
+
+    def drop(self) -> None:
+        """Nothing: all is in the server."""
