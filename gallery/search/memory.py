@@ -146,16 +146,17 @@ class MemorySearch:
                 raise
 
     def _follow_others(self) -> None:
-        """Catch up in the background what is in memory."""
+        """Catch up what is in memory, in the background."""
         with self._store.home.alone():
-            if self._view is not None:
+            if self._view is not None and self._view.state != self._store.present_state():
                 self.catch_up()
 
     def drop(self) -> None:
         """Free the memory, and stop listening for changes."""
-        if self._listener is not None:
-            self._listener.stop()
-        self._view = self._listener = None
+        with self._store.home.alone():
+            if self._listener is not None:
+                self._listener.stop()
+            self._view = self._listener = None
 
     def leave_to_parent(self) -> None:
         """Forget the thread that listens, which is the parent's."""
