@@ -46,7 +46,7 @@ FPIR = 0.01
 """Share of strangers that get a name at the threshold called calibrated."""
 _FILLED_AT_ONCE = 50_000
 _ROUNDS = 3
-_SCHEMA = "facepipe_benchmark"
+SCHEMA = "facepipe_benchmark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ def measure_folder(faces: Faces, folder: Path) -> dict[str, tuple[str, Filling, 
 def measure_postgres(faces: Faces, url: str) -> dict[str, tuple[str, Filling, Changing]]:
     """Fill and change a gallery in a database, before and after its server is prepared for searching."""
     local, server = (
-        f"{url}{'&' if '?' in url else '?'}schema={_SCHEMA}&search={x}" for x in ("local", "server")
+        f"{url}{'&' if '?' in url else '?'}schema={SCHEMA}&search={x}" for x in ("local", "server")
     )
     with Gallery.open(local, ENCODER, create=True) as gallery:
         filling_s = timed(lambda: _fill(gallery, faces.enrolled))[0]
@@ -236,16 +236,16 @@ def _measure_changes(address: str) -> Changing:
 
 
 @contextmanager
-def _empty_schema(url: str) -> Iterator[None]:
+def empty_schema(url: str) -> Iterator[None]:
     """Drop what an earlier run left in the database, and what this one leaves."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
+        connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
         try:
             yield
         finally:
-            connection.execute(f"DROP SCHEMA IF EXISTS {_SCHEMA} CASCADE")
+            connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
 
 
 def _lines(filling: Filling, changing: Changing, searching: Searching) -> Iterator[str]:
@@ -321,7 +321,7 @@ def main(
         click.echo(f"{size:,} faces of {size // FACES_A_PERSON:,} people")
         with (
             tempfile.TemporaryDirectory(dir=folder) as temporary,
-            _empty_schema(postgres) if postgres else nullcontext(),
+            empty_schema(postgres) if postgres else nullcontext(),
         ):
             faces = make_faces(size, queries, Path(temporary) / "faces.npy")
             figures = measure_homes(faces, Path(temporary), postgres, processes)

@@ -11,6 +11,7 @@ import numpy as np
 from facepipe.gallery.index.file import DamagedIndexError
 from facepipe.gallery.index.vectors import VectorIndex
 from facepipe.gallery.models import Finding
+from facepipe.gallery.storage.postgres.shared_store import SharedStore
 from facepipe.gallery.storage.store import Store
 
 _LOOKS = 3
@@ -60,3 +61,13 @@ def _differences(file: Path, index: VectorIndex, store: Store) -> Iterator[Findi
             return
     if compared != len(known):
         yield Finding("index", f"{file}: holds templates that are not in the database")
+
+
+def search_findings(store: Store) -> tuple[Finding, ...]:
+    """Return what is wrong with the table by which a server searches, where there is one.
+
+    Outside of any transaction.
+    """
+    assert isinstance(store, SharedStore)
+    with store.reading():
+        return tuple(store.vectors.findings()) if store.vectors.is_there() else ()

@@ -11,7 +11,7 @@ from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.files import copy_private, make_folder_aside
 from facepipe.gallery.gallery import Gallery
 from facepipe.gallery.index.file import move_index
-from facepipe.gallery.index_check import index_findings
+from facepipe.gallery.index_check import index_findings, search_findings
 from facepipe.gallery.index_sync import INDEX_FILE
 from facepipe.gallery.lost_faces import lost_faces
 from facepipe.gallery.models import EncoderIdentity, Finding
@@ -62,7 +62,7 @@ def verify(
             with gallery._store.reading():
                 found = tuple(summarised(gallery._store.findings(), FINDINGS_MAX))
             if not isinstance(gallery.path, Path):
-                return found
+                return found or search_findings(gallery._store)
             lost = lost_faces(gallery.path, gallery.encoder.dimensions)
             found += tuple(Finding("lost", str(faces)) for faces in lost)
             return found or index_findings(gallery.path / INDEX_FILE, gallery._store)

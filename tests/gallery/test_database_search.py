@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,12 @@ from facepipe.gallery import EncoderIdentity, Gallery
 from facepipe.gallery import gallery as gallery_module
 from facepipe.gallery.encoder_change import EncoderChange, NewVector
 from facepipe.gallery.matching import PersonDistance, rank_people
+from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.restore import restore
 from facepipe.gallery.search import database, memory
 from facepipe.gallery.storage.errors import BusyDatabaseError
+from facepipe.gallery.storage.home import Cursor
+from facepipe.gallery.storage.postgres.shared_store import SharedStore
 
 PEOPLE = 12
 FACES = 5
@@ -166,7 +171,7 @@ def test_an_answer_whose_person_always_changes_is_refused(
 def test_others_who_change_do_not_hold_up_an_answer(
     gallery: Gallery, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rounds = []
+    rounds: list[object] = []
     with Gallery.open(url, ENCODER) as other:
 
         def rank_and_be_overtaken(*arguments: object) -> object:
@@ -204,12 +209,19 @@ def test_a_match_from_memory_is_one_query(postgres_url: str, monkeypatch: pytest
         fill(gallery)
         gallery.match(queries())
         monkeypatch.setattr(memory, "Listener", lambda *_: None)  # It asks for itself when it begins.
-        queried = []
-        glance = gallery._store.home.glance
-        monkeypatch.setattr(gallery._store.home, "glance", lambda *a: queried.append(a) or glance(*a))
-        monkeypatch.setattr(gallery._store.home, "reading", lambda *_: pytest.fail("a transaction"))
+        queried: list[object] = []
+        home = store_of(gallery).home
+        glance = home.glance
+
+        def counted_glance(*query: Any) -> Cursor:
+            queried.append(query)
+            return glance(*query)
+
+        monkeypatch.setattr(home, "glance", counted_glance)
+        monkeypatch.setattr(home, "reading", lambda *_: pytest.fail("a transaction"))
         gallery.match(queries())
         assert len(queried) == 1
+        monkeypatch.undo()
 
 
 def test_one_state_is_that_of_its_beginning(gallery: Gallery, url: str) -> None:
@@ -317,12 +329,17 @@ def test_an_encrypted_gallery_is_searched_from_memory_only(postgres_url: str) ->
         Gallery.open(server, ENCODER, secret=b"a key")
     with Gallery.open(postgres_url, ENCODER, secret=b"a key") as gallery:
         assert gallery.match(queries()) == expected
-        assert not tables_with_vectors(gallery)
+        assert not has_table_of_vectors(gallery)
 
 
-def tables_with_vectors(gallery: Gallery) -> bool:
-    with gallery._store.reading():
-        return gallery._store.vectors.is_there()
+def has_table_of_vectors(gallery: Gallery) -> bool:
+    with gallery.one_state():
+        return store_of(gallery).vectors.is_there()
+
+
+def store_of(gallery: Gallery) -> SharedStore:
+    assert isinstance(gallery._store, SharedStore)
+    return gallery._store
 
 
 def test_by_size_the_server_searches_where_it_was_prepared(
@@ -369,12 +386,37 @@ def test_without_the_extension(
             Gallery.open(f"{url}&search=server", ENCODER)
 
 
-def test_rebuilding_makes_the_table_of_vectors_again(postgres_url: str) -> None:
-    with Gallery.open(f"{postgres_url}&search=server", ENCODER, create=True) as gallery:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "DELETE FROM template_vectors WHERE template_id = 7",
+        "UPDATE template_vectors SET embedding = other.embedding FROM template_vectors AS other"
+        " WHERE template_vectors.template_id = 7 AND other.template_id = 1",
+    ],
+)
+def test_a_damaged_table_of_vectors_is_made_again(postgres_url: str, damage: str) -> None:
+    server = f"{postgres_url}&search=server"
+    with Gallery.open(server, ENCODER, create=True) as gallery:
         fill(gallery)
         expected = gallery.match(queries())
+        assert verify(server) == ()
         with gallery._store.changing():
-            gallery._store._rows.sql.execute("DELETE FROM template_vectors WHERE template_id % 2 = 0")
+            gallery._store._rows.sql.execute(damage)
+        assert [finding.code for finding in verify(server)] == ["index"]
+        assert [finding.code for finding in repair(server).findings] == ["index"]
+        assert verify(server) == ()
+        assert gallery.match(queries()) == expected
+
+
+def test_a_restored_gallery_is_searched_by_the_server(postgres_url: str, tmp_path: Path) -> None:
+    server = f"{postgres_url}&search=server"
+    with Gallery.open(server, ENCODER, create=True) as gallery:
+        fill(gallery)
+        expected = gallery.match(queries())
+        gallery.backup(tmp_path / "backup")
+        gallery.remove("person 1")
         assert gallery.match(queries()) != expected
-        gallery.rebuild_index()
+    restore(server, tmp_path / "backup", ENCODER)
+    assert verify(server) == ()
+    with Gallery.open(server, ENCODER) as gallery:
         assert gallery.match(queries()) == expected

@@ -252,16 +252,14 @@ class PostgresDatabase:
         with self._writing(wait_s, lock, self._announcement) as sql:
             before = sql.total_changes
             yield sql
-            if sql.total_changes != before:
-                self._add_new_vectors(sql)
+            if sql.total_changes != before and (vectors := self.vectors(sql)).is_there():
+                vectors.add_new()
 
-    def _add_new_vectors(self, sql: Connection) -> None:
-        """Bring the table by which the server searches up to date, where there is one."""
+    def vectors(self, sql: Connection) -> VectorTable:
+        """Return the table by which the server searches, which need not be there."""
         rows = Rows(self.name, self.gallery)
         rows.sql = sql
-        vectors = VectorTable(rows)
-        if vectors.is_there():
-            vectors.add_new()
+        return VectorTable(rows)
 
     @property
     def channel(self) -> str:

@@ -24,11 +24,15 @@ def replace_rows(home: PostgresDatabase, source: Sql, kept: Path) -> None:
         kept: Where the gallery as it was is copied to, an SQLite file, unless it was never changed.
     """
     with home.writing() as sql:
+        vectors = home.vectors(sql)
+        is_searched = vectors.is_there()
+        vectors.drop()
         if sql.execute("SELECT 1 FROM meta WHERE generation > 0").fetchone():
             home.backup(kept)
         for table in reversed(_REPLACED):
             sql.execute(f"DELETE FROM {table}")
-        home.set_text_types(sql, source.execute("SELECT 1 FROM key_copy").fetchone() is not None)
+        is_encrypted = source.execute("SELECT 1 FROM key_copy").fetchone() is not None
+        home.set_text_types(sql, is_encrypted)
         for table in _REPLACED:
             sql.copy(table, RAW_COLUMNS[table], raw_rows(source, table))
         for table in NUMBERED_TABLES:
@@ -41,3 +45,5 @@ def replace_rows(home: PostgresDatabase, source: Sql, kept: Path) -> None:
         )
         sql.execute("DELETE FROM vector_states")
         home.note_all_changed(sql)
+        if is_searched and not is_encrypted:
+            vectors.create()

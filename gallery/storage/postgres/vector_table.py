@@ -10,6 +10,7 @@ import numpy as np
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.index.parts import IdArray
+from facepipe.gallery.models import Finding
 from facepipe.gallery.storage.rows import Table
 
 DIMENSIONS_MAX = 2000
@@ -135,6 +136,18 @@ class VectorTable(Table):
             (np.unique(ids).tolist(),),
         ).fetchall()
         return np.array([row[0] for row in rows], np.int64), self._vectors([row[1] for row in rows])
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield one finding where the table does not hold the vectors of the templates, exactly."""
+        type = self._required_type()
+        rows = self._rows.sql.stream(
+            f"SELECT vector, {type}_send(embedding) FROM templates"
+            " LEFT JOIN template_vectors ON template_id = templates.id"
+        )
+        for vector, sent in rows:
+            if sent is None or np.frombuffer(sent[_HEAD_BYTES:], ">f4").astype("<f4").tobytes() != vector:
+                yield Finding("index", "template_vectors: does not hold the vectors of the templates")
+                return
 
     def prepare(self, *, exact: bool = False) -> None:
         """Set how this transaction searches: by the graph or, `exact`, by comparing all vectors."""
