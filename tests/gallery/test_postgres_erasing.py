@@ -49,11 +49,12 @@ def traces(server: PostgresServer, database: str, secrets: list[bytes]) -> list[
     ]
 
 
+@pytest.mark.parametrize("search", ["local", "server"])
 def test_no_byte_of_who_was_removed_is_left_in_the_tables(
-    server: PostgresServer, database: str, caplog: pytest.LogCaptureFixture
+    server: PostgresServer, database: str, search: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "facepipe")
-    url = server.url(database, OWNER)
+    url = server.url(database, OWNER, search=search)
     vectors = [vector.tobytes() for vector in person_vectors(1, 4)]
     secrets = [SECRET.encode(), CROP[:600], FOLDER.encode(), *vectors]
     with Gallery.open(url, ENCODER, create=True) as gallery:
@@ -72,8 +73,11 @@ def test_no_byte_of_who_was_removed_is_left_in_the_tables(
     assert "replicas" in message
 
 
-def test_encrypting_leaves_no_plain_byte_in_the_tables(server: PostgresServer, database: str) -> None:
-    url = server.url(database, OWNER)
+@pytest.mark.parametrize("search", ["local", "server"])
+def test_encrypting_leaves_no_plain_byte_in_the_tables(
+    server: PostgresServer, database: str, search: str
+) -> None:
+    url = server.url(database, OWNER, search=search)
     secrets = [SECRET.encode(), CROP[:600], FOLDER.encode(), person_vectors(1, 1)[0].tobytes()]
     with Gallery.open(url, ENCODER, create=True) as gallery:
         gallery.add(SECRET, faces(1, 2, CROP))

@@ -13,8 +13,9 @@ from psycopg.errors import Diagnostic
 from facepipe.gallery.storage.postgres.connections import Connection
 from facepipe.gallery.storage.schema import SEALED_COLUMNS
 
-_REWRITTEN_BYTES_MAX = 1 << 28
-"""Of a table: nobody can read it while it is rewritten, which takes about a second for so much."""
+_REWRITTEN_BYTES_MAX = {**dict.fromkeys(SEALED_COLUMNS, 1 << 28), "template_vectors": 1 << 24}
+"""Of the tables with names and faces: nobody can read one while it is rewritten, which takes a second for so
+much, or, where a graph is made again, some seconds."""
 WAIT_S = 30.0
 """How long others who read or write may be waited for."""
 _ATTEMPT_MS = 250
@@ -83,9 +84,9 @@ def wipe(sql: Connection, name: str, wait: bool) -> bool:
         return False
     deadline = time.monotonic() + (WAIT_S if wait else 0)
     for table, size_bytes, _ in tables:
-        holds_faces = table in SEALED_COLUMNS
-        is_large = holds_faces and size_bytes > _REWRITTEN_BYTES_MAX
-        obstacle = _vacuum_until(sql, table, holds_faces and not is_large, deadline)
+        bytes_max = _REWRITTEN_BYTES_MAX.get(table)
+        is_large = bytes_max is not None and size_bytes > bytes_max
+        obstacle = _vacuum_until(sql, table, bytes_max is not None and not is_large, deadline)
         if obstacle:
             logger.warning("%s: %s (%s); the next opening wipes it", name, _NOT_YET_WIPED, obstacle)
             return False
