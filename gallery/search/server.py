@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,15 @@ DistanceArray = npt.NDArray[np.float64]
 _NONE: IdArray = np.zeros(0, np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """The number of templates at a generation, and the largest of their ids."""
+
+    generation: int
+    last_id: int
+    count: int
+
+
 class ServerIndex:
     """The vectors in the server (`matching.TemplateIndex`). Inside a transaction, after `prepare`.
 
@@ -26,13 +36,19 @@ class ServerIndex:
 
     def __init__(self, store: SharedStore) -> None:
         self._store = store
-        self._counted = (-1, 0)  # At which generation, and how many.
+        self._counted: _Count | None = None
 
     def __len__(self) -> int:
-        generation = self._store.generation()
-        if self._counted[0] != generation:
-            self._counted = (generation, self._store.templates.count())
-        return self._counted[1]
+        """Count all rows once, and later what was added and removed since."""
+        store, known = self._store, self._counted
+        generation, last_id = store.generation(), store.templates.last_id()
+        if known is None or generation < known.generation:
+            count = store.templates.count()
+        else:
+            removed = np.count_nonzero(store.removed_after(known.generation) <= known.last_id)
+            count = known.count + store.count_after(known.last_id) - int(removed)
+        self._counted = _Count(generation, last_id, count)
+        return count
 
     def vectors_of(self, ids: IdArray) -> FloatArray:
         """Return the vectors float32 (n, d) of ids; infinite where there is no such template."""
@@ -48,14 +64,15 @@ class ServerIndex:
     ) -> tuple[DistanceArray, IdArray]:
         """Return the nearest templates of each query: see `matching.TemplateIndex.search`."""
         exclude_ids = _NONE if exclude_ids is None else exclude_ids
-        count = min(count, len(self) - len(exclude_ids))
-        if count <= 0 or not len(queries):
-            return np.zeros((len(queries), 0)), np.zeros((len(queries), 0), np.int64)
+        if not len(queries):
+            return np.zeros((0, 0)), np.zeros((0, 0), np.int64)
         found = self._nearest(queries, count, exclude_ids)
-        if min(len(ids) for ids, _ in found) < count:  # The graph gives up where too many are excluded.
-            self._store.vectors.prepare(exact=True)
-            found = self._nearest(queries, count, exclude_ids)
-            self._store.vectors.prepare()
+        if (found_count := min(len(ids) for ids, _ in found)) < count:
+            count = max(0, min(count, len(self) - len(exclude_ids)))
+            if found_count < count:  # The graph gives up where too many are excluded.
+                self._store.vectors.prepare(exact=True)
+                found = self._nearest(queries, count, exclude_ids)
+                self._store.vectors.prepare()
         rows = [_ranked(query, *one, count) for query, one in zip(queries, found, strict=True)]
         return np.stack([distances for distances, _ in rows]), np.stack([ids for _, ids in rows])
 

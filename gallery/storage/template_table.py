@@ -88,6 +88,10 @@ class TemplateTable(FaceTable):
         owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
         return owners, ids
 
+    def last_id(self) -> int:
+        """Return the largest id that there is; 0: none."""
+        return int(self._rows.value("SELECT COALESCE(MAX(id), 0) FROM templates"))
+
     def owned_after(self, template_id: int) -> Iterator[tuple[IdArray, IdArray, FloatArray]]:
         """Yield ids, people and vectors float32 (n, d) of all templates with larger ids, rising."""
         rows = self._rows.sql.stream(
