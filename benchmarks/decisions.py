@@ -110,7 +110,7 @@ def main(file: Path, postgres: str) -> None:
         f"{len(enrolled):,} faces of {len(contents.people):,} people; asked for {len(asked) - strangers:,} of"
         f" them and {strangers:,} strangers; {strict_l2:.3f} names {_FPIR:.0%} of strangers"
     )
-    rows = []
+    rows, first = [], None
     with tempfile.TemporaryDirectory() as folder, empty_schema(postgres):
         addresses = {"folder": f"{folder}/g", "local": f"{base}local", "server": f"{base}server"}
         for name in ("folder", "local"):
@@ -118,10 +118,18 @@ def main(file: Path, postgres: str) -> None:
                 gallery.add_contents(contents)
         for name, address in addresses.items():
             found = _found(address, encoder, asked)
-            shares = [_same_decisions(exact, found, step) for step in np.arange(0.4, 1.3, 0.005)]
+            first = first or found
             strict = _same_decisions(exact, found, strict_l2)
-            rows.append((name, f"{strict:.3%}", f"{min(shares):.3%}", f"{np.mean(shares):.3%}"))
-    click.echo(table(["search", f"at {strict_l2:.3f}", "worst of all thresholds", "mean"], rows))
+            worst, as_folder = (
+                min(_same_decisions(one, found, step) for step in np.arange(0.4, 1.3, 0.005))
+                for one in (exact, first)
+            )
+            rows.append((name, f"{strict:.3%}", f"{worst:.3%}", f"{as_folder:.3%}"))
+    click.echo(
+        table(
+            ["search", f"at {strict_l2:.3f}", "at the worst threshold", "as in a folder, at the worst"], rows
+        )
+    )
 
 
 if __name__ == "__main__":
