@@ -88,8 +88,10 @@ class PhotoAnalyzer:
         """
         needed = self._detector.options.scale_of if self.options.reduce else None
         memory = memory or self.memory(task.path)
-        photo = read_reduced(task.path, needed, max_pixels=self.options.max_pixels, memory=memory)
-        return OpenedPhoto(task, photo_sha256(task.path), photo, memory)
+        photo = read_reduced(
+            task.source, needed, max_pixels=self.options.max_pixels, memory=memory, name=printable(task.path)
+        )
+        return OpenedPhoto(task, photo_sha256(task.source, printable(task.path)), photo, memory)
 
     def input_size_wh(self, opened: OpenedPhoto) -> tuple[int, int]:
         """Size of the detector's input for it: photos of equal sizes are detected together."""
@@ -132,10 +134,11 @@ class PhotoAnalyzer:
             MemoryBusyError: See `PhotoMemory`.
         """
         photo = read_reduced(
-            analysis.task.path,
+            analysis.task.source,
             lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= self._max_pixels_at_once else _HALF,
             max_pixels=self.options.max_pixels,
             memory=memory,
+            name=printable(analysis.task.path),
         )
         return self._cropped(analysis, photo)
 

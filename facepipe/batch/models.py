@@ -15,6 +15,7 @@ from facepipe.align import Alignment
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory
+from facepipe.images.reading import PhotoSource
 from facepipe.pipeline import PhotoResult
 from facepipe.quality_rules import Reason
 
@@ -24,10 +25,22 @@ PREVIEW = -1
 
 @dataclass(frozen=True, slots=True)
 class PhotoTask:
-    """A photo to be analyzed; `id` is its row in the job file."""
+    """A photo to be analyzed.
+
+    Attributes:
+        id: Its row in the job file.
+        path: Where it is.
+        content: Bytes of its file, for a machine that can't read it; None: it is read from its path.
+    """
 
     id: int
     path: Path
+    content: bytes | None = field(default=None, repr=False)
+
+    @property
+    def source(self) -> PhotoSource:
+        """What it is read from."""
+        return self.path if self.content is None else self.content
 
 
 @dataclass(frozen=True, slots=True, eq=False)

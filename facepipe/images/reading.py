@@ -85,6 +85,7 @@ def read_reduced(
     *,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     memory: PhotoMemory | None = None,
+    name: str | None = None,
 ) -> ReducedPhoto:
     """`read_image` for whoever needs fewer pixels: of a width and height, `needed_scale` (up to 1) a side.
 
@@ -97,12 +98,13 @@ def read_reduced(
         max_pixels: As `read_image`.
         memory: Counts what the photo takes, and in the end what its pixels do, until the caller releases it;
             None: nothing is counted when they are returned.
+        name: How messages name the photo; None: by its path.
 
     Raises:
         PhotoError: As `read_image`.
         MemoryBusyError: Only with a `memory` that does not wait.
     """
-    name = printable(source)
+    name = name or printable(source)
     own = PhotoMemory(name, allowed_bytes(max_pixels))
     with own, _failures_named(name), _opened(source, name) as stream:
         taken = own if memory is None else memory
@@ -116,15 +118,40 @@ def from_pillow(photo: Image.Image) -> UInt8Array:
     return upright(rgb_of(photo), orientation_of(photo))
 
 
-def photo_sha256(path: str | os.PathLike[str]) -> str:
+def photo_sha256(source: PhotoSource, name: str | None = None) -> str:
     """SHA-256 of a photo file's bytes, 64 hex digits: the same photo under another name has the same.
+
+    Args:
+        source: A file, or the bytes of one.
+        name: How messages name the photo; None: by its path.
 
     Raises:
         PhotoError: The file can't be read.
     """
+    name = name or printable(source)
+    with _failures_named(name), _opened(source, name) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_photo_bytes(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
+    """Read a photo file as it is.
+
+    Args:
+        path: The file.
+        max_bytes: Larger files are refused.
+
+    Raises:
+        PhotoError: As `read_image`, or the file is larger than `max_bytes`.
+    """
     name = printable(path)
     with _failures_named(name), _opened(path, name) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        content = stream.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise PhotoError(
+            f"{name}: a file of more than {max_bytes // 1_000_000} MB is not sent to other machines; "
+            "give them the folder at the same path, or analyze it without --ray"
+        )
+    return content
 
 
 def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
