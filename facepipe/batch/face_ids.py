@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 
 import msgspec
@@ -12,7 +11,7 @@ _IDS = msgspec.json.Decoder(list[str])
 
 def face_ids_to_text(ids: Iterable[str]) -> str:
     """As JSON."""
-    return json.dumps(list(ids))
+    return msgspec.json.encode(list(ids)).decode()
 
 
 def face_ids_from_text(text: str | None) -> list[str]:

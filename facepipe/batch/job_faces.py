@@ -90,6 +90,8 @@ class JobFaces:
 
     def _drawn_pictures(self, photo_id: int) -> dict[str, bytes]:
         """Pictures of the faces that were drawn by hand, by face id: no analysis makes them."""
+        if not len(self._decisions):
+            return {}
         query = "SELECT face_ids FROM photos WHERE id = ?"
         (ids,) = self._database.execute(query, (photo_id,)).fetchone()
         found = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 import msgspec
 import numpy as np
@@ -39,7 +37,7 @@ def faces_of(numbers: bytes) -> Faces:
 
 def reasons_to_text(reasons: Sequence[Reason | None]) -> str:
     """As JSON."""
-    return json.dumps([reason and reason.value for reason in reasons])
+    return msgspec.json.encode([reason and reason.value for reason in reasons]).decode()
 
 
 def reasons_of(text: str) -> list[Reason | None]:
@@ -68,7 +66,7 @@ def unknown_rows_of(
 
 def matches_to_text(matches: Sequence[Match]) -> str:
     """As JSON."""
-    return json.dumps([asdict(match) for match in matches], ensure_ascii=False)
+    return msgspec.json.encode(list(matches)).decode()
 
 
 def matches_of(text: str) -> list[Match]:
