@@ -9,6 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from facepipe.batch.analysis import PhotoAnalyzer
 from facepipe.batch.failures import ONE_PHOTO_FAILS, failed_photo, require_lack_of_memory
@@ -18,6 +19,21 @@ from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory
 
 Outcome = PhotoAnalysis | FailedPhoto
 """What becomes of a task."""
+
+
+class PhotoEngine(Protocol):
+    """Analyzes photos, here or elsewhere.
+
+    Attributes:
+        seconds: Of all threads together, by stage, and under "wait" without anything to do.
+    """
+
+    seconds: defaultdict[str, float]
+
+    def outcomes(self) -> Generator[Outcome]:
+        """One outcome of each task, as they come, in no order. Leaving the loop stops the work."""
+
+
 _POLL_S = 0.2
 """How often the consumer leaves its queue, so that Ctrl-C is noticed."""
 _OUTCOMES = 256
@@ -76,15 +92,22 @@ class Engine:
         analyzer: The stages.
         tasks: What to analyze; read as needed.
         options: See `EngineOptions`.
+        stays_open: More tasks will come by `add`: the work ends where the loop over its outcomes is left.
 
     Attributes:
         seconds: Of all threads together, by stage, and under "wait" without anything to do.
     """
 
     def __init__(
-        self, analyzer: PhotoAnalyzer, tasks: Iterable[PhotoTask], options: EngineOptions | None = None
+        self,
+        analyzer: PhotoAnalyzer,
+        tasks: Iterable[PhotoTask],
+        options: EngineOptions | None = None,
+        *,
+        stays_open: bool = False,
     ) -> None:
         self._analyzer, self._tasks, self._options = analyzer, iter(tasks), options or EngineOptions()
+        self._stays_open, self._added = stays_open, deque[PhotoTask]()
         self._workers = self._options.threads
         self._change = threading.Condition()
         self._outcomes: queue.Queue[Outcome | BaseException | None] = queue.Queue(_OUTCOMES)
@@ -112,6 +135,13 @@ class Engine:
             deadline = time.monotonic() + _STOP_WAIT_S
             for thread in threads:
                 thread.join(max(0.0, deadline - time.monotonic()))
+
+    def add(self, tasks: Iterable[PhotoTask]) -> None:
+        """Take more tasks. Any thread may call it."""
+        with self._change:
+            self._added.extend(tasks)
+            self._tasks_left = True
+            self._change.notify_all()
 
     def _drain(self, running: int) -> Iterator[Outcome]:
         while running:
@@ -173,7 +203,7 @@ class Engine:
                     self._busy += 1
                     self.seconds["wait"] += time.perf_counter() - start
                     return step
-                if not self._busy:
+                if not self._busy and not self._stays_open:
                     return None
                 self._change.wait()
         return None
@@ -202,7 +232,7 @@ class Engine:
     def _next_reading(self) -> _Step | None:
         if self._put_off or not self._tasks_left or self._held_pixels >= self._options.held_pixels:
             return None
-        task = next(self._tasks, None)
+        task = self._added.popleft() if self._added else next(self._tasks, None)
         if task is None:
             self._tasks_left = False
             return None

@@ -14,20 +14,25 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
-from facepipe.batch.engine import Engine, EngineOptions, Outcome
+from facepipe.batch.engine import Engine, EngineOptions, Outcome, PhotoEngine
 from facepipe.batch.job import Job
-from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis
+from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.naming import Naming, options_to_dict
 from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
 from facepipe.batch.progress_file import RunningBatch, remove_progress, write_progress
+from facepipe.batch.rows import known_count
 from facepipe.batch.shards import Shard
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.images.finding import find_photos, is_wanted
 from facepipe.pipeline import FacePipeline, NamingOptions
 
-_SAVE_PHOTOS, _SAVE_S = 16, 0.5
-"""A transaction: so many photos, or so many seconds, are the most that a killed process repeats."""
+_FEW_PHOTOS, _MANY_PHOTOS = 16, 512
+_SOON_S, _LATE_S = 0.25, 0.5
+"""Few photos are a transaction after a quarter of a second, fewer after half a second, many at once: that is
+what a killed process repeats at most."""
+_NAMED_TOGETHER = 64
+"""Photos whose faces are named at once."""
 _TELL_S = 1.0
 """How often other processes are told how far a batch is."""
 _ALLOW_MISSING = "nothing was changed; where that is as it should be, --allow-missing goes on without it"
@@ -131,15 +136,23 @@ class Batch:
         pipeline: With a gallery.
         job: Where the work is remembered.
         options: See `BatchOptions`.
+        make_engine: Makes what analyzes photos; None: `Engine`, on this machine.
 
     Raises:
         UsageError: The job was begun with other settings, or faces can't be named (see `FacePipeline.name`).
         GalleryError: The gallery is encrypted, and the job can't be for want of the key.
     """
 
-    def __init__(self, pipeline: FacePipeline, job: Job, options: BatchOptions | None = None) -> None:
+    def __init__(
+        self,
+        pipeline: FacePipeline,
+        job: Job,
+        options: BatchOptions | None = None,
+        make_engine: Callable[[Iterable[PhotoTask]], PhotoEngine] | None = None,
+    ) -> None:
         self._pipeline, self._job, self._options = pipeline, job, options or BatchOptions()
         self._analyzer = PhotoAnalyzer(pipeline, self._options.analysis)
+        self._make_engine = make_engine or self._threads
         self._folders: list[Path] = []
         self._naming = Naming(pipeline.require_gallery(), self._options.naming)
         if not self._options.again:
@@ -242,9 +255,10 @@ class Batch:
         if named_again:
             photos = counted(named_again, "photo")
             _log.info("the gallery or its settings have changed: faces of %s named again", photos)
-        start, counts, tally = time.monotonic(), self._job.counts(), Counter[str]()
-        engine = Engine(self._analyzer, self._job.waiting(), self._options.engine)
-        saver = _Saver(self._job, naming_key)
+        start, counts = time.monotonic(), self._job.counts()
+        engine = self._make_engine(self._job.waiting())
+        saver = _Saver(self._job, self._naming, naming_key)
+        tally = saver.tally
 
         told_at = -_TELL_S
 
@@ -260,9 +274,7 @@ class Batch:
         saved()
         with _untold(self._job.folder), saver, closing(engine.outcomes()) as outcomes:
             for outcome in outcomes:
-                named = self._named(outcome)
-                _count(tally, named)
-                if saver.add(named):
+                if saver.add(outcome):
                     saved()
         saved()
         # Somebody may have enrolled meanwhile; and decisions wait for photos that were analyzed now.
@@ -283,11 +295,8 @@ class Batch:
         finish_photo_writes(self._job, self._naming.gallery)
         return failed
 
-    def _named(self, outcome: Outcome) -> Outcome:
-        if isinstance(outcome, FailedPhoto):
-            return outcome
-        matches = self._naming([(outcome.faces, outcome.reasons)])[0]
-        return replace(outcome, faces=outcome.faces.with_matches(matches))
+    def _threads(self, tasks: Iterable[PhotoTask]) -> PhotoEngine:
+        return Engine(self._analyzer, tasks, self._options.engine)
 
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:
@@ -311,12 +320,17 @@ def _untold(folder: Path) -> Iterator[None]:
 
 
 class _Saver:
-    """Gathers outcomes into transactions; the last one also where the work is interrupted."""
+    """Gathers outcomes, names their faces together and saves them; the last ones also when interrupted.
 
-    def __init__(self, job: Job, naming_key: str) -> None:
-        self._job, self._naming_key = job, naming_key
+    Attributes:
+        tally: What was saved: photos done and failed, faces, known ones.
+    """
+
+    def __init__(self, job: Job, naming: Naming, naming_key: str) -> None:
+        self._job, self._naming, self._naming_key = job, naming, naming_key
         self._gathered: list[Outcome] = []
         self._saved_at = time.monotonic()
+        self.tally = Counter[str]()
 
     def __enter__(self) -> _Saver:
         return self
@@ -327,23 +341,32 @@ class _Saver:
     def add(self, outcome: Outcome) -> bool:
         """Return whether anything was written."""
         self._gathered.append(outcome)
-        due = len(self._gathered) >= _SAVE_PHOTOS or time.monotonic() - self._saved_at > _SAVE_S
+        count, waited_s = len(self._gathered), time.monotonic() - self._saved_at
+        due = waited_s > (_SOON_S if count >= _FEW_PHOTOS else _LATE_S) or count >= _MANY_PHOTOS
         if due:
             self.save()
         return due
 
     def save(self) -> None:
         """Write what was gathered."""
-        self._job.save(self._gathered, self._naming_key)
+        analyses = [outcome for outcome in self._gathered if isinstance(outcome, PhotoAnalysis)]
+        failures = [outcome for outcome in self._gathered if isinstance(outcome, FailedPhoto)]
+        faces = [(analysis.faces, analysis.reasons) for analysis in analyses]
+        matches = [
+            own
+            for at in range(0, len(faces), _NAMED_TOGETHER)
+            for own in self._naming(faces[at : at + _NAMED_TOGETHER])
+        ]
+        named = [
+            replace(analysis, faces=analysis.faces.with_matches(own))
+            for analysis, own in zip(analyses, matches, strict=True)
+        ]
+        self._job.save([*failures, *named], self._naming_key)
+        self.tally["failed"] += len(failures)
+        self.tally["done"] += len(named)
+        self.tally["faces"] += sum(len(own) for own in matches)
+        self.tally["known"] += sum(known_count(own) for own in matches)
         self._gathered, self._saved_at = [], time.monotonic()
-
-
-def _count(tally: Counter[str], outcome: Outcome) -> None:
-    tally["failed" if isinstance(outcome, FailedPhoto) else "done"] += 1
-    if isinstance(outcome, PhotoAnalysis):
-        matches = outcome.faces.matches or ()
-        tally["faces"] += len(matches)
-        tally["known"] += sum(match.name is not None for match in matches)
 
 
 def _progress(before: Counts, tally: Counter[str], elapsed_s: float) -> BatchProgress:
