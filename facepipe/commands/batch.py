@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -28,13 +29,15 @@ from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.core.logs import json_line
 
 if TYPE_CHECKING:
-    from facepipe.batch.engine import EngineOptions
+    from facepipe.batch.engine import EngineOptions, PhotoEngine
     from facepipe.batch.job import Job
+    from facepipe.batch.models import PhotoTask
+    from facepipe.batch.ray_cluster import RayCluster
     from facepipe.batch.results import ResultOptions
-    from facepipe.batch.run import Batch, BatchProgress, Summary
+    from facepipe.batch.run import Batch, BatchOptions, BatchProgress, Summary
     from facepipe.batch.shards import Shard
     from facepipe.gallery.address import GalleryAddress
-    from facepipe.pipeline import NamingOptions
+    from facepipe.pipeline import FacePipeline, NamingOptions
 
 _LINE_EVERY_S = 10.0
 _REDRAW_EVERY_S = 0.3
@@ -118,7 +121,7 @@ _with_engine = option_group(
             "--workers",
             type=click.IntRange(1),
             metavar="N",
-            help="Threads.  [default: --threads, else processors + 1]",
+            help="Threads, of each process.  [default: --threads, else processors + 1]",
         ),
         click.option(
             "--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call."
@@ -209,6 +212,12 @@ _with_reporter = option_group(
 @click.option("--strict", is_flag=True, help="Exit with 3 for photos that failed before, too.")
 @_with_results
 @_with_engine
+@click.option(
+    "--ray",
+    "ray_address",
+    metavar="ADDRESS",
+    help="Analyze on a Ray cluster: HOST:PORT of its head, auto, or local to start one here.",
+)
 @_with_reporter
 @gallery_option
 @with_setup
@@ -226,6 +235,7 @@ def batch(
     strict: bool,
     wanted: ResultOptions,
     engine: EngineOptions,
+    ray_address: str | None,
     reporter: ProgressReporter,
     gallery_address: GalleryAddress,
 ) -> None:
@@ -243,10 +253,12 @@ def batch(
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
     with (
+        _cluster(ray_address, setup) as cluster,
         setup.pipeline(gallery_address, create=True, calls=engine.threads) as pipeline,
         Job(out, create=True, again=again) as job,
     ):
-        work = Batch(pipeline, job, options)
+        make_engine = None if cluster is None else _engine_on(cluster, pipeline, setup, options)
+        work = Batch(pipeline, job, options, make_engine)
         wanted = replace(wanted, max_pixels=analysis.max_pixels)
         summary, unwritten = _work_through(work, job, folders, wanted, reporter, forget=forget)
     reporter.summarize(summary, out)
@@ -255,6 +267,29 @@ def batch(
     finish(summary.counts.failed if strict else summary.counts.newly_failed, summary.counts.total)
     if unwritten:
         sys.exit(PARTIAL)
+
+
+def _cluster(address: str | None, setup: Setup) -> AbstractContextManager[RayCluster | None]:
+    """A connection to a cluster that is asked for."""
+    if address is None:
+        return nullcontext()
+    from facepipe.batch.ray_cluster import RayCluster
+
+    if setup.device not in ("auto", "cpu"):
+        raise UsageError("--ray analyzes on processors: leave out --device, or analyze without --ray")
+    return RayCluster(address)
+
+
+def _engine_on(
+    cluster: RayCluster, pipeline: FacePipeline, setup: Setup, options: BatchOptions
+) -> Callable[[Iterable[PhotoTask]], PhotoEngine]:
+    from facepipe.batch.ray_engine import RayEngine
+    from facepipe.batch.ray_worker import WorkerSetup, installation_of
+
+    networks = setup.networks()
+    workers = WorkerSetup(networks, options.analysis, options.engine)
+    here = installation_of(pipeline, networks.runtime)
+    return lambda tasks: RayEngine(cluster, tasks, workers, here)
 
 
 def _work_through(

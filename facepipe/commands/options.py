@@ -18,6 +18,7 @@ from facepipe.core.errors import UsageError, WeightsError
 from facepipe.core.processors import MAX_THREADS, THREADS_VARIABLE
 
 if TYPE_CHECKING:
+    from facepipe.batch.ray_worker import Networks
     from facepipe.detector import DetectorOptions
     from facepipe.gallery.address import GalleryAddress, PostgresAddress
     from facepipe.pipeline import FacePipeline, NamingOptions
@@ -109,6 +110,18 @@ class Setup:
         logging.getLogger("facepipe").info("running on %s", choice)
         return choice
 
+    def networks(self) -> Networks:
+        """Return what other processes load to have the same networks."""
+        from facepipe.batch.ray_worker import Networks
+        from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
+
+        return Networks(
+            _findable(self.detector_weights or DEFAULT_DETECTOR),
+            _findable(self.encoder_weights or DEFAULT_ENCODER),
+            self.detector_options(),
+            self.runtime,
+        )
+
     def pipeline(
         self, gallery: GalleryAddress | None = None, *, create: bool = False, calls: int = 1
     ) -> FacePipeline:
@@ -128,6 +141,11 @@ class Setup:
 
 def _given(value: Value | None, standard: Value) -> Value:
     return standard if value is None else value
+
+
+def _findable(weights: str) -> str:
+    """Return the name of a weight as it is, and the path of a card as other processes find it."""
+    return os.path.abspath(weights) if weights.endswith(".json") else weights
 
 
 def _set_environment(settings: Mapping[str, str | None]) -> None:

@@ -45,6 +45,10 @@ class DeviceError(FacepipeError):
     """The asked-for device or runtime is not available here."""
 
 
+class ClusterError(FacepipeError):
+    """A cluster can't be reached, or one of its nodes can't do the work."""
+
+
 class DataError(FacepipeError):
     """A data set for training or evaluation is missing or malformed."""
 

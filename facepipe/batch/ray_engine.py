@@ -1,0 +1,443 @@
+"""Analysis of photos on a Ray cluster: the driver hands them out and gets one outcome of each."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import time
+from collections import defaultdict, deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from facepipe.batch.engine import Outcome
+from facepipe.batch.failures import ONE_PHOTO_FAILS, failed_photo
+from facepipe.batch.file_view import view_of
+from facepipe.batch.models import FailedPhoto, PhotoTask
+from facepipe.batch.ray_cluster import Node, RayCluster, is_death, is_lost_worker, last_line, raised_there
+from facepipe.batch.ray_worker import Answer, Installation, PhotoToAnalyze, PhotoWorker, WorkerSetup
+from facepipe.core.counting import counted
+from facepipe.core.errors import ClusterError, FacepipeError, one_line
+from facepipe.images.reading import printable, read_photo_bytes
+
+_POLL_S = 0.2
+"""How often the driver leaves its queue, so that Ctrl-C is noticed."""
+_NODES_S = 1.0
+"""How often it is asked which nodes there are."""
+_NO_WORKER_S = 120.0
+"""How long the work goes on without any worker, for nodes that come back."""
+_MOST_DEATHS = 3
+"""Of workers of a node that die before they have tried their networks: the node is not used."""
+_MOST_TRIES = 2
+"""Workers that may die with a photo; the last one had no other photo."""
+_CALLS_AT_ONCE = 4
+"""Of a worker that has all the photos that it may have."""
+_SENT_FILE_BYTES = 512_000_000
+"""Of a file that is sent, at most."""
+_log = logging.getLogger("facepipe")
+
+
+@dataclass(frozen=True, slots=True)
+class RayOptions:
+    """How photos are spread over a cluster; the results do not depend on it.
+
+    Attributes:
+        worker_processors: Of a worker process, at most: nodes with more have several.
+        held_photos: Photos that a worker has for each of its threads: work for some seconds. A call has a
+            quarter of them.
+        held_bytes: Bytes of files that a worker was sent and has not analyzed; one file may be larger.
+    """
+
+    worker_processors: int = 8
+    held_photos: int = 8
+    held_bytes: int = 64_000_000
+
+
+@dataclass(slots=True, eq=False)
+class _Photo:
+    """A photo without an outcome."""
+
+    task: PhotoTask
+    tries: int = 0
+    is_sent: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """Photos that a worker has.
+
+    Attributes:
+        photos: Which.
+        sent_bytes: Of the files that were sent.
+        is_trial: The photo is alone there, since a worker has died with it.
+    """
+
+    photos: list[_Photo]
+    sent_bytes: int
+    is_trial: bool
+
+
+@dataclass(slots=True, eq=False)
+class _NodeState:
+    """What is known of a node.
+
+    Attributes:
+        node: Which it is.
+        is_first: It was there when the work began.
+        unseen: Folders with photos that it does not see as the driver does.
+        deaths: Of workers without networks, one after the other.
+        is_used: Whether it gets workers.
+    """
+
+    node: Node
+    is_first: bool
+    unseen: set[Path] = field(default_factory=set)
+    deaths: int = 0
+    is_used: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Worker:
+    """A process on a node.
+
+    Attributes:
+        actor: To call it.
+        state: Of its node.
+        threads: That work there.
+        is_ready: It has the networks.
+        calls: That it has not answered, by number.
+        held_photos: In these calls.
+        held_bytes: Of files in these calls.
+    """
+
+    actor: Any
+    state: _NodeState
+    threads: int
+    is_ready: bool = False
+    calls: dict[int, _Call] = field(default_factory=dict)
+    held_photos: int = 0
+    held_bytes: int = 0
+
+    def add(self, number: int, call: _Call) -> None:
+        """Note a call."""
+        self.calls[number] = call
+        self.held_photos += len(call.photos)
+        self.held_bytes += call.sent_bytes
+
+    def take(self, number: int) -> _Call:
+        """Forget a call that has ended."""
+        call = self.calls.pop(number)
+        self.held_photos -= len(call.photos)
+        self.held_bytes -= call.sent_bytes
+        return call
+
+    @property
+    def in_trial(self) -> bool:
+        """Whether it has a photo that is tried alone."""
+        return any(call.is_trial for call in self.calls.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A call of a worker has ended; `call` None: that of `prepare`."""
+
+    worker: _Worker
+    call: int | None
+    future: Future[Any]
+
+
+class RayEngine:
+    """Analyzes photos on the nodes of a cluster. One for one run; see `PhotoEngine`.
+
+    Each worker has a bounded number of photos. A photo whose worker dies is given to another; where its node
+    lives on, the photo is tried alone, and is a failure when its worker dies again. So every task has exactly
+    one outcome, whatever becomes of workers and nodes.
+
+    Args:
+        cluster: Connected.
+        tasks: What to analyze; read as needed.
+        setup: Of the workers. `setup.engine.workers` None: a thread for each processor of a worker, and one.
+        here: What results here depend on; workers must have the same.
+        options: See `RayOptions`.
+        worker: Class of the workers; None: `PhotoWorker`.
+
+    Attributes:
+        seconds: Of all threads of the workers, by stage.
+    """
+
+    def __init__(
+        self,
+        cluster: RayCluster,
+        tasks: Iterable[PhotoTask],
+        setup: WorkerSetup,
+        here: Installation,
+        options: RayOptions | None = None,
+        worker: type[Any] | None = None,
+    ) -> None:
+        self._cluster, self._setup, self._here = cluster, setup, here
+        self._options, self._worker_class = options or RayOptions(), worker or PhotoWorker
+        self._tasks = map(_Photo, iter(tasks))
+        self._again: deque[_Photo] = deque()
+        self._suspects: deque[_Photo] = deque()
+        self._failed: deque[FailedPhoto] = deque()
+        self._nodes: dict[str, _NodeState] = {}
+        self._workers: list[_Worker] = []
+        self._replies: queue.SimpleQueue[_Reply] = queue.SimpleQueue()
+        self._call_count = 0
+        self._tasks_left = True
+        self._nodes_asked_at = -_NODES_S
+        self._worked_at = time.monotonic()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def outcomes(self) -> Generator[Outcome]:
+        """One outcome of each task, as they come, in no order. Leaving the loop stops the work.
+
+        Raises:
+            ClusterError: A node can't do the work, or there is none.
+            Exception: What a worker raised that is no photo's fault.
+        """
+        self._again.extend(islice(self._tasks, 1))
+        self._tasks_left = bool(self._again)
+        try:
+            while self._hand_out():
+                self._tend_nodes()
+                yield from self._failures()
+                yield from self._received()
+            yield from self._failures()
+        finally:
+            for worker in self._workers:
+                self._cluster.stop_worker(worker.actor)
+
+    # Nodes and workers
+
+    def _tend_nodes(self) -> None:
+        """Give nodes that have come their workers, and take the photos of those that have gone."""
+        now = time.monotonic()
+        if now - self._nodes_asked_at < _NODES_S:
+            return
+        self._nodes_asked_at = now
+        is_first = not self._nodes
+        for node in self._cluster.nodes():
+            state = self._nodes.setdefault(node.id, _NodeState(node, is_first))
+            if state.is_used:
+                self._fill(state)
+        self._require_workers(now)
+
+    def _fill(self, state: _NodeState) -> None:
+        """Start the workers that a node lacks."""
+        processors = state.node.processors
+        wanted = -(-processors // self._options.worker_processors)
+        has = sum(worker.state is state for worker in self._workers)
+        for number in range(has, wanted):
+            share = processors // wanted + (number < processors % wanted)
+            self._start(state, share)
+
+    def _start(self, state: _NodeState, processors: int) -> None:
+        engine = self._setup.engine
+        threads = engine.workers or processors + 1
+        actor = self._cluster.start_worker(self._worker_class, state.node, processors, 2 * _CALLS_AT_ONCE)
+        worker = _Worker(actor, state, threads)
+        self._workers.append(worker)
+        setup = replace(self._setup, engine=replace(engine, workers=threads))
+        self._listen(worker, None, actor.prepare.remote(setup))
+
+    def _require_workers(self, now: float) -> None:
+        if any(worker.is_ready for worker in self._workers):
+            self._worked_at = now
+        elif now - self._worked_at > _NO_WORKER_S:
+            has = counted(len(self._nodes), "node")
+            raise ClusterError(
+                f"Ray at {self._cluster.address}: no worker for {_NO_WORKER_S:.0f} seconds ({has} seen): "
+                "start Ray on nodes with free processors; the same command goes on from there"
+            )
+
+    def _listen(self, worker: _Worker, call: int | None, reference: Any) -> None:
+        put = self._replies.put
+        reference.future().add_done_callback(lambda future: put(_Reply(worker, call, future)))
+
+    # Handing out
+
+    def _hand_out(self) -> bool:
+        """Give photos to workers that have room. Answers whether any photo is without an outcome."""
+        waiting = [worker for worker in self._workers if self._has_room(worker)]
+        while waiting:
+            waiting.sort(key=lambda worker: worker.held_photos / worker.threads)
+            waiting = [worker for worker in waiting if self._give(worker)]
+        left = self._tasks_left or self._again or self._suspects
+        return bool(left or any(worker.calls for worker in self._workers))
+
+    def _has_room(self, worker: _Worker) -> bool:
+        options = self._options
+        return (
+            worker.is_ready
+            and worker.held_photos < options.held_photos * worker.threads
+            and worker.held_bytes < options.held_bytes
+            and not worker.in_trial
+        )
+
+    def _give(self, worker: _Worker) -> bool:
+        """Call a worker with some photos, where there are some. Answers whether it has room for more."""
+        if self._suspects and not worker.calls:
+            self._call(worker, [self._suspects.popleft()], is_trial=True)
+            return False
+        count = max(1, self._options.held_photos * worker.threads // _CALLS_AT_ONCE)
+        photos = [photo for _ in range(count) if (photo := self._next_photo())]
+        if not photos:
+            return False
+        self._call(worker, photos)
+        return self._has_room(worker) and not self._failed
+
+    def _next_photo(self) -> _Photo | None:
+        if self._again:
+            return self._again.popleft()
+        photo = next(self._tasks, None)
+        self._tasks_left = photo is not None
+        return photo
+
+    def _call(self, worker: _Worker, photos: list[_Photo], *, is_trial: bool = False) -> None:
+        """Have a worker analyze photos. Those that do not fit into the bytes that it may hold come later."""
+        sent: list[PhotoToAnalyze] = []
+        called: list[_Photo] = []
+        sent_bytes = 0
+        for number, photo in enumerate(photos):
+            if sent_bytes + worker.held_bytes >= self._options.held_bytes:
+                self._again.extendleft(reversed(photos[number:]))
+                break
+            prepared = self._prepared(photo, worker.state)
+            if prepared is not None:
+                sent.append(prepared)
+                called.append(photo)
+                sent_bytes += len(prepared.task.content or b"")
+        if called:
+            self._call_count += 1
+            worker.add(self._call_count, _Call(called, sent_bytes, is_trial))
+            self._listen(worker, self._call_count, worker.actor.analyze.remote(sent))
+
+    def _prepared(self, photo: _Photo, state: _NodeState) -> PhotoToAnalyze | None:
+        """Return what a node needs of a photo; None: its file can't be read, and it has failed."""
+        task = photo.task
+        if not photo.is_sent and not (state.unseen and task.path.parent in state.unseen):
+            view = view_of(task.path)
+            if view is not None:
+                return PhotoToAnalyze(task, view)
+        try:
+            content = read_photo_bytes(task.path, max_bytes=_SENT_FILE_BYTES)
+        except ONE_PHOTO_FAILS as error:
+            self._failed.append(failed_photo(task, error))
+            return None
+        photo.is_sent = True
+        return PhotoToAnalyze(replace(task, content=content), None)
+
+    def _failures(self) -> Iterator[Outcome]:
+        """Photos that failed without a worker."""
+        while self._failed:
+            yield self._failed.popleft()
+
+    # What comes back
+
+    def _received(self) -> Iterator[Outcome]:
+        """Wait for an answer, and take all that are there."""
+        try:
+            replies = [self._replies.get(timeout=_POLL_S)]
+        except queue.Empty:
+            return
+        while not self._replies.empty():
+            replies.append(self._replies.get())
+        for reply in replies:
+            yield from self._outcomes_of(reply)
+
+    def _outcomes_of(self, reply: _Reply) -> Iterator[Outcome]:
+        if reply.worker not in self._workers:
+            return  # it was given up, and its photos are with others
+        error = reply.future.exception()
+        if error is not None:
+            if not is_lost_worker(error):
+                raise raised_there(error)
+            self._give_up(reply.worker, error)
+        elif reply.call is None:
+            self._welcome(reply.worker, reply.future.result())
+        else:
+            call = reply.worker.take(reply.call)
+            yield from self._answered(reply.worker, call, reply.future.result())
+
+    def _welcome(self, worker: _Worker, prepared: Installation | FacepipeError) -> None:
+        """Use a worker that has its networks, where it gives the results that would be had here."""
+        address = worker.state.node.address
+        if isinstance(prepared, FacepipeError):
+            self._refuse(worker.state, f"node {address}: {prepared}")
+        elif different := prepared.differences(self._here):
+            self._refuse(
+                worker.state,
+                f"node {address} has another installation: {different}; install the same there, results "
+                "depend on it",
+            )
+        else:
+            worker.is_ready, worker.state.deaths = True, 0
+            _log.info("node %s: a worker is ready (%s)", address, counted(worker.threads, "thread"))
+
+    def _refuse(self, state: _NodeState, reason: str) -> None:
+        """Go on without a node that came later; one that was there from the beginning is to be put right."""
+        if state.is_first:
+            raise ClusterError(reason)
+        if state.is_used:
+            _log.warning("%s; it is not used", reason)
+        state.is_used = False
+
+    def _answered(self, worker: _Worker, call: _Call, answer: Answer) -> Iterator[Outcome]:
+        for stage, seconds in answer.seconds.items():
+            self.seconds[stage] += seconds
+        for photo, outcome in zip(call.photos, answer.outcomes, strict=True):
+            if outcome is None:
+                worker.state.unseen.add(photo.task.path.parent)
+            elif photo.is_sent or not (isinstance(outcome, FailedPhoto) and outcome.is_temporary):
+                yield outcome
+                continue
+            photo.is_sent = True  # what its node has of it is not what the driver has
+            self._again.append(photo)
+
+    def _give_up(self, worker: _Worker, error: BaseException) -> None:
+        """Give the photos of a worker that has gone to others, and find out whether one has killed it."""
+        state = worker.state
+        self._workers.remove(worker)
+        self._cluster.stop_worker(worker.actor)
+        is_node_there = any(node.id == state.node.id for node in self._cluster.nodes())
+        is_suspect = is_node_there and is_death(error)
+        for call in worker.calls.values():
+            for photo in call.photos:
+                self._put_back(photo, is_suspect=is_suspect, was_alone=call.is_trial)
+        if not is_node_there:
+            _log.warning("node %s has gone; its photos go to others", state.node.address)
+        elif worker.is_ready:
+            _log.warning("node %s: a worker is lost (%s)", state.node.address, one_line(error, 80))
+        else:
+            self._count_death(state, error)
+
+    def _put_back(self, photo: _Photo, *, is_suspect: bool, was_alone: bool) -> None:
+        photo.tries += is_suspect
+        if not photo.tries:
+            self._again.appendleft(photo)
+        elif was_alone and photo.tries >= _MOST_TRIES:
+            self._failed.append(_killer(photo.task))
+        else:
+            self._suspects.append(photo)
+
+    def _count_death(self, state: _NodeState, error: BaseException) -> None:
+        """Note that a worker died before it was ready."""
+        state.deaths += 1
+        if state.deaths >= _MOST_DEATHS:
+            self._refuse(
+                state,
+                f"node {state.node.address}: workers die before they begin ({last_line(error)}); install "
+                "facepipe there as it is here, in the Python that Ray runs on",
+            )
+
+
+def _killer(task: PhotoTask) -> FailedPhoto:
+    return FailedPhoto(
+        task,
+        f"{printable(task.path)}: the process that analyzed it died, twice; it is passed over; export it "
+        "again from where it came, or try again with --retry-failed",
+    )
