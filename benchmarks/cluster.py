@@ -50,7 +50,7 @@ from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
 _PREVIEW_BYTES, _THUMBNAIL_BYTES = 4000, 1500
 """As photos of 12 megapixels give."""
-_FILE_BYTES = 20_000
+_FILE_BYTES, _LINKS = 20_000, 10_000
 _NETWORKS = Networks(DEFAULT_DETECTOR, DEFAULT_ENCODER, DetectorOptions(), "auto")
 
 
@@ -209,7 +209,7 @@ def scaling(counts: tuple[int, ...], photo_s: float, seconds: float) -> None:
     for count in counts:
         photos = round(count * seconds / photo_s)
         with _files(photos) as folder, _cluster(count) as cluster:
-            setup = StubSetup(_NETWORKS, AnalysisOptions(), EngineOptions(workers=1), photo_s=photo_s)
+            setup = StubSetup(_NETWORKS, AnalysisOptions(), EngineOptions(workers=3), photo_s=photo_s)
             options = RayOptions(worker_processors=1)
             rate, busy = _run(folder, cluster, setup, options, 1000, workers=count)
         rows.append([str(count), f"{rate:.1f}", f"{100 * rate * photo_s / count:.1f}%", f"{100 * busy:.0f}%"])
@@ -235,13 +235,15 @@ def memory(photos: int) -> None:
 
 @contextmanager
 def _files(count: int) -> Iterator[Path]:
-    """A folder of so many files; they are links to one, which nobody decodes."""
+    """A folder of so many files; most are links to others, and nobody decodes them."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photos").mkdir()
-        (folder / "content").write_bytes(os.urandom(_FILE_BYTES))
         for number in range(count):
-            os.link(folder / "content", folder / f"photos/{number:07}.jpg")
+            content = folder / f"content{number // _LINKS}"
+            if number % _LINKS == 0:
+                content.write_bytes(os.urandom(_FILE_BYTES))
+            os.link(content, folder / f"photos/{number:07}.jpg")
         yield folder
 
 

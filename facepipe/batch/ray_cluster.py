@@ -25,7 +25,6 @@ _CONNECT_S = 5.0
 _LOCAL_STORE_BYTES = 256 << 20
 """Object store of a local cluster: photos are read by path there, so it holds little."""
 _PRIVATE = {
-    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # whatever the system: Ray listens on the loopback address only
     "RAY_AUTH_MODE": "token",
 }
@@ -201,6 +200,7 @@ def _set_environment(address: str) -> None:
     Ray reads that when it is imported.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns that this will change
     if address == LOCAL and "ray" not in sys.modules:
         for name, value in _PRIVATE.items():
             os.environ.setdefault(name, value)

@@ -8,16 +8,16 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from facepipe.batch.engine import Outcome
 from facepipe.batch.failures import ONE_PHOTO_FAILS, failed_photo
 from facepipe.batch.file_view import view_of
 from facepipe.batch.models import FailedPhoto, PhotoTask
-from facepipe.batch.ray_cluster import Node, RayCluster, is_death, is_lost_worker, last_line, raised_there
+from facepipe.batch.ray_cluster import RayCluster, is_death, is_lost_worker, last_line, raised_there
+from facepipe.batch.ray_state import Call, NodeState, PendingPhoto, Worker
 from facepipe.batch.ray_worker import Answer, Installation, PhotoToAnalyze, PhotoWorker, WorkerSetup
 from facepipe.core.counting import counted
 from facepipe.core.errors import ClusterError, FacepipeError, one_line
@@ -56,95 +56,11 @@ class RayOptions:
     held_bytes: int = 64_000_000
 
 
-@dataclass(slots=True, eq=False)
-class _Photo:
-    """A photo without an outcome."""
-
-    task: PhotoTask
-    tries: int = 0
-    is_sent: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """Photos that a worker has.
-
-    Attributes:
-        photos: Which.
-        sent_bytes: Of the files that were sent.
-        is_trial: The photo is alone there, since a worker has died with it.
-    """
-
-    photos: list[_Photo]
-    sent_bytes: int
-    is_trial: bool
-
-
-@dataclass(slots=True, eq=False)
-class _NodeState:
-    """What is known of a node.
-
-    Attributes:
-        node: Which it is.
-        is_first: It was there when the work began.
-        unseen: Folders with photos that it does not see as the driver does.
-        deaths: Of workers without networks, one after the other.
-        is_used: Whether it gets workers.
-    """
-
-    node: Node
-    is_first: bool
-    unseen: set[Path] = field(default_factory=set)
-    deaths: int = 0
-    is_used: bool = True
-
-
-@dataclass(slots=True, eq=False)
-class _Worker:
-    """A process on a node.
-
-    Attributes:
-        actor: To call it.
-        state: Of its node.
-        threads: That work there.
-        is_ready: It has the networks.
-        calls: That it has not answered, by number.
-        held_photos: In these calls.
-        held_bytes: Of files in these calls.
-    """
-
-    actor: Any
-    state: _NodeState
-    threads: int
-    is_ready: bool = False
-    calls: dict[int, _Call] = field(default_factory=dict)
-    held_photos: int = 0
-    held_bytes: int = 0
-
-    def add(self, number: int, call: _Call) -> None:
-        """Note a call."""
-        self.calls[number] = call
-        self.held_photos += len(call.photos)
-        self.held_bytes += call.sent_bytes
-
-    def take(self, number: int) -> _Call:
-        """Forget a call that has ended."""
-        call = self.calls.pop(number)
-        self.held_photos -= len(call.photos)
-        self.held_bytes -= call.sent_bytes
-        return call
-
-    @property
-    def in_trial(self) -> bool:
-        """Whether it has a photo that is tried alone."""
-        return any(call.is_trial for call in self.calls.values())
-
-
 @dataclass(frozen=True, slots=True)
 class _Reply:
     """A call of a worker has ended; `call` None: that of `prepare`."""
 
-    worker: _Worker
+    worker: Worker
     call: int | None
     future: Future[Any]
 
@@ -179,12 +95,12 @@ class RayEngine:
     ) -> None:
         self._cluster, self._setup, self._here = cluster, setup, here
         self._options, self._worker_class = options or RayOptions(), worker or PhotoWorker
-        self._tasks = map(_Photo, iter(tasks))
-        self._again: deque[_Photo] = deque()
-        self._suspects: deque[_Photo] = deque()
+        self._tasks = map(PendingPhoto, iter(tasks))
+        self._again: deque[PendingPhoto] = deque()
+        self._suspects: deque[PendingPhoto] = deque()
         self._failed: deque[FailedPhoto] = deque()
-        self._nodes: dict[str, _NodeState] = {}
-        self._workers: list[_Worker] = []
+        self._nodes: dict[str, NodeState] = {}
+        self._workers: list[Worker] = []
         self._replies: queue.SimpleQueue[_Reply] = queue.SimpleQueue()
         self._call_count = 0
         self._tasks_left = True
@@ -214,19 +130,19 @@ class RayEngine:
     # Nodes and workers
 
     def _tend_nodes(self) -> None:
-        """Give nodes that have come their workers, and take the photos of those that have gone."""
+        """Start the workers that nodes lack: of nodes that have come, and those that have died."""
         now = time.monotonic()
         if now - self._nodes_asked_at < _NODES_S:
             return
         self._nodes_asked_at = now
         is_first = not self._nodes
         for node in self._cluster.nodes():
-            state = self._nodes.setdefault(node.id, _NodeState(node, is_first))
+            state = self._nodes.setdefault(node.id, NodeState(node, is_first))
             if state.is_used:
                 self._fill(state)
         self._require_workers(now)
 
-    def _fill(self, state: _NodeState) -> None:
+    def _fill(self, state: NodeState) -> None:
         """Start the workers that a node lacks."""
         processors = state.node.processors
         wanted = -(-processors // self._options.worker_processors)
@@ -235,11 +151,11 @@ class RayEngine:
             share = processors // wanted + (number < processors % wanted)
             self._start(state, share)
 
-    def _start(self, state: _NodeState, processors: int) -> None:
+    def _start(self, state: NodeState, processors: int) -> None:
         engine = self._setup.engine
         threads = engine.workers or processors + 1
         actor = self._cluster.start_worker(self._worker_class, state.node, processors, 2 * _CALLS_AT_ONCE)
-        worker = _Worker(actor, state, threads)
+        worker = Worker(actor, state, threads)
         self._workers.append(worker)
         setup = replace(self._setup, engine=replace(engine, workers=threads))
         self._listen(worker, None, actor.prepare.remote(setup))
@@ -254,7 +170,7 @@ class RayEngine:
                 "start Ray on nodes with free processors; the same command goes on from there"
             )
 
-    def _listen(self, worker: _Worker, call: int | None, reference: Any) -> None:
+    def _listen(self, worker: Worker, call: int | None, reference: Any) -> None:
         put = self._replies.put
         reference.future().add_done_callback(lambda future: put(_Reply(worker, call, future)))
 
@@ -269,7 +185,7 @@ class RayEngine:
         left = self._tasks_left or self._again or self._suspects
         return bool(left or any(worker.calls for worker in self._workers))
 
-    def _has_room(self, worker: _Worker) -> bool:
+    def _has_room(self, worker: Worker) -> bool:
         options = self._options
         return (
             worker.is_ready
@@ -278,7 +194,7 @@ class RayEngine:
             and not worker.in_trial
         )
 
-    def _give(self, worker: _Worker) -> bool:
+    def _give(self, worker: Worker) -> bool:
         """Call a worker with some photos, where there are some. Answers whether it has room for more."""
         if self._suspects and not worker.calls:
             self._call(worker, [self._suspects.popleft()], is_trial=True)
@@ -290,17 +206,17 @@ class RayEngine:
         self._call(worker, photos)
         return self._has_room(worker) and not self._failed
 
-    def _next_photo(self) -> _Photo | None:
+    def _next_photo(self) -> PendingPhoto | None:
         if self._again:
             return self._again.popleft()
         photo = next(self._tasks, None)
         self._tasks_left = photo is not None
         return photo
 
-    def _call(self, worker: _Worker, photos: list[_Photo], *, is_trial: bool = False) -> None:
+    def _call(self, worker: Worker, photos: list[PendingPhoto], *, is_trial: bool = False) -> None:
         """Have a worker analyze photos. Those that do not fit into the bytes that it may hold come later."""
         sent: list[PhotoToAnalyze] = []
-        called: list[_Photo] = []
+        called: list[PendingPhoto] = []
         sent_bytes = 0
         for number, photo in enumerate(photos):
             if sent_bytes + worker.held_bytes >= self._options.held_bytes:
@@ -313,10 +229,10 @@ class RayEngine:
                 sent_bytes += len(prepared.task.content or b"")
         if called:
             self._call_count += 1
-            worker.add(self._call_count, _Call(called, sent_bytes, is_trial))
+            worker.add(self._call_count, Call(called, sent_bytes, is_trial))
             self._listen(worker, self._call_count, worker.actor.analyze.remote(sent))
 
-    def _prepared(self, photo: _Photo, state: _NodeState) -> PhotoToAnalyze | None:
+    def _prepared(self, photo: PendingPhoto, state: NodeState) -> PhotoToAnalyze | None:
         """Return what a node needs of a photo; None: its file can't be read, and it has failed."""
         task = photo.task
         if not photo.is_sent and not (state.unseen and task.path.parent in state.unseen):
@@ -363,7 +279,7 @@ class RayEngine:
             call = reply.worker.take(reply.call)
             yield from self._answered(reply.worker, call, reply.future.result())
 
-    def _welcome(self, worker: _Worker, prepared: Installation | FacepipeError) -> None:
+    def _welcome(self, worker: Worker, prepared: Installation | FacepipeError) -> None:
         """Use a worker that has its networks, where it gives the results that would be had here."""
         address = worker.state.node.address
         if isinstance(prepared, FacepipeError):
@@ -378,7 +294,7 @@ class RayEngine:
             worker.is_ready, worker.state.deaths = True, 0
             _log.info("node %s: a worker is ready (%s)", address, counted(worker.threads, "thread"))
 
-    def _refuse(self, state: _NodeState, reason: str) -> None:
+    def _refuse(self, state: NodeState, reason: str) -> None:
         """Go on without a node that came later; one that was there from the beginning is to be put right."""
         if state.is_first:
             raise ClusterError(reason)
@@ -386,19 +302,18 @@ class RayEngine:
             _log.warning("%s; it is not used", reason)
         state.is_used = False
 
-    def _answered(self, worker: _Worker, call: _Call, answer: Answer) -> Iterator[Outcome]:
+    def _answered(self, worker: Worker, call: Call, answer: Answer) -> Iterator[Outcome]:
         for stage, seconds in answer.seconds.items():
             self.seconds[stage] += seconds
+        worker.state.note_unseen(call.photos, answer.outcomes)
         for photo, outcome in zip(call.photos, answer.outcomes, strict=True):
-            if outcome is None:
-                worker.state.unseen.add(photo.task.path.parent)
-            elif photo.is_sent or not (isinstance(outcome, FailedPhoto) and outcome.is_temporary):
+            if outcome is None or (_may_pass(outcome) and not photo.is_sent):
+                photo.is_sent = True  # what the node has of it is not what is here
+                self._again.append(photo)
+            else:
                 yield outcome
-                continue
-            photo.is_sent = True  # what its node has of it is not what the driver has
-            self._again.append(photo)
 
-    def _give_up(self, worker: _Worker, error: BaseException) -> None:
+    def _give_up(self, worker: Worker, error: BaseException) -> None:
         """Give the photos of a worker that has gone to others, and find out whether one has killed it."""
         state = worker.state
         self._workers.remove(worker)
@@ -415,7 +330,7 @@ class RayEngine:
         else:
             self._count_death(state, error)
 
-    def _put_back(self, photo: _Photo, *, is_suspect: bool, was_alone: bool) -> None:
+    def _put_back(self, photo: PendingPhoto, *, is_suspect: bool, was_alone: bool) -> None:
         photo.tries += is_suspect
         if not photo.tries:
             self._again.appendleft(photo)
@@ -424,7 +339,7 @@ class RayEngine:
         else:
             self._suspects.append(photo)
 
-    def _count_death(self, state: _NodeState, error: BaseException) -> None:
+    def _count_death(self, state: NodeState, error: BaseException) -> None:
         """Note that a worker died before it was ready."""
         state.deaths += 1
         if state.deaths >= _MOST_DEATHS:
@@ -433,6 +348,10 @@ class RayEngine:
                 f"node {state.node.address}: workers die before they begin ({last_line(error)}); install "
                 "facepipe there as it is here, in the Python that Ray runs on",
             )
+
+
+def _may_pass(outcome: Outcome) -> bool:
+    return isinstance(outcome, FailedPhoto) and outcome.is_temporary
 
 
 def _killer(task: PhotoTask) -> FailedPhoto:
