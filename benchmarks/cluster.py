@@ -1,11 +1,11 @@
 """What does a batch over a Ray cluster cost, how many photos can its driver feed, and how many workers?
 
-    python -m benchmarks.cluster overhead [--photos N] [--rounds N] [--source DIR]
+    python -m benchmarks.cluster overhead [--photos N] [--rounds N]
     python -m benchmarks.cluster driver [--photos N] [--faces N] [--people N]
     python -m benchmarks.cluster scaling [--workers N]... [--photo-s S] [--seconds S]
     python -m benchmarks.cluster memory [--photos N]
 
-`overhead`: `facepipe batch` with and without `--ray local`, in turns, on the same processors.
+`overhead`: `facepipe batch` with and without `--ray local`, in turns, by processor time.
 `driver`: workers that answer at once, so that what the driver does for a photo is all there is: look at its
 file, hand it out, name its faces, save them.
 `scaling`: workers that sleep instead of computing; efficiency is what they get done by what they could.
@@ -14,6 +14,8 @@ file, hand it out, name its faces, save them.
 
 from __future__ import annotations
 
+import cProfile
+import logging
 import os
 import shutil
 import statistics
@@ -23,10 +25,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -37,7 +38,7 @@ from benchmarks.pipeline import make_folder
 from facepipe.batch.analysis import AnalysisOptions
 from facepipe.batch.engine import EngineOptions
 from facepipe.batch.job import Job
-from facepipe.batch.models import PREVIEW, PhotoAnalysis
+from facepipe.batch.models import PREVIEW, PhotoAnalysis, PhotoTask
 from facepipe.batch.ray_cluster import RayCluster
 from facepipe.batch.ray_engine import RayEngine, RayOptions
 from facepipe.batch.ray_worker import Answer, Installation, Networks, PhotoToAnalyze, WorkerSetup
@@ -51,6 +52,8 @@ from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 _PREVIEW_BYTES, _THUMBNAIL_BYTES = 4000, 1500
 """As photos of 12 megapixels give."""
 _FILE_BYTES, _LINKS = 20_000, 10_000
+_FEWEST_MOMENTS = 6
+_FEW_PHOTOS = 8
 _NETWORKS = Networks(DEFAULT_DETECTOR, DEFAULT_ENCODER, DetectorOptions(), "auto")
 
 
@@ -117,64 +120,82 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--photos", default=120, show_default=True)
+@click.option("--photos", default=104, show_default=True)
 @click.option("--rounds", default=3, show_default=True)
-@click.option(
-    "--source", type=click.Path(path_type=Path, exists=True), help="Photos to make the folder from."
-)
-def overhead(photos: int, rounds: int, source: Path | None) -> None:
-    """Compare `facepipe batch` with and without --ray local, in turns."""
+def overhead(photos: int, rounds: int) -> None:
+    """Compare `facepipe batch` with and without --ray local, in turns, by processor time.
+
+    It is that of all processes of the command, which a control group counts (Linux, as root).
+    """
     ways: dict[str, list[str]] = {"batch": [], "batch --ray local": ["--ray", "local"]}
-    seconds: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, _control_group() as group:
         folder = Path(name)
-        make_folder(folder / "photos", source, photos)
+        for count in (photos, _FEW_PHOTOS):
+            make_folder(folder / f"photos{count}", None, count)
         _enroll(folder / "gallery", 1)
+        worked: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, words in ways.items():
-                seconds[way].append(_command_seconds(folder, words))
-        lines = [(folder / f"out{len(words)}/results.jsonl").read_bytes() for words in ways.values()]
-    whole = {way: statistics.median(row[0] for row in rows) for way, rows in seconds.items()}
-    alone = {way: statistics.median(row[1] for row in rows) for way, rows in seconds.items()}
-    first = next(iter(ways))
+                many, few = (_command_s(folder, count, words, group) for count in (photos, _FEW_PHOTOS))
+                worked[way].append(((many - few) / (photos - _FEW_PHOTOS), few))
+        lines = [(folder / f"out{len(words)}-{photos}/results.jsonl").read_bytes() for words in ways.values()]
+    a_photo = {way: statistics.median(row[0] for row in rows) for way, rows in worked.items()}
+    first, *_ = a_photo.values()
     rows = [
         [
             way,
-            f"{photos / alone[way]:.2f}",
-            f"{alone[way] / alone[first]:.3f}",
-            f"{min(row[1] for row in seconds[way]):.1f} to {max(row[1] for row in seconds[way]):.1f}",
-            f"{whole[way] - alone[way]:.1f}",
+            f"{1000 * a_photo[way]:.1f}",
+            f"{a_photo[way] / first:.3f}",
+            ", ".join(f"{1000 * row[0]:.1f}" for row in worked[way]),
+            f"{statistics.median(row[1] for row in worked[way]):.1f}",
         ]
         for way in ways
     ]
-    click.echo(table(["", "photos/s", "times the first", "seconds", "seconds before and after"], rows))
+    click.echo(table(["", "ms a photo", "times the first", "rounds", f"s with {_FEW_PHOTOS} photos"], rows))
     click.echo(f"\nresults equal: {'yes' if len(set(lines)) == 1 else 'NO'}")
 
 
-def _command_seconds(folder: Path, words: list[str]) -> tuple[float, float]:
-    """Of the whole command, and from the first worker that is ready to the last photo."""
-    out = folder / f"out{len(words)}"
+@contextmanager
+def _control_group() -> Iterator[Path]:
+    """A control group of version 1 or 2 that counts the processor time of its processes."""
+    root = Path("/sys/fs/cgroup")
+    group = (root / "cpuacct" if (root / "cpuacct").is_dir() else root) / f"facepipe-{os.getpid()}"
+    try:
+        group.mkdir()
+    except OSError as error:
+        raise click.ClickException(
+            f"{group}: can't be made ({error.strerror}); run as root, on Linux"
+        ) from error
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def _command_s(folder: Path, photos: int, words: list[str], group: Path) -> float:
+    """Seconds of processor time of a batch, in all its processes."""
+    out = folder / f"out{len(words)}-{photos}"
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "facepipe.cli",
-        "batch",
-        folder / "photos",
-        "--gallery",
-        folder / "gallery",
-    ]
-    started = time.perf_counter()
-    begun, ended = 0.0, 0.0
-    with subprocess.Popen(
-        [*map(str, command), "--out", str(out), *words], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            now = time.perf_counter()
-            begun = now if ("0/" in line and not begun) or "is ready" in line else begun
-            ended = now if "photos, " in line and "analyzed now" not in line else ended
-    return time.perf_counter() - started, ended - begun
+    command = [sys.executable, "-m", "facepipe.cli", "batch", folder / f"photos{photos}"]
+    enter = ["sh", "-c", f'echo $$ > "{group}/cgroup.procs" && exec "$@"', "sh"]
+    before = _used_s(group)
+    done = subprocess.run(
+        [*enter, *map(str, command), "--gallery", str(folder / "gallery"), "--out", str(out), *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise click.ClickException(done.stderr)
+    while (group / "cgroup.procs").read_text(encoding="ascii"):
+        time.sleep(0.1)
+    return _used_s(group) - before
+
+
+def _used_s(group: Path) -> float:
+    if (group / "cpuacct.usage").exists():
+        return int((group / "cpuacct.usage").read_text(encoding="ascii")) / 1e9
+    return int((group / "cpu.stat").read_text(encoding="ascii").split()[1]) / 1e6
 
 
 @main.command()
@@ -189,8 +210,7 @@ def driver(photos: int, faces: int, people: int, workers: int, blind: bool, prof
     with _files(photos) as folder, _cluster(workers) as cluster:
         engine = EngineOptions(workers=RayOptions().worker_processors + 1)
         setup = StubSetup(_NETWORKS, AnalysisOptions(), engine, faces=faces, is_blind=blind)
-        options = RayOptions(worker_processors=1)
-        rate, busy = _run(folder, cluster, setup, options, people, profile=profile)
+        rate, busy = _rates(_run(folder, cluster, setup, people, workers=workers, profile=profile))
     click.echo(
         f"{rate:.0f} photos/s, {1e6 * busy / rate:.0f} us of processor time a photo; faces a photo: {faces}, "
         f"people: {people}, workers: {workers}"
@@ -210,8 +230,7 @@ def scaling(counts: tuple[int, ...], photo_s: float, seconds: float) -> None:
         photos = round(count * seconds / photo_s)
         with _files(photos) as folder, _cluster(count) as cluster:
             setup = StubSetup(_NETWORKS, AnalysisOptions(), EngineOptions(workers=3), photo_s=photo_s)
-            options = RayOptions(worker_processors=1)
-            rate, busy = _run(folder, cluster, setup, options, 1000, workers=count)
+            rate, busy = _rates(_run(folder, cluster, setup, 1000, workers=count))
         rows.append([str(count), f"{rate:.1f}", f"{100 * rate * photo_s / count:.1f}%", f"{100 * busy:.0f}%"])
         click.echo(" ".join(rows[-1]), err=True)
     click.echo(table(["workers", "photos/s", "efficiency", "a processor's time of the driver"], rows))
@@ -223,14 +242,18 @@ def memory(photos: int) -> None:
     """Watch the driver's memory while bytes of photos are sent."""
     with _files(photos) as folder, _cluster(2) as cluster:
         setup = StubSetup(_NETWORKS, AnalysisOptions(), EngineOptions(), is_blind=True)
-        sizes: list[tuple[int, int]] = []
-        _run(folder, cluster, setup, RayOptions(worker_processors=1), 1, sizes=sizes)
-    third = len(sizes) // 3
+        moments = _run(folder, cluster, setup, 1, workers=2)
+    third = len(moments) // 3
+    parts = [moments[third * number : third * (number + 1)] for number in range(3)]
     rows = [
-        [f"{part[0][0]} to {part[-1][0]}", f"{statistics.median(size for _, size in part) / 1e6:.0f} MB"]
-        for part in (sizes[third * n : third * (n + 1)] for n in range(3))
+        [
+            f"{part[0].photos} to {part[-1].photos}",
+            f"{statistics.median(moment.resident_bytes for moment in part) / 1e6:.0f} MB",
+            f"{max(moment.resident_bytes for moment in part) / 1e6:.0f} MB",
+        ]
+        for part in parts
     ]
-    click.echo(table(["photos", "resident, median"], rows))
+    click.echo(table(["photos", "resident, median", "at most"], rows))
 
 
 @contextmanager
@@ -254,44 +277,77 @@ def _cluster(processors: int) -> Iterator[RayCluster]:
         yield cluster
 
 
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """How far a run was, and the processor time of the driver until then."""
+
+    photos: int
+    at_s: float
+    worked_s: float
+    resident_bytes: int
+
+
 def _run(
     folder: Path,
     cluster: RayCluster,
     setup: StubSetup,
-    options: RayOptions,
     people: int,
     *,
-    workers: int = 1,
+    workers: int,
     profile: bool = False,
-    sizes: list[tuple[int, int]] | None = None,
-) -> tuple[float, float]:
-    """Photos a second between a tenth and nine tenths of the work, and the driver's share of a processor."""
+) -> list[_Moment]:
+    """Run a batch with stubs, and note its moments while all workers have work."""
     _enroll(folder / "gallery", people)
-    times: list[tuple[int, float, float]] = []
+    moments: list[_Moment] = []
+    ready = _ReadyWorkers()
+    left = True
 
     def note(progress: BatchProgress) -> None:
-        times.append((progress.here, time.perf_counter(), time.process_time()))
-        if sizes is not None:
-            sizes.append((progress.here, int(Path("/proc/self/statm").read_text().split()[1]) * 4096))
+        if left and ready.count >= workers:
+            pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+            now = time.perf_counter(), time.process_time()
+            moments.append(_Moment(progress.here, *now, pages * os.sysconf("SC_PAGESIZE")))
 
-    def make_engine(tasks: Iterable[Any]) -> RayEngine:
-        return RayEngine(cluster, tasks, setup, Installation({}, {}), options, StubWorker)
+    def watched(tasks: Iterable[PhotoTask]) -> Iterator[PhotoTask]:
+        nonlocal left
+        yield from tasks
+        left = False
 
+    def make_engine(tasks: Iterable[PhotoTask]) -> RayEngine:
+        options = RayOptions(worker_processors=1)
+        return RayEngine(cluster, watched(tasks), setup, Installation({}, {}), options, StubWorker)
+
+    logger = logging.getLogger("facepipe")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ready)
     with FacePipeline.load(folder / "gallery") as pipeline, Job(folder / "job", create=True) as job:
         batch = Batch(pipeline, job, make_engine=make_engine)
         batch.find([folder / "photos"])
-        if profile:
-            import cProfile
-
-            with cProfile.Profile() as profiler:
-                batch.run(note)
-            profiler.print_stats("tottime")
-        else:
+        with cProfile.Profile() if profile else nullcontext() as profiler:
             batch.run(note)
-    total = times[-1][0]
-    inner = [row for row in times if total / 10 <= row[0] <= total * 0.9]
-    (first, begun, worked), (last, ended, done) = inner[0], inner[-1]
-    return (last - first) / (ended - begun), (done - worked) / (ended - begun)
+    logger.removeHandler(ready)
+    if profiler is not None:
+        profiler.print_stats("tottime")
+    if len(moments) < _FEWEST_MOMENTS:
+        raise click.ClickException("not long enough: the workers never all had work; take more photos")
+    return moments
+
+
+class _ReadyWorkers(logging.Handler):
+    """Counts the workers that are ready."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Count a message of one."""
+        self.count += "a worker is ready" in record.getMessage()
+
+
+def _rates(moments: Sequence[_Moment]) -> tuple[float, float]:
+    """Photos a second, and the driver's share of a processor."""
+    first, last = moments[0], moments[-1]
+    seconds = last.at_s - first.at_s
+    return (last.photos - first.photos) / seconds, (last.worked_s - first.worked_s) / seconds
 
 
 def _enroll(gallery: Path, people: int) -> None:
