@@ -87,12 +87,14 @@ class RayCluster:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _start(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="facepipe-ray-")
+        self._folder = tempfile.mkdtemp(
+            prefix="facepipe-ray-"
+        )  # private; Ray opens its own folder to everybody
         self._ray.init(
             num_cpus=compute_threads(),
             object_store_memory=_LOCAL_STORE_BYTES,
             _node_ip_address="127.0.0.1",
-            _temp_dir=self._folder,
+            _temp_dir=os.path.join(self._folder, "ray"),
             **_quiet(),
         )
         for node in self.nodes():
