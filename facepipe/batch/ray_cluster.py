@@ -126,6 +126,12 @@ class RayCluster:
         ]
         return [node for node in found if node.processors]
 
+    def store_bytes(self) -> int:
+        """Return the size of the object store on this machine, which holds what is sent from here."""
+        here = self._ray.get_runtime_context().get_node_id()
+        sizes = [node["Resources"] for node in self._ray.nodes() if node["NodeID"] == here]
+        return sum(int(size.get("object_store_memory", 0)) for size in sizes)
+
     def start_worker(self, worker: type[Any], node: Node, processors: int, calls: int) -> Any:
         """Start a process on a node.
 

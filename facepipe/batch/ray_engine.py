@@ -48,7 +48,8 @@ class RayOptions:
         worker_processors: Of a worker process, at most: nodes with more have several.
         held_photos: Photos that a worker has for each of its threads: work for some seconds. A call has a
             quarter of them.
-        held_bytes: Bytes of files that a worker was sent and has not analyzed; one file may be larger.
+        held_bytes: Bytes of files that a worker was sent and has not analyzed; one file may be larger. All
+            workers together have half of the object store of the driver's node.
     """
 
     worker_processors: int = 8
@@ -103,6 +104,8 @@ class RayEngine:
         self._workers: list[Worker] = []
         self._replies: queue.SimpleQueue[_Reply] = queue.SimpleQueue()
         self._call_count = 0
+        self._sent_bytes = 0
+        self._most_sent_bytes = max(1, cluster.store_bytes() // 2)
         self._tasks_left = True
         self._nodes_asked_at = -_NODES_S
         self._worked_at = time.monotonic()
@@ -191,6 +194,7 @@ class RayEngine:
             worker.is_ready
             and worker.held_photos < options.held_photos * worker.threads
             and worker.held_bytes < options.held_bytes
+            and self._sent_bytes < self._most_sent_bytes
             and not worker.in_trial
         )
 
@@ -219,7 +223,8 @@ class RayEngine:
         called: list[PendingPhoto] = []
         sent_bytes = 0
         for number, photo in enumerate(photos):
-            if sent_bytes + worker.held_bytes >= self._options.held_bytes:
+            is_full = sent_bytes + worker.held_bytes >= self._options.held_bytes
+            if is_full or sent_bytes + self._sent_bytes >= self._most_sent_bytes:
                 self._again.extendleft(reversed(photos[number:]))
                 break
             prepared = self._prepared(photo, worker.state)
@@ -229,6 +234,7 @@ class RayEngine:
                 sent_bytes += len(prepared.task.content or b"")
         if called:
             self._call_count += 1
+            self._sent_bytes += sent_bytes
             worker.add(self._call_count, Call(called, sent_bytes, is_trial))
             self._listen(worker, self._call_count, worker.actor.analyze.remote(sent))
 
@@ -277,6 +283,7 @@ class RayEngine:
             self._welcome(reply.worker, reply.future.result())
         else:
             call = reply.worker.take(reply.call)
+            self._sent_bytes -= call.sent_bytes
             yield from self._answered(reply.worker, call, reply.future.result())
 
     def _welcome(self, worker: Worker, prepared: Installation | FacepipeError) -> None:
@@ -317,6 +324,7 @@ class RayEngine:
         """Give the photos of a worker that has gone to others, and find out whether one has killed it."""
         state = worker.state
         self._workers.remove(worker)
+        self._sent_bytes -= worker.held_bytes
         self._cluster.stop_worker(worker.actor)
         is_node_there = any(node.id == state.node.id for node in self._cluster.nodes())
         is_suspect = is_node_there and is_death(error)
