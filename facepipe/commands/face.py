@@ -180,7 +180,11 @@ def _match_lines(match: Match) -> Iterator[str]:
 
 @contextmanager
 def _opened_face(
-    gallery_address: GalleryAddress | None, library_folder: Path | None, face_id: str, *, reading: bool = False
+    gallery_address: GalleryAddress | None,
+    library_folder: Path | None,
+    face_id: str,
+    *,
+    reading: bool = False,
 ) -> Iterator[TemplateFace | LibraryFaceTarget]:
     from facepipe.commands.library import opened_library
     from facepipe.gallery import Gallery

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened_library(folder: Path, gallery_address: GalleryAddress | None, *, reading: bool = False) -> Iterator[Library]:
+def opened_library(
+    folder: Path, gallery_address: GalleryAddress | None, *, reading: bool = False
+) -> Iterator[Library]:
     """Open a library; at the end all faces and results have the names that follow from a change.
 
     Args:

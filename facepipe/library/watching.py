@@ -9,6 +9,7 @@ from pathlib import Path
 from facepipe.batch.damage import JobBusyError
 from facepipe.batch.progress_file import RunningBatch, read_progress
 from facepipe.core.errors import FacepipeError
+from facepipe.gallery.address import PostgresAddress
 from facepipe.library.library import Library
 
 _COPY_EVERY_S, _COPY_SHARE = 5.0, 0.05
@@ -27,7 +28,7 @@ class LibraryWatch:
     def __init__(
         self,
         folder: Path,
-        gallery: Path | None = None,
+        gallery: str | Path | PostgresAddress | None = None,
         prepare: Callable[[Library], None] = lambda library: None,
     ) -> None:
         self._folder, self._gallery, self._prepare = folder, gallery, prepare

@@ -141,9 +141,8 @@ class FaceTable(Table):
             GalleryError: A row is damaged.
         """
         ids = self.ids_of_photo(former_sha256)
-        for id in ids:
-            sealed = self._rows.codec.seal("photo_sha256", photo_sha256)
-            self._rows.update(self.name, id, photo_sha256=sealed)
+        sealed = self._rows.codec.seal("photo_sha256", photo_sha256)
+        self._rows.update(self.name, ["photo_sha256"], dict.fromkeys(ids, (sealed,)))
         return len(ids)
 
     def delete_photo(self, sources: Sequence[str], photo_sha256: str | None) -> int:

@@ -132,7 +132,7 @@ def test_the_example_of_a_client_names_faces(server: Server, portrait: bytes, tm
     photo, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
     photo.write_bytes(portrait)
     text.write_text("no photo")
-    command = [sys.executable, ROOT / "examples" / "name_by_server.py", server.url]
+    command: list[str | Path] = [sys.executable, ROOT / "examples" / "name_by_server.py", server.url]
     done = subprocess.run([*command, photo], capture_output=True, text=True, check=True, timeout=60)
     (face,) = server.client.post("/v1/identify", **raw(portrait)).json()["faces"]
     assert done.stdout.startswith(f"{photo}  {face['name'] or face['status']}")
