@@ -248,6 +248,20 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 # Reading
 
 
+def stat_or_none(path: Path) -> os.stat_result | None:
+    """Return the state of a file that other processes may remove at any time; None: it is not there."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def size_bytes(path: Path) -> int:
+    """Size of a file that other processes may remove at any time; 0 where it is not there."""
+    found = stat_or_none(path)
+    return 0 if found is None else found.st_size
+
+
 def open_regular(path: str | os.PathLike[str], buffering: int = -1) -> BinaryIO:
     """Open an ordinary file to read; follows links, and never waits for a pipe or a device.
 

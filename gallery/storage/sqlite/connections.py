@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.core.errors import GalleryError
+from facepipe.core.files import size_bytes
 from facepipe.gallery.storage.schema import row_checksum
 from facepipe.gallery.storage.sqlite.errors import sqlite_name_of
 
@@ -115,7 +116,7 @@ def connect_alone(file: Path) -> Connection:
 def _connect_unchanging(file: Path) -> Connection:
     """Read a file that no process changes. SQLite then ignores its log, so there must be none."""
     log = file.with_name(f"{file.name}-wal")
-    if log.exists() and log.stat().st_size:
+    if size_bytes(log):
         raise GalleryError(
             f"{file}: the last changes are still in {log.name} and can't be read without write access: "
             "open the gallery once where it may be written"

@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from facepipe.core.errors import GalleryError
-from facepipe.core.files import atomic_path, remove_dead_temporaries, sync_folder
+from facepipe.core.files import (
+    atomic_path,
+    remove_dead_temporaries,
+    size_bytes,
+    stat_or_none,
+    sync_folder,
+)
 from facepipe.core.forks import never_free, watch_forks
 from facepipe.gallery.models import Finding
 from facepipe.gallery.storage.errors import newer_schema
@@ -259,14 +265,15 @@ class Database:
 
     def size_bytes(self) -> int:
         """Bytes of the file and its log."""
-        return sum(part.stat().st_size for part in self.file.parent.glob(f"{self.file.name}*"))
+        return sum(map(size_bytes, self.file.parent.glob(f"{self.file.name}*")))
 
     def discard(self) -> None:
         """Close a file that turned out to be damaged, and leave nothing beside it that was not there."""
         with self._lock:
             self.close()
             log, shared = logs_of(self.file)
-            if not self._found_logs and log.exists() and not log.stat().st_size:
+            found = stat_or_none(log)
+            if not self._found_logs and found is not None and not found.st_size:
                 log.unlink(missing_ok=True)
                 shared.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from weakref import WeakKeyDictionary
 
 from facepipe.core.errors import GalleryError
+from facepipe.core.files import size_bytes
 from facepipe.core.forks import in_forked_processes
 from facepipe.gallery.files import make_folder_aside
 from facepipe.gallery.storage.errors import BusyDatabaseError, DamagedDatabaseError
@@ -116,7 +117,7 @@ def check_log(owner: object, file: Path, read_only: bool) -> None:
     """
     log = logs_of(file)[0]
     with _LOCK:
-        if log.exists() and log.stat().st_size and not is_open_here(file):
+        if size_bytes(log) and not is_open_here(file):
             if read_only:
                 _require_own_log(file, log)
             else:

@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
-from facepipe.core.files import temporary_folder
+from facepipe.core.files import size_bytes, stat_or_none, temporary_folder
 from facepipe.gallery.storage.sqlite.connections import Connection, connect, connect_to
 from facepipe.gallery.storage.sqlite.database import Database
 from facepipe.gallery.storage.sqlite.log_check import logs_of
@@ -59,15 +59,15 @@ def _snapshot(file: Path, scratch: Path) -> Connection:
 
 def _extents(file: Path) -> list[tuple[int, int, int]]:
     """Inode, size and time of the file and its log: others whenever one of them was written."""
-    stats = [part.stat() for part in (file, logs_of(file)[0]) if part.exists()]
-    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+    stats = map(stat_or_none, (file, logs_of(file)[0]))
+    return [(stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats if stat is not None]
 
 
 def _copy(file: Path, scratch: Path, target: sqlite3.Connection) -> None:
     """Copy a file and what is in its log. In its own folder SQLite would write into the log, or delete it."""
     log = logs_of(file)[0]
     with closing(connect(file, "mode=ro&immutable=1")) as source:
-        if not (log.exists() and log.stat().st_size):
+        if not size_bytes(log):
             source.backup(target)
             return
         pages = source.serialize()
