@@ -50,6 +50,11 @@ def require_finished(jobs: Iterable[Job]) -> None:
             raise UsageError(
                 f"{job.folder}: a photo's move was killed halfway; run its `facepipe sort` again"
             )
+        if job.writes.unfinished() or job.writes.written():
+            raise UsageError(
+                f"{job.folder}: writing names into photos was killed; `facepipe batch` with "
+                "this --out finishes that"
+            )
         if LibraryTables(job).steps(1, [StepState.DOING, StepState.UNDOING]):
             raise UsageError(
                 f"{job.folder}: a change of people was killed; `facepipe review` of it finishes that"

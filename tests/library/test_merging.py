@@ -20,8 +20,10 @@ from paths import ROOT
 
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE
+from facepipe.batch.job_writes import PhotoWrite
 from facepipe.batch.models import FailedPhoto
 from facepipe.batch.naming import options_to_dict
+from facepipe.batch.planning import FileState
 from facepipe.batch.shards import Shard
 from facepipe.core.errors import FacepipeError, GalleryError, OutputError, UsageError
 from facepipe.core.faces import UInt8Array
@@ -312,6 +314,15 @@ def test_what_a_killed_process_left_is_finished_first(jobs: list[Path], tmp_path
         merge_jobs(jobs, tmp_path / "merged")
     with Job(jobs[0]) as job:
         job.end_move()
+        (task, *_) = job.remembered()
+        write = PhotoWrite((task.id,), "a" * 64, "b" * 64, FileState(1, 1))
+        with job.file.changing():
+            job.writes.begin([write])
+    with pytest.raises(UsageError, match="facepipe batch"):
+        merge_jobs(jobs, tmp_path / "merged")
+    with Job(jobs[0]) as job:
+        with job.file.changing():
+            job.writes.cancel(write)
         with job.file.changing() as database:
             row = "a step", json.dumps({"decisions": []}), "2026-01-01T00:00:00.000+00:00", "doing"
             database.execute("INSERT INTO steps (label, changes, made_at, state) VALUES (?, ?, ?, ?)", row)
