@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.namespaces import ip, new_namespaces
 from facepipe.training.engine.logs import read_log
 
 _PARTS = 5
@@ -32,10 +32,6 @@ _LOSSES = ("class", "box", "landmark")
 _PORT = 29500
 _NETWORK = "10.213.7"
 _TIMEOUT_S = 3600
-
-
-class NoHostsError(Exception):
-    """No network namespace can be made here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,32 +54,17 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Make two hosts that reach each other and nobody else.
 
     Raises:
-        NoHostsError: That is not allowed here.
+        NoNamespacesError: That is not allowed here.
     """
-    if shutil.which("ip") is None or os.geteuid() != 0:
-        raise NoHostsError("network namespaces need root and iproute2")
     mark = secrets.token_hex(3)
     first, second = (Host(f"fp-{mark}-{n}", f"{_NETWORK}.{n}", f"fp{mark}{n}") for n in (1, 2))
-    made: list[Host] = []
-    try:
+    with new_namespaces(first.name, second.name):
+        ip("link", "add", first.interface, "type", "veth", "peer", "name", second.interface)
         for host in (first, second):
-            if subprocess.run(["ip", "netns", "add", host.name], capture_output=True).returncode:
-                raise NoHostsError("no network namespace can be made here")
-            made.append(host)
-        _ip("link", "add", first.interface, "type", "veth", "peer", "name", second.interface)
-        for host in (first, second):
-            _ip("link", "set", host.interface, "netns", host.name)
-            _ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", host.interface)
-            for link in ("lo", host.interface):
-                _ip("-n", host.name, "link", "set", link, "up")
+            ip("link", "set", host.interface, "netns", host.name)
+            ip("-n", host.name, "addr", "add", f"{host.address}/24", "dev", host.interface)
+            ip("-n", host.name, "link", "set", host.interface, "up")
         yield first, second
-    finally:
-        for host in made:
-            subprocess.run(["ip", "netns", "delete", host.name], check=False)
-
-
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 def start_on(

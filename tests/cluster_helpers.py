@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from paths import ROOT
+
+from benchmarks.namespaces import ip, new_namespaces
 
 HEAD = "10.213.0.1:6379"
 _TOKEN = "7" * 64
@@ -29,19 +30,6 @@ _SOON = {
 _COUNT = itertools.count()
 
 
-def missing_for_machines() -> str | None:
-    """What lacks to make network namespaces; None: nothing."""
-    if shutil.which("ip") is None:
-        return "no `ip` command"
-    if os.geteuid() != 0:
-        return "only the superuser makes network namespaces"
-    name = f"fp{os.getpid()}probe"
-    if subprocess.run(["ip", "netns", "add", name], capture_output=True, check=False).returncode:
-        return "no network namespaces here"
-    _ip("netns", "delete", name)
-    return None
-
-
 class Machines:
     """Network namespaces on a bridge, in each of which a node of one Ray cluster can be started.
 
@@ -49,12 +37,16 @@ class Machines:
         folder: For Ray's files; a short path.
         count: How many.
         environment: Of all processes there.
+
+    Raises:
+        NoNamespacesError: On entering: no namespaces can be made here.
     """
 
     def __init__(self, folder: Path, count: int, environment: dict[str, str] | None = None) -> None:
         self._folder, self._count = folder, count
         self._ray_folder = folder / "ray"
         self._ray_folder.mkdir()
+        self._open = ExitStack()
         prefix = f"fp{os.getpid()}x{next(_COUNT)}"
         self._switch, self._names = f"{prefix}s", [f"{prefix}n{number}" for number in range(count)]
         self.environment = {
@@ -70,10 +62,10 @@ class Machines:
         }
 
     def __enter__(self) -> Self:
+        self._open.enter_context(new_namespaces(self._switch, *self._names))
         try:
-            _ip("netns", "add", self._switch)
-            _ip("-n", self._switch, "link", "add", "bridge0", "type", "bridge")
-            _ip("-n", self._switch, "link", "set", "bridge0", "up")
+            ip("-n", self._switch, "link", "add", "bridge0", "type", "bridge")
+            ip("-n", self._switch, "link", "set", "bridge0", "up")
             for number in range(self._count):
                 self._add(number)
         except BaseException:
@@ -84,17 +76,14 @@ class Machines:
     def __exit__(self, *_: object) -> None:
         for number in range(self._count):
             self.kill(number)
-        for name in (*self._names, self._switch):
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        self._open.close()
 
     def _add(self, number: int) -> None:
         name, port = self._names[number], f"port{number}"
-        _ip("netns", "add", name)
-        _ip("-n", name, "link", "set", "lo", "up")
-        _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._switch)
-        _ip("-n", self._switch, "link", "set", port, "master", "bridge0", "up")
-        _ip("-n", name, "address", "add", f"10.213.0.{number + 1}/24", "dev", "eth0")
-        _ip("-n", name, "link", "set", "eth0", "up")
+        ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", self._switch)
+        ip("-n", self._switch, "link", "set", port, "master", "bridge0", "up")
+        ip("-n", name, "address", "add", f"10.213.0.{number + 1}/24", "dev", "eth0")
+        ip("-n", name, "link", "set", "eth0", "up")
 
     def start_ray(self, number: int, *, processors: int = 1, hides: Path | None = None) -> None:
         """Start the head on machine 0, or a node that joins it as soon as it can.
@@ -165,12 +154,8 @@ class Machines:
 
     def cut(self, number: int) -> None:
         """Take a machine off the network."""
-        _ip("-n", self._names[number], "link", "set", "eth0", "down")
+        ip("-n", self._names[number], "link", "set", "eth0", "down")
 
     def mend(self, number: int) -> None:
         """Put it back."""
-        _ip("-n", self._names[number], "link", "set", "eth0", "up")
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+        ip("-n", self._names[number], "link", "set", "eth0", "up")

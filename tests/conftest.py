@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 from gallery_helpers import V1
 from paths import ROOT
+
+sys.path.append(str(ROOT))  # for the benchmarks, behind what is installed
+
 from postgres_helpers import OWNER, PostgresServer, new_database, new_server
 
 from facepipe.core.faces import UInt8Array

@@ -44,14 +44,15 @@ class Listener:
         import psycopg
 
         is_stopped = False
-        while not is_stopped:
-            try:
-                with closing(self._connect()) as connection:
-                    self._follow(connection)
-                return
-            except (FacepipeError, psycopg.Error, OSError) as error:
-                logger.debug("changes of the gallery are not listened for: %s", error)
-            is_stopped = self._is_stopped_within(_RETRY_S)
+        with self._stopped:
+            while not is_stopped:
+                try:
+                    with closing(self._connect()) as connection:
+                        self._follow(connection)
+                    return
+                except (FacepipeError, psycopg.Error, OSError) as error:
+                    logger.debug("changes of the gallery are not listened for: %s", error)
+                is_stopped = self._is_stopped_within(_RETRY_S)
 
     def _follow(self, connection: Any) -> None:
         self._act()  # There may have been changes before it listened.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +9,7 @@ import pytest
 from gallery_helpers import ENCODER, person_vectors
 from hypothesis import given
 from hypothesis import strategies as st
-from paths import ROOT
 from PIL import Image
-
-sys.path.append(str(ROOT))
 
 from benchmarks.archives import TILE_HEIGHT_PX, Tile, paste, plan_archive, true_names
 from benchmarks.questions import Truth, by_groups, by_questions, current_names

@@ -14,7 +14,8 @@ import pytest
 import torch
 from training_helpers import environment, plain_task, run_python, write_dataset
 
-from benchmarks.hosts import Host, NoHostsError, start_on, two_hosts
+from benchmarks.hosts import Host, start_on, two_hosts
+from benchmarks.namespaces import NoNamespacesError
 from facepipe.core.errors import DataError
 from facepipe.core.faces import UInt8Array
 from facepipe.training.engine.checkpoints import load_checkpoint
@@ -53,7 +54,7 @@ def hosts() -> Iterator[tuple[Host, Host]]:
     try:
         with two_hosts() as made:
             yield made
-    except NoHostsError as error:
+    except NoNamespacesError as error:
         pytest.skip(str(error))
 
 
