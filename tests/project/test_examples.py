@@ -12,6 +12,7 @@ import pytest
 from paths import ROOT
 from PIL import Image
 from pipeline_helpers import shifted
+from server_helpers import as_jpeg, raw, running
 
 from facepipe.core.faces import UInt8Array
 from facepipe.evaluation.pair_lists import read_pair_list
@@ -101,6 +102,20 @@ def test_pairs_by_pose(folder: Path) -> None:
     assert (faces.first, faces.second, faces.same_person) == ("a.png", "b.png", True)
     assert faces.group in ("0-15", "15-30")  # she looks nearly straight ahead
     assert (none.same_person, none.group) == (False, "no face")
+
+
+def test_name_by_server(tmp_path: Path, astronaut: UInt8Array) -> None:
+    photo, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
+    photo.write_bytes(as_jpeg(astronaut))
+    text.write_text("no photo")
+    with running(tmp_path / "gallery", log=tmp_path / "log") as server:
+        command: list[str | Path] = [sys.executable, ROOT / "examples" / "name_by_server.py", server.url]
+        done = subprocess.run([*command, photo], capture_output=True, text=True, check=True, timeout=60)
+        (face,) = server.client.post("/v1/identify", **raw(photo.read_bytes())).json()["faces"]
+        assert done.stdout.startswith(f"{photo}  {face['name'] or face['status']}")
+        failed = subprocess.run([*command, text], capture_output=True, text=True, check=False, timeout=60)
+    assert failed.returncode == 1
+    assert "(photo)" in failed.stderr
 
 
 def test_every_example_is_tested() -> None:

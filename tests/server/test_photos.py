@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from paths import ROOT
 from server_helpers import Server, as_jpeg, code_of, raw
 
 from facepipe.cli import main
@@ -126,16 +123,3 @@ def test_refuses_what_is_no_photo_with_a_reason(
         "no_comparable_face",
     )
     assert client.post("/v1/detect", **raw(plain)).json()["faces"] == []
-
-
-def test_the_example_of_a_client_names_faces(server: Server, portrait: bytes, tmp_path: Path) -> None:
-    photo, text = tmp_path / "a.jpg", tmp_path / "b.jpg"
-    photo.write_bytes(portrait)
-    text.write_text("no photo")
-    command: list[str | Path] = [sys.executable, ROOT / "examples" / "name_by_server.py", server.url]
-    done = subprocess.run([*command, photo], capture_output=True, text=True, check=True, timeout=60)
-    (face,) = server.client.post("/v1/identify", **raw(portrait)).json()["faces"]
-    assert done.stdout.startswith(f"{photo}  {face['name'] or face['status']}")
-    failed = subprocess.run([*command, text], capture_output=True, text=True, check=False, timeout=60)
-    assert failed.returncode == 1
-    assert "(photo)" in failed.stderr
