@@ -17,7 +17,8 @@ from gallery_helpers import ENCODER, INDEX_FILES, OTHER_ENCODER, person_vectors,
 from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.gallery import EncoderIdentity, Gallery
 from facepipe.gallery.repair import verify
-from facepipe.gallery.storage.sqlite.database import create_database
+from facepipe.gallery.storage.sqlite import log_check
+from facepipe.gallery.storage.sqlite.database import Database, create_database
 from facepipe.gallery.storage.sqlite.schema import creating_statements
 
 
@@ -230,3 +231,26 @@ def test_an_owner_that_is_no_number_is_damage(tmp_path: Path) -> None:
         with Gallery.open(tmp_path, ENCODER) as gallery, pytest.raises(GalleryError, match="damaged"):
             gallery.match(person_vectors(1, 1))
         (tmp_path / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_the_last_other_process_removes_the_log_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    Gallery.open(tmp_path / "g", ENCODER, create=True).close()
+    file = tmp_path / "g" / "gallery.sqlite3"
+    log = file.with_name(f"{file.name}-wal")
+    log.write_bytes(bytes(100))
+    name = "belongs_to" if read_only else "alone"
+    look = getattr(log_check, name)
+
+    def closed_before(*arguments: Path) -> object:
+        log.unlink()
+        return look(*arguments)
+
+    monkeypatch.setattr(log_check, name, closed_before)
+    database = Database(file, read_only=read_only)
+    with database.reading() as sql:
+        assert sql.execute("SELECT COUNT(*) FROM people").fetchone() == (0,)
+    database.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["g"]

@@ -126,8 +126,11 @@ def check_log(owner: object, file: Path, read_only: bool) -> None:
 
 
 def _require_own_log(file: Path, log: Path) -> None:
-    for _ in range(_LOOKS):  # Others may write meanwhile.
-        if belongs_to(file, log):
+    for _ in range(_LOOKS):  # Others may write meanwhile, or close the file, which removes the log.
+        try:
+            if belongs_to(file, log):
+                return
+        except FileNotFoundError:
             return
         time.sleep(_BETWEEN_LOOKS_S)
     raise GalleryError(
@@ -137,6 +140,8 @@ def _require_own_log(file: Path, log: Path) -> None:
 
 def _settle(file: Path, log: Path) -> None:
     with suppress(BusyDatabaseError), alone(file):
+        if not size_bytes(log):  # The last process that had the file open has closed it meanwhile.
+            return
         if not belongs_to(file, log):
             _put_aside(file, log)
             return
