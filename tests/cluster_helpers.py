@@ -50,7 +50,8 @@ class Machines:
         prefix = f"fp{os.getpid()}x{next(_COUNT)}"
         self._switch, self._names = f"{prefix}s", [f"{prefix}n{number}" for number in range(count)]
         self.environment = {
-            **os.environ,
+            # not what a local cluster of this process was given
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "FACEPIPE_HOME": str(folder / "home"),
             "OMP_NUM_THREADS": "1",
