@@ -17,6 +17,7 @@ from facepipe.gallery.index.file import (
     claimed_state,
     delete_index,
     erase_rows,
+    is_unfinished,
     move_index,
     record_file,
     saved_record,
@@ -159,6 +160,11 @@ class DerivedIndex:
             # Where others write, or rows are damaged, the file stays as it is: saving tries this first, too.
             with suppress(GalleryError), self._store.changing(wait_s=0):
                 self._keep_lost()
+        elif is_unfinished(self._file):
+            with suppress(BusyDatabaseError), self._store.changing(wait_s=0):  # Else it is being written.
+                if is_unfinished(self._file):
+                    delete_index(self._file)
+                    self._expected_generation = 0
         elif len(removed):
             with suppress(BusyDatabaseError):  # The next opening does it.
                 self.erase_removed(wait_s=0)

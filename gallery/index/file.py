@@ -205,6 +205,13 @@ def saved_record(file: Path) -> IndexRecord | None:
         return None
 
 
+def is_unfinished(file: Path) -> bool:
+    """Return whether the file is being written, or whoever wrote it was killed in the middle."""
+    with suppress(OSError, DamagedIndexError):
+        return _read_record(file).is_changing
+    return False
+
+
 def claimed_state(file: Path) -> VectorState | None:
     """The state that an index file claims to hold, also one of an earlier version; None: not known."""
     with suppress(OSError), open_regular(file) as source:
