@@ -154,6 +154,20 @@ def read_photo_bytes(path: str | os.PathLike[str], *, max_bytes: int) -> bytes:
     return content
 
 
+@contextmanager
+def _opened_within(
+    source: PhotoSource, max_pixels: int
+) -> Iterator[tuple[BufferedReader | BytesIO, PhotoMemory]]:
+    """Open a photo, with the memory that may be taken for one of at most so many pixels."""
+    name = printable(source)
+    with (
+        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
+        _failures_named(name),
+        _opened(source, name) as stream,
+    ):
+        yield stream, memory
+
+
 def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> int:
     """EXIF orientation of a photo, 1..8: how `read_image` turns the stored picture upright.
 
@@ -163,12 +177,7 @@ def read_orientation(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXEL
     Raises:
         PhotoError: As `read_image`; damaged pixels are no reason.
     """
-    name = printable(source)
-    with (
-        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
-        _failures_named(name),
-        _opened(source, name) as stream,
-    ):
+    with _opened_within(source, max_pixels) as (stream, memory):
         orientation = stored_orientation(stream, max_pixels, memory)
     return orientation if is_orientation(orientation) else 1
 
@@ -179,12 +188,7 @@ def read_xmp(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> li
     Raises:
         PhotoError: As `read_image`, or a packet is damaged; damaged pixels are no reason.
     """
-    name = printable(source)
-    with (
-        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
-        _failures_named(name),
-        _opened(source, name) as stream,
-    ):
+    with _opened_within(source, max_pixels) as (stream, memory):
         return stored_xmp(stream, max_pixels, memory)
 
 
@@ -194,12 +198,7 @@ def count_pictures(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS)
     Raises:
         PhotoError: As `read_image`; damaged pixels are no reason.
     """
-    name = printable(source)
-    with (
-        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
-        _failures_named(name),
-        _opened(source, name) as stream,
-    ):
+    with _opened_within(source, max_pixels) as (stream, memory):
         return picture_count(stream, max_pixels, memory)
 
 
@@ -209,12 +208,7 @@ def read_size(source: PhotoSource, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> t
     Raises:
         PhotoError: As `read_image`; damaged pixels are no reason.
     """
-    name = printable(source)
-    with (
-        PhotoMemory(name, allowed_bytes(max_pixels)) as memory,
-        _failures_named(name),
-        _opened(source, name) as stream,
-    ):
+    with _opened_within(source, max_pixels) as (stream, memory):
         return upright_size(stream, max_pixels, memory)
 
 
