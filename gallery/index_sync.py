@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
-from facepipe.core.files import remove_dead_temporaries
+from facepipe.core.files import remove_dead_temporaries, size_bytes
 from facepipe.gallery.files import make_folder_aside, remove_left_over
 from facepipe.gallery.index.file import (
     DamagedIndexError,
@@ -88,7 +88,7 @@ class DerivedIndex:
 
     def size_bytes(self) -> int:
         """Bytes of the file and the record beside it."""
-        return sum(part.stat().st_size for part in self._folder.glob(f"{INDEX_FILE}*"))
+        return sum(map(size_bytes, self._folder.glob(f"{INDEX_FILE}*")))
 
     def drop(self) -> None:
         """Free the memory; what was not saved is made again when it is wanted."""
