@@ -16,6 +16,7 @@ from gallery_helpers import ENCODER, INDEX_FILES, OTHER_ENCODER, person_vectors,
 
 from facepipe.core.errors import GalleryError, MissingExtraError
 from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery.index.file import record_file, saved_record
 from facepipe.gallery.repair import verify
 from facepipe.gallery.storage.sqlite import log_check
 from facepipe.gallery.storage.sqlite.database import Database, create_database
@@ -254,3 +255,17 @@ def test_the_last_other_process_removes_the_log_meanwhile(
         assert sql.execute("SELECT COUNT(*) FROM people").fetchone() == (0,)
     database.close()
     assert [path.name for path in tmp_path.iterdir()] == ["g"]
+
+
+def test_an_index_whose_writer_was_killed_is_made_again(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 3)))
+    file = tmp_path / "index.faiss"
+    record = saved_record(file)
+    assert record is not None
+    record_file(file).write_bytes(replace(record, is_changing=True).packed())
+    with file.open("ab") as stream:  # Of another size than the record has, as a larger index is.
+        stream.write(bytes(1000))
+    assert verify(tmp_path, ENCODER) == ()
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        assert gallery.match(person_vectors(1, 3)[:1])[0].name == "Ada"
