@@ -37,6 +37,8 @@ def test_a_group_is_named_and_taken_back(visitor: Visitor) -> None:
     page = visitor.page
     page.get_by_role("link", name="Name the unknown groups").click()
     page.get_by_role("link", name=f"{COPIES} faces").click()
+    page.wait_for_url("**/review/group?*")
+    visitor.arrive()
     page.get_by_role("option").nth(1).click()
     visitor.press("t")
     expect(page.locator("#kept")).to_have_text(str(COPIES - 1))

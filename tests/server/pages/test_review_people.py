@@ -104,7 +104,8 @@ def test_all_are_confirmed_at_once(visitor: Visitor) -> None:
     visitor.open("person?name=Ben")
     page.get_by_role("button", name="All are right").click()
     page.get_by_role("dialog").get_by_role("button", name="All are right").click()
-    visitor.wait_until_saved()
+    expect(page.locator("#messages")).to_contain_text("faces confirmed as Ben")
+    visitor.arrive()
     visitor.open("people")
     expect(page.get_by_role("link", name="Ben")).to_contain_text("all checked")
 
