@@ -30,6 +30,7 @@ _NEEDED = {
     "safetensors": "safetensors",
     "scikit-image": "skimage",
     "scipy": "scipy",
+    "simplejpeg": "simplejpeg",
     "tifffile": "tifffile",
     "tqdm": "tqdm",
 }

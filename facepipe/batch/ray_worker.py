@@ -19,7 +19,7 @@ from facepipe.detector import DetectorOptions
 from facepipe.pipeline import FacePipeline
 from facepipe.runtime.engines import RuntimeName, choose_runtime
 
-_PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pillow-heif")
+_PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pillow-heif", "simplejpeg")
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
 """What the results of an analysis depend on."""
 

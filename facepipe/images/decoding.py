@@ -21,6 +21,7 @@ from facepipe.core.faces import UInt8Array
 from facepipe.images.decoded_size import decoding_bytes, heif_bytes, opening_bytes, require_little_work
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.images.pixels import is_on_its_side, orientation_of, rgb_of, taken_at, upright
+from facepipe.images.plain_jpeg import decode_plain_jpeg
 from facepipe.images.salvage import MOST_FILE_BYTES, is_open_ended, salvaged
 from facepipe.images.stored_xmp import xmp_packets
 from facepipe.images.tiff import is_misread, is_tiff, read_tiff
@@ -196,20 +197,39 @@ def _decode(
         size_wh, time = (rgb.shape[1], rgb.shape[0]), None
     else:
         size_wh = photo.size
-        if needed_scale is not None and (scale := needed_scale(size_wh)) < 1:
-            photo.draft(photo.mode, (math.ceil(size_wh[0] * scale), math.ceil(size_wh[1] * scale)))
+        reduction = 1 if needed_scale is None else _reduce(photo, needed_scale(size_wh))
         reserve(decoding_bytes(photo, stream))
         require_little_work(photo, stream, name)
-        if photo.format == "TIFF":
-            with _own_rules(max_pixels):  # Pillow checks size and warns again while it loads this one format
-                photo.load()
-        photo.load()
-        rgb = rgb_of(photo)
+        plain = decode_plain_jpeg(photo, stream, reduction)
+        rgb = _loaded(photo, max_pixels) if plain is None else plain
+        del plain
         with _own_rules(max_pixels):
             orientation, time = orientation_of(photo), taken_at(photo)
         del photo  # its pixels make room for those that are turned
     full_size_wh = size_wh[::-1] if is_on_its_side(orientation) else size_wh
     return ReducedPhoto(upright(rgb, orientation), full_size_wh, time)
+
+
+def _reduce(photo: Image.Image, scale: float) -> int:
+    """Have a JPEG decoded at a half, a quarter or an eighth of its size, where that leaves this scale.
+
+    Returns:
+        How many times fewer pixels a side it will have; 1: it will be whole.
+    """
+    if scale >= 1:
+        return 1
+    width, height = photo.size
+    drafted = photo.draft(photo.mode, (math.ceil(width * scale), math.ceil(height * scale)))
+    return 1 if drafted is None else round(width / drafted[1][2])
+
+
+def _loaded(photo: Image.Image, max_pixels: int) -> UInt8Array:
+    """Decode by Pillow: RGB uint8 (h, w, 3), as stored."""
+    if photo.format == "TIFF":
+        with _own_rules(max_pixels):  # Pillow checks size and warns again while it loads this one format
+            photo.load()
+    photo.load()
+    return rgb_of(photo)
 
 
 def _too_large(name: str, max_pixels: int) -> str:

@@ -11,6 +11,7 @@ from io import BufferedReader, BytesIO
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = frozenset((0xC2, 0xC6, 0xCA, 0xCE))
+_COMMON = frozenset((0xC0, 0xC1, 0xC2))
 _WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _FIRST_BLOCK_BYTES, _LAST_BLOCK_BYTES = 64, 1 << 20
@@ -33,22 +34,27 @@ class FrameHeader:
 
     Attributes:
         size_wh: Width and height in pixels.
+        kind: The marker that it begins with, 0xC0 to 0xCF.
         components: Its colours.
-        progressive: Whether scans refine each other.
         first_scan: Where the first scan's header begins; the end of the file if there is none.
         first_components: Numbers of the components of the first scan.
     """
 
     size_wh: tuple[int, int]
+    kind: int
     components: tuple[Component, ...]
-    progressive: bool
     first_scan: int
     first_components: bytes
 
     @property
+    def is_common(self) -> bool:
+        """Whether it is baseline, extended or progressive in Huffman codes, which all decoders read."""
+        return self.kind in _COMMON
+
+    @property
     def several_scans(self) -> bool:
         """Whether decoders keep all coefficients until the last scan was read."""
-        return self.progressive or len(self.first_components) < len(self.components)
+        return self.kind in _PROGRESSIVE or len(self.first_components) < len(self.components)
 
     @property
     def samples(self) -> Counter[int]:
@@ -69,14 +75,14 @@ class FrameHeader:
 
 def read_frame(stream: BufferedReader | BytesIO) -> FrameHeader | None:
     """Read the headers of a JPEG up to its first scan; None where they are damaged."""
-    size_wh, progressive = (0, 0), False
+    size_wh, kind = (0, 0), 0
     components: tuple[Component, ...] = ()
     for marker, at, segment in _segments(stream, 2):
         if marker in _START_OF_FRAME:
             size_wh = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
-            components, progressive = _components(segment), marker in _PROGRESSIVE
+            components, kind = _components(segment), marker
         if marker == _START_OF_SCAN:
-            header = FrameHeader(size_wh, components, progressive, at, _scanned(segment))
+            header = FrameHeader(size_wh, kind, components, at, _scanned(segment))
             return header if components else None
     return None
 
