@@ -52,10 +52,10 @@ def test_vectors_are_float32_of_unit_length(encoder: FaceEncoder, crop: UInt8Arr
 
 
 def test_any_number_of_crops_gives_the_same_vectors(encoder: FaceEncoder) -> None:
-    """70 crops are three calls of the network."""
-    crops = np.random.default_rng(1).integers(0, 255, (70, 112, 112, 3), np.uint8)
+    """10 crops are three calls of the network."""
+    crops = np.random.default_rng(1).integers(0, 255, (10, 112, 112, 3), np.uint8)
     together = encoder.encode(crops)
-    some = [0, 31, 32, 63, 64, 69]
+    some = [0, 3, 4, 7, 8, 9]
     alone = np.concatenate([encoder.encode(crops[i : i + 1]) for i in some])
     np.testing.assert_allclose(together[some], alone, atol=1e-4)
 

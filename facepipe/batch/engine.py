@@ -52,7 +52,7 @@ class EngineOptions:
         detector_batch: Photos of equal size in a call of the detector, at most.
         detector_batch_pixels: And so many pixels at most: larger photos gain nothing from company, and
             need memory.
-        encoder_batch: Faces in a call of the encoder, of whatever photos.
+        encoder_batch: Faces that are encoded together, of whatever photos.
         held_pixels: Photos are read while those waiting for the detector have fewer pixels: memory is flat.
     """
 

@@ -124,7 +124,7 @@ _with_engine = option_group(
             help="Threads, of each process.  [default: --threads, else processors + 1]",
         ),
         click.option(
-            "--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces a network call."
+            "--batch-size", type=click.IntRange(1), metavar="N", help="Photos and faces that go together."
         ),
     ],
 )
