@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -212,18 +211,17 @@ def _template(name: str) -> LandmarkTemplate:
 
 
 def _least_squares(source: Matrix, target: Matrix) -> Matrix:
-    import skimage.transform
+    """Return the similarity transform (2, 3), without a mirror, that takes points (n, 2) nearest to others.
 
-    similarity: Any = skimage.transform.SimilarityTransform
-    if hasattr(similarity, "from_estimate"):  # scikit-image >= 0.26, where `estimate` is deprecated
-        fitted = similarity.from_estimate(source, target)
-        found = bool(fitted)
-    else:
-        fitted = similarity()
-        found = fitted.estimate(source, target)
-    if not found:
-        raise LandmarkError("the landmarks look like no face; no alignment fits them")
-    return np.asarray(fitted.params, dtype=np.float64)[:2]
+    With points as complex numbers it is target = factor * source + shift, whose factor is the scale and the
+    rotation: in the plane, the closed form of S. Umeyama (PAMI 1991) is a linear regression.
+    """
+    points, wanted = (array[:, 0] + 1j * array[:, 1] for array in (source, target))
+    centre, wanted_centre = points.mean(), wanted.mean()
+    offsets = points - centre
+    factor = np.vdot(offsets, wanted - wanted_centre) / np.vdot(offsets, offsets).real
+    shift = wanted_centre - factor * centre
+    return np.array([[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]])
 
 
 def _warp(image: UInt8Array, matrix: Matrix, size_px: int) -> UInt8Array:
