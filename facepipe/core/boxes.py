@@ -12,14 +12,13 @@ Number = TypeVar("Number", np.float32, np.float64)
 
 def iou(boxes: npt.NDArray[Number], others: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """Intersection over union of boxes (..., 4) with boxes (n, 4), as (..., n); 0 of boxes without area."""
-    low = np.maximum(boxes[..., :2], others[:, :2])
-    high = np.minimum(boxes[..., 2:], others[:, 2:])
-    shared = np.prod(np.clip(high - low, 0, None), axis=-1)
-    union = _areas(boxes) + _areas(others) - shared
-    overlap: npt.NDArray[Number] = shared / np.maximum(union, np.finfo(np.float32).tiny)
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    other_left, other_top, other_right, other_bottom = others.T
+    width = np.minimum(right, other_right) - np.maximum(left, other_left)
+    height = np.minimum(bottom, other_bottom) - np.maximum(top, other_top)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    area = (right - left) * (bottom - top)
+    other_area = (other_right - other_left) * (other_bottom - other_top)
+    union = np.maximum(area + other_area - shared, np.finfo(np.float32).tiny)
+    overlap: npt.NDArray[Number] = shared / union
     return overlap
-
-
-def _areas(boxes: npt.NDArray[Number]) -> npt.NDArray[Number]:
-    areas: npt.NDArray[Number] = np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1)
-    return areas
