@@ -25,7 +25,7 @@ from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 _BATCH = 32
 _BATCH_IN_CACHE = 4
 """Crops a call of ONNX Runtime or OpenVINO, whose maps then stay in the processor's cache: a face takes
-0.87 of the time that it takes among 32 (docs/research/speed.md). torch is faster with more."""
+0.86 of the time that it takes among 16 (docs/research/speed.md). torch is faster with more."""
 
 
 class FaceEncoder:
