@@ -13,13 +13,14 @@ import numpy as np
 
 from facepipe.align import align_faces
 from facepipe.core.errors import DataError, LandmarkError, PhotoError, UsageError
-from facepipe.core.faces import UInt8Array
+from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.evaluation.labels import read_labels
+from facepipe.evaluation.labels import LabelledPhoto, read_labels
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
 from facepipe.quality import central_face
 from facepipe.quality_rules import EnrollRules
+from facepipe.training.data.unusable import usable
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")
@@ -39,7 +40,7 @@ class Face(NamedTuple):
 
 
 class FaceSource(Protocol):
-    """Something that faces come from."""
+    """Something that faces come from. Photos that can't be used are passed over: see `usable`."""
 
     def signatures(self) -> Iterator[str]:
         """Lines that change whenever the faces would."""
@@ -74,10 +75,9 @@ class CropSource:
         """See `FaceSource`.
 
         Raises:
-            DataError: The source is missing, or a crop is not square.
-            PhotoError: A crop can't be read.
+            DataError: The source is missing, a crop is not square, or none can be read.
         """
-        for name, pixels in self._tar_members() if self._is_tar else _read(self.path, self._photos()):
+        for name, pixels in self._tar_members() if self._is_tar else self._folder_members():
             height, width = pixels.shape[:2]
             if height != width:
                 raise DataError(
@@ -93,28 +93,35 @@ class CropSource:
     def _photos(self) -> Iterable[Path]:
         return self.photos if self.photos is not None else _photos_below(self.path)
 
+    def _folder_members(self) -> Iterator[tuple[str, UInt8Array]]:
+        for path, pixels in usable(self.path, self._photos(), read_image):
+            yield _name(self.path, path), pixels
+
     def _tar_members(self) -> Iterator[tuple[str, UInt8Array]]:
+        for (name, _), pixels in usable(self.path, self._tar_contents(), self._tar_pixels):
+            yield f"{self.path.name}/{name}", pixels
+
+    def _tar_contents(self) -> Iterator[tuple[str, bytes]]:
         try:
             with tarfile.open(self.path) as archive:
                 for member in archive:
                     stream = archive.extractfile(member)
                     if stream is not None:
-                        yield self._tar_member(member.name, stream.read())
+                        yield member.name, stream.read()
         except (OSError, tarfile.TarError) as error:
             raise DataError(f"{self.path}: not a readable tar file: {error}") from error
 
-    def _tar_member(self, name: str, content: bytes) -> tuple[str, UInt8Array]:
+    def _tar_pixels(self, member: tuple[str, bytes]) -> UInt8Array:
+        name, content = member
         try:
-            return f"{self.path.name}/{name}", read_image(content)
+            return read_image(content)
         except PhotoError as error:  # which knows bytes only
             raise PhotoError(f"{self.path}, {name}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class PhotoSource:
-    """Whole photos, of which the main face is found and aligned.
-
-    Photos that can't be read, and those without a confident face, are logged and left out.
+    """Whole photos, of which the main face is found and aligned; those without a sure one can't be used.
 
     Attributes:
         path: A folder of photos.
@@ -137,20 +144,15 @@ class PhotoSource:
         yield from _file_signatures(self._photos())
 
     def faces(self) -> Iterator[Face]:
-        """See `FaceSource`."""
+        """See `FaceSource`.
+
+        Raises:
+            DataError: The source is missing, or no photo can be used.
+        """
         detector = FaceDetector.load()
-        photos = list(self._photos())
-        left_out = 0
-        for path in photos:
-            try:
-                pixels = self._aligned(detector, path)
-            except (PhotoError, LandmarkError) as error:
-                _LOG.warning("left out: %s", error)
-                left_out += 1
-                continue
+        for path, pixels in usable(self.path, self._photos(), lambda path: self._aligned(detector, path)):
             name = _name(self.path, path)
             yield Face(name, _person(name) if self.labelled else "", pixels)
-        _LOG.info("%s: %d photos aligned, %d left out", self.path, len(photos) - left_out, left_out)
 
     def _photos(self) -> Iterable[Path]:
         return self.photos if self.photos is not None else _photos_below(self.path)
@@ -161,8 +163,7 @@ class PhotoSource:
         face = central_face(found.select(found.scores >= self.min_score), photo.shape[1], photo.shape[0])
         if not len(face):
             raise PhotoError(f"{path}: no face that the detector is sure of")
-        crops = align_faces(photo, face.landmarks, CROP_TEMPLATE, self.crop_px)
-        return np.ascontiguousarray(crops[0])
+        return _crop(photo, face.landmarks, self.crop_px, str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,21 +191,38 @@ class DetectionSource:
         """See `FaceSource`.
 
         Raises:
-            PhotoError: A photo can't be read.
+            DataError: The labels are malformed, or no photo can be used.
         """
-        for photo in read_labels(self.path):
-            sides = (photo.boxes_xyxy[:, 2:] - photo.boxes_xyxy[:, :2]).min(axis=1)
-            large = (sides >= self.min_face_px) & np.isfinite(photo.landmarks).all(axis=(1, 2))
-            pixels = read_image(photo.path) if large.any() else None
-            for row in np.flatnonzero(large):
-                assert pixels is not None
-                name = f"{_name(self.path, photo.path)}#{row}"
-                try:
-                    crop = align_faces(pixels, photo.landmarks[row : row + 1], CROP_TEMPLATE, self.crop_px)[0]
-                except LandmarkError as error:
-                    _LOG.warning("left out: %s: %s", name, error)
-                    continue
-                yield Face(name, "", crop)
+        for _, faces in usable(self.path, read_labels(self.path), self._faces_of):
+            yield from faces
+
+    def _faces_of(self, photo: LabelledPhoto) -> list[Face]:
+        sides = (photo.boxes_xyxy[:, 2:] - photo.boxes_xyxy[:, :2]).min(axis=1)
+        large = (sides >= self.min_face_px) & np.isfinite(photo.landmarks).all(axis=(1, 2))
+        if not large.any():
+            return []
+        pixels, faces = read_image(photo.path), []
+        for row in np.flatnonzero(large):
+            name = f"{_name(self.path, photo.path)}#{row}"
+            try:
+                crop = _crop(pixels, photo.landmarks[row : row + 1], self.crop_px, name)
+            except LandmarkError as error:  # other faces of the photo may be good
+                _LOG.warning("passed over: %s", error)
+                continue
+            faces.append(Face(name, "", crop))
+        return faces
+
+
+def _crop(pixels: UInt8Array, landmarks: FloatArray, side_px: int, name: str) -> UInt8Array:
+    """Cut one face (1, 5, 2) out of a photo.
+
+    Raises:
+        LandmarkError: Its landmarks determine no alignment; names it.
+    """
+    try:
+        return np.ascontiguousarray(align_faces(pixels, landmarks, CROP_TEMPLATE, side_px)[0])
+    except LandmarkError as error:
+        raise LandmarkError(f"{name}: {error}") from error
 
 
 def _file_signatures(paths: Iterable[Path]) -> Iterator[str]:
@@ -223,11 +241,6 @@ def _photos_below(folder: Path) -> list[Path]:
         return find_photos([folder])
     except UsageError as error:
         raise DataError(str(error)) from error
-
-
-def _read(folder: Path, photos: Iterable[Path]) -> Iterator[tuple[str, UInt8Array]]:
-    for path in photos:
-        yield _name(folder, path), read_image(path)
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -312,10 +312,11 @@ def test_whole_photos_are_aligned_for_training_and_validation(
     )
     outcome = train(config, tmp_path / "run")
     assert "pairs_accuracy" in outcome.figures
-    left_out = [record.getMessage() for record in caplog.records if "left out: " in record.getMessage()]
-    assert len(left_out) == 2
-    assert "rocket.png: no face" in left_out[0]
-    assert "torn.jpg" in left_out[1]
+    said = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert len(said) == 3
+    assert "rocket.png: no face" in said[0]
+    assert "torn.jpg" in said[1]
+    assert said[2] == f"{tmp_path / 'photos'}: 2 photos passed over, 4 used"
     assert load_checkpoint(outcome.last)["module"]["margin_head.directions"].shape == (2, 16)
 
 
