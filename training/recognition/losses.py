@@ -15,7 +15,7 @@ from facepipe.core.errors import UsageError
 from facepipe.training.recognition.crops import NOBODY
 
 Mining = Literal["semi_hard", "batch_hard"]
-Margin = Literal["cosface", "arcface"]
+Margin = Literal["cosface", "arcface", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,9 @@ class LossConfig:
         triplet: Triplet loss between the people of a batch.
         mining: Which triplets: "semi_hard" (FaceNet, Schroff et al., arXiv:1503.03832) or "batch_hard"
             (Hermans et al., arXiv:1703.07737).
-        softmax: Cross-entropy of a margin head over the labelled people.
-        margin: "cosface" (Wang et al., arXiv:1801.09414) or "arcface" (Deng et al., arXiv:1801.07698).
+        softmax: Cross-entropy over the labelled people.
+        margin: "cosface" (Wang et al., arXiv:1801.09414) or "arcface" (Deng et al., arXiv:1801.07698): a
+            direction for each person; or "none": a linear layer on the vectors before they get unit length.
     """
 
     cosine: float = 3.0
@@ -133,13 +134,32 @@ def _semi_hard(squared: Tensor, same: Tensor, pairs: Tensor, margin: float) -> T
     return functional.relu(distance - negative + margin).mean()
 
 
+class LinearHead(nn.Module):
+    """A linear layer with one output a person, for plain cross-entropy; discarded after training.
+
+    Args:
+        dimensions: Length of an embedding.
+        people: How many.
+    """
+
+    def __init__(self, dimensions: int, people: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dimensions, people)
+
+    def forward(self, vectors: Tensor, people: Tensor) -> Tensor:
+        """Cross-entropy (batch,) of vectors (batch, dimensions) of any length; 0 for faces of `NOBODY`."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits = self.linear(vectors)
+        return functional.cross_entropy(logits, people, ignore_index=NOBODY, reduction="none")
+
+
 class MarginHead(nn.Module):
     """One direction a person, for cross-entropy with a margin; discarded after training.
 
     Args:
         dimensions: Length of an embedding.
         people: How many.
-        kind: See `LossConfig.margin`.
+        kind: See `LossConfig.margin`; not "none".
         margin: Subtracted from the cosine (cosface), or added to the angle in radians (arcface).
         scale: The cosines are multiplied by this.
     """
@@ -152,9 +172,9 @@ class MarginHead(nn.Module):
         self._kind, self._margin, self._scale = kind, margin, scale
 
     def forward(self, vectors: Tensor, people: Tensor) -> Tensor:
-        """Cross-entropy (batch,) of unit vectors (batch, dimensions); 0 for faces of `NOBODY`."""
+        """Cross-entropy (batch,) of vectors (batch, dimensions) of any length; 0 for faces of `NOBODY`."""
         with torch.autocast(vectors.device.type, enabled=False):  # the scale would show the rounding
-            cosines = vectors @ functional.normalize(self.directions).T
+            cosines = functional.normalize(vectors) @ functional.normalize(self.directions).T
         target = people.clamp(min=0)[:, None]
         own = cosines.gather(1, target)
         logits = self._scale * cosines.scatter(1, target, self._with_margin(own))
@@ -167,3 +187,12 @@ class MarginHead(nn.Module):
         angle = own.clamp(-1 + 1e-6, 1 - 1e-6).acos()
         beyond = own - self._margin * math.sin(self._margin)
         return torch.where(angle < math.pi - self._margin, (angle + self._margin).cos(), beyond)
+
+
+def people_head(config: LossConfig, dimensions: int, people: int) -> LinearHead | MarginHead | None:
+    """Return the head of the cross-entropy over so many people; None without `config.softmax`."""
+    if not config.softmax:
+        return None
+    if config.margin == "none":
+        return LinearHead(dimensions, people)
+    return MarginHead(dimensions, people, config.margin)

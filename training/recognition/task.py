@@ -22,6 +22,7 @@ from facepipe.training.recognition.losses import (
     MarginHead,
     cosine_loss,
     hint_loss,
+    people_head,
     relation_loss,
     triplet_loss,
 )
@@ -172,7 +173,7 @@ class RecognitionTask:
         """Set directions to mean embeddings of a few faces; people without any keep random ones."""
         head = self.module.margin_head
         groups = grouped_by_person(self._crops.people, self._trained_crops)
-        if head is None or not groups:
+        if not isinstance(head, MarginHead) or not groups:
             return
         faces = np.concatenate([group[:_FACES_OF_A_DIRECTION] for group in groups])
         people = torch.from_numpy(self._crops.people[faces]).to(self._device)
@@ -241,7 +242,7 @@ class RecognitionTask:
                         for tap, theirs in zip(taps, truth.taps, strict=True)
                     ]
             people = self._crops.people_count
-            head = MarginHead(ours.vectors.shape[1], people, config.margin) if config.softmax else None
+            head = people_head(config, ours.vectors.shape[1], people)
             module = TrainedEncoder(network, projections, taps, head, forced)
         # Convolutions are fastest with channels last in memory, on CPUs and GPUs alike.
         return module.to(device=self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]

@@ -1,4 +1,4 @@
-"""The encoder with the layers that only training needs: projections for hints, and a margin head."""
+"""The encoder with the layers that only training needs: projections for hints, and a head over people."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from facepipe.facenet.network import FaceNet
 from facepipe.training.distillation.teacher_forcing import InnerMaps
-from facepipe.training.recognition.losses import MarginHead
+from facepipe.training.recognition.losses import LinearHead, MarginHead
 
 
 class TrainedEncoder(nn.Module):
@@ -20,7 +20,7 @@ class TrainedEncoder(nn.Module):
         network: What is trained and shipped.
         projections: From maps of the network to the teacher's width.
         taps: Which of the network's maps each of them takes.
-        margin_head: Over the labelled people.
+        people_head: Over the labelled people.
         forced: Modules whose outputs a teacher's maps can replace, in the order of the network's maps.
     """
 
@@ -29,14 +29,14 @@ class TrainedEncoder(nn.Module):
         network: FaceNet,
         projections: list[nn.Conv2d],
         taps: tuple[int, ...] = (),
-        margin_head: MarginHead | None = None,
+        people_head: LinearHead | MarginHead | None = None,
         forced: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.network = network
         self.projections = nn.ModuleList(projections)
         self.taps = taps
-        self.margin_head = margin_head
+        self.margin_head = people_head  # as it is called in checkpoints
         self._inner_maps = InnerMaps(forced)
 
     def forward(
@@ -49,13 +49,13 @@ class TrainedEncoder(nn.Module):
         """
         with self._inner_maps.recording(teacher_maps) as own_maps:
             output = self.network(images)
-        vectors = functional.normalize(output.vectors.float())
+        raw = output.vectors.float()
         projected = [
             projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
         ]
         maps = own_maps if teacher_maps else projected
-        losses = None if self.margin_head is None or people is None else self.margin_head(vectors, people)
-        return vectors, maps, losses
+        losses = None if self.margin_head is None or people is None else self.margin_head(raw, people)
+        return functional.normalize(raw), maps, losses
 
 
 class LeastSquares:

@@ -107,6 +107,26 @@ def test_people_are_learned_by_the_command_and_the_export_gives_the_same_vectors
     np.testing.assert_allclose(encoder.encode(faces), expected.numpy(), atol=1e-3)
 
 
+def test_the_published_losses_fall_from_random_values_without_a_teacher(
+    tmp_path: Path, astronaut: UInt8Array
+) -> None:
+    people = write_people(tmp_path / "people", astronaut, people=16, photos=4)
+    run, data = str(tmp_path / "run"), ["--data", str(people), "--cache", str(tmp_path / "cache")]
+    settings = ("loop.steps=30", "loop.log_every=1", "loop.workers=0", "loop.warmup_steps=10", INPUT)
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    done = CliRunner().invoke(
+        main, ["train", "encoder", run, "--recipe", "facenet_mobilenet_paper", *data, *chosen]
+    )
+    assert done.exit_code == 0, done.output
+    log = read_log(tmp_path / "run" / "log.csv")
+    softmax, triplet = ([value for _, value in log[name]] for name in ("softmax", "triplet"))
+    assert softmax[0] == pytest.approx(np.log(16), abs=0.5)  # 16 people, none known yet
+    assert np.mean(softmax[-5:]) < 0.5 * np.mean(softmax[:5])
+    assert np.mean(triplet[-5:]) < 0.8 * np.mean(triplet[:5])
+    head = load_checkpoint(tmp_path / "run" / "last.pt")["module"]["margin_head.linear.weight"]
+    assert head.shape == (16, 128)
+
+
 def test_a_run_that_can_not_begin_says_why(tmp_path: Path, people: Path) -> None:
     for arguments, message in (
         (["--resume", "--photos", str(tmp_path)], "its own data"),

@@ -33,7 +33,7 @@ from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
-from facepipe.training.recognition.losses import LossConfig
+from facepipe.training.recognition.losses import LossConfig, MarginHead
 from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask
 from facepipe.training.recognition.teacher import (
@@ -240,7 +240,7 @@ def test_directions_begin_as_the_means_of_peoples_vectors(crops: FaceCrops) -> N
     task.fit_to_network()
     with torch.no_grad():
         vectors = task.module.eval()(Normalisation(SPEC, torch.device("cpu"))(faces))[0]
-    assert task.module.margin_head is not None
+    assert isinstance(task.module.margin_head, MarginHead)
     torch.testing.assert_close(
         task.module.margin_head.directions[1].detach(), functional.normalize(vectors.mean(dim=0), dim=0)
     )

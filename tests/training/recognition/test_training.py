@@ -27,10 +27,13 @@ from facepipe.training.engine.stream import endless_batches
 from facepipe.training.recognition.augment import JitterConfig, jitter_matrix
 from facepipe.training.recognition.crops import NOBODY, FaceCrops, number_people, read_same_person
 from facepipe.training.recognition.losses import (
+    LinearHead,
+    LossConfig,
     Margin,
     MarginHead,
     cosine_loss,
     hint_loss,
+    people_head,
     relation_loss,
     triplet_loss,
 )
@@ -230,6 +233,21 @@ def test_margin_head_by_hand(margin: Margin) -> None:
     losses.sum().backward()
     assert vectors.grad is not None
     assert vectors.grad[1].abs().sum() == 0
+
+
+def test_linear_head_takes_vectors_of_any_length_by_hand() -> None:
+    head = people_head(LossConfig(softmax=1, margin="none"), dimensions=2, people=3)
+    assert isinstance(head, LinearHead)
+    head.linear.weight.data = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, 0.0]])
+    head.linear.bias.data = torch.tensor([0.0, 0.0, 0.5])
+    vectors = torch.tensor([[3.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    losses = head(vectors, torch.tensor([1, NOBODY]))
+    expected = math.log(math.exp(3) + math.exp(2) + math.exp(0.5)) - 2
+    assert losses.tolist() == pytest.approx([expected, 0], abs=1e-5)
+    losses.sum().backward()
+    assert vectors.grad is not None
+    assert vectors.grad[1].abs().sum() == 0
+    assert people_head(LossConfig(), dimensions=2, people=3) is None
 
 
 def _sampler(
