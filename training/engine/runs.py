@@ -159,9 +159,9 @@ def validation_record(state: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_folders(value: Any) -> Any:
-    """Shorten absolute paths to their last two parts: a card is public."""
+    """Shorten absolute paths to their last two parts: a card is public. Names of maps are no paths."""
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: item if key == "taps" else _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
     if isinstance(value, str) and Path(value).is_absolute():

@@ -81,6 +81,7 @@ def test_people_are_learned_by_the_command_and_the_export_gives_the_same_vectors
         "batch.people=2",
         "batch.photos_per_person=3",
         "held_out_share=0.3",
+        'teacher.taps=["/features/0/Conv_output_0"]',
     ]
     run, data = str(tmp_path / "run"), ["--data", str(people), "--cache", str(tmp_path / "cache")]
     chosen = [word for setting in settings for word in ("--set", setting)]
@@ -99,6 +100,7 @@ def test_people_are_learned_by_the_command_and_the_export_gives_the_same_vectors
     assert (encoder.embedding.flip_average, encoder.embedding.threshold_l2) == (True, None)
     assert encoder.card.training["steps"] == 40
     assert str(tmp_path) not in encoder.card.to_json()
+    assert encoder.card.training["recipe"]["teacher"]["taps"] == ["/features/0/Conv_output_0"]
     assert encoder.card.measured["validation"]["same_person_auc"] > 0
     trained = encoder_of_checkpoints([load_checkpoint(Path(best))], best)
     faces = np.stack([astronaut[60 + i : 92 + i, 200 : 200 + SIDE_PX] for i in range(0, 80, 20)])
