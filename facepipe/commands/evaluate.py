@@ -140,8 +140,8 @@ def _detectors_and_protocol(
     "--pairs",
     type=ANY_PATH,
     required=True,
-    help="LFW's pairs.txt, CFP's folder Protocol (or Split/FP in it), lines of 'path path 0|1', or a CSV of "
-    "first,second,same[,group].",
+    help="LFW's, CALFW's or CPLFW's list, CFP's folder Protocol (or Split/FP in it), lines of "
+    "'path path 0|1', or a CSV of first,second,same[,group].",
 )
 @click.option("--images", type=FOLDER, required=True, help="Their photos; paths of lists are relative to it.")
 @click.option("--people", type=FOLDER, help="More photos: enroll/PERSON, probe/{known,strangers}/PERSON.")

@@ -1,4 +1,4 @@
-"""Lists of pairs of photos, in the forms of LFW and of CFP, and as tables.
+"""Lists of pairs of photos, in the forms of LFW, of CFP and of CALFW and CPLFW, and as tables.
 
 Sources: G. Huang et al., "Labeled Faces in the Wild", 2007; S. Sengupta et al., "Frontal to Profile Face
 Verification in the Wild", 2016.
@@ -45,8 +45,9 @@ def read_pair_list(pairs: Path, images: Path) -> PairList:
     """Read pairs in any form, and find their photos.
 
     Args:
-        pairs: LFW's pairs.txt; or CFP's folder `Protocol`, or `Split/FF` or `Split/FP` in it; or lines of
-            "path path 0|1", or a CSV of first,second,same[,group], with paths below `images`.
+        pairs: LFW's pairs.txt; or CFP's folder `Protocol`, or `Split/FF` or `Split/FP` in it; or, with paths
+            below `images`, a pair on two lines of "path number", the number 0 for two people, as CALFW and
+            CPLFW have them, lines of "path path 0|1", or a CSV of first,second,same[,group].
         images: LFW's photos as PERSON/PERSON_0001.*, CFP's as PERSON/frontal/01.jpg.
 
     Raises:
@@ -55,6 +56,11 @@ def read_pair_list(pairs: Path, images: Path) -> PairList:
     """
     if pairs.is_dir():
         return _checked(pairs, _read_cfp(pairs.absolute(), images))
+    if pairs.suffix.lower() == ".bin":
+        raise DataError(
+            f"{pairs}: such packs of faces are pickles, which can run any program when they are read; name "
+            "the data set's own list of pairs, and its photos (docs/measuring.md)"
+        )
     if pairs.suffix.lower() == ".csv":
         return _checked(pairs, _read_table(pairs, images, _csv_rows(pairs)))
     lines = _lines(pairs)
@@ -64,13 +70,15 @@ def read_pair_list(pairs: Path, images: Path) -> PairList:
     words = _words(first)
     if len(words) == 3 and words[2] in ("0", "1"):
         return _checked(pairs, _read_table(pairs, images, map(_plain_row, lines)))
+    if len(words) == 2 and words[1].isdecimal() and not words[0].isdecimal():
+        return _checked(pairs, _read_table(pairs, images, _rows_of_two_lines(pairs, lines)))
     if "," in first:
         return _checked(pairs, _read_table(pairs, images, _csv_rows(pairs)))
     if len(words) < 3 and all(word.isdecimal() for word in words):
         return _checked(pairs, _read_lfw(pairs, images))
     raise DataError(
-        f"{where}: expected 'path path 0' (or 1 for one person), a header of first,second,same[,group], or "
-        f"LFW's 'folds pairs', got {first[:60]!r}"
+        f"{where}: expected 'path path 0' (or 1 for one person), 'path 0' (and the other path on the next "
+        f"line), a header of first,second,same[,group], or LFW's 'folds pairs', got {first[:60]!r}"
     )
 
 
@@ -210,6 +218,20 @@ def _plain_row(line: tuple[str, str]) -> _Row:
     if len(words) != 3:
         raise DataError(f"{where}: expected 3 columns, path path 0|1, got {len(words)} in {line[1][:60]!r}")
     return _Row(where, *words)
+
+
+def _rows_of_two_lines(file: Path, lines: Sequence[tuple[str, str]]) -> Iterator[_Row]:
+    """Read a pair from every two lines of "path number": 0 for two people, else one."""
+    if len(lines) % 2:
+        raise DataError(f"{file}: expected two lines for each pair, got {len(lines)} lines")
+    for (where, line), (_, next_line) in zip(lines[::2], lines[1::2], strict=True):
+        first, second = _words(line), _words(next_line)
+        if not (len(first) == len(second) == 2 and first[1] == second[1] and first[1].isdecimal()):
+            raise DataError(
+                f"{where}: expected 'path number' here and on the next line, with one number for both, got "
+                f"{line[:60]!r} and {next_line[:60]!r}"
+            )
+        yield _Row(where, first[0], second[0], "1" if int(first[1]) else "0")
 
 
 def _table_pair(row: _Row, photos: _Photos) -> PhotoPair:

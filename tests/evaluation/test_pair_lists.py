@@ -132,6 +132,20 @@ def test_the_folds_of_a_list_in_the_order_of_folds_are_its_own(tmp_path: Path) -
     assert [pair.fold for pair in read_pair_list(file, tmp_path).pairs] == [i // 600 for i in range(6000)]
 
 
+@pytest.mark.parametrize("folds", [True, False])
+def test_the_lists_of_calfw_and_cplfw_are_read_as_they_are(tmp_path: Path, folds: bool) -> None:
+    """CALFW numbers the folds of its pairs of one person; both have a pair on two lines."""
+    names = ("Ann_Lee_0001.jpg", "Ann_Lee_0002.jpg", "Bo_1.jpg")
+    same = [f"{name} {1 + i * folds}\r\n" for i in range(10) for _ in range(3) for name in names[:2]]
+    different = [f"{name} 0\r\n" for _ in range(30) for name in names[1:]]
+    listed = read_pair_list(_file(_photos(tmp_path, *names), "".join([*same, *different])), tmp_path)
+    assert listed.pairs == (
+        *(PhotoPair(*names[:2], True, i // 3) for i in range(30)),
+        *(PhotoPair(*names[1:], False, i // 3) for i in range(30)),
+    )
+    assert listed.people is None
+
+
 def test_few_pairs_have_few_folds(tmp_path: Path) -> None:
     _photos(tmp_path, "a", "b")
     file = _file(tmp_path, "a b 1\n" * 3 + "a b 0\n" * 8)
@@ -168,6 +182,11 @@ def test_few_pairs_have_few_folds(tmp_path: Path) -> None:
             "one,two,three\na,b,1\n",
             "pairs.csv, line 1: expected 1 .* got 'three'; columns are first,second,same",
         ),
+        ("pairs.txt", "a 0\nb 0\na 1\n", "pairs.txt: expected two lines for each pair, got 3 lines"),
+        ("pairs.txt", "a 1\nb 1\na 0\nb 1\n", "pairs.txt, line 3: expected 'path number' .* 'a 0' and 'b 1'"),
+        ("pairs.txt", "a 1\nb 1\na b 0\nb 0\n", "pairs.txt, line 3: expected 'path number'"),
+        ("pairs.txt", "a 1\nb 1\na 0\nnone 0\n", "pairs.txt, line 3: there is no photo .*none"),
+        ("cfp_fp.bin", "", "cfp_fp.bin: such packs of faces are pickles, .*docs/measuring.md"),
         ("none.txt", None, "none.txt: can't read the list of pairs"),
         ("none.csv", None, "none.csv: can't read this CSV"),
     ],
