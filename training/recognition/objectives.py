@@ -22,8 +22,9 @@ def check_objectives(config: EncoderConfig) -> None:
     """
     loss, teacher = config.loss, config.teacher if config.teacher.weights else None
     if loss.needs_teacher and teacher is None:
+        wanted = f"; this recipe's is {config.teacher.source}" if config.teacher.source else ""
         raise UsageError(
-            "loss.cosine, hints and relation compare with a teacher: name one (teacher.weights), or set "
+            f"loss.cosine, hints and relation compare with a teacher: name one (--teacher{wanted}), or set "
             "loss.cosine, loss.hints_first, loss.hints_last and loss.relation to 0"
         )
     if not loss.needs_teacher and not loss.needs_people:

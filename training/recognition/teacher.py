@@ -41,6 +41,7 @@ class TeacherConfig:
             and nothing else, and whose first output is their embedding; None: no teacher.
         taps: Names of inner maps for hints, fine to coarse, each of the size of one of the student's.
         input: Its preprocessing; None: that of its card, or else the student's.
+        source: Where its file comes from, for errors where it is not there.
         view: "shared": the teacher sees every face with its jitter, before it is corrupted. "canonical": it
             sees every crop and its mirror image once, and the student learns the mean vector, however strong
             jitter and corruption are; fast, but without hints.
@@ -49,6 +50,7 @@ class TeacherConfig:
     weights: str | None = None
     taps: tuple[str, ...] = ()
     input: InputSpec | None = None
+    source: str = ""
     view: View = "shared"
 
     def __post_init__(self) -> None:
@@ -226,6 +228,9 @@ def find_teacher(config: TeacherConfig, student_input: InputSpec) -> tuple[Path,
     """
     weights = str(config.weights)
     if weights.endswith(".onnx"):
+        if not Path(weights).is_file():
+            wanted = f"; put there {config.source}" if config.source else ""
+            raise WeightsError(f"{weights}: there is no such teacher{wanted}")
         spec = config.input or student_input
         # Files made for faces of one size say so.
         sides = read_onnx(Path(weights)).graph.input[0].type.tensor_type.shape.dim[-1:]

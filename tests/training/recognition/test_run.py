@@ -135,7 +135,8 @@ def test_a_run_that_can_not_begin_says_why(tmp_path: Path, people: Path) -> None
         (["--resume"], "no run to continue"),
         ([], "no faces to train on"),
         (["--recipe", "facenet_mobilefacenet_people"], "no faces to train on"),
-        (["--recipe", "facenet_mobilenet", "--data", str(people)], "name one"),
+        (["--recipe", "facenet_mobilenet", "--data", str(people)], "name one (--teacher)"),
+        (["--recipe", "facenet_mobilenetv1", "--data", str(people)], "this recipe's is SFace: face_recog"),
     ):
         done = CliRunner().invoke(main, ["train", "encoder", str(tmp_path / "none"), *arguments])
         assert done.exit_code == 2, done.output
@@ -358,7 +359,12 @@ def test_whole_photos_are_aligned_for_training_and_validation(
         (["same_person={empty}/none.csv"], DataError, "none.csv"),
         (["loss.cosine=1"], UsageError, "name one"),
         (["teacher.weights={teacher}"], UsageError, "nothing is learned from it"),
-        (["loss.cosine=1", "teacher.weights=gone.onnx"], WeightsError, "gone.onnx"),
+        (["loss.cosine=1", "teacher.weights=gone.onnx"], WeightsError, "gone.onnx: there is no such teacher"),
+        (
+            ["loss.cosine=1", "teacher.weights=gone.onnx", "teacher.source=SFace"],
+            WeightsError,
+            "gone.onnx: there is no such teacher; put there SFace",
+        ),
         (["loss.cosine=1", "teacher.weights=retinaface_mobilenet025"], WeightsError, "must be an encoder"),
         (["loss.cosine=1", "teacher.weights={wide}"], UsageError, "network.dimensions=24"),
         (["loss.hints_first=1", "teacher.weights={teacher}"], UsageError, "teacher.taps names none"),
