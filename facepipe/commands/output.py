@@ -116,7 +116,6 @@ class Output:
         crops: Path | None,
         bom: bool = False,
     ) -> None:
-        from facepipe.reports.pictures import PictureFolder
         from facepipe.reports.records import printer
 
         if as_json and as_csv:
@@ -127,10 +126,13 @@ class Output:
         self._total = len(photos)
         self._lines = printer("json" if as_json else "csv" if as_csv else "table", bom=bom)
         self._writers: list[Callable[[PhotoResult], object]] = []
-        if annotate:
-            self._writers.append(PictureFolder(annotate, photos).write_annotated)
-        if crops:
-            self._writers.append(PictureFolder(crops, photos).write_crops)
+        if annotate or crops:
+            from facepipe.reports.pictures import PictureFolder
+
+            if annotate:
+                self._writers.append(PictureFolder(annotate, photos).write_annotated)
+            if crops:
+                self._writers.append(PictureFolder(crops, photos).write_crops)
 
     def show(self, results: Iterable[PhotoResult]) -> None:
         """Print and write results as they come; leaves with 3 or 1 where photos or their pictures failed."""

@@ -204,7 +204,6 @@ def identify(
     """Say who is in PHOTOS: files, folders or globs."""
     from facepipe.gallery.matching import PersonDistance
     from facepipe.images.finding import find_photos
-    from facepipe.unknown_faces import remembering_unknown
 
     if keep_crops and not remember_unknown:
         raise click.UsageError("--keep-crops goes with --remember-unknown.")
@@ -217,6 +216,8 @@ def identify(
             max_pixels=setup.max_pixels(),
         )
         if remember_unknown:
+            from facepipe.unknown_faces import remembering_unknown
+
             results = remembering_unknown(pipeline, results, keep_crops=keep_crops)
         output.show(results)
 

@@ -18,7 +18,7 @@ from torch import nn
 
 sys.path.append(str(ROOT))
 
-from benchmarks import check, measure, pipeline
+from benchmarks import check, measure, pipeline, startup
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,24 @@ def test_the_parts_of_training_are_measured(trainer: str, small: list[str]) -> N
     assert min(figures.values()) > 0
     assert figures.get("losses_of_step", 0) < 1
     assert ("losses_of_step" in figures) == (trainer == "detector")
+
+
+def test_import_times_are_read_by_module() -> None:
+    written = """import time: self [us] | cumulative | imported package
+import time:       120 |        120 |     numpy.version
+import time:      3000 |       3120 |   numpy
+running on ONNX Runtime
+import time:        50 |         50 | json
+"""
+    assert startup.parse_import_times(written) == [("numpy.version", 120), ("numpy", 3000), ("json", 50)]
+
+
+def test_commands_are_timed_in_processes_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = ("-c", "import time; time.sleep(0.2)")
+    monkeypatch.setattr(startup, "_COMMANDS", {"python -c pass": ("-c", "pass"), "slow": slow})
+    figures = startup.measure(tmp_path, runs=1)
+    assert figures["slow"].seconds > 0.2 > figures["slow"].processor_s > 0
+    assert "| `slow` |" in startup.commands_table(figures)
+    assert "| others | 3 |" in startup.imports_table({f"package{i}": 0.001 for i in range(11)})
