@@ -70,7 +70,8 @@ class ReferenceSystem:
 
     def _planes(self, square: UInt8Array) -> Tensor:
         ordered = square if self._input.channels == "rgb" else square[..., ::-1]
-        centred = (ordered.astype(np.float32) - np.float32(self._input.mean)) / np.float32(self._input.std)
+        mean, std = (np.array(values, np.float32) for values in (self._input.mean, self._input.std))
+        centred = (ordered.astype(np.float32) - mean) / std
         return torch.from_numpy(centred.transpose(2, 0, 1)[None].copy())
 
     def _encode(self, face: UInt8Array) -> FloatArray:
