@@ -14,11 +14,14 @@ import pytest
 import torch
 from paths import ROOT
 from PIL import Image
+from pipeline_helpers import FACE_XYXY
 from torch import nn
+
+from facepipe.core.faces import UInt8Array
 
 sys.path.append(str(ROOT))
 
-from benchmarks import check, measure, pipeline, startup
+from benchmarks import check, measure, pipeline, reference_system, startup
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,24 @@ def test_commands_are_timed_in_processes_of_their_own(
     assert figures["slow"].seconds > 0.2 > figures["slow"].processor_s > 0
     assert "| `slow` |" in startup.commands_table(figures)
     assert "| others | 3 |" in startup.imports_table({f"package{i}": 0.001 for i in range(11)})
+
+
+def test_a_letterbox_keeps_the_shape_and_leads_back_to_the_photo() -> None:
+    photo = np.zeros((100, 200, 3), np.uint8)
+    photo[50:, 150:] = 255
+    square, scale, corner = reference_system.letterbox(photo, 640)
+    assert (scale, corner.tolist()) == (3.2, [0, 160])
+    assert (square[:160] == 128).all()
+    assert (square[480:] == 128).all()
+    assert square[321 + 2 : 480, 480 + 2 :].min() == 255
+    assert square[160:318, :478].max() == 0
+
+
+def test_the_reference_system_finds_the_face_in_pixels_of_the_photo(astronaut: UInt8Array) -> None:
+    system = reference_system.ReferenceSystem(people=3)
+    wide = np.zeros((700, 1000, 3), np.uint8)
+    wide[100:612, 400:912] = astronaut
+    (box,) = system.detect(wide).boxes_xyxy
+    moved_by = np.array([400, 100, 400, 100])
+    assert np.abs(box - FACE_XYXY - moved_by).max() < 15
+    assert system.identify(wide) == [None]  # an encoder of random values knows nobody
