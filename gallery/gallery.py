@@ -179,7 +179,7 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
         require_vectors(embeddings, self.encoder.dimensions, "embeddings to match")
 
         def nearest_in(view: NamingView) -> _Named:
-            nearest = rank_people(view.index, view.directory, embeddings, person_distance)
+            nearest = rank_people(view, embeddings, person_distance)
             standard_l2 = self._default_threshold_of(view) if threshold_l2 is None else threshold_l2
             own_l2, people = view.thresholds_of(nearest.people), nearest.first.tolist()
             limits_l2 = np.array([own_l2.get(person, standard_l2 or 0.0) for person in people])

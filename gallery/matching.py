@@ -16,8 +16,11 @@ from facepipe.gallery.index.parts import IdArray
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
 
-_CANDIDATE_NEIGHBOURS = 32
-"""Owners of so many nearest templates are measured again, with the means of their templates."""
+_CANDIDATE_NEIGHBOURS = 128
+"""Means are compared for the owners of so many nearest templates; docs/gallery.md has figures of fewer."""
+
+_MEASURED_PEOPLE = 8
+"""Of these owners so many are measured exactly: float32 tells the others from the two nearest."""
 
 
 class PersonDistance(Enum):
@@ -75,6 +78,36 @@ class Directory(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LikelyPeople:
+    """The people who may be the nearest ones of n faces, by the nearest template or the mean.
+
+    Attributes:
+        of_each: Of each face, their ids int64 (k,), rising.
+        owners: int64 (m,), rising: all templates of everybody among them, by their person.
+        vectors: float32 (m, d), of these templates.
+    """
+
+    of_each: Sequence[IdArray]
+    owners: IdArray
+    vectors: FloatArray
+
+
+class PeopleView(Protocol):
+    """One state of a gallery's templates, as far as ranking people reads it."""
+
+    @property
+    def index(self) -> TemplateIndex:
+        """The vectors of all templates."""
+
+    @property
+    def directory(self) -> Directory:
+        """Whose they are."""
+
+    def likely_people(self, queries: FloatArray) -> LikelyPeople:
+        """Return who may be the nearest of each query float32 (n, d): see `likely_people`."""
+
+
+@dataclass(frozen=True, slots=True)
 class NearestPeople:
     """The two nearest people of n faces; id -1 and distance infinite where there is none.
 
@@ -96,33 +129,22 @@ class NearestPeople:
         return [int(person) for person in np.unique(np.concatenate([self.first, self.second]))]
 
 
-def rank_people(
-    index: TemplateIndex, directory: Directory, queries: FloatArray, measure: PersonDistance
-) -> NearestPeople:
+def rank_people(view: PeopleView, queries: FloatArray, measure: PersonDistance) -> NearestPeople:
     """Return the two nearest people of each query float32 (n, d).
 
-    `NEAREST` is exact. `NEAREST_OR_MEAN` is computed for the people who own the 32 nearest templates.
+    `NEAREST` is exact. `NEAREST_OR_MEAN` is computed for the people who own the 128 nearest templates.
 
     Args:
-        index: Of the templates.
-        directory: Whose they are.
+        view: The templates and whose they are.
         queries: Unit vectors.
         measure: What the distance to a person is.
     """
     if measure is PersonDistance.NEAREST:
-        return nearest_people(index, directory, queries)
-    neighbours_l2, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
-    found = _two_nearest(index, directory, queries, neighbours_l2, owners)
-    if not owners.size:
-        return found
-    # The runner-up may own none of so many templates, where one person has as many.
-    candidates = np.column_stack([owners, found.first, found.second])
-    template_owners, template_ids = directory.templates_of(np.unique(candidates).tolist())
-    vectors = index.vectors_of(template_ids)
-    for row, query in enumerate(queries):
-        own = np.flatnonzero(np.isin(template_owners, candidates[row]))
-        people, starts = np.unique(template_owners[own], return_index=True)
-        distances_l2 = distances_to_people(query, vectors[own], starts, measure)
+        return nearest_people(view.index, view.directory, queries)
+    likely, found = view.likely_people(queries), _nobody(len(queries))
+    for row, (query, people) in enumerate(zip(queries, likely.of_each, strict=True)):
+        own, starts = _rows_of(likely.owners, people)
+        distances_l2 = distances_to_people(query, likely.vectors[own], starts, measure)
         for at, ids, l2 in zip(
             np.argsort(distances_l2, kind="stable"),
             (found.first, found.second),
@@ -131,6 +153,87 @@ def rank_people(
         ):
             ids[row], l2[row] = people[at], distances_l2[at]
     return found
+
+
+def likely_people(index: TemplateIndex, directory: Directory, queries: FloatArray) -> LikelyPeople:
+    """Return who may be the nearest of each query float32 (n, d).
+
+    They are chosen among the owners of the nearest templates by distances in float32.
+    """
+    distances, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
+    near = [_nearest_of_each(*one) for one in zip(owners, distances, strict=True)]
+    for row, (people, _) in enumerate(near):
+        if len(people) == 1:  # Who owns all of so many templates: the others are farther.
+            near[row] = _with_others(index, directory, queries[row], *near[row])
+    template_owners, template_ids = directory.templates_of(_union([people for people, _ in near]))
+    vectors = index.vectors_of(template_ids)
+    everybody, starts = _first_rows(template_owners)
+    means = _unit_means(vectors, starts)
+    of_each = [
+        _likeliest(people, distances_l2, query, means[np.searchsorted(everybody, people)])
+        for query, (people, distances_l2) in zip(queries, near, strict=True)
+    ]
+    return LikelyPeople(of_each, template_owners, vectors)
+
+
+def _nearest_of_each(
+    owners: IdArray, distances_l2: npt.NDArray[np.float64]
+) -> tuple[IdArray, npt.NDArray[np.float64]]:
+    """Return the owners of templates by rising distance, rising, and the distance to the first of each."""
+    people, first = np.unique(owners, return_index=True)
+    return people[people >= 0], distances_l2[first[people >= 0]]
+
+
+def _with_others(
+    index: TemplateIndex,
+    directory: Directory,
+    query: FloatArray,
+    person: IdArray,
+    distance_l2: npt.NDArray[np.float64],
+) -> tuple[IdArray, npt.NDArray[np.float64]]:
+    """Return a person and those who own the nearest templates of others, as `_nearest_of_each` does."""
+    _, own = directory.templates_of(person.tolist())
+    distances_l2, template_ids = index.search(query[None], _CANDIDATE_NEIGHBOURS, exclude_ids=own)
+    owners = np.concatenate([person, directory.people_of(template_ids)[0]])
+    return _nearest_of_each(owners, np.concatenate([distance_l2, distances_l2[0]]))
+
+
+def _likeliest(
+    people: IdArray, distances_l2: npt.NDArray[np.float64], query: FloatArray, means: FloatArray
+) -> IdArray:
+    """Return the nearest of people (p,), rising, by distances to templates (p,) and their means (p, d)."""
+    if len(people) <= _MEASURED_PEOPLE:
+        return people
+    by_mean = np.sqrt(np.maximum(query @ query + 1 - 2 * (means @ query), 0))
+    order = np.argsort(np.fmin(distances_l2, by_mean), kind="stable")
+    return np.sort(people[order[:_MEASURED_PEOPLE]])
+
+
+def _unit_means(vectors: FloatArray, starts: IdArray) -> FloatArray:
+    """Means float32 (p, d) of the vectors (m, d) of people, who begin at `starts`, as unit vectors."""
+    if not len(starts):
+        return vectors
+    sums = np.add.reduceat(vectors, starts, axis=0)
+    lengths = np.sqrt(np.einsum("pd,pd->p", sums, sums))
+    means: FloatArray = sums / np.maximum(lengths, 1e-9)[:, None]
+    return means
+
+
+def _union(ids: Sequence[IdArray]) -> list[int]:
+    return [int(id) for id in np.unique(np.concatenate([np.zeros(0, np.int64), *ids]))]
+
+
+def _first_rows(rising: IdArray) -> tuple[IdArray, IdArray]:
+    """Return the different values (p,) of rising ones, and the first row (p,) of each."""
+    starts = np.flatnonzero(np.diff(rising, prepend=-1))
+    return rising[starts], starts
+
+
+def _rows_of(owners: IdArray, people: IdArray) -> tuple[IdArray, IdArray]:
+    """Return the rows of people in their rising column, person by person, and where each person begins."""
+    first, end = np.searchsorted(owners, people), np.searchsorted(owners, people, "right")
+    starts = np.cumsum(end - first) - (end - first)
+    return np.repeat(first - starts, end - first) + np.arange(np.sum(end - first)), starts
 
 
 def distances_to_people(
@@ -203,8 +306,7 @@ def _two_nearest(
 
     Where all neighbours are of one person, a second search leaves that person out.
     """
-    n = len(queries)
-    found = NearestPeople(np.full(n, -1), np.full(n, np.inf), np.full(n, -1), np.full(n, np.inf))
+    n, found = len(queries), _nobody(len(queries))
     if not distances.size:
         return found
     found.first[:], found.first_l2[:] = owners[:, 0], distances[:, 0]
@@ -216,6 +318,10 @@ def _two_nearest(
         distances, template_ids = index.search(queries[rows], _FIRST_NEIGHBOURS, exclude_ids=own)
         _note_others(found, rows, directory.people_of(template_ids), distances)
     return found
+
+
+def _nobody(n: int) -> NearestPeople:
+    return NearestPeople(np.full(n, -1), np.full(n, np.inf), np.full(n, -1), np.full(n, np.inf))
 
 
 def _note_others(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from facepipe.core.faces import FloatArray
 from facepipe.core.forks import watch_forks
 from facepipe.gallery.index.vectors import VectorIndex
+from facepipe.gallery.matching import LikelyPeople, likely_people
 from facepipe.gallery.search.listener import Listener
 from facepipe.gallery.search.owners import Owners
 from facepipe.gallery.search.views import TRIES, Answer, NamingView, changes_too_fast
@@ -36,6 +38,10 @@ class MemoryView:
         self._people: dict[int, StoredPerson] = {}
         self._last_person = 0
         self._threshold_l2: float | None = None
+
+    def likely_people(self, queries: FloatArray) -> LikelyPeople:
+        """Return who may be the nearest of each query."""
+        return likely_people(self.index, self.directory, queries)
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name; a damaged one is an error, so that nobody is given it."""

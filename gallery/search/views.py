@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
-from facepipe.gallery.matching import Directory, TemplateIndex
+from facepipe.core.faces import FloatArray
+from facepipe.gallery.matching import Directory, LikelyPeople, PeopleView, TemplateIndex, likely_people
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.store import Store
 
@@ -15,16 +16,8 @@ TRIES = 10
 """How often an answer is made again whose people were changed meanwhile."""
 
 
-class NamingView(Protocol):
+class NamingView(PeopleView, Protocol):
     """One state of a gallery, as far as naming reads it."""
-
-    @property
-    def index(self) -> TemplateIndex:
-        """The vectors of all templates."""
-
-    @property
-    def directory(self) -> Directory:
-        """Whose they are."""
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name; of damaged rows a `GalleryError`."""
@@ -116,6 +109,10 @@ class StoreView:
     def directory(self) -> Directory:
         """Whose they are."""
         return self._store.templates
+
+    def likely_people(self, queries: FloatArray) -> LikelyPeople:
+        """Return who may be the nearest of each query."""
+        return likely_people(self.index, self.directory, queries)
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name."""
