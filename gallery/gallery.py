@@ -181,9 +181,9 @@ class Gallery(PeopleMixin, UnknownFacesMixin, TransferMixin, EncoderChangeMixin)
         def nearest_in(view: NamingView) -> _Named:
             nearest = rank_people(view, embeddings, person_distance)
             standard_l2 = self._default_threshold_of(view) if threshold_l2 is None else threshold_l2
-            own_l2, people = view.thresholds_of(nearest.people), nearest.first.tolist()
-            limits_l2 = np.array([own_l2.get(person, standard_l2 or 0.0) for person in people])
-            return nearest, limits_l2, view.names_of(nearest.people)
+            names, own_l2 = view.names_and_thresholds_of(nearest.people)
+            limits_l2 = np.array([own_l2.get(id, standard_l2 or 0.0) for id in nearest.first.tolist()])
+            return nearest, limits_l2, names
 
         nearest, thresholds_l2, names = self._index.answer(nearest_in)
         reasons = doubts(nearest, thresholds_l2, min_margin_l2, one_person_per_photo, photos)

@@ -31,6 +31,7 @@ from facepipe.gallery.lost_faces import (
     lost_files,
     missing_from,
 )
+from facepipe.gallery.search.followed_owners import FollowedOwners
 from facepipe.gallery.search.views import Answer, NamingView, StoreView
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.store import Store
@@ -61,7 +62,8 @@ class DerivedIndex:
     def __init__(self, folder: Path, store: Store) -> None:
         self._folder, self._file = folder, folder / INDEX_FILE
         self._store = store
-        self._view = StoreView(store, self.current)
+        self._owners = FollowedOwners(store)
+        self._view = StoreView(store, self.current, self._owners.current)
         self._index: VectorIndex | None = None
         self.is_due = False
         self._file_is_damaged = False
@@ -93,6 +95,7 @@ class DerivedIndex:
     def drop(self) -> None:
         """Free the memory; what was not saved is made again when it is wanted."""
         self._index, self.is_due = None, False
+        self._owners.drop()
 
     def save(self) -> None:
         """Write the file if the index went ahead of it. Outside of any transaction."""

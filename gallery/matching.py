@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray, Match
-from facepipe.gallery.index.parts import IdArray
+from facepipe.gallery.index.parts import IdArray, rows_of_values
 
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
@@ -143,7 +143,7 @@ def rank_people(view: PeopleView, queries: FloatArray, measure: PersonDistance) 
         return nearest_people(view.index, view.directory, queries)
     likely, found = view.likely_people(queries), _nobody(len(queries))
     for row, (query, people) in enumerate(zip(queries, likely.of_each, strict=True)):
-        own, starts = _rows_of(likely.owners, people)
+        own, starts = rows_of_values(likely.owners, people)
         distances_l2 = distances_to_people(query, likely.vectors[own], starts, measure)
         for at, ids, l2 in zip(
             np.argsort(distances_l2, kind="stable"),
@@ -227,13 +227,6 @@ def _first_rows(rising: IdArray) -> tuple[IdArray, IdArray]:
     """Return the different values (p,) of rising ones, and the first row (p,) of each."""
     starts = np.flatnonzero(np.diff(rising, prepend=-1))
     return rising[starts], starts
-
-
-def _rows_of(owners: IdArray, people: IdArray) -> tuple[IdArray, IdArray]:
-    """Return the rows of people in their rising column, person by person, and where each person begins."""
-    first, end = np.searchsorted(owners, people), np.searchsorted(owners, people, "right")
-    starts = np.cumsum(end - first) - (end - first)
-    return np.repeat(first - starts, end - first) + np.arange(np.sum(end - first)), starts
 
 
 def distances_to_people(

@@ -256,7 +256,8 @@ class PeopleMixin(ThresholdsMixin):
             return []
         person_id, vectors = self._person_id(name), self._faces_of(name)[1]
         standard_l2 = self._default_threshold(self._store.settings.threshold(), self._store.sizes) or 0.0
-        threshold_l2 = self._store.people.thresholds_of([person_id]).get(person_id, standard_l2)
+        own_l2 = self._store.people.threshold_of(person_id)
+        threshold_l2 = standard_l2 if own_l2 is None else own_l2
         one_person, measure = np.zeros(1, np.int64), PersonDistance.NEAREST_OR_MEAN
         return [
             face.id

@@ -18,7 +18,7 @@ from paths import ROOT, TESTS
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import EncoderIdentity, Gallery, NewTemplate
 from facepipe.gallery.storage.schema import row_checksum
-from facepipe.gallery.storage.sqlite.schema import _V3, creating_statements
+from facepipe.gallery.storage.sqlite.schema import _V3, _V4, creating_statements
 
 ENCODER = EncoderIdentity(name="round", fingerprint="0123456789abcdef", dimensions=128, threshold_l2=1.0)
 OTHER_ENCODER = EncoderIdentity(
@@ -67,7 +67,8 @@ def statements_of_schema_2(encoder: EncoderIdentity) -> list[tuple[str, tuple[ob
     kept = [
         (statement, values)
         for statement, values in creating_statements(encoder)
-        if statement not in _V3 and not statement.startswith(("PRAGMA user_version", "UPDATE meta SET state"))
+        if statement not in (*_V3, *_V4)
+        and not statement.startswith(("PRAGMA user_version", "UPDATE meta SET state"))
     ]
     return [*kept, ("PRAGMA user_version = 2", ())]
 

@@ -193,7 +193,7 @@ class QuantizedPart:
     def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> IdArray:
         """See `FlatPart.nearest`; a neighbour that is not among the candidates is missed."""
         faiss = load_faiss()
-        out = np.union1d(self._erased, places(self.ids, excluded))
+        out = np.union1d(self._erased, places(self.ids, excluded)) if len(excluded) else self._erased
         wanted = min(count, len(self.ids) - len(out))
         candidates = min(max(CANDIDATES, 4 * count), len(self.ids))
         compared = min(wanted + len(out), candidates)
@@ -201,6 +201,8 @@ class QuantizedPart:
             return np.zeros((len(queries), 0), np.int64)
         factor = faiss.IndexRefineSearchParameters(k_factor=candidates / compared)
         rows = _search(self.index, queries, compared, factor)
+        if not len(out):
+            return self.ids[rows]
         counts = (rows >= 0) & ~np.isin(rows, out)
         first = np.argsort(~counts, axis=1, kind="stable")[:, :wanted]
         rows = np.take_along_axis(rows, first, axis=1)
@@ -225,6 +227,13 @@ def places(rising: IdArray, ids: IdArray) -> IdArray:
     """Return the places of those `ids` that occur in `rising`."""
     rows, is_present = locate(rising, ids)
     return rows[is_present]
+
+
+def rows_of_values(rising: IdArray, values: IdArray) -> tuple[IdArray, IdArray]:
+    """Return the rows (n,) of `rising` that hold some values, value by value, and where each begins."""
+    first, end = np.searchsorted(rising, values), np.searchsorted(rising, values, "right")
+    starts = np.cumsum(end - first) - (end - first)
+    return np.repeat(first - starts, end - first) + np.arange(np.sum(end - first)), starts
 
 
 def _all_but(excluded: IdArray) -> Any:

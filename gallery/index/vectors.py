@@ -65,13 +65,12 @@ class VectorIndex:
 
     def vectors_of(self, ids: IdArray) -> FloatArray:
         """Return the vectors float32 (n, d) of ids; infinite where the index does not hold one."""
-        located = [(part.vectors, *locate(part.ids, ids)) for part in self._parts]
-        for vectors, rows, is_present in located:
-            if is_present.all():
-                return vectors[rows]  # As mostly; of thousands, one copy less.
         found = np.full((len(ids), self.dimensions), np.inf, np.float32)
-        for vectors, rows, is_present in located:
-            found[is_present] = vectors[rows[is_present]]
+        for part in filter(len, self._parts):
+            rows, is_present = locate(part.ids, ids)
+            if is_present.all():
+                return part.vectors[rows]  # As mostly; of thousands, one copy less.
+            found[is_present] = part.vectors[rows[is_present]]
         return found
 
     def add(self, ids: IdArray, vectors: FloatArray) -> None:
@@ -105,8 +104,8 @@ class VectorIndex:
         """
         self._follow_size()
         excluded = self._removed if exclude_ids is None else np.union1d(self._removed, exclude_ids)
-        allowed = sum(len(part) - len(places(part.ids, excluded)) for part in self._parts)
-        count = min(count, allowed)
+        passed_over = sum(len(places(part.ids, excluded)) for part in self._parts) if len(excluded) else 0
+        count = min(count, sum(map(len, self._parts)) - passed_over)
         if not count or not len(queries):
             return np.zeros((len(queries), count)), np.zeros((len(queries), count), np.int64)
         found = [

@@ -49,10 +49,10 @@ class MemoryView:
         self.named.update(wanted)
         return {id: self._store.people.name_of(id, person) for id, person in wanted.items()}
 
-    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
-        """Person id to threshold, of those people who have one of their own that can be used."""
-        people = self._people
-        return usable_thresholds((id, people[id].threshold_l2) for id in ids if id in people)
+    def names_and_thresholds_of(self, ids: Iterable[int]) -> tuple[dict[int, str], dict[int, float]]:
+        """Person id to name, and to threshold, of those people who have one of their own."""
+        names = self.names_of(ids)
+        return names, usable_thresholds({id: self._people[id] for id in names})
 
     def has(self, name: str) -> bool:
         """Return whether somebody has this name."""
@@ -86,7 +86,8 @@ class MemoryView:
             self.directory.add(ids, owners)
         index.state = store.vector_state()
         changed = store.people_changed_after(self.generation)
-        self.directory.set_templates(changed, *store.templates.templates_of(changed))
+        owners, ids = store.templates.templates_of(changed)
+        self.directory.move(ids, owners)
         for id in changed:
             self._people.pop(id, None)
         self._people.update(store.people.stored(changed))

@@ -96,7 +96,7 @@ class _ServerView(StoreView):
 
     def __init__(self, store: SharedStore) -> None:
         index = ServerIndex(store)
-        super().__init__(store, lambda: index)
+        super().__init__(store, lambda: index, lambda: store.templates)
         self.named: set[int] = set()
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
@@ -104,6 +104,12 @@ class _ServerView(StoreView):
         wanted = set(ids)
         self.named |= wanted
         return super().names_of(wanted)
+
+    def names_and_thresholds_of(self, ids: Iterable[int]) -> tuple[dict[int, str], dict[int, float]]:
+        """Person id to name, and to threshold, of those people who have one of their own."""
+        wanted = set(ids)
+        self.named |= wanted
+        return super().names_and_thresholds_of(wanted)
 
 
 class ServerSearch:

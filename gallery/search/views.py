@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.matching import Directory, LikelyPeople, PeopleView, TemplateIndex, likely_people
 from facepipe.gallery.storage.errors import BusyDatabaseError
+from facepipe.gallery.storage.people_table import usable_thresholds
 from facepipe.gallery.storage.store import Store
 
 Answer = TypeVar("Answer")
@@ -22,8 +23,8 @@ class NamingView(PeopleView, Protocol):
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name; of damaged rows a `GalleryError`."""
 
-    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
-        """Person id to threshold, of those people who have one of their own."""
+    def names_and_thresholds_of(self, ids: Iterable[int]) -> tuple[dict[int, str], dict[int, float]]:
+        """Person id to name, and to threshold, of those people who have one of their own."""
 
     def has(self, name: str) -> bool:
         """Return whether somebody has this name."""
@@ -93,11 +94,14 @@ class StoreView:
     Args:
         store: The gallery's truth.
         index: Returns the index of the state's templates.
+        directory: Returns their directory.
     """
 
-    def __init__(self, store: Store, index: Callable[[], TemplateIndex]) -> None:
+    def __init__(
+        self, store: Store, index: Callable[[], TemplateIndex], directory: Callable[[], Directory]
+    ) -> None:
         self._store = store
-        self._index = index
+        self._index, self._directory = index, directory
         self._people_counted = (-1, 0)  # At which generation, and how many.
 
     @property
@@ -108,7 +112,7 @@ class StoreView:
     @property
     def directory(self) -> Directory:
         """Whose they are."""
-        return self._store.templates
+        return self._directory()
 
     def likely_people(self, queries: FloatArray) -> LikelyPeople:
         """Return who may be the nearest of each query."""
@@ -118,9 +122,11 @@ class StoreView:
         """Person id to name."""
         return self._store.people.names_of(ids)
 
-    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
-        """Person id to threshold, of those people who have one of their own."""
-        return self._store.people.thresholds_of(ids)
+    def names_and_thresholds_of(self, ids: Iterable[int]) -> tuple[dict[int, str], dict[int, float]]:
+        """Person id to name, and to threshold, of those people who have one of their own."""
+        people = self._store.people.stored(ids)
+        names = {id: self._store.people.name_of(id, person) for id, person in people.items()}
+        return names, usable_thresholds(people)
 
     def has(self, name: str) -> bool:
         """Return whether somebody has this name."""

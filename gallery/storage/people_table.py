@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,14 +80,11 @@ class PeopleTable(Table):
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name; checked, so that nobody is given a damaged one."""
-        ids = list(ids)
-        self._rows.require_whole("people", ids)
-        rows = self._rows.of_ids("SELECT id, name FROM people WHERE id IN", ids)
-        return {id: self._rows.codec.open("name", name) for id, name in rows}
+        return {id: self.name_of(id, person) for id, person in self.stored(ids).items()}
 
-    def thresholds_of(self, ids: Iterable[int]) -> dict[int, float]:
-        """Person id to threshold, of those people who have one of their own that can be used."""
-        return usable_thresholds(self._rows.of_ids("SELECT id, threshold_l2 FROM people WHERE id IN", ids))
+    def threshold_of(self, id: int) -> float | None:
+        """Return a person's own threshold; None: there is none that can be used."""
+        return usable_thresholds(self.stored([id])).get(id)
 
     def stored(self, ids: Iterable[int]) -> dict[int, StoredPerson]:
         """Person id to row, of those of some people that there are."""
@@ -157,8 +154,8 @@ class PeopleTable(Table):
         )
 
 
-def usable_thresholds(rows: Iterable[tuple[int, Any]]) -> dict[int, float]:
-    """Person id to threshold, of ids with stored thresholds: those that are there and can be used."""
-    thresholds = {id: threshold_l2 for id, threshold_l2 in rows if threshold_l2 is not None}
+def usable_thresholds(people: Mapping[int, StoredPerson]) -> dict[int, float]:
+    """Person id to threshold, of those people who have one of their own that can be used."""
+    thresholds = {id: person.threshold_l2 for id, person in people.items() if person.threshold_l2 is not None}
     require_kind(float | None, *thresholds.values())
     return {id: threshold_l2 for id, threshold_l2 in thresholds.items() if is_threshold(threshold_l2)}

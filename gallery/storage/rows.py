@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import UnionType
 from typing import Any
 
+import numpy as np
+
 from facepipe.core.errors import GalleryError
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.models import EncoderIdentity
 from facepipe.gallery.storage.encryption import Codec, PlainCodec, SealingCodec
 from facepipe.gallery.storage.home import Sql
@@ -62,7 +65,17 @@ class Rows:
     def of_values(self, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows of a query that ends with IN, for any number of values."""
         for some in _batches(values, _VALUES_AT_ONCE):
+            # Of few different lengths, so that statements are found prepared.
+            some += some[-1:] * (min(1 << (len(some) - 1).bit_length(), _VALUES_AT_ONCE) - len(some))
             yield from self.sql.execute(f"{query} ({', '.join('?' * len(some))})", some).fetchall()
+
+    def ids_of(self, query: str, ids: Iterable[int]) -> IdArray:
+        """Return the rows int64 (n, 2) of a query of two ids that ends with IN, for any number of ids.
+
+        Raises:
+            GalleryError: One is no id.
+        """
+        return as_ids(list(self.of_ids(query, ids)))
 
     def require_whole(self, table: str, ids: Iterable[int] | None = None) -> None:
         """Check rows, all or those of some ids, against their checksums.
@@ -165,4 +178,22 @@ def require_kind(kind: type | UnionType, *values: object) -> None:
         GalleryError: One is of another kind, as a flipped bit makes it.
     """
     if not all(isinstance(value, kind) for value in values):
-        raise GalleryError(f"a stored {_KINDS[kind]} is damaged: run `facepipe gallery repair`")
+        raise _damaged_kind(kind)
+
+
+def as_ids(rows: list[tuple[Any, ...]]) -> IdArray:
+    """Return rows of two ids as int64 (n, 2).
+
+    Raises:
+        GalleryError: One is no id.
+    """
+    if not rows:
+        return np.zeros((0, 2), np.int64)
+    ids: IdArray = np.array(rows)
+    if ids.dtype != np.int64:
+        raise _damaged_kind(int)
+    return ids
+
+
+def _damaged_kind(kind: type | UnionType) -> GalleryError:
+    return GalleryError(f"a stored {_KINDS[kind]} is damaged: run `facepipe gallery repair`")

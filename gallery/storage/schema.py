@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import zlib
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of the tables, whichever database holds them."""
 CHECKED_SINCE_VERSION = 2
 """Tables of version 1 have neither checksums nor keys."""

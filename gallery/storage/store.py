@@ -359,6 +359,11 @@ class Store:
 
     # What an index follows
 
+    @property
+    def notes_moves(self) -> bool:
+        """Whether a file notes which templates were given to other people: not one of an older schema."""
+        return self._version == SCHEMA_VERSION
+
     def vector_state(self) -> VectorState:
         """Return the present state of the set of vectors."""
         row = self._rows.sql.execute(

@@ -8,14 +8,15 @@ from itertools import islice
 import numpy as np
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.index.parts import IdArray
+from facepipe.gallery.index.parts import IdArray, locate
 from facepipe.gallery.models import NewTemplate, Template
 from facepipe.gallery.storage.face_table import FaceTable
 from facepipe.gallery.storage.known_faces import Owner
-from facepipe.gallery.storage.rows import is_id, require_kind
+from facepipe.gallery.storage.rows import as_ids, is_id, require_kind
 from facepipe.gallery.storage.schema import FACE_COLUMNS
 
 _READ_ROWS = 4096
+_READ_IDS = 1 << 16
 
 
 class TemplateTable(FaceTable):
@@ -76,17 +77,20 @@ class TemplateTable(FaceTable):
 
     def people_of(self, template_ids: IdArray) -> IdArray:
         """Return the person ids of templates, in the same shape; -1 where there is no such template."""
-        wanted, places = np.unique(template_ids, return_inverse=True)
-        people = dict(self._rows.of_ids("SELECT id, person_id FROM templates WHERE id IN", wanted.tolist()))
-        require_kind(int, *people.values())
-        found = np.array([people.get(id, -1) for id in wanted.tolist()], np.int64)
-        return found[places].reshape(template_ids.shape)
+        wanted = np.unique(template_ids).tolist()
+        known, people = self._rows.ids_of("SELECT id, person_id FROM templates WHERE id IN", wanted).T
+        rising = np.argsort(known)
+        rows, is_present = locate(known[rising], template_ids.ravel())
+        found = np.full(rows.shape, -1)
+        found[is_present] = people[rising[rows[is_present]]]
+        return found.reshape(template_ids.shape)
 
     def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
         """Return the templates of people: person ids (n,), rising, and template ids (n,)."""
-        rows = sorted(self._rows.of_ids("SELECT person_id, id FROM templates WHERE person_id IN", person_ids))
-        owners, ids = np.array(rows, np.int64).reshape(-1, 2).T
-        return owners, ids
+        query = "SELECT person_id, id FROM templates WHERE person_id IN"
+        owners, ids = self._rows.ids_of(query, person_ids).T
+        order = np.lexsort((ids, owners))
+        return owners[order], ids[order]
 
     def last_id(self) -> int:
         """Return the largest id that there is; 0: none."""
@@ -101,6 +105,31 @@ class TemplateTable(FaceTable):
             ids, people, vectors = zip(*some, strict=True)
             require_kind(int, *people)
             yield np.array(ids), np.array(people), self.as_vectors(list(vectors), "the gallery")
+
+    def owners_after(self, template_id: int) -> tuple[IdArray, IdArray]:
+        """Return ids and people, both (n,), of all templates with larger ids, rising."""
+        # Where all are wanted, an index has them: no template need be read.
+        where, values = ("WHERE id > ?", (template_id,)) if template_id else ("", ())
+        rows = self._rows.sql.stream(f"SELECT id, person_id FROM templates {where}", values)
+        batches = [as_ids([])]
+        while some := list(islice(rows, _READ_IDS)):
+            batches.append(as_ids(some))
+        ids, people = np.concatenate(batches).T
+        order = np.argsort(ids)
+        return ids[order], people[order]
+
+    def moved_after(self, generation: int) -> tuple[IdArray, IdArray]:
+        """Return ids and people of the templates that later changes than that one gave to other people.
+
+        Only of schemas that note it: see `Store.notes_moves`.
+        """
+        rows = self._rows.sql.execute(
+            "SELECT id, person_id FROM templates WHERE id IN"
+            " (SELECT template_id FROM moved_templates WHERE generation > ?)",
+            (generation,),
+        ).fetchall()
+        ids, people = as_ids(rows).T
+        return ids, people
 
     def vectors_after(self, template_id: int) -> Iterator[tuple[IdArray, FloatArray]]:
         """The vectors of all templates with larger ids, rising, in batches of ids and float32 (n, d)."""

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
 import numpy as np
 import pytest
+from gallery_helpers import ENCODER, person_vectors, templates
 
+from facepipe.core.errors import GalleryError
+from facepipe.gallery import Gallery
 from facepipe.gallery.search.owners import Owners
 
 
@@ -31,9 +39,9 @@ def _move_some(owners: Owners, truth: dict[int, int], rng: np.random.Generator) 
     for id, person in truth.items():
         if person == one and rng.random() < 0.5:
             truth[id] = other
-    rows = sorted((person, id) for id, person in truth.items() if person in (one, other))
-    people, ids = np.array(rows, np.int64).reshape(-1, 2).T
-    owners.set_templates({one, other}, people, ids)
+    rows = [(id, person) for id, person in truth.items() if person in (one, other)]
+    ids, people = np.array([*rows, (10_000, one)], np.int64).T
+    owners.move(ids, people)
 
 
 def _require_same(owners: Owners, truth: dict[int, int], last: int) -> None:
@@ -43,3 +51,47 @@ def _require_same(owners: Owners, truth: dict[int, int], last: int) -> None:
     assert list(zip(people, ids, strict=True)) == sorted(
         (person, id) for id, person in truth.items() if person in (1, 3)
     )
+
+
+# In a gallery
+
+
+CHANGES: list[Callable[[Gallery], object]] = [
+    lambda g: g.add("person 1", templates(person_vectors(50, 3))),
+    lambda g: g.add("newcomer", templates(person_vectors(9, 3))),
+    lambda g: g.merge("person 2", "person 3"),
+    lambda g: g.move_templates([g.templates("person 4")[1].id], "person 5"),
+    lambda g: g.move_templates([g.templates("person 4")[0].id], "nobody yet"),
+    lambda g: g.remove_templates([g.templates("person 6")[0].id]),
+    lambda g: g.remove("person 1"),
+    lambda g: g.add("person 1", templates(person_vectors(1, 4))),
+]
+
+
+def test_an_open_gallery_follows_whose_faces_are_whose(tmp_path: Path) -> None:
+    """Both who changed it and who had it open answer as who opens it anew."""
+    asked = np.concatenate([person_vectors(person, 5)[-1:] for person in range(10)])
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery, Gallery.open(tmp_path, ENCODER) as follower:
+        for person in range(9):
+            gallery.add(f"person {person}", templates(person_vectors(person, 4)))
+        for change in CHANGES:
+            for opened in (gallery, follower):
+                for _ in range(2):
+                    opened.match(asked)
+            change(gallery)
+            with Gallery.open(tmp_path, ENCODER) as anew:
+                expected = anew.match(asked, threshold_l2=2.0), anew.search(asked[:2], 12)
+            for opened in (gallery, follower):
+                assert (opened.match(asked, threshold_l2=2.0), opened.search(asked[:2], 12)) == expected
+
+
+def test_an_id_that_is_no_number_is_damage(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path, ENCODER, create=True) as gallery:
+        gallery.add("Ada", templates(person_vectors(1, 4)))
+    with closing(sqlite3.connect(tmp_path / "gallery.sqlite3")) as connection:
+        connection.execute("UPDATE templates SET person_id = 'x' WHERE id = 2")
+        connection.commit()
+    with Gallery.open(tmp_path, ENCODER) as gallery:
+        for _ in range(3):
+            with pytest.raises(GalleryError, match="a stored id is damaged"):
+                gallery.match(person_vectors(1, 1))

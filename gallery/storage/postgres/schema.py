@@ -125,7 +125,8 @@ _V2 = (
     ),
 )
 _V3 = ("ALTER TABLE meta ADD COLUMN state bytea",)
-_VERSIONS = (_V2, _V3)
+_V4 = ()  # Only the SQLite file's tables have changed.
+_VERSIONS: tuple[tuple[str, ...], ...] = (_V2, _V3, _V4)
 
 
 def creating_statements() -> Iterator[str]:

@@ -84,7 +84,15 @@ _V3 = (
     # Random, and new with every change: galleries that went apart from one backup are never in one state.
     "ALTER TABLE meta ADD COLUMN state BLOB",
 )
-_VERSIONS = (_V1, _V2, _V3)
+_V4 = (
+    # So that whoever knows the person of each template need not read all of them after a change.
+    "CREATE TABLE moved_templates (generation INTEGER NOT NULL, template_id INTEGER NOT NULL)",
+    "CREATE INDEX moved_templates_by_generation ON moved_templates (generation)",
+    """CREATE TRIGGER template_is_moved AFTER UPDATE OF person_id ON templates
+        WHEN OLD.person_id <> NEW.person_id BEGIN
+        INSERT INTO moved_templates SELECT generation + 1, NEW.id FROM meta; END""",
+)
+_VERSIONS = (_V1, _V2, _V3, _V4)
 
 OLDEST_READABLE_VERSION = 2
 """Of a gallery that may not be written: version 1 has no checksums, and is only read after its migration."""
@@ -137,7 +145,7 @@ def shadowing_statements(version: int) -> tuple[str, ...]:
 
     Temporary tables and views go before those of the file; they last until the transaction is rolled back.
     """
-    return () if version == SCHEMA_VERSION else _V2_SEEN_AS_NEW
+    return _V2_SEEN_AS_NEW if version == OLDEST_READABLE_VERSION else ()
 
 
 def columns_of(version: int) -> dict[str, list[str]]:
