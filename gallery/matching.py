@@ -16,10 +16,10 @@ from facepipe.gallery.index.parts import IdArray, rows_of_values
 _FIRST_NEIGHBOURS = 16
 """Enough for two different people nearly always; where not, a second search leaves the first person out."""
 
-_CANDIDATE_NEIGHBOURS = 128
+CANDIDATE_NEIGHBOURS = 128
 """Means are compared for the owners of so many nearest templates; docs/gallery.md has figures of fewer."""
 
-_MEASURED_PEOPLE = 8
+MEASURED_PEOPLE = 8
 """Of these owners so many are measured exactly: float32 tells the others from the two nearest."""
 
 
@@ -160,7 +160,7 @@ def likely_people(index: TemplateIndex, directory: Directory, queries: FloatArra
 
     They are chosen among the owners of the nearest templates by distances in float32.
     """
-    distances, owners = _neighbours(index, directory, queries, _CANDIDATE_NEIGHBOURS)
+    distances, owners = _neighbours(index, directory, queries, CANDIDATE_NEIGHBOURS)
     near = [_nearest_of_each(*one) for one in zip(owners, distances, strict=True)]
     for row, (people, _) in enumerate(near):
         if len(people) == 1:  # Who owns all of so many templates: the others are farther.
@@ -193,7 +193,7 @@ def _with_others(
 ) -> tuple[IdArray, npt.NDArray[np.float64]]:
     """Return a person and those who own the nearest templates of others, as `_nearest_of_each` does."""
     _, own = directory.templates_of(person.tolist())
-    distances_l2, template_ids = index.search(query[None], _CANDIDATE_NEIGHBOURS, exclude_ids=own)
+    distances_l2, template_ids = index.search(query[None], CANDIDATE_NEIGHBOURS, exclude_ids=own)
     owners = np.concatenate([person, directory.people_of(template_ids)[0]])
     return _nearest_of_each(owners, np.concatenate([distance_l2, distances_l2[0]]))
 
@@ -202,11 +202,11 @@ def _likeliest(
     people: IdArray, distances_l2: npt.NDArray[np.float64], query: FloatArray, means: FloatArray
 ) -> IdArray:
     """Return the nearest of people (p,), rising, by distances to templates (p,) and their means (p, d)."""
-    if len(people) <= _MEASURED_PEOPLE:
+    if len(people) <= MEASURED_PEOPLE:
         return people
     by_mean = np.sqrt(np.maximum(query @ query + 1 - 2 * (means @ query), 0))
     order = np.argsort(np.fmin(distances_l2, by_mean), kind="stable")
-    return np.sort(people[order[:_MEASURED_PEOPLE]])
+    return np.sort(people[order[:MEASURED_PEOPLE]])
 
 
 def _unit_means(vectors: FloatArray, starts: IdArray) -> FloatArray:
@@ -264,7 +264,7 @@ def people_by_distance(
 
     They are the owners of the nearest templates; means are computed for these.
     """
-    neighbours = max(_CANDIDATE_NEIGHBOURS, 2 * count)
+    neighbours = max(CANDIDATE_NEIGHBOURS, 2 * count)
     while True:
         _, owners = _neighbours(index, directory, query[None], neighbours)
         people = list(dict.fromkeys(owners[0].tolist()))

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray
+from facepipe.gallery import matching
 from facepipe.gallery.index.parts import IdArray, locate
+from facepipe.gallery.matching import LikelyPeople
 from facepipe.gallery.search.views import TRIES, Answer, NamingView, StoreView, changes_too_fast
 from facepipe.gallery.storage.postgres.shared_store import SharedStore
 
@@ -28,7 +30,7 @@ class _Count:
 
 
 class ServerIndex:
-    """The vectors in the server (`matching.TemplateIndex`). Inside a transaction, after `prepare`.
+    """The vectors in the server (`matching.TemplateIndex`). Inside a transaction.
 
     Args:
         store: The gallery's truth.
@@ -41,7 +43,10 @@ class ServerIndex:
     def __len__(self) -> int:
         """Count all rows once, and later what was added and removed since."""
         store, known = self._store, self._counted
-        generation, last_id = store.generation(), store.templates.last_id()
+        generation = store.generation()
+        if known is not None and generation == known.generation:
+            return known.count
+        last_id = store.templates.last_id()
         if known is None or generation < known.generation:
             count = store.templates.count()
         else:
@@ -70,9 +75,8 @@ class ServerIndex:
         if (found_count := min(len(ids) for ids, _ in found)) < count:
             count = max(0, min(count, len(self) - len(exclude_ids)))
             if found_count < count:  # The graph gives up where too many are excluded.
-                self._store.vectors.prepare(exact=True)
-                found = self._nearest(queries, count, exclude_ids)
-                self._store.vectors.prepare()
+                with self._store.vectors.comparing_all():
+                    found = self._nearest(queries, count, exclude_ids)
         rows = [_ranked(query, *one, count) for query, one in zip(queries, found, strict=True)]
         return np.stack([distances for distances, _ in rows]), np.stack([ids for _, ids in rows])
 
@@ -98,6 +102,17 @@ class _ServerView(StoreView):
         index = ServerIndex(store)
         super().__init__(store, lambda: index, lambda: store.templates)
         self.named: set[int] = set()
+
+    def likely_people(self, queries: FloatArray) -> LikelyPeople:
+        """Return who may be the nearest of each query: by one statement, where there are several people."""
+        found = LikelyPeople(
+            *self._store.vectors.likely_people(
+                queries, matching.CANDIDATE_NEIGHBOURS, matching.MEASURED_PEOPLE
+            )
+        )
+        if all(len(people) > 1 for people in found.of_each):
+            return found
+        return super().likely_people(queries)
 
     def names_of(self, ids: Iterable[int]) -> dict[int, str]:
         """Person id to name."""
@@ -136,7 +151,6 @@ class ServerSearch:
             with store.home.alone():
                 is_one_state = store.home.is_inside
                 with store.reading():
-                    store.vectors.prepare()
                     generation = store.generation()
                     view.named.clear()
                     answer = read(view)

@@ -16,7 +16,7 @@ from postgres_helpers import PostgresServer, new_database
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
-from facepipe.gallery import EncoderIdentity, Gallery
+from facepipe.gallery import EncoderIdentity, Gallery, matching
 from facepipe.gallery import gallery as gallery_module
 from facepipe.gallery.encoder_change import EncoderChange, NewVector
 from facepipe.gallery.matching import PersonDistance, rank_people
@@ -38,8 +38,10 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["local", "server"])
-def url(request: pytest.FixtureRequest, postgres_url: str) -> str:
-    """The gallery in a database, searched in one of the two places."""
+def url(request: pytest.FixtureRequest, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The gallery in a database, searched in one of the two places, among fewer candidates than there are."""
+    monkeypatch.setattr(matching, "CANDIDATE_NEIGHBOURS", 20)
+    monkeypatch.setattr(matching, "MEASURED_PEOPLE", 4)
     return f"{postgres_url}&search={request.param}"
 
 

@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.storage.home import Cursor, SettingValue
+from facepipe.gallery.storage.postgres.vector_table import SEARCH_SETTINGS
 
 CONNECT_TIMEOUT_S = 10
 """Of each host, unless the address or `PGCONNECT_TIMEOUT` names another."""
@@ -63,7 +64,7 @@ def connect(address: PostgresAddress) -> Connection:
     raw.adapters.register_dumper(SettingValue, _SettingDumper)
     raw.adapters.register_dumper(SettingValue, _BinarySettingDumper)
     raw.adapters.register_loader("json", _SettingLoader)
-    settings = {"search_path": address.schema, **_SERVER_SETTINGS}
+    settings = {"search_path": address.schema, **_SERVER_SETTINGS, **SEARCH_SETTINGS}
     calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
     raw.execute(f"SELECT {calls}".encode(), [text for setting in settings.items() for text in setting])
     return Connection(raw)

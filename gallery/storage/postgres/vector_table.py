@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import numpy as np
@@ -18,13 +19,46 @@ DIMENSIONS_MAX = 2000
 
 _CONNECTIONS, _CONSTRUCTION = 16, 128
 """Edges of a node of the graph, and candidates for them; docs/gallery.md has figures of others."""
-_SEARCHED = 400
-"""Nodes of the graph that a search keeps."""
+SEARCH_SETTINGS = {"hnsw.ef_search": "400", "hnsw.iterative_scan": "strict_order"}
+"""Of every connection: nodes of the graph that a search keeps, and that it goes on where they are too few."""
 _SPARE = 8  # Of float32 distances that are equal but for rounding, the exact ones choose.
 _NODE_BYTES = 800  # Of the graph while it is built, beside the vector.
 _BUILD_MB = (64, 2048)  # At least PostgreSQL's default; no more than most servers can spare.
 _ROWS_AT_ONCE = 4096
 _HEAD_BYTES = 4  # Of a vector in pgvector's binary form: its length and an unused number.
+
+
+_LIKELY_PEOPLE = """WITH
+    asked AS MATERIALIZED (
+        SELECT place, query::{type} AS query
+        FROM unnest(?::text[]) WITH ORDINALITY AS queries (query, place)),
+    owners AS MATERIALIZED (
+        SELECT place, person_id, min(l2) AS l2 FROM asked
+        CROSS JOIN LATERAL (
+            SELECT template_id, embedding {distance} asked.query AS l2 FROM template_vectors
+            ORDER BY embedding {distance} asked.query LIMIT ?) AS near
+        CROSS JOIN LATERAL (SELECT person_id FROM templates WHERE id = template_id LIMIT 1) AS owner
+        GROUP BY place, person_id),
+    means AS MATERIALIZED (
+        SELECT person_id, mean FROM (SELECT DISTINCT person_id FROM owners) AS people
+        CROSS JOIN LATERAL (
+            SELECT {schema}.l2_normalize({schema}.avg(embedding)) AS mean
+            FROM templates JOIN template_vectors ON template_id = id
+            WHERE templates.person_id = people.person_id) AS mean_of_person),
+    ranked AS (
+        SELECT place, person_id, row_number() OVER (
+            PARTITION BY place ORDER BY least(l2, mean {distance} query), person_id) AS rank
+        FROM owners JOIN means USING (person_id) JOIN asked USING (place)),
+    likely AS MATERIALIZED (SELECT place, person_id FROM ranked WHERE rank <= ?)
+SELECT place, person_id, NULL, 0 AS template_id FROM likely
+UNION ALL
+SELECT 0, person_id, {schema}.vector_send(embedding), template_id
+FROM (SELECT DISTINCT person_id FROM likely) AS people
+CROSS JOIN LATERAL (
+    SELECT template_id, embedding FROM templates JOIN template_vectors ON template_id = id
+    WHERE templates.person_id = people.person_id) AS own
+ORDER BY 1, 2, 4"""
+"""LATERAL makes the planner look rows up one by one, whatever it believes of their number."""
 
 
 class VectorTable(Table):
@@ -128,6 +162,32 @@ class VectorTable(Table):
         for place in range(1, len(queries) + 1):
             yield ids[places == place], vectors[places == place]
 
+    def likely_people(
+        self, queries: FloatArray, neighbours: int, people: int
+    ) -> tuple[list[IdArray], IdArray, FloatArray]:
+        """Find who may be the nearest of each query float32 (n, d), by the nearest template or the mean.
+
+        Args:
+            queries: Unit vectors.
+            neighbours: The owners of so many nearest templates are compared, by distances in float32.
+            people: Of these, so many are returned.
+
+        Returns:
+            Of each query the ids of people, rising; of all their templates, by rising ids of people and then
+            of templates, the person int64 (m,) and the vector float32 (m, d).
+        """
+        type = self._required_type()
+        schema = type.rpartition(".")[0]
+        rows = self._rows.sql.execute(
+            _LIKELY_PEOPLE.format(type=type, distance=f"OPERATOR({schema}.<->)", schema=schema),
+            ([_text(one) for one in queries], neighbours, people),
+        ).fetchall()
+        places = np.array([row[0] for row in rows], np.int64)
+        ids = np.array([row[1] for row in rows], np.int64)
+        of_each = [np.sort(ids[places == place]) for place in range(1, len(queries) + 1)]
+        vectors = self._vectors([row[2] for row in rows if row[2] is not None])
+        return of_each, ids[places == 0], vectors
+
     def vectors_of(self, ids: IdArray) -> tuple[IdArray, FloatArray]:
         """Return the ids int64 (n,) of those `ids` that there are, each once, and their vectors."""
         rows = self._rows.sql.execute(
@@ -149,13 +209,12 @@ class VectorTable(Table):
                 yield Finding("index", "template_vectors: does not hold the vectors of the templates")
                 return
 
-    def prepare(self, *, exact: bool = False) -> None:
-        """Set how this transaction searches: by the graph or, `exact`, by comparing all vectors."""
-        self._rows.sql.execute(
-            "SELECT set_config('hnsw.ef_search', ?, true), set_config('hnsw.iterative_scan', ?, true),"
-            " set_config('enable_indexscan', ?, true)",
-            (str(_SEARCHED), "strict_order", "off" if exact else "on"),
-        )
+    @contextmanager
+    def comparing_all(self) -> Iterator[None]:
+        """Let `nearest` compare all vectors inside, not those that the graph finds."""
+        self._rows.sql.execute("SELECT set_config('enable_indexscan', 'off', true)")
+        yield
+        self._rows.sql.execute("SELECT set_config('enable_indexscan', 'on', true)")
 
     def _type(self) -> str | None:
         """Return the name of pgvector's type with its schema, as SQL has it; None: it is not installed."""
