@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -29,8 +30,11 @@ from postgres_kills import kill_clients, kill_servers
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
 from facepipe.gallery.repair import verify
+from facepipe.gallery.storage.postgres import connections
 
-pytestmark = pytest.mark.filterwarnings("error::ResourceWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "error::ResourceWarning", "error::pytest.PytestUnraisableExceptionWarning"
+)
 SOON = {
     "connect_timeout": "2",
     "tcp_user_timeout": "1500",
@@ -195,6 +199,31 @@ def test_a_cut_connection_is_noticed_in_every_phase(far_server: PostgresServer, 
             assert gallery.add("Eve", templates(person_vectors(3, 1))) == []
 
 
+def test_a_client_that_is_gone_does_not_hold_up_others(
+    far_server: PostgresServer, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was cut off while it was changing the gallery; the server's side of its connection notices that."""
+    quickly = {name: value for name, value in SOON.items() if name.startswith("keepalives")}
+    settings = {f"tcp_{name}": value for name, value in quickly.items()} | {"tcp_user_timeout": "1500"}
+    monkeypatch.setattr(connections, "_SERVER_SETTINGS", settings)
+    with new_database(far_server) as name:
+        url = far_server.url(name, OWNER, password=PASSWORD, **SOON)
+        enroll(url)
+        with (
+            Gallery.open(url, ENCODER) as gone,
+            suppress(GalleryError),
+            gone._changing(),
+        ):
+            gone._store.add("Half", templates(person_vectors(4, 1)))
+            link.cut()
+            began = time.monotonic()
+            with Gallery.open(far_server.url(name, OWNER), ENCODER) as other:
+                other.add("Eve", templates(person_vectors(3, 1)))
+                assert time.monotonic() - began < 15
+                assert names(other) == ["Ada", "Bob", "Eve"]
+        link.mend()
+
+
 # Full
 
 
@@ -304,6 +333,9 @@ def test_a_standby_is_read_and_follows(own_server: PostgresServer) -> None:
             wait_for_replay(own_server, standby)
             assert reader.match(person_vectors(1, 1))[0].name is None
             assert names(reader) == ["Bob"]
+            # Nobody can listen on a standby, and no connection is left of trying it.
+            assert "LISTEN" in error_of(reader._store.home.listen)  # type: ignore[attr-defined]
+            gc.collect()
         assert verify(standby.url(name, OWNER)) == ()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -66,8 +66,19 @@ def connect(address: PostgresAddress) -> Connection:
     raw.adapters.register_loader("json", _SettingLoader)
     settings = {"search_path": address.schema, **_SERVER_SETTINGS, **SEARCH_SETTINGS}
     calls = ", ".join(["set_config(%s, %s, false)"] * len(settings))
-    raw.execute(f"SELECT {calls}".encode(), [text for setting in settings.items() for text in setting])
+    with closed_on_error(raw):
+        raw.execute(f"SELECT {calls}".encode(), [text for setting in settings.items() for text in setting])
     return Connection(raw)
+
+
+@contextmanager
+def closed_on_error(raw: psycopg.Connection[Any]) -> Iterator[None]:
+    """Close a new connection where what prepares it inside fails."""
+    try:
+        yield
+    except BaseException:
+        raw.close()
+        raise
 
 
 class Connection:

@@ -20,7 +20,7 @@ from facepipe.gallery.storage.encoder_rows import encoder_values
 from facepipe.gallery.storage.encryption import key_statements, new_codec
 from facepipe.gallery.storage.errors import UnknownOutcomeError, newer_schema
 from facepipe.gallery.storage.home import Cursor, Sql
-from facepipe.gallery.storage.postgres.connections import Connection, connect
+from facepipe.gallery.storage.postgres.connections import Connection, closed_on_error, connect
 from facepipe.gallery.storage.postgres.errors import NOT_KNOWN, errors_of, no_connection
 from facepipe.gallery.storage.postgres.schema import (
     OLDEST_VERSION,
@@ -195,7 +195,8 @@ class PostgresDatabase:
                 raw = connect(self.address).raw
             except psycopg.Error as error:
                 raise no_connection(self.name, error) from error
-            raw.execute(f"LISTEN {self.channel}".encode())
+            with closed_on_error(raw):  # A standby refuses it.
+                raw.execute(f"LISTEN {self.channel}".encode())
             return raw
 
     # Transactions
