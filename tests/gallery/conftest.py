@@ -10,6 +10,12 @@ import pytest
 from postgres_helpers import OWNER, PostgresServer, new_database
 
 
+@pytest.fixture(autouse=True)
+def _quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let keys be derived at once: the derivation is `cryptography`'s, and takes a tenth of a second."""
+    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
+
+
 @pytest.fixture(scope="session")
 def shared_database(postgres_server: PostgresServer) -> Iterator[str]:
     """A database whose schemas are each of one test; its role `OWNER` may make them."""

@@ -26,9 +26,8 @@ THRESHOLD_L2 = 0.875
 
 
 @pytest.fixture(autouse=True)
-def quick_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys that are quick to make, and none in the environment."""
-    monkeypatch.setattr("facepipe.gallery.storage.encryption._SCRYPT_COST", 2)
+def no_key_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find none in the environment."""
     for variable in (KEY_VARIABLE, KEY_FILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
 
