@@ -101,15 +101,13 @@ class _ServerView(StoreView):
     def __init__(self, store: SharedStore) -> None:
         index = ServerIndex(store)
         super().__init__(store, lambda: index, lambda: store.templates)
+        self._vectors = store.vectors
         self.named: set[int] = set()
 
     def likely_people(self, queries: FloatArray) -> LikelyPeople:
         """Return who may be the nearest of each query: by one statement, where there are several people."""
-        found = LikelyPeople(
-            *self._store.vectors.likely_people(
-                queries, matching.CANDIDATE_NEIGHBOURS, matching.MEASURED_PEOPLE
-            )
-        )
+        counts = matching.CANDIDATE_NEIGHBOURS, matching.MEASURED_PEOPLE
+        found = LikelyPeople(*self._vectors.likely_people(queries, *counts))
         if all(len(people) > 1 for people in found.of_each):
             return found
         return super().likely_people(queries)
