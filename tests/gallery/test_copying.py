@@ -206,7 +206,7 @@ def test_a_killed_copy_goes_on_and_ends_exact(place: Place, kinds: tuple[str, st
     for _ in range(30):
         process = start(COPY, source, target)
         while process.poll() is None and not _has_marker(target):
-            time.sleep(0.002)
+            time.sleep(0.02)  # Opening both takes what the copying needs.
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.communicate()
