@@ -44,7 +44,9 @@ def _split(embeddings: FloatArray, people: Names) -> tuple[FloatArray, Names, Fl
     known = named[first[counts >= 3]]
     asked_strangers = strangers[::2]
     asked = np.concatenate([known, asked_strangers])
-    enrolled = np.setdiff1d(np.arange(len(people)), asked)
+    # A gallery holds a person's very same vector once.
+    copies = {(names[row], embeddings[row].tobytes()): row for row in reversed(range(len(people)))}
+    enrolled = np.setdiff1d(list(copies.values()), asked)
     enrolled = enrolled[np.argsort(names[enrolled].astype(np.str_), kind="stable")]
     return embeddings[enrolled], names[enrolled].astype(np.str_), embeddings[asked], len(asked_strangers)
 

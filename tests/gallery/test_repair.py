@@ -287,7 +287,7 @@ def test_an_index_that_is_missing_or_behind_is_no_fault(folder: Path) -> None:
 # Torn and altered files
 
 
-@pytest.mark.parametrize(("kept", "templates_min"), [(0.3, 0), (0.5, 5), (0.9, 60)])
+@pytest.mark.parametrize(("kept", "templates_min"), [(0.3, 0), (0.6, 5), (0.9, 60)])
 def test_a_truncated_gallery_is_salvaged_as_far_as_it_can_be_read(
     folder: Path, kept: float, templates_min: int
 ) -> None:
