@@ -68,7 +68,8 @@ def multibox_loss(
 
     Classification is cross-entropy over positives and hard negatives (OHEM). Boxes and landmarks are
     regressed at positives: smooth L1, which bends at 1, summed over the values of an anchor, or DIoU. Each
-    part is divided by the number of positives that have it. `variances` are the anchors'.
+    part is divided by the number of positives that have it; classes by one more for each crop that has
+    background only, since its hard negatives are those of one positive. `variances` are the anchors'.
     """
     positive = targets.labels == FACE
     background, face = output.classes.float().unbind(dim=-1)
@@ -76,11 +77,12 @@ def multibox_loss(
     trained = positive | _hard_negatives(entropy.detach(), targets.labels, config.negatives_per_positive)
     known = positive & targets.landmarks.isfinite().all(dim=-1)
     count = _total(positive)
+    negative_crops = ~positive.any(dim=1) & (targets.labels == BACKGROUND).any(dim=1)
     found, true = output.boxes[positive], targets.boxes[positive]
     boxes = _smooth_l1(found, true) if config.box_error == "smooth_l1" else diou_loss(found, true, variances)
     points = _smooth_l1(output.landmarks[known], targets.landmarks[known]).sum()
     return {
-        "class": config.classes * entropy[trained].sum() / count,
+        "class": config.classes * entropy[trained].sum() / _total(positive.sum(dim=1) + negative_crops),
         "box": config.boxes * boxes.sum() / count,
         "landmark": config.landmarks * points / _total(known),
     }
@@ -92,7 +94,7 @@ def distillation_loss(
     """Compute the parts of the loss against a teacher's outputs, weighted.
 
     Anchors where the teacher contradicts the labels are left out. Boxes and landmarks are weighted by the
-    teacher's probability of a face.
+    teacher's probability of a face. All parts are divided by the sum of these, at least 1 for each crop.
     """
     log_student = functional.log_softmax(output.classes.float(), dim=-1)
     log_teacher = functional.log_softmax(teacher.classes.float(), dim=-1)
@@ -101,7 +103,7 @@ def distillation_loss(
         (targets.labels == BACKGROUND) & (probability > 0.5)
     )
     weight = probability.masked_fill(contradicts, 0.0)
-    total = _total(weight)
+    total = _total(weight, minimum=len(weight))
     divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1).masked_fill(contradicts, 0.0)
     chosen = weight > _MIN_PROBABILITY
     boxes = _smooth_l1(output.boxes[chosen], teacher.boxes[chosen])
@@ -159,9 +161,9 @@ def _smooth_l1(predicted: Tensor, target: Tensor) -> Tensor:
     return functional.smooth_l1_loss(predicted.float(), target.float(), reduction="none").sum(dim=-1)
 
 
-def _total(weights: Tensor) -> Tensor:
-    """Return the sum to normalise by, at least 1, over all processes.
+def _total(weights: Tensor, minimum: int = 1) -> Tensor:
+    """Return the sum to normalise by over all processes, at least `minimum` for each of them.
 
     Processes average their gradients, so that each one's share is what it would be in one large batch.
     """
-    return sum_over_ranks(weights.sum(dtype=torch.float32)).clamp(min=1) / world_size()
+    return sum_over_ranks(weights.sum(dtype=torch.float32)).div(world_size()).clamp(min=minimum)

@@ -151,6 +151,22 @@ def test_hard_negatives_are_chosen_crop_by_crop() -> None:
     assert (output.classes.grad.abs().sum(dim=-1) > 0).tolist() == [[True, False, True], [True, False, True]]
 
 
+def test_crops_without_faces_weigh_as_those_with_one() -> None:
+    with_face, without = [FACE, *[BACKGROUND] * 7], [IGNORED, *[BACKGROUND] * 7]
+    output = _output([[[0.0, 0.0]] * 8] * 8)
+    losses = [
+        multibox_loss(output, _targets(labels), LossConfig(), _VARIANCES)["class"].item()
+        for labels in ([with_face] * 8, [with_face, without] * 4, [without] * 8)
+    ]
+    assert losses == pytest.approx([8 * math.log(2), 7.5 * math.log(2), 7 * math.log(2)])
+
+
+def test_a_teacher_that_sees_no_face_weighs_no_more() -> None:
+    student, teacher = _output([[_logit(0.5)] * 50] * 8), _output([[_logit(0.001)] * 50] * 8)
+    losses = distillation_loss(student, teacher, _targets([[BACKGROUND] * 50] * 8), _PLAIN)
+    assert losses["soft_class"].item() == pytest.approx(50 * _divergence(0.001, 0.5), rel=1e-4)
+
+
 def _logit(probability: float) -> list[float]:
     return [0.0, math.log(probability / (1 - probability))]
 
