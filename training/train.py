@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.prepare import draw_samples
 from facepipe.training.detection.prepare import prepare as prepare_detector
@@ -55,6 +57,8 @@ def train(
             run well.
     """
     check_folder(folder, resume)
+    if config.loop.patience and config.validation is None:
+        raise UsageError("loop.patience waits for a better score: name photos to validate on")
     with sigterm_interrupts(), process_group(config.device) as device, only_run_in(folder):
         torch.manual_seed(config.loop.seed)
         task: Task[Any]
@@ -62,6 +66,9 @@ def train(
             config, task = prepare_detector(config, device)
         else:
             config, task = prepare_encoder(config, device, resume)
+        samples_per_step = config.loop.batch_size * config.optimiser.accumulate * world_size()
+        length = config.loop.with_known_length(task.samples_per_epoch, samples_per_step)
+        config = replace(config, loop=length)
         estimate = TimeEstimate(say if is_main() else lambda _: None)
 
         def after_step(progress: Progress) -> None:
@@ -72,7 +79,7 @@ def train(
         loop: TrainingLoop[Any]
         loop = TrainingLoop(task, config.optimiser, config.loop, folder, record, on_log, after_step)
         if is_main():
-            _announce(config, task, device, folder, say)
+            _announce(config, task, device, folder, samples_per_step, say)
         loop.run(resume)
         samples = None
         if isinstance(config, DetectorConfig) and loop.step == config.loop.steps:
@@ -114,7 +121,7 @@ def train_phases(
         before: Path | None = None
         for number, phase in enumerate(phases, 1):
             place = phase_folder(folder, number, phase.name)
-            if number < len(phases) and is_finished(place, phase.config.loop.steps):
+            if number < len(phases) and is_finished(place):
                 before = place
                 continue
             config: DetectorConfig | EncoderConfig = phase.config
@@ -134,6 +141,7 @@ def _announce(
     task: Task[Any],
     device: torch.device,
     folder: Path,
+    samples_per_step: int,
     say: Callable[[str], None],
 ) -> None:
     """Say what is going to be done, and warn of a precision that is slow here."""
@@ -142,7 +150,7 @@ def _announce(
         parameters=sum(parameter.numel() for parameter in task.module.parameters()),
         first_step=int(load_last(folder).state["step"]) if holds_run(folder) else 0,
         steps=config.loop.steps,
-        samples_per_step=config.loop.batch_size * config.optimiser.accumulate * world_size(),
+        samples_per_step=samples_per_step,
         device=device,
         processes=world_size(),
         precision=config.loop.precision,

@@ -269,6 +269,32 @@ def test_the_best_checkpoint_is_that_of_the_best_score(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "best.pt")["step"] == 4
 
 
+def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = replace(_SHORT, steps=20, validate_every=2, patience=2)
+    loop = _loop(tmp_path, _task(scores=[0.5, 0.7, 0.6, 0.7, 0.9]), config)
+    assert loop.run() == 0.7
+    assert loop.step == loop.config.steps == 8
+    assert "no better score in 2 validations: the run ends at step 8" in caplog.text
+    assert load_checkpoint(tmp_path / "best.pt")["step"] == 4
+    last = load_checkpoint(tmp_path / "last.pt")
+    assert (last["step"], last["record"]["loop"]["steps"]) == (8, 8)
+
+
+def test_patience_counts_on_in_a_resumed_run(tmp_path: Path) -> None:
+    config = replace(_SHORT, steps=20, validate_every=2, patience=2)
+    _loop(tmp_path, _task(scores=[0.5, 0.4]), replace(config, steps=4)).run()
+    loop = _loop(tmp_path, _task(scores=[0.3, 0.9]), config)
+    loop.run()
+    assert (loop.step, loop.best) == (6, 0.5)
+
+
+def test_epochs_are_passes_over_all_samples() -> None:
+    config = LoopConfig(steps=7, epochs=2.5).with_known_length(samples=1000, samples_per_step=16)
+    assert (config.steps, config.epochs) == (156, None)
+    assert LoopConfig(epochs=0.1).with_known_length(3, 16).steps == 1
+    assert LoopConfig(steps=7).with_known_length(1000, 16).steps == 7
+
+
 def test_the_log_has_every_figure_once_also_after_a_crash(tmp_path: Path) -> None:
     class CrashError(Exception):
         pass
@@ -379,7 +405,16 @@ def test_changed_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"steps": 0}, {"log_every": 0}, {"workers": -1}, {"ema_decay": 1.0}, {"freeze_steps": -2}]
+    "settings",
+    [
+        {"steps": 0},
+        {"log_every": 0},
+        {"workers": -1},
+        {"ema_decay": 1.0},
+        {"freeze_steps": -2},
+        {"patience": -1},
+        {"epochs": 0},
+    ],
 )
 def test_impossible_loops_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):

@@ -98,6 +98,7 @@ class TrainingLoop(Generic[Batch]):
         self._averaged.requires_grad_(False).n_averaged += 1  # weights at the start count as averaged once
         self.average: nn.Module = self._averaged.module
         self.step, self.seconds, self.best, self._validated = 0, 0.0, -math.inf, 0
+        self._validations_since_best = 0
         self.figures: dict[str, float] = {}
         self._module: nn.Module | None = None
         self._random: dict[str, Any] = {}
@@ -153,6 +154,7 @@ class TrainingLoop(Generic[Batch]):
     def _train(self, batches: Batches[Batch], stop: StopRequest) -> None:
         config, window = self.config, LogWindow()
         self._validate_when_due(stop)  # a run that was stopped may owe it
+        self._end_where_nothing_improves()
         # Warm-up and decay go on where a resumed run was saved.
         schedule = LambdaLR(self.optimiser, config.rate_factor, last_epoch=self.step - 1)
         started = time.perf_counter()
@@ -165,6 +167,7 @@ class TrainingLoop(Generic[Batch]):
             self._report(window)
             schedule.step()
             self._validate_when_due(stop)
+            self._end_where_nothing_improves()
             if self.step % config.checkpoint_every == 0:
                 self._save()
             if config.keep_every and self.step % config.keep_every == 0:
@@ -305,8 +308,7 @@ class TrainingLoop(Generic[Batch]):
             self.on_log({"step": self.step, "seconds": round(self.seconds, 1), **figures})
 
     def _validate_when_due(self, stop: StopRequest) -> None:
-        due = self.step % self.config.validate_every == 0 or self.step == self.config.steps
-        if not is_main() or not due or self._validated == self.step:
+        if not is_main() or not self._is_validation_due() or self._validated == self.step:
             return
         figures = self._attempt(self._measured, stop)
         if figures is None:
@@ -314,9 +316,28 @@ class TrainingLoop(Generic[Batch]):
         self.figures, self._validated = figures, self.step
         if figures:
             self._log(figures)
+        self._validations_since_best += 1
         if figures.get("score", -math.inf) > self.best:
-            self.best = figures["score"]
+            self.best, self._validations_since_best = figures["score"], 0
             self._save(BEST)
+
+    def _is_validation_due(self) -> bool:
+        return self.step % self.config.validate_every == 0 or self.step == self.config.steps
+
+    def _end_where_nothing_improves(self) -> None:
+        """Make the steps that are done the whole run, at the end of `LoopConfig.patience`."""
+        patience = self.config.patience
+        if not patience or self.step >= self.config.steps or not self._is_validation_due():
+            return
+        # Only the first process validates.
+        if any_rank(is_main() and self._validations_since_best >= patience, self._device):
+            _LOG.warning(
+                "no better score in %d validations: the run ends at step %d; loop.patience=0 goes on",
+                self._validations_since_best,
+                self.step,
+            )
+            self.config = replace(self.config, steps=self.step)
+            self.record = {**self.record, "loop": {**self.record.get("loop", {}), "steps": self.step}}
 
     def _measured(self) -> dict[str, float]:
         self.average.eval()
@@ -341,6 +362,7 @@ class TrainingLoop(Generic[Batch]):
             "best": self.best,
             "figures": self.figures,
             "validated": self._validated,
+            "validations_since_best": self._validations_since_best,
             "module": self.task.module.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -365,6 +387,7 @@ class TrainingLoop(Generic[Batch]):
         self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
         self.figures = dict(state.get("figures", {}))
         self._validated = state.get("validated", self.step)
+        self._validations_since_best = state.get("validations_since_best", 0)
         if changes := changed_settings(state["record"], self.record):
             _LOG.warning("this run continues with other settings than before: %s", "; ".join(changes))
         _LOG.info("continuing at step %d of %d", self.step, self.config.steps)

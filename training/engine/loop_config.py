@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ class LoopConfig:
 
     Attributes:
         steps: Optimiser steps of the whole run.
+        epochs: Length of the run in passes over all photos, in place of `steps`.
         batch_size: Samples a batch (a process, under torchrun).
         warmup_steps: Steps in which the learning rate rises linearly to its peak.
         schedule: Learning rate after the warm-up: "cosine" to zero, "step" (a tenth at each milestone) or
@@ -31,6 +32,7 @@ class LoopConfig:
             a C++ compiler; where a first step of the compiled network fails, a warning says so and the run
             goes on uncompiled.
         validate_every, checkpoint_every, log_every: In steps. The end of the run is always validated.
+        patience: End the run when the score has not got better for so many validations; 0: never.
         keep_every: Keep a checkpoint of its own, step_NNN.pt, every so many steps; 0: never.
         tensorboard: Write TensorBoard events beside log.csv.
         workers: Processes that prepare batches; 0: in this one.
@@ -38,6 +40,7 @@ class LoopConfig:
     """
 
     steps: int = 10_000
+    epochs: float | None = None
     batch_size: int = 16
     warmup_steps: int = 150
     schedule: Schedule = "cosine"
@@ -47,6 +50,7 @@ class LoopConfig:
     precision: Precision = "float32"
     compile: bool = False
     validate_every: int = 1000
+    patience: int = 0
     checkpoint_every: int = 250
     log_every: int = 25
     keep_every: int = 0
@@ -58,11 +62,20 @@ class LoopConfig:
         for name in ("steps", "batch_size", "validate_every", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"loop.{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("warmup_steps", "freeze_steps", "keep_every", "workers", "seed"):
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
+            raise UsageError(f"loop.epochs: expected a positive number, got {self.epochs}")
+        for name in ("warmup_steps", "freeze_steps", "patience", "keep_every", "workers", "seed"):
             if getattr(self, name) < 0:
                 raise UsageError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"loop.ema_decay: expected 0 or more and below 1, got {self.ema_decay}")
+
+    def with_known_length(self, samples: int, samples_per_step: int) -> LoopConfig:
+        """Return the same settings with `epochs` of so many samples turned into steps."""
+        if self.epochs is None:
+            return self
+        steps = max(1, round(self.epochs * samples / samples_per_step))
+        return replace(self, steps=steps, epochs=None)
 
     def rate_factor(self, step: int) -> float:
         """Learning rate as a share of its peak, for the step that follows `step` finished ones."""

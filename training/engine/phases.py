@@ -28,13 +28,16 @@ def phase_folder(folder: Path, number: int, name: str) -> Path:
     return folder / f"{number}_{name}"
 
 
-def is_finished(folder: Path, steps: int) -> bool:
-    """Return whether the run of a phase has done so many steps.
+def is_finished(folder: Path) -> bool:
+    """Return whether the run of a phase has done all its steps.
 
     Raises:
         DataError: Its checkpoints are damaged.
     """
-    return holds_run(folder) and int(load_last(folder).state["step"]) >= steps
+    if not holds_run(folder):
+        return False
+    state = load_last(folder).state
+    return int(state["step"]) >= int(state["record"]["loop"]["steps"])
 
 
 def with_initial(config: Any, checkpoint: Path) -> Any:
@@ -89,12 +92,7 @@ def phases_of_run(kind: type[Config], folder: Path, overrides: Sequence[str] = (
         ) from error
     return [
         Phase(phase.name, read_configuration(kind, values, overrides))
-        if not is_finished(phase_folder(folder, number, phase.name), _steps(phase.config))
+        if not is_finished(phase_folder(folder, number, phase.name))
         else phase
         for number, (phase, (_, values)) in enumerate(zip(phases, found, strict=True), 1)
     ]
-
-
-def _steps(config: Any) -> int:
-    steps: int = config.loop.steps
-    return steps

@@ -432,6 +432,14 @@ def test_torchvision_has_no_mobilenet_v1() -> None:
         initial_detector(NetworkConfig(initial="imagenet"))
 
 
+def test_epochs_become_steps_when_the_photos_are_counted(tmp_path: Path, dataset: Path) -> None:
+    outcome = train(_config(dataset, "loop.epochs=3"), tmp_path / "run")
+    assert outcome.step == outcome.steps == 3  # of two photos each
+    assert configuration_of_run(DetectorConfig, tmp_path / "run").loop.steps == 3
+    longer = configuration_of_run(DetectorConfig, tmp_path / "run", ["loop.epochs=4"])
+    assert train(longer, tmp_path / "run", resume=True).steps == 4
+
+
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
     config = _config(dataset, "loop.steps=1")
     with pytest.raises(UsageError, match="no run to continue"):
@@ -450,6 +458,7 @@ def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None
     ("override", "error", "message"),
     [
         ("data=[]", UsageError, "no data to train on"),
+        ("loop.patience=2", UsageError, "name photos to validate on"),
         ("data.0.folder=/nowhere", DataError, "/nowhere"),
         ("device=cuda:97", DeviceError, "cuda:97"),
         ("device=gpu", DeviceError, "gpu"),
