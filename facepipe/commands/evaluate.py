@@ -33,7 +33,7 @@ def evaluate() -> None:
 @click.option("--landmarks", type=FOLDER, help="Data set with landmarks, to measure their errors.")
 @click.option(
     "--setting",
-    type=click.Choice(["original", "letterbox640", "short1600"]),
+    type=click.Choice(["original", "letterbox640", "letterbox640_gray", "short1600"]),
     default="original",
     show_default=True,
     help="Size at which photos are analyzed.",
@@ -77,8 +77,8 @@ def evaluate_detector_command(
     """Average precision, of all faces and by size, and errors of landmarks.
 
     With --ground-truth on WIDER FACE's easy, medium and hard, else on the labelled faces of at least
-    --min-face (8 px). Scores from 0.02 on count, and NMS is at 0.4 (0.45 with letterbox640), unless another
-    is asked for. With --json one line for each detector.
+    --min-face (8 px). Scores from 0.02 on count, and NMS is at 0.4 (0.45 in letterboxes), unless another is
+    asked for. With --json one line for each detector.
     """
     from facepipe.evaluation.detector import evaluate_detector
     from facepipe.evaluation.detector_report import text, write_detector_report

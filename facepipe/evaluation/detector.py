@@ -29,15 +29,21 @@ from facepipe.images.finding import find_photos
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, read_image
 from facepipe.retinaface.nms import nms
 
-Setting = Literal["original", "letterbox640", "short1600"]
+Setting = Literal["original", "letterbox640", "letterbox640_gray", "short1600"]
 SETTINGS: tuple[str, ...] = get_args(Setting)
 
 SCORE_THRESHOLD = 0.02
 """Of published figures: average precision wants the whole curve."""
-NMS_IOU: dict[Setting, float] = {"original": 0.4, "letterbox640": 0.45, "short1600": 0.4}
+NMS_IOU: dict[Setting, float] = {
+    "original": 0.4,
+    "letterbox640": 0.45,
+    "letterbox640_gray": 0.45,
+    "short1600": 0.4,
+}
 """Of published figures."""
 
 _LETTERBOX_PX = 640
+_GRAY = 128
 _SHORT_SIDE_PX, _LONGEST_SIDE_PX = 1600, 2150
 
 Watch = Callable[[Sequence[Path]], Iterable[Path]]
@@ -49,8 +55,9 @@ class DetectorProtocol:
 
     Attributes:
         setting: "original": photos as they are; "letterbox640": the longer side becomes 640 px (what a square
-            would add is padding, which holds no face); "short1600": the shorter side becomes 1600 px, or the
-            longer one 2150 where it would be larger.
+            would add is padding, which holds no face); "letterbox640_gray": likewise, in the centre of a gray
+            square of 640 px; "short1600": the shorter side becomes 1600 px, or the longer one 2150 where it
+            would be larger.
         flip: Detect in the mirrored photo too, and keep the better box of each face.
         multi_scale: See `DetectorOptions`: True as photos are served, False as published figures are made.
         score_threshold: Smallest confidence, 0..1.
@@ -81,7 +88,7 @@ class DetectorProtocol:
     def scale(self, width_px: int, height_px: int) -> float:
         """Return the factor from the photo's sides to those of the network's input."""
         short, long = sorted((width_px, height_px))
-        if self.setting == "letterbox640":
+        if self.setting in ("letterbox640", "letterbox640_gray"):
             return _LETTERBOX_PX / long
         if self.setting == "short1600":
             return min(_SHORT_SIDE_PX / short, _LONGEST_SIDE_PX / long)
@@ -208,14 +215,18 @@ def find_faces(detector: FaceDetector, photo: UInt8Array, protocol: DetectorProt
         protocol: See `DetectorProtocol`.
     """
     height, width = photo.shape[:2]
-    view = _scaled(photo, protocol.scale(width, height))
+    scaled = _scaled(photo, protocol.scale(width, height))
+    left, top, view = _on_gray(scaled) if protocol.setting == "letterbox640_gray" else (0, 0, scaled)
     faces = detector.detect(view)
     if protocol.flip:
         mirrored = detector.detect(np.ascontiguousarray(view[:, ::-1]))
         faces = _better_of_both(faces, _mirrored(mirrored, view.shape[1]), protocol.overlap)
     # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
-    back = np.array([width / view.shape[1], height / view.shape[0]], np.float32)
-    return Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
+    back = np.array([width / scaled.shape[1], height / scaled.shape[0]], np.float32)
+    points = (faces.landmarks - np.array([left, top], np.float32)) * back
+    boxes = (faces.boxes_xyxy - np.array([left, top] * 2, np.float32)) * np.tile(back, 2)
+    inside = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    return Faces(inside, faces.scores, points)
 
 
 def scored_boxes(faces: Faces) -> Float64Array:
@@ -230,6 +241,15 @@ def _scaled(photo: UInt8Array, scale: float) -> UInt8Array:
     size_wh = round(photo.shape[1] * scale), round(photo.shape[0] * scale)
     # Averaging areas would be a little better (0.1 of AP at 640 px); published figures are made so.
     return np.asarray(cv2.resize(photo, size_wh, interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _on_gray(photo: UInt8Array) -> tuple[int, int, UInt8Array]:
+    """Return a gray square with the photo in its centre, and the photo's left and top edge in it."""
+    height, width = photo.shape[:2]
+    left, top = (_LETTERBOX_PX - width) // 2, (_LETTERBOX_PX - height) // 2
+    square = np.full((_LETTERBOX_PX, _LETTERBOX_PX, 3), _GRAY, np.uint8)
+    square[top : top + height, left : left + width] = photo
+    return left, top, square
 
 
 def _mirrored(faces: Faces, width_px: int) -> Faces:

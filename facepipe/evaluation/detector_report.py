@@ -142,6 +142,7 @@ def protocol_in_words(evaluation: DetectorEvaluation, with_name: bool = False) -
     sizes = {
         "original": "photos at their original size",
         "letterbox640": "photos with a longer side of 640 px",
+        "letterbox640_gray": "photos with a longer side of 640 px in the centre of a gray square",
         "short1600": "photos with a shorter side of 1600 px, the longer one at most 2150 px",
     }
     least = evaluation.min_face_px

@@ -68,11 +68,13 @@ def test_thresholds_are_the_published_ones_unless_others_are_asked_for() -> None
     own = DetectorProtocol("letterbox640", multi_scale=True, score_threshold=0.5, nms_iou=0.3).options()
     assert (own.score_threshold, own.nms_iou, own.max_side, own.multi_scale) == (0.5, 0.3, None, True)
     assert not DetectorProtocol().options().multi_scale
-    with pytest.raises(UsageError, match="expected one of original, letterbox640, short1600"):
+    with pytest.raises(
+        UsageError, match="expected one of original, letterbox640, letterbox640_gray, short1600"
+    ):
         DetectorProtocol("letterbox")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("setting", ["original", "letterbox640", "short1600"])
+@pytest.mark.parametrize("setting", ["original", "letterbox640", "letterbox640_gray", "short1600"])
 def test_faces_are_in_pixels_of_the_photo_at_every_size(
     detector: FaceDetector, astronaut: UInt8Array, setting: str
 ) -> None:
@@ -83,6 +85,27 @@ def test_faces_are_in_pixels_of_the_photo_at_every_size(
     assert iou_with_edges(faces.boxes_xyxy[:1], true[None])[0, 0] > 0.6
     points, box = faces.landmarks[0], faces.boxes_xyxy[0]
     assert ((points > box[:2]) & (points < box[2:])).all()
+
+
+def test_the_gray_letterbox_is_a_square_around_the_photo(
+    detector: FaceDetector, astronaut: UInt8Array, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[UInt8Array] = []
+    detect = detector.detect
+
+    def watched(pixels: UInt8Array) -> Faces:
+        seen.append(pixels)
+        return detect(pixels)
+
+    monkeypatch.setattr(detector, "detect", watched)
+    _found(
+        detector, cv2.resize(astronaut, (320, 240)).astype(np.uint8), DetectorProtocol("letterbox640_gray")
+    )
+    (square,) = seen
+    assert square.shape == (640, 640, 3)
+    assert (square[:80] == 128).all()
+    assert (square[560:] == 128).all()
+    assert not (square[80:560] == 128).all(axis=(1, 2)).any()
 
 
 def test_a_mirrored_copy_finds_the_mirrored_faces_and_counts_each_once(

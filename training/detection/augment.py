@@ -17,7 +17,12 @@ from facepipe.images.reading import scaled_down
 PADDING_RGB = (124, 116, 104)
 """ImageNet's mean colour: about zero once preprocessed, as is the padding of the detector when it serves."""
 
+GRAY_RGB = (128, 128, 128)
+"""Around letterboxed photos, as in published code."""
+
 _WINDOW_TRIES = 20
+_LEVEL_TRIES = 250
+"""As published. Each is a draw and a comparison with the boxes."""
 _WIDEST_WINDOW = 2.0
 """Largest side of a window, in longer sides of the photo: a wider one would be mostly padding."""
 
@@ -31,6 +36,11 @@ class AugmentConfig:
         scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
         whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
             of it, instead of a window of drawn scale: big faces are seen whole.
+        crop_levels: Sides of crops as shares of the photo's shorter side, one of which is drawn, in place of
+            `scale_range` and `whole_photo_share`: "0.3, 0.45, 0.6, 0.8, 1" are those of published trainers.
+            Such a crop holds a whole face, or else is a square around the photo.
+        letterbox: Photos that do not fill their crop lie in its centre on gray, as in the setting
+            "letterbox640_gray" of `facepipe evaluate detector`, instead of anywhere on ImageNet's mean.
         turn_share: Share of crops that are turned in their plane: landmarks learn to follow tilted heads.
         turn_degrees: Largest turn to either side, drawn evenly.
         colour_share: Share of crops with distorted brightness, contrast, saturation and hue.
@@ -41,6 +51,8 @@ class AugmentConfig:
     size_px: int = 320
     scale_range: tuple[float, float] = (0.4, 2.0)
     whole_photo_share: float = 0.25
+    crop_levels: tuple[float, ...] = ()
+    letterbox: bool = False
     turn_share: float = 0.0
     turn_degrees: float = 40.0
     colour_share: float = 0.5
@@ -53,6 +65,8 @@ class AugmentConfig:
         low, high = self.scale_range
         if not 0 < low <= high:
             raise UsageError(f"augment.scale_range: expected two positive rising numbers, got {low}, {high}")
+        if not all(0 < level <= 1 for level in self.crop_levels):
+            raise UsageError(f"augment.crop_levels: expected shares up to 1, got {self.crop_levels}")
         if not 0 <= self.turn_degrees <= 90:
             raise UsageError(f"augment.turn_degrees: expected 0..90, got {self.turn_degrees}")
         for name in ("whole_photo_share", "turn_share", "colour_share", "gray_share"):
@@ -60,6 +74,11 @@ class AugmentConfig:
                 raise UsageError(f"augment.{name}: expected 0..1, got {getattr(self, name)}")
         if self.min_face_px < 0:
             raise UsageError(f"augment.min_face_px: expected a number from 0, got {self.min_face_px}")
+
+    @property
+    def padding_rgb(self) -> tuple[int, int, int]:
+        """Colour around a photo that does not fill its crop."""
+        return GRAY_RGB if self.letterbox else PADDING_RGB
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +112,10 @@ def augment(
 ) -> TrainingCrop:
     """Draw one crop, its faces in crop pixels; the same `rng` state gives the same crop."""
     size_px = config.size_px
-    window = _choose_window(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, rng)
+    choose = _choose_level if config.crop_levels else _choose_window
+    window = choose(pixels.shape[1], pixels.shape[0], photo.boxes_xyxy, config, rng)
+    if config.letterbox:
+        window = _centred(window, pixels.shape[1], pixels.shape[0])
     offset = np.array([window.left, window.top], np.float32)
     scale = np.array([size_px / window.width, size_px / window.height], np.float32)
     crop = _cut(pixels, window, config, rng)
@@ -106,15 +128,18 @@ def augment(
         points = mirror_landmarks(points, size_px)
     if config.turn_share and rng.random() < config.turn_share:
         degrees = float(rng.uniform(-config.turn_degrees, config.turn_degrees))
-        crop, points = turn_crop(crop, degrees), turn_points(points, size_px, degrees)
+        crop = turn_crop(crop, degrees, config.padding_rgb)
+        points = turn_points(points, size_px, degrees)
         boxes, ignored = turn_boxes(boxes, size_px, degrees), turn_boxes(ignored, size_px, degrees)
     return _training_crop(crop, boxes, points, ignored, config.min_face_px)
 
 
-def turn_crop(crop: UInt8Array, degrees: float) -> UInt8Array:
+def turn_crop(
+    crop: UInt8Array, degrees: float, padding_rgb: tuple[int, int, int] = PADDING_RGB
+) -> UInt8Array:
     """Turn a square image counter-clockwise about its centre; the corners are padded."""
     size = crop.shape[0]
-    turned = cv2.warpAffine(crop, _turn(size, degrees), (size, size), borderValue=PADDING_RGB)
+    turned = cv2.warpAffine(crop, _turn(size, degrees), (size, size), borderValue=padding_rgb)
     return np.asarray(turned, np.uint8)
 
 
@@ -171,6 +196,28 @@ def _choose_window(
     return Window(_anywhere(width, longest, rng), _anywhere(height, longest, rng), longest, longest)
 
 
+def _choose_level(
+    width: int, height: int, boxes: FloatArray, config: AugmentConfig, rng: np.random.Generator
+) -> Window:
+    """Draw windows of `crop_levels` anywhere in the photo until one holds a whole face."""
+    for _ in range(_LEVEL_TRIES):
+        side = max(1, int(min(width, height) * config.crop_levels[rng.integers(len(config.crop_levels))]))
+        left, top = _anywhere(width, side, rng), _anywhere(height, side, rng)
+        whole = (boxes[:, :2] >= (left, top)).all(axis=1) & (boxes[:, 2:] <= (left + side, top + side)).all(
+            axis=1
+        )
+        if len(boxes) == 0 or whole.any():
+            return Window(left, top, side, side)
+    return Window(0, 0, max(width, height), max(width, height))
+
+
+def _centred(window: Window, width: int, height: int) -> Window:
+    """Return a window with the photo in its centre along each side that is longer than the photo's."""
+    left = (width - window.width) // 2 if window.width > width else window.left
+    top = (height - window.height) // 2 if window.height > height else window.top
+    return window._replace(left=left, top=top)
+
+
 def _choose_side(width: int, height: int, config: AugmentConfig, rng: np.random.Generator) -> int:
     if rng.random() < config.whole_photo_share:
         return min(width, height) if rng.random() < 0.5 else max(width, height)
@@ -216,7 +263,7 @@ def _cut(pixels: UInt8Array, window: Window, config: AugmentConfig, rng: np.rand
     if part.shape[0] == part.shape[1] == size:
         return part
     canvas = np.empty((size, size, 3), np.uint8)
-    canvas[:] = PADDING_RGB
+    canvas[:] = config.padding_rgb
     canvas[to_y0 : to_y0 + to_h, to_x0 : to_x0 + to_w] = part
     return canvas
 

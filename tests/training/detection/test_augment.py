@@ -48,6 +48,36 @@ def _white_box(crop: UInt8Array) -> FloatArray:
     return np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1], np.float32)
 
 
+def test_levels_keep_a_whole_face_at_their_scales() -> None:
+    pixels, photo = _test_card()
+    config = replace(_PLAIN, crop_levels=(0.3, 0.6, 0.8, 1.0), min_face_px=0)
+    faces = [augment(pixels, photo, config, np.random.default_rng(seed)).boxes_xyxy for seed in range(100)]
+    sides = [float(boxes[0, 2] - boxes[0, 0]) for boxes in faces]
+    # A face of 80 px fits into 0.6, 0.8 and 1 of 200 px, never into 0.3.
+    assert {round(160 * 80 / side) for side in sides} == {120, 160, 200}
+    assert all(len(boxes) == 1 for boxes in faces)
+    large = labelled([[0, 0, 300, 200]])
+    whole = augment(pixels, large, replace(config, crop_levels=(0.3,)), np.random.default_rng(0))
+    assert whole.boxes_xyxy.tolist() == [pytest.approx([0, 0, 160, 160 * 200 / 300])]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_letterboxed_photos_lie_in_the_centre_on_gray(seed: int) -> None:
+    pixels, photo = _test_card()
+    config = replace(_PLAIN, scale_range=(0.4, 0.4), whole_photo_share=0, letterbox=True)
+    crop = augment(pixels, photo, config, np.random.default_rng(seed))
+    # The window is 400 px wide: 50 and 100 px of the photo's, 20 and 40 px of the crop's, at each side.
+    assert (crop.pixels[:40] == 128).all()
+    assert (crop.pixels[120:] == 128).all()
+    assert (crop.pixels[:, :20] == 128).all()
+    assert (crop.pixels[:, 140:] == 128).all()
+    assert not (crop.pixels[40:120, 20:140] == 128).all(axis=2).any()
+    centre_x = 20 + 0.4 * 160
+    expected = {round(centre_x), round(160 - centre_x)}
+    assert round(float(crop.boxes_xyxy[0, [0, 2]].mean())) in expected
+    assert crop.boxes_xyxy[0, [1, 3]].mean() == pytest.approx(40 + 0.4 * 100)
+
+
 def _nearest_dot(crop: UInt8Array, point: FloatArray) -> int:
     x, y = (int(value) for value in point)
     return int(np.abs(_DOT_RGB - crop[y, x]).sum(axis=1).argmin())
@@ -143,6 +173,8 @@ def test_colours_change_the_photo_and_never_the_padding() -> None:
         {"scale_range": (0.0, 1.0)},
         {"scale_range": (2.0, 1.0)},
         {"gray_share": -0.1},
+        {"crop_levels": (0.3, 1.2)},
+        {"crop_levels": (0.0,)},
         {"turn_share": 1.1},
         {"min_face_px": -1.0},
     ],
