@@ -28,6 +28,8 @@ _DEFAULT_RECIPES = {
     "encoder": "facenet_mobilefacenet_people",
 }
 """They go on from shipped weights, and need nothing but data."""
+_SHORT_NAMES = {("detector", "paper"): "retinaface_mobilenet025_paper"}
+"""Of recipes."""
 
 
 def _require_torch(purpose: str) -> None:
@@ -49,7 +51,8 @@ def _with_run_options(command: Command) -> Command:
         (
             click.option(
                 "--recipe",
-                help="Name of a recipe, or a TOML file.  [default: goes on from the shipped weight]",
+                help="Name of a recipe, or a TOML file; paper: as published.  "
+                "[default: goes on from the shipped weight]",
             ),
             click.option("--phase", metavar="NAME", help="Only this phase of a recipe that has several."),
             click.option("--cache", type=FOLDER, help="Where to keep decoded photos."),
@@ -165,7 +168,7 @@ def _train(
             config = configuration_of_run(kind, folder, settings)
             outcome = train_network(config, folder, resume=True, **watching)
         else:
-            recipe = recipe or _DEFAULT_RECIPES[name]
+            recipe = _SHORT_NAMES.get((name, recipe or ""), recipe or _DEFAULT_RECIPES[name])
             phases = _chosen(read_phases(kind, recipe, settings, options), phase)
             bar.say(f"recipe {recipe}, run {folder}")
             if len(phases) > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 
 from facepipe.retinaface.layers import conv_bn, depthwise_separable
@@ -47,26 +49,31 @@ class MobileNetV1Stages(nn.Module):
         return c3, c4, c5
 
 
-class ResNet50Stages(nn.Module):
-    """torchvision's ResNet-50 (He et al., arXiv:1512.03385) without its classifier.
+class ResNetStages(nn.Module):
+    """torchvision's ResNet (He et al., arXiv:1512.03385) without its classifier.
+
+    Args:
+        depth: Layers by which it is called.
 
     Attributes:
+        depth: See above.
         widths: Channels of C3, C4 and C5.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, depth: Literal[18, 34, 50]) -> None:
         super().__init__()
-        from torchvision.models import resnet50
+        from torchvision.models import get_model
 
-        self.widths = (512, 1024, 2048)
-        self.trunk = resnet50(weights=None)
+        self.depth = depth
+        self.widths = (512, 1024, 2048) if depth >= 50 else (128, 256, 512)
+        self.trunk = get_model(f"resnet{depth}", weights=None)
         del self.trunk.fc, self.trunk.avgpool
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(batch, 3, h, w) to C3, C4, C5."""
         t = self.trunk
-        c2 = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(images)))))  # (batch, 256, h/4, w/4)
-        c3 = t.layer2(c2)  # (batch, 512, h/8, w/8)
-        c4 = t.layer3(c3)  # (batch, 1024, h/16, w/16)
-        c5 = t.layer4(c4)  # (batch, 2048, h/32, w/32)
+        c2 = t.layer1(t.maxpool(t.relu(t.bn1(t.conv1(images)))))  # (batch, widths[0]/2, h/4, w/4)
+        c3 = t.layer2(c2)  # (batch, widths[0], h/8, w/8)
+        c4 = t.layer3(c3)  # (batch, widths[1], h/16, w/16)
+        c5 = t.layer4(c4)  # (batch, widths[2], h/32, w/32)
         return c3, c4, c5

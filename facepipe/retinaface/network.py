@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facepipe.retinaface.backbones import MobileNetV1Stages, ResNet50Stages
+from facepipe.retinaface.backbones import MobileNetV1Stages, ResNetStages
 from facepipe.retinaface.layers import conv_bn
 
 ANCHORS_PER_CELL = 2
@@ -83,11 +83,11 @@ class RetinaFace(nn.Module):
 
     Args:
         backbone: Maps images to C3, C4, C5 of its `widths`.
-        width: Channels of FPN and SSH: 64 with MobileNetV1-0.25, 256 with ResNet-50.
+        width: Channels of FPN and SSH: 64 with MobileNetV1-0.25, 256 with ResNet-50, 128 with others.
         slope: Of the LeakyReLUs in FPN and SSH; 0: plain ReLU.
     """
 
-    def __init__(self, backbone: MobileNetV1Stages | ResNet50Stages, width: int, slope: float) -> None:
+    def __init__(self, backbone: MobileNetV1Stages | ResNetStages, width: int, slope: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.fpn = FeaturePyramid(backbone.widths, width, slope)
@@ -143,6 +143,26 @@ def retinaface_mobilenet025_relu() -> RetinaFace:
     return RetinaFace(MobileNetV1Stages(stem=8, slope=0.0), width=64, slope=0.0)
 
 
+def retinaface_mobilenet050() -> RetinaFace:
+    """RetinaFace with MobileNetV1-0.5: 1.66 M parameters."""
+    return RetinaFace(MobileNetV1Stages(stem=16, slope=0.1), width=128, slope=0.0)
+
+
+def retinaface_mobilenet100() -> RetinaFace:
+    """RetinaFace with MobileNetV1: 4.16 M parameters."""
+    return RetinaFace(MobileNetV1Stages(stem=32, slope=0.1), width=128, slope=0.0)
+
+
+def retinaface_resnet18() -> RetinaFace:
+    """RetinaFace with ResNet-18: 12.02 M parameters."""
+    return RetinaFace(ResNetStages(18), width=128, slope=0.0)
+
+
+def retinaface_resnet34() -> RetinaFace:
+    """RetinaFace with ResNet-34: 22.12 M parameters."""
+    return RetinaFace(ResNetStages(34), width=128, slope=0.0)
+
+
 def retinaface_resnet50() -> RetinaFace:
     """RetinaFace with ResNet-50: 27.29 M parameters."""
-    return RetinaFace(ResNet50Stages(), width=256, slope=0.0)
+    return RetinaFace(ResNetStages(50), width=256, slope=0.0)

@@ -40,11 +40,6 @@ def our_name(published: str) -> str:
     return published
 
 
-def imagenet_backbone_name(published: str) -> str | None:
-    """Translate a parameter's name of the published MobileNetV1-0.25 classifier; None for its last layer."""
-    return our_name(f"body.{published}") if published.startswith("stage") else None
-
-
 def _first_match(name: str, rules: Sequence[tuple[str, object]]) -> str:
     for pattern, replacement in rules:
         renamed, count = re.subn(pattern, replacement, name, count=1)  # type: ignore[call-overload]

@@ -137,6 +137,10 @@ def _builders() -> _Builders:
             "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
             "retinaface_mobilenet025_detail": small_faces.retinaface_mobilenet025_detail,
             "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
+            "retinaface_mobilenet050": retinaface.retinaface_mobilenet050,
+            "retinaface_mobilenet100": retinaface.retinaface_mobilenet100,
+            "retinaface_resnet18": retinaface.retinaface_resnet18,
+            "retinaface_resnet34": retinaface.retinaface_resnet34,
             "retinaface_resnet50": retinaface.retinaface_resnet50,
         },
         {

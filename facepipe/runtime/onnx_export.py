@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from facepipe.core.errors import MissingExtraError, UsageError, WeightsError, on
 from facepipe.core.processors import compute_threads
 from facepipe.facenet import published as facenet_names
 from facepipe.retinaface import published as retinaface_names
+from facepipe.retinaface.layer_matching import backbone_parameters, renamed_by_layers
 from facepipe.runtime.architectures import (
     COUNTER_SUFFIX,
     build_network,
@@ -36,6 +37,8 @@ from facepipe.weights.registry import Weight, check_new_name, user_folder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from facepipe.retinaface.network import RetinaFace
+
 _TOLERANCE = 1e-3  # of an output's largest magnitude, at least of 1; float32 rounding stays near 1e-6
 _OPSET = 17
 
@@ -43,6 +46,8 @@ _OPSET = 17
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """One way in which published checkpoints name their parameters.
+
+    Those of a RetinaFace may have other names: see `renamed_by_layers`.
 
     Attributes:
         architecture: As on a card.
@@ -58,11 +63,18 @@ class _Layout:
 
 
 _LAYOUTS = (
-    _Layout("retinaface_mobilenet025", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name),
-    _Layout(
-        "retinaface_mobilenet025_relu", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name
+    *(
+        _Layout(architecture, PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name)
+        for architecture in (
+            "retinaface_mobilenet025",
+            "retinaface_mobilenet025_relu",
+            "retinaface_mobilenet050",
+            "retinaface_mobilenet100",
+            "retinaface_resnet18",
+            "retinaface_resnet34",
+            "retinaface_resnet50",
+        )
     ),
-    _Layout("retinaface_resnet50", PUBLISHED["published_retinaface_resnet50"], retinaface_names.our_name),
     _Layout(
         "facenet_mobilenet",
         PUBLISHED["published_facenet_mobilenet_128"],
@@ -97,7 +109,8 @@ def import_checkpoint(
 ) -> Weight:
     """Turn a published checkpoint, `.pth`, `.pt` or `.safetensors`, into a weight with a card.
 
-    Names and shapes must be those of a known layout, all of them and no others. What is not given is taken
+    Names and shapes must be those of a known layout, all of them and no others; of a RetinaFace the shapes
+    in their order suffice. What is not given is taken
     from the published weights of that layout; it can't be read from the file, and a wrong channel order or
     wrong anchors give a weight that finds nothing or that is subtly worse.
 
@@ -306,13 +319,33 @@ def _recognise(
             with torch.device("meta"):  # names and shapes only
                 network = build_network(layout.architecture, embedding.dimensions if embedding else None)
             difference = layout_difference(network, parameters)
+            if any(difference) and layout.example.kind == "detector":
+                parameters = renamed_by_layers(checkpoint, network.state_dict(), str(file)) or parameters
+                difference = layout_difference(network, parameters)
             if not any(difference):
                 return layout, parameters
             differences.append((sum(map(len, difference)), layout.architecture, difference.describe()))
+    if _is_backbone(checkpoint, str(file)):
+        raise WeightsError(
+            f"{file}: is a backbone without a detector; train one that begins with it: facepipe train "
+            f"detector --recipe paper --set network.initial={file}"
+        )
     _, nearest, description = min(differences)
     raise WeightsError(
         f"{file}: has no known layout ({', '.join(known)}); nearest is {nearest}, with {description}"
     )
+
+
+def _is_backbone(checkpoint: Mapping[str, Tensor], source: str) -> bool:
+    """Return whether a checkpoint is that of a detector's backbone, with or without a classifier."""
+    import torch
+
+    for architecture in (layout.architecture for layout in _LAYOUTS if layout.example.kind == "detector"):
+        with torch.device("meta"):
+            backbone = cast("RetinaFace", build_network(architecture)).backbone
+        if backbone_parameters(backbone, checkpoint, source) is not None:
+            return True
+    return False
 
 
 def _renamed(layout: _Layout, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:

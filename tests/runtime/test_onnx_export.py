@@ -207,7 +207,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 def test_a_classifier_is_no_detector(shared_data: Path, folder: Path) -> None:
     file = shared_data / "weights" / "mobilenetv1_025_imagenet.pth"
-    with pytest.raises(WeightsError, match=r"mobilenetv1_025_imagenet\.pth: has no known layout"):
+    with pytest.raises(
+        WeightsError, match=r"mobilenetv1_025_imagenet\.pth: is a backbone without a detector"
+    ):
         import_checkpoint(file, name="x", folder=folder)
 
 

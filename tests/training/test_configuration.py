@@ -14,7 +14,15 @@ from json_helpers import places, replaced
 
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DataConfig, DetectorConfig
-from facepipe.training.engine.config import RECIPES, from_plain, read_configuration, recipe_names, to_plain
+from facepipe.training.engine.config import (
+    RECIPES,
+    from_plain,
+    read_configuration,
+    read_phases,
+    recipe_names,
+    to_plain,
+)
+from facepipe.training.engine.optimizer import OptimiserConfig
 from facepipe.training.recognition.config import EncoderConfig
 
 
@@ -25,6 +33,44 @@ def test_every_recipe_reads_and_survives_json(name: str) -> None:
     config = read_configuration(kind, name, ["data.0.folder=/photos" if detector else "data.0.path=/faces"])
     assert name.startswith(config.network.architecture)
     assert from_plain(kind, json.loads(json.dumps(to_plain(config)))) == config
+
+
+def test_a_commands_steps_go_before_a_recipes_epochs(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text("[loop]\nepochs = 7\n")
+    assert read_configuration(DetectorConfig, recipe).loop.epochs == 7
+    loop = read_configuration(DetectorConfig, recipe, ["loop.steps=9"]).loop
+    assert (loop.steps, loop.epochs) == (9, None)
+    assert read_configuration(DetectorConfig, recipe, ["loop.epochs=2"]).loop.epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "batch", "epochs", "tenths"),
+    [("retinaface_mobilenet025", 32, 250, (190, 220)), ("retinaface_resnet50", 24, 100, (70, 90))],
+)
+def test_the_paper_recipes_are_as_published(
+    name: str, batch: int, epochs: int, tenths: tuple[int, int]
+) -> None:
+    frozen, whole = (phase.config for phase in read_phases(DetectorConfig, f"{name}_paper"))
+    assert (frozen.loop.batch_size, whole.loop.batch_size) == (16, batch)
+    assert frozen.loop.freeze_steps > 10**6 > whole.loop.freeze_steps
+    assert frozen.loop.epochs is not None
+    assert whole.loop.epochs is not None
+    assert frozen.loop.epochs + whole.loop.epochs == epochs
+    assert whole.optimiser == OptimiserConfig(
+        "sgd", 1e-3, reference_batch=batch, weight_decay=5e-4, clip_norm=1e6
+    )
+    loop = whole.loop.with_known_length(samples=12_880, samples_per_step=batch)
+    drops = [
+        frozen.loop.epochs + step * batch / 12_880
+        for step in range(1, loop.steps)
+        if loop.rate_factor(step) < loop.rate_factor(step - 1)
+    ]
+    assert drops == pytest.approx(tenths, abs=0.01)
+    for config in (frozen, whole):
+        assert config.augment.size_px == 640
+        assert (config.loss.classes, config.loss.boxes, config.loss.landmarks) == (1, 2, 1)
+        assert (config.loss.box_error, config.loss.negatives_per_positive) == ("smooth_l1", 7)
 
 
 def test_a_recipe_file_is_read_and_overridden(tmp_path: Path) -> None:

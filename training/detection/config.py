@@ -18,6 +18,10 @@ from facepipe.weights.cards import AnchorSpec, InputSpec
 Architecture = Literal[
     "retinaface_mobilenet025",
     "retinaface_mobilenet025_detail",
+    "retinaface_mobilenet050",
+    "retinaface_mobilenet100",
+    "retinaface_resnet18",
+    "retinaface_resnet34",
     "retinaface_resnet50",
 ]
 Frozen = Literal["backbone", "finest"]
@@ -29,10 +33,10 @@ class NetworkConfig:
 
     Attributes:
         architecture: As on a card.
-        initial: "random"; "imagenet" (ResNet-50: torchvision's weights, which it downloads); the name or card
-            of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published .pth
-            file: a whole RetinaFace or an ImageNet backbone. A network with a detail branch may begin as one
-            without, which it then agrees with; the light one as either, its new layers at random.
+        initial: "random"; "imagenet" (ResNets: torchvision's weights, which it downloads); the name or card
+            of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published file
+            (.pth, .tar, .ckpt): a whole RetinaFace or an ImageNet backbone. A network with a detail branch
+            may begin as one without, which it then agrees with.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
         frozen: The part that `loop.freeze_steps` freezes: the "backbone", or all that the "finest" stride

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from torch import Tensor
-
 from facepipe.core.errors import WeightsError
-from facepipe.retinaface.backbones import ResNet50Stages
+from facepipe.retinaface.backbones import ResNetStages
+from facepipe.retinaface.layer_matching import backbone_parameters, renamed_by_layers
 from facepipe.retinaface.network import RetinaFace
-from facepipe.retinaface.published import imagenet_backbone_name, our_name
+from facepipe.retinaface.published import our_name
 from facepipe.runtime.architectures import build_network, layout_difference, load_network, load_parameters
 from facepipe.training.detection.config import Architecture, NetworkConfig, TeacherConfig
 from facepipe.training.detection.task import Teacher
@@ -26,6 +25,7 @@ from facepipe.weights.registry import load_card
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """Preprocessing of most published RetinaFace weights."""
 
+_PUBLISHED_SUFFIXES = (".pth", ".tar", ".ckpt")
 _SMALLER: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
 """Architectures that may start from another one, which has fewer layers."""
 
@@ -52,7 +52,7 @@ def initial_detector(config: NetworkConfig) -> Detector:
         if config.initial == "imagenet":
             _load_torchvision_backbone(network)
         known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
-    elif config.initial.endswith(".pth"):
+    elif config.initial.endswith(_PUBLISHED_SUFFIXES):
         network = _network(config.architecture)
         load_published(network, Path(config.initial))
         known = Detector(config.architecture, network, IMAGENET_INPUT, AnchorSpec())
@@ -102,44 +102,38 @@ def detector_of_checkpoints(states: Sequence[Checkpoint], source: str) -> Detect
 
 
 def load_published(network: RetinaFace, path: Path) -> None:
-    """Copy a published `.pth` file into a network: a whole RetinaFace, or an ImageNet backbone.
+    """Copy a published checkpoint into a network: a whole RetinaFace, or an ImageNet backbone.
 
     Raises:
         WeightsError: Unreadable, or of another layout.
     """
-    published = read_legacy_checkpoint(path)
-    renamed = {our_name(name): value for name, value in published.items()}
-    if any(name.startswith("fpn.") for name in renamed):
-        load_parameters(network, renamed, str(path))
+    published, source = read_legacy_checkpoint(path), str(path)
+    backbone = backbone_parameters(network.backbone, published, source)
+    if backbone is not None:
+        load_parameters(network.backbone, backbone, source)
         return
-    if isinstance(network.backbone, ResNet50Stages):
-        parameters = {name: v for name, v in published.items() if not name.startswith("fc.")}
-        load_parameters(network.backbone.trunk, parameters, str(path))
-        return
-    load_parameters(network.backbone, _mobilenet_parameters(published), str(path))
-
-
-def _mobilenet_parameters(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = {name: imagenet_backbone_name(name) for name in published}
-    return {ours.removeprefix("backbone."): published[name] for name, ours in names.items() if ours}
+    whole = renamed_by_layers(published, network.state_dict(), source)
+    load_parameters(network, whole or {our_name(name): v for name, v in published.items()}, source)
 
 
 def _load_torchvision_backbone(network: RetinaFace) -> None:
-    from torchvision.models import ResNet50_Weights
+    from torchvision.models import get_model_weights
 
-    if not isinstance(network.backbone, ResNet50Stages):
+    if not isinstance(network.backbone, ResNetStages):
         raise WeightsError(
-            "network.initial = imagenet: torchvision has no MobileNetV1; name a published .pth file instead"
+            "network.initial = imagenet: torchvision has no MobileNetV1; name the file of a published "
+            "backbone (mobilenetV1X0.25_pretrain.tar), or go without: --set network.initial=random"
         )
+    name = f"resnet{network.backbone.depth}"
     try:
-        parameters = ResNet50_Weights.IMAGENET1K_V2.get_state_dict(progress=False, check_hash=True)
+        parameters = get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
     except OSError as error:  # no network
         raise WeightsError(
-            f"torchvision's ResNet-50 weights can't be downloaded ({error}); "
-            "name a local .pth file of them as network.initial"
+            f"torchvision's weights of {name} can't be downloaded ({error}); name a file of them "
+            f"({name}-*.pth), or go without: --set network.initial=random"
         ) from error
     shipped = {name: value for name, value in parameters.items() if not name.startswith("fc.")}
-    load_parameters(network.backbone.trunk, shipped, "torchvision's ResNet-50")
+    load_parameters(network.backbone.trunk, shipped, f"torchvision's {name}")
 
 
 def _detector_of_card(name_or_path: str) -> Detector:

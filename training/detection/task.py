@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from facepipe.core.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.retinaface.backbones import MobileNetV1Stages, ResNet50Stages
+from facepipe.retinaface.backbones import MobileNetV1Stages, ResNetStages
 from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
 from facepipe.retinaface.small_faces import SmallFaceRetinaFace
 from facepipe.training.detection.config import DetectorConfig
@@ -229,7 +229,7 @@ def _branch_teacher(
 def _backbone_blocks(network: RetinaFace) -> list[nn.Module]:
     """MobileNetV1's blocks, or ResNet's stages, in the order of computation."""
     backbone = network.backbone
-    if isinstance(backbone, ResNet50Stages):
+    if isinstance(backbone, ResNetStages):
         return [backbone.trunk.layer1, backbone.trunk.layer2, backbone.trunk.layer3, backbone.trunk.layer4]
     return [*backbone.stage1, *backbone.stage2, *backbone.stage3]
 

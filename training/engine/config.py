@@ -19,6 +19,8 @@ from facepipe.core.validation import convert
 Config = TypeVar("Config")
 
 _PHASE_NAME = re.compile("[a-z]{1,30}")
+_GIVES_WAY_TO = {"loop.steps": "epochs"}
+"""Of two settings of one thing the one that is set by a command counts: this neighbour is removed."""
 RECIPES = Path(__file__).parents[1] / "recipes"
 """Folder of the recipes that come with facepipe."""
 
@@ -179,6 +181,7 @@ def _set(values: dict[str, Any], path: str, value: Any, override: str) -> None:
         _descended(target, key, {}, override)
         target[int(key)] = value
     else:
+        target.pop(_GIVES_WAY_TO.get(path), None)
         target[key] = value
 
 

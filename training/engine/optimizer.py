@@ -19,7 +19,7 @@ class OptimiserConfig:
     """The optimiser and its settings.
 
     Attributes:
-        name: "adamw", or "sgd" (nesterov).
+        name: "adamw", or "sgd" with momentum.
         learning_rate: Peak rate for `reference_batch` samples a step; scaled linearly with the samples of a
             step (batch, times accumulated batches, times processes).
         reference_batch: See above.
@@ -58,7 +58,7 @@ def build_optimiser(
         {"params": free, "weight_decay": 0.0, "initial_lr": rate},
     ]
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum, nesterov=True)
+        return torch.optim.SGD(groups, lr=rate, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=rate)
 
 

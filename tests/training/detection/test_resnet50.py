@@ -22,7 +22,7 @@ SETTINGS = (
     "augment.size_px=160",
     "augment.whole_photo_share=1",
     "augment.colour_share=0",
-    f"loop.steps={STEPS}",
+    f"loop.epochs={STEPS}",  # of two photos
     "loop.batch_size=2",
     "loop.workers=0",
     "loop.warmup_steps=1",
@@ -49,7 +49,8 @@ def test_resnet50_trains_from_a_torchvision_file_and_is_exported(
 
     run, data = tmp_path / "run", write_dataset(tmp_path / "data", astronaut)
     settings = [word for setting in (*SETTINGS, f"network.initial={backbone}") for word in ("--set", setting)]
-    said = facepipe("train", "detector", run, "--recipe", "retinaface_resnet50", "--data", data, *settings)
+    recipe = ("--recipe", "retinaface_resnet50_paper", "--phase", "whole")
+    said = facepipe("train", "detector", run, *recipe, "--data", data, *settings)
     assert said.code == 0, said.err
     losses = read_log(run / "log.csv")
     for part in ("class", "box", "landmark"):
