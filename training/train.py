@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
+from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.prepare import draw_samples
 from facepipe.training.detection.prepare import prepare as prepare_detector
+from facepipe.training.detection.small_faces import BranchTask
+from facepipe.training.detection.task import DetectorTask
 from facepipe.training.engine.checkpoints import LAST, holds_run, load_last
 from facepipe.training.engine.config import Phase, to_plain
 from facepipe.training.engine.distributed import is_main, process_group, world_size
@@ -81,6 +84,8 @@ def train(
         if is_main():
             _announce(config, task, device, folder, samples_per_step, say)
         loop.run(resume)
+        if isinstance(task, DetectorTask | BranchTask) and task.unreadable and is_main():
+            say(f"{counted(len(task.unreadable), 'photo')} passed over that could not be read")
         samples = None
         if isinstance(config, DetectorConfig) and loop.step == config.loop.steps:
             samples = folder / "samples.jpg"

@@ -9,10 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facepipe.core.errors import DataError, PhotoError
 from facepipe.training.detection.augment import AugmentConfig, TrainingCrop, augment
 from facepipe.training.detection.data import PhotoSource
 from facepipe.training.detection.targets import CropFaces
 from facepipe.training.engine.stream import naming
+
+_ATTEMPTS = 20
+"""To draw a photo that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +36,33 @@ class WeightedPhotos:
 
 @dataclass(frozen=True, slots=True)
 class DetectionBatch:
-    """Crops of one step: uint8 (batch, size, size, 3), their faces, and their files."""
+    """Crops of one step.
+
+    Attributes:
+        pixels: uint8 (batch, size, size, 3).
+        faces: Of each crop.
+        files: The photo of each crop.
+        unreadable: Photos that were drawn in vain, each with what is wrong with it.
+    """
 
     pixels: Tensor
     faces: list[CropFaces]
     files: list[str]
+    unreadable: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One crop, the file of its photo, and whether that is labelled."""
+    """One crop, the file of its photo, whether that is labelled, and the photos drawn in vain before it."""
 
     crop: TrainingCrop
     file: str
     labelled: bool
+    unreadable: list[str]
 
 
 class CropSampler:
-    """Draws crops with replacement by the data sets' weights.
+    """Draws crops with replacement by the data sets' weights, past photos that can't be read.
 
     Args:
         data: At least one data set.
@@ -63,20 +76,31 @@ class CropSampler:
         self._shares = weights / weights.sum()
 
     def __getitem__(self, number: int) -> Sample:
-        data, index, rng = self._drawn(number)
-        photo = data.photos.photos[index]
-        with naming(str(photo.path)):
-            crop = augment(data.photos.pixels(index), photo, self._config, rng)
-        return Sample(crop, str(photo.path), data.labelled)
+        unreadable: list[str] = []
+        for attempt in range(_ATTEMPTS):
+            data, index, rng = self._drawn(number, attempt)
+            photo = data.photos.photos[index]
+            with naming(str(photo.path)):
+                try:
+                    pixels = data.photos.pixels(index)
+                except PhotoError as error:
+                    unreadable.append(str(error))
+                    continue
+                crop = augment(pixels, photo, self._config, rng)
+            return Sample(crop, str(photo.path), data.labelled, unreadable)
+        raise DataError(
+            f"{_ATTEMPTS} photos in a row can't be read, such as {unreadable[-1]}; "
+            "check with 'facepipe data check'"
+        )
 
     def file(self, number: int) -> str:
         """Return the photo of a sample, without reading it."""
         data, index, _ = self._drawn(number)
         return str(data.photos.photos[index].path)
 
-    def _drawn(self, number: int) -> tuple[WeightedPhotos, int, np.random.Generator]:
+    def _drawn(self, number: int, attempt: int = 0) -> tuple[WeightedPhotos, int, np.random.Generator]:
         """Return the data set of a sample, its photo's index there, and the generator of the rest."""
-        rng = np.random.default_rng([self._seed, number])
+        rng = np.random.default_rng([self._seed, number, *([attempt] if attempt else [])])
         data = self._data[int(rng.choice(len(self._data), p=self._shares))]
         return data, int(rng.integers(len(data.photos.photos))), rng
 
@@ -92,7 +116,8 @@ class CropBatches:
         first = number * self._batch_size
         samples = [self._sampler[first + i] for i in range(self._batch_size)]
         pixels = torch.from_numpy(np.stack([sample.crop.pixels for sample in samples]))
-        return DetectionBatch(pixels, [_faces(s) for s in samples], [sample.file for sample in samples])
+        unreadable = [reason for sample in samples for reason in sample.unreadable]
+        return DetectionBatch(pixels, [_faces(s) for s in samples], [s.file for s in samples], unreadable)
 
     def files(self, number: int) -> list[str]:
         """See `facepipe.training.engine.stream.BatchSource`."""

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from facepipe.core.errors import DataError
+import numpy as np
+
+from facepipe.core.errors import DataError, PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.evaluation.labels import LabelledPhoto, read_labels, unlabelled_photos
 from facepipe.images.reading import read_image
 from facepipe.training.engine.pixels import cached_pictures
 
-__all__ = ["DecodedPhotos", "LabelledPhoto", "PhotoFiles", "PhotoSource", "read_labels", "unlabelled_photos"]
+__all__ = [
+    "DecodedPhotos",
+    "LabelledPhoto",
+    "PhotoFiles",
+    "PhotoSource",
+    "UnreadablePhotos",
+    "read_labels",
+    "unlabelled_photos",
+]
+
+_LOG = logging.getLogger("facepipe.training")
+_NAMED = 5
+"""Photos that are named; all of them are counted."""
 
 
 class PhotoSource(Protocol):
@@ -22,7 +37,11 @@ class PhotoSource(Protocol):
     photos: list[LabelledPhoto]
 
     def pixels(self, index: int) -> UInt8Array:
-        """RGB uint8 (h, w, 3) of one photo; not to be changed."""
+        """RGB uint8 (h, w, 3) of one photo; not to be changed.
+
+        Raises:
+            PhotoError: It can't be read; names it.
+        """
 
 
 class PhotoFiles:
@@ -43,30 +62,58 @@ class DecodedPhotos:
     pixel: 1.5 GB for a thousand photos of half a megapixel.
 
     Raises:
-        DataError: A photo is missing, or the disk is full.
-        PhotoError: A photo can't be read.
+        DataError: No photo can be read, or the disk is full.
     """
 
     def __init__(self, photos: Sequence[LabelledPhoto], cache_folder: Path) -> None:
         self.photos = list(photos)
         key = hashlib.sha256("\n".join(_signature(p.path) for p in photos).encode()).hexdigest()[:16]
         self._pictures, _ = cached_pictures(
-            cache_folder / f"{key}.pixels", lambda: map(_decoded, self.photos), lambda size_hw: size_hw
+            cache_folder / f"{key}.pixels", lambda: _decoded(self.photos), lambda size_hw: size_hw
         )
 
     def pixels(self, index: int) -> UInt8Array:
         """See `PhotoSource.pixels`."""
-        return self._pictures[index]
+        pixels = self._pictures[index]
+        if not pixels.size:
+            raise PhotoError(f"{self.photos[index].path}: could not be read when the cache was made")
+        return pixels
 
 
-def _decoded(photo: LabelledPhoto) -> tuple[UInt8Array, tuple[int, int]]:
-    pixels = read_image(photo.path)
-    return pixels, (pixels.shape[0], pixels.shape[1])
+class UnreadablePhotos:
+    """Photos that a run has passed over, which are named in the log up to a number."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def add(self, reasons: Sequence[str]) -> None:
+        """Count photos, each by its name and what is wrong with it."""
+        for reason in reasons:
+            if reason not in self._reasons and len(self) < _NAMED:
+                _LOG.warning("passed over: %s", reason)
+            self._reasons.add(reason)
+
+
+def _decoded(photos: Sequence[LabelledPhoto]) -> Iterator[tuple[UInt8Array, tuple[int, int]]]:
+    """Pixels and sizes of photos; none and zero of those that can't be read."""
+    readable, error = 0, None
+    for photo in photos:
+        try:
+            pixels = read_image(photo.path)
+            readable += 1
+        except PhotoError as reason:
+            pixels, error = np.empty((0, 0, 3), np.uint8), reason
+        yield pixels, (pixels.shape[0], pixels.shape[1])
+    if error is not None and not readable:
+        raise DataError(f"no photo can be read, such as {error}; check with 'facepipe data check'")
 
 
 def _signature(path: Path) -> str:
     try:
         status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: labelled photo is missing; check with 'facepipe data check'") from error
+    except OSError:
+        return f"{path} missing"
     return f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"

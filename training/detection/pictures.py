@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cv2
 import numpy as np
 
+from facepipe.core.errors import PhotoError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
 from facepipe.evaluation.labels import LabelledPhoto
@@ -62,12 +64,16 @@ def draw_crop(crop: TrainingCrop, side_px: int) -> UInt8Array:
 def detection_sheet(
     detector: FaceDetector, photos: Sequence[LabelledPhoto], columns: int = 4, cell_px: int = 480
 ) -> UInt8Array:
-    """Draw a contact sheet of photos with the faces that the detector finds; RGB uint8."""
+    """Draw a contact sheet of photos with the faces that the detector finds; RGB uint8.
+
+    Photos that can't be read are left out.
+    """
     cells = []
     for photo in photos:
-        pixels = read_image(photo.path)
-        cells.append(_letterboxed(draw_faces(pixels, detector.detect(pixels)), cell_px))
-    return contact_sheet(cells, columns)
+        with suppress(PhotoError):
+            pixels = read_image(photo.path)
+            cells.append(_letterboxed(draw_faces(pixels, detector.detect(pixels)), cell_px))
+    return contact_sheet(cells or [np.full((cell_px, cell_px, 3), 255, np.uint8)], columns)
 
 
 def contact_sheet(cells: Sequence[UInt8Array], columns: int) -> UInt8Array:

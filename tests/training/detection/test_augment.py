@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from training_helpers import labelled, write_dataset
 
-from facepipe.core.errors import UsageError
+from facepipe.core.errors import DataError, UsageError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.evaluation.labels import LabelledPhoto, read_labels
 from facepipe.training.detection.augment import (
@@ -202,6 +202,26 @@ def test_sample_i_is_a_function_of_the_seed_and_i(sampler: CropSampler) -> None:
         assert np.array_equal(again.crop.pixels, sample.crop.pixels)
         assert np.array_equal(again.crop.boxes_xyxy, sample.crop.boxes_xyxy)
     assert len({sample.crop.pixels.tobytes() for sample in backwards}) == 12
+
+
+def test_photos_that_cannot_be_read_are_passed_over_and_named(sampler: CropSampler) -> None:
+    before = [sampler[i] for i in range(12)]
+    broken = Path(before[0].file)
+    broken.write_bytes(b"no photo")
+    after = [sampler[i] for i in range(12)]
+    for old, new in zip(before, after, strict=True):
+        if old.file != str(broken):
+            assert np.array_equal(old.crop.pixels, new.crop.pixels)
+            continue
+        assert new.file != str(broken)
+        assert new.unreadable
+        assert all(reason.startswith(str(broken)) for reason in new.unreadable)
+    batch = CropBatches(sampler, 12).batch(0)
+    assert batch.unreadable == [reason for sample in after for reason in sample.unreadable]
+    for path in {Path(sample.file) for sample in (*before, *(sampler[i] for i in range(60)))}:
+        path.unlink()
+    with pytest.raises(DataError, match=r"20 photos in a row can't be read, such as .*; check with"):
+        sampler[0]
 
 
 def test_data_sets_come_by_their_weights(sampler: CropSampler) -> None:

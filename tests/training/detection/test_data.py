@@ -144,15 +144,27 @@ def test_the_cache_is_used_and_a_changed_photo_or_torn_file_renews_it(
     assert DecodedPhotos(photos, tmp_path / "cache").pixels(0).shape == (99, 77, 3)
 
 
+def test_a_cache_leaves_out_what_cannot_be_read(tmp_path: Path, astronaut: UInt8Array) -> None:
+    photos = read_labels(write_dataset(tmp_path / "data", astronaut))
+    first = read_image(photos[0].path)
+    photos[1].path.write_bytes(b"no photo")
+    for _ in range(2):
+        cached = DecodedPhotos(photos, tmp_path / "cache")
+        assert np.array_equal(cached.pixels(0), first)
+        with pytest.raises(PhotoError, match=r"1\.png: could not be read"):
+            cached.pixels(1)
+    photos[1].path.unlink()
+    with pytest.raises(PhotoError, match=r"1\.png: could not be read"):
+        DecodedPhotos(photos, tmp_path / "cache").pixels(1)
+
+
 def test_a_cache_that_fails_leaves_nothing(tmp_path: Path, astronaut: UInt8Array) -> None:
     photos = read_labels(write_dataset(tmp_path / "data", astronaut))
-    photos[1].path.write_bytes(b"no photo")
-    with pytest.raises(PhotoError, match=r"1\.png"):
+    for photo in photos:
+        photo.path.write_bytes(b"no photo")
+    with pytest.raises(DataError, match=r"no photo can be read, such as .*1\.png.*; check with"):
         DecodedPhotos(photos, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
-    photos[1].path.unlink()
-    with pytest.raises(DataError, match="missing; check with"):
-        DecodedPhotos(photos, tmp_path / "cache")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="can't write the cache"):
         DecodedPhotos(photos[:1], tmp_path / "file")

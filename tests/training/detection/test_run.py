@@ -440,6 +440,21 @@ def test_epochs_become_steps_when_the_photos_are_counted(tmp_path: Path, dataset
     assert train(longer, tmp_path / "run", resume=True).steps == 4
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_photo_that_cannot_be_read_is_passed_over_and_counted(
+    tmp_path: Path, dataset: Path, caplog: pytest.LogCaptureFixture, cached: bool
+) -> None:
+    (dataset / "images" / "0.png").write_bytes(b"no photo")
+    said: list[str] = []
+    cache = [f"cache={tmp_path / 'cache'}"] if cached else []
+    outcome = train(_config(dataset, *cache), tmp_path / "run", say=said.append)
+    assert outcome.step == 4
+    assert said[-1] == "1 photo passed over that could not be read"
+    warnings = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "0.png" in warnings[0]
+
+
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
     config = _config(dataset, "loop.steps=1")
     with pytest.raises(UsageError, match="no run to continue"):
