@@ -25,7 +25,8 @@ from facepipe.weights.connection import (
     receive,
 )
 from facepipe.weights.legacy import require_checkpoint
-from facepipe.weights.published import PUBLISHED, PublishedWeight
+from facepipe.weights.onnx_file import require_self_contained
+from facepipe.weights.published import PUBLISHED, TRAINING_FILES, WITHOUT_ADDRESS, PublishedFile
 from facepipe.weights.registry import offline_folder
 
 _CHUNK_BYTES = 1 << 16
@@ -42,12 +43,14 @@ class FetchResult:
         was_known: Whether that hash was known before, from the registry or an earlier fetch. If not, nothing
             but the connection was checked, and later fetches must give a file of this hash.
         origin: Where it came from.
+        next_step: What to do with it.
     """
 
     path: Path
     sha256: str
     was_known: bool
     origin: Literal["existing", "offline", "network"]
+    next_step: str
 
 
 _PATIENT = FetchOptions()
@@ -64,7 +67,7 @@ def fetch(
     """Return a published file that exists, else copy it from the offline folder, else download it.
 
     Args:
-        name: A name in `facepipe.weights.published.PUBLISHED`.
+        name: A name in `PUBLISHED` or `TRAINING_FILES` of `facepipe.weights.published`.
         folder: Where to; None: `$FACEPIPE_HOME/downloads`. It is made if it is missing.
         url: Another http(s) address of the same file, such as a mirror's; None: its authors'.
         options: Limits of time and size.
@@ -89,7 +92,8 @@ def fetch(
         origin, sha256 = "network", _download(address, target, expected, options, progress)
     if expected.sha256 is None:
         _remember_hash(name, sha256)
-    return FetchResult(target, sha256, was_known=expected.sha256 is not None, origin=origin)
+    step = weight.next_step.format(path=target)
+    return FetchResult(target, sha256, expected.sha256 is not None, origin, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +104,21 @@ class _Expected:
     cure: str
 
 
-def _find(name: str) -> PublishedWeight:
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    near = difflib.get_close_matches(name, PUBLISHED)
+def _find(name: str) -> PublishedFile:
+    known: dict[str, PublishedFile] = {**PUBLISHED, **TRAINING_FILES}
+    if name in known:
+        return known[name]
+    if name in WITHOUT_ADDRESS:
+        raise WeightsError(f"{name}: no public address is known; {WITHOUT_ADDRESS[name]}")
+    near = difflib.get_close_matches(name, [*known, *WITHOUT_ADDRESS])
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    raise WeightsError(f"no published weight is called {name!r}; there are {', '.join(PUBLISHED)}.{hint}")
+    raise WeightsError(
+        f"no published weight is called {name!r}; there are {', '.join(known)} (and no public address is "
+        f"known of {', '.join(WITHOUT_ADDRESS)}).{hint}"
+    )
 
 
-def _expected(weight: PublishedWeight) -> _Expected:
+def _expected(weight: PublishedFile) -> _Expected:
     damaged = "It is damaged, or not the file that was published: delete any copy on disk and fetch it again"
     if weight.sha256 is not None:
         return _Expected(weight.sha256, damaged)
@@ -116,7 +126,7 @@ def _expected(weight: PublishedWeight) -> _Expected:
     return _Expected(_remembered_hashes().get(weight.name), f"{damaged}. {replaced}")
 
 
-def _offline_file(weight: PublishedWeight) -> Path | None:
+def _offline_file(weight: PublishedFile) -> Path | None:
     folder = offline_folder()
     path = folder / weight.file_name if folder else None
     return path if path is not None and path.is_file() else None
@@ -188,8 +198,10 @@ def _hash_chunks(chunks: Iterable[bytes]) -> str:
 
 
 def _check_file(file: Path, sha256: str, expected: _Expected, source: str) -> None:
-    """Compare the hash with the required one; where there is none, check that it is a checkpoint."""
-    if expected.sha256 is None:
+    """Compare the hash with the required one; where there is none, check that it is a network's file."""
+    if expected.sha256 is None and source.endswith(".onnx"):
+        require_self_contained(b"".join(_read_chunks(file)), source)
+    elif expected.sha256 is None:
         require_checkpoint(file, source)
     elif sha256 != expected.sha256:
         raise WeightsError(f"{source}: sha256 is {sha256}, expected {expected.sha256}. {expected.cure}")

@@ -13,42 +13,53 @@ from urllib.parse import urlsplit
 from facepipe.weights.cards import AnchorSpec, EmbeddingSpec, InputSpec, Kind
 
 
-@dataclass(frozen=True, slots=True)
-class PublishedWeight:
-    """One published checkpoint.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedFile:
+    """One published file.
 
     Attributes:
         name: What `facepipe weights fetch` calls it.
         url: Its authors' release.
+        sha256: 64 hex digits; None: not published; that of the first fetch is required from then on.
+        next_step: What to do with the file at {path}.
+    """
+
+    name: str
+    url: str
+    sha256: str | None = None
+    next_step: str = "facepipe weights import {path} --name NAME"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file, as its authors chose it."""
+        return urlsplit(self.url).path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedWeight(PublishedFile):
+    """One published checkpoint of a network that finds or tells faces.
+
+    Attributes:
         kind: "detector" or "encoder".
         architecture: As on a card.
         input: As on a card.
         licence: Terms of use, as far as they are known.
         trained_on: Data, by its authors.
-        sha256: 64 hex digits; None: not published; that of the first fetch is required from then on.
         anchors: Detectors only.
         embedding: Encoders only. No threshold: none has been measured for these.
         framing: Encoders only: how its authors cut faces out of photos.
         measured: Accuracy by its authors, each figure with its setting.
     """
 
-    name: str
-    url: str
     kind: Kind
     architecture: str
     input: InputSpec
     licence: str
     trained_on: str
-    sha256: str | None = None
     anchors: AnchorSpec | None = None
     embedding: EmbeddingSpec | None = None
     framing: str = ""
     measured: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file, as its authors chose it."""
-        return urlsplit(self.url).path.rpartition("/")[2]
 
 
 _RGB_0_TO_1 = InputSpec(channels="rgb", mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0), size_px=160)
@@ -128,3 +139,29 @@ _ALL = (
 
 PUBLISHED: Mapping[str, PublishedWeight] = MappingProxyType({weight.name: weight for weight in _ALL})
 """Every published weight, by name."""
+
+_TRAINING = (
+    PublishedFile(
+        name="imagenet_mobilenet025",
+        url="https://github.com/yakhyo/retinaface-pytorch/releases/download/v0.0.1/mobilenetv1_025.pretrained",
+        next_step="facepipe train detector --recipe paper --data DIR --set network.initial={path}",
+    ),
+    PublishedFile(
+        name="yunet_any_size",
+        url="https://github.com/ShiqiYu/libfacedetection.train/raw/"
+        "02246e79b1e976c83d1e135a85e0628120c93769/onnx/yunet_n_dynamic.onnx",
+        next_step="facepipe train detector --recipe retinaface_mobilenet025_detail --data DIR "
+        "--teacher retinaface_mobilenet025 --set detail.weights={path}",
+    ),
+)
+TRAINING_FILES: Mapping[str, PublishedFile] = MappingProxyType({file.name: file for file in _TRAINING})
+"""Files that a recipe trains with, by name."""
+_AT_RANDOM = "begin at random values, as its published trainers do: --set network.initial=random"
+WITHOUT_ADDRESS: Mapping[str, str] = MappingProxyType(
+    {
+        "imagenet_mobilenet050": _AT_RANDOM,
+        "imagenet_mobilenet100": _AT_RANDOM,
+        "strong_retinaface": "learn from the shipped detector, --teacher retinaface_mobilenet025",
+    }
+)
+"""What recipes can take and no public address is known of, with the way to go on without."""

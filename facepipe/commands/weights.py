@@ -26,7 +26,7 @@ def weights() -> None:
 @weights.command("list")
 def weights_list() -> None:
     """Every weight that is found, and the published ones that can be fetched."""
-    from facepipe.weights.published import PUBLISHED
+    from facepipe.weights.published import PUBLISHED, TRAINING_FILES
     from facepipe.weights.registry import list_weights
 
     for entry in list_weights():
@@ -34,6 +34,8 @@ def weights_list() -> None:
         echo(f"{entry.name:<40} {entry.origin:<10} {kind}")
     for name, published in PUBLISHED.items():
         echo(f"{name:<40} {'to fetch':<10} {published.kind}")
+    for name in TRAINING_FILES:
+        echo(f"{name:<40} {'to fetch':<10} for training")
 
 
 @weights.command("show")
@@ -119,7 +121,7 @@ def _imported_onnx(file: Path, name: str, options: dict[str, Any]) -> Weight:
 @click.argument("name")
 @click.option("--url", help="Another address of the same file.")
 def weights_fetch(name: str, url: str | None) -> None:
-    """Download a published checkpoint, to be imported.
+    """Download a published checkpoint, to be imported or trained with.
 
     Only a whole checkpoint is kept. Where the file's hash is not known, that of the first download is
     remembered, and later ones must have it.
@@ -130,4 +132,4 @@ def weights_fetch(name: str, url: str | None) -> None:
     echo(result.path)
     known = "as expected" if result.was_known else "not known before: remembered from now on"
     echo(f"facepipe: sha256 {result.sha256} ({known}); from {result.origin}", err=True)
-    echo(f"facepipe: next: facepipe weights import {result.path} --name NAME", err=True)
+    echo(f"facepipe: next: {result.next_step}", err=True)

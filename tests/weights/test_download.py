@@ -245,12 +245,23 @@ def test_a_fetched_file_is_whole_and_its_hash_remembered(server: Server, home: P
     result = fetch(
         NAME, url=server.url, options=HASTY, progress=lambda done, total: seen.append((done, total))
     )
-    assert result == download.FetchResult(home / "downloads" / FILE, SHA256, False, "network")
+    next_step = f"facepipe weights import {result.path} --name NAME"
+    assert result == download.FetchResult(home / "downloads" / FILE, SHA256, False, "network", next_step)
     assert result.path.read_bytes() == BODY
     assert seen == sorted(seen)
     assert seen[-1] == (len(BODY), len(BODY))
     assert json.loads((home / "fetched_sha256.json").read_text()) == {NAME: SHA256}
     assert files_in(home) == [f"downloads/{FILE}", "fetched_sha256.json"]
+
+
+def test_a_file_to_train_with_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FACEPIPE_OFFLINE_WEIGHTS", str(tmp_path))
+    (tmp_path / "yunet_n_dynamic.onnx").write_bytes(b"\x08\x09\x3a\x00")  # a version, and an empty graph
+    result = fetch("yunet_any_size")
+    assert result.next_step.endswith(f"--set detail.weights={result.path}")
+    (tmp_path / "mobilenetv1_025.pretrained").write_bytes(b"no checkpoint")
+    with pytest.raises(WeightsError, match=r"mobilenetv1_025\.pretrained: is not a whole PyTorch checkpoint"):
+        fetch("imagenet_mobilenet025")
 
 
 def test_the_registered_address_is_asked_by_default(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -627,7 +638,8 @@ def test_the_offline_folder_comes_before_the_network(
     assert fetch(NAME, url=server.url, folder=tmp_path / "a", options=HASTY).origin == "network"
     (carried / FILE).write_bytes(BODY)
     result = fetch(NAME, url=server.url, options=HASTY)
-    assert result == download.FetchResult(home / "downloads" / FILE, SHA256, True, "offline")
+    path = home / "downloads" / FILE
+    assert (result.path, result.sha256, result.was_known, result.origin) == (path, SHA256, True, "offline")
     assert result.path.read_bytes() == BODY
     assert len(server.paths) == 1
 

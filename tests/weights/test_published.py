@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from facepipe.align import TEMPLATES
+from facepipe.core.errors import WeightsError
 from facepipe.weights.cards import AnchorSpec
-from facepipe.weights.published import PUBLISHED, PublishedWeight
+from facepipe.weights.downloads import fetch
+from facepipe.weights.published import PUBLISHED, TRAINING_FILES, WITHOUT_ADDRESS, PublishedWeight
 
 
 @pytest.mark.parametrize("weight", PUBLISHED.values(), ids=lambda weight: weight.name)
@@ -25,7 +27,15 @@ def test_what_the_registry_says_is_complete(weight: PublishedWeight) -> None:
 
 
 def test_published_files_have_different_names() -> None:
-    assert len({weight.file_name for weight in PUBLISHED.values()}) == len(PUBLISHED) == 5
+    files = [*PUBLISHED.values(), *TRAINING_FILES.values()]
+    assert len({file.file_name for file in files}) == len({file.name for file in files}) == len(files) == 7
+    assert all(file.url.startswith("https://github.com/") for file in files)
+
+
+@pytest.mark.parametrize("name", WITHOUT_ADDRESS)
+def test_what_has_no_address_says_how_to_go_on(name: str) -> None:
+    with pytest.raises(WeightsError, match=rf"^{name}: no public address is known; .{{20}}"):
+        fetch(name)
 
 
 @pytest.mark.parametrize(

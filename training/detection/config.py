@@ -35,8 +35,8 @@ class NetworkConfig:
         architecture: As on a card.
         initial: "random"; "imagenet" (ResNets: torchvision's weights, which it downloads); the name or card
             of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published file
-            (.pth, .tar, .ckpt): a whole RetinaFace or an ImageNet backbone. A network with a detail branch
-            may begin as one without, which it then agrees with.
+            (.pth, .tar, .ckpt, .pretrained): a whole RetinaFace or an ImageNet backbone. A network with a
+            detail branch may begin as one without, which it then agrees with.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
         frozen: The part that `loop.freeze_steps` freezes: the "backbone", or all that the "finest" stride

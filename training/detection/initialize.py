@@ -25,7 +25,7 @@ from facepipe.weights.registry import load_card
 PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """Preprocessing of most published RetinaFace weights."""
 
-_PUBLISHED_SUFFIXES = (".pth", ".tar", ".ckpt")
+_PUBLISHED_SUFFIXES = (".pth", ".tar", ".ckpt", ".pretrained")
 _SMALLER: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
 """Architectures that may start from another one, which has fewer layers."""
 
@@ -121,8 +121,9 @@ def _load_torchvision_backbone(network: RetinaFace) -> None:
 
     if not isinstance(network.backbone, ResNetStages):
         raise WeightsError(
-            "network.initial = imagenet: torchvision has no MobileNetV1; name the file of a published "
-            "backbone (mobilenetV1X0.25_pretrain.tar), or go without: --set network.initial=random"
+            "network.initial = imagenet: torchvision has no MobileNetV1; facepipe weights fetch "
+            "imagenet_mobilenet025 downloads that of width 0.25: give the file as network.initial, or go "
+            "without: --set network.initial=random"
         )
     name = f"resnet{network.backbone.depth}"
     try:

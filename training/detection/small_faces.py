@@ -17,7 +17,7 @@ from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
 from facepipe.training.detection.data import UnreadablePhotos
 from facepipe.training.detection.losses import hint_loss
-from facepipe.training.distillation.onnx_teacher import open_onnx
+from facepipe.training.distillation.onnx_teacher import open_onnx, require_any_size
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
@@ -73,16 +73,18 @@ class SmallFaceTeacher:
         device: Of the maps.
 
     Raises:
-        WeightsError: The file can't be read, or computes no map of a name.
+        WeightsError: The file can't be read, takes images of one size only, or computes no map of a name.
         UsageError: No file is named, or the maps are not of the branch's shapes.
     """
 
     def __init__(self, config: SmallFaceConfig, branch: SmallFaceBranch, device: torch.device) -> None:
         if config.weights is None:
             raise UsageError(
-                "the branch for small faces has no teacher: name an ONNX file of YuNet (detail.weights)"
+                "the branch for small faces has no teacher: name an ONNX file of YuNet (detail.weights); "
+                "facepipe weights fetch yunet_any_size downloads one"
             )
         self._device, self._input = device, Normalisation(config.input, torch.device("cpu"))
+        require_any_size(config.weights)
         self._run = open_onnx(config.weights, config.taps)
         _check_shapes(self(torch.zeros(1, 64, 64, 3, dtype=torch.uint8)), branch, config)
 

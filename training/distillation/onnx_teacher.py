@@ -34,6 +34,21 @@ def open_onnx(path: Path, values: Sequence[str]) -> Run:
     return lambda images: session.run(outputs, {name: images})
 
 
+def require_any_size(path: Path) -> None:
+    """Check that a network takes images of any height and width.
+
+    Raises:
+        WeightsError: Its input has a fixed size, or the file can't be read.
+    """
+    sides = [dim.dim_value for dim in read_onnx(path).graph.input[0].type.tensor_type.shape.dim][2:]
+    if any(sides):
+        size = " x ".join(str(side or "any") for side in sides)
+        raise WeightsError(
+            f"{path}: takes images of {size} px only, and a teacher has to take crops of any size; take a "
+            "file whose height and width are left open: facepipe weights fetch yunet_any_size"
+        )
+
+
 def output_names(path: Path) -> list[str]:
     """Names of the network's outputs.
 

@@ -275,6 +275,12 @@ def test_a_published_yunet_has_the_branchs_layers(shared_data: Path) -> None:
     assert all(m.min() < 0 for m in maps)  # before their ReLUs
 
 
+def test_a_yunet_of_one_size_is_refused(tmp_path: Path) -> None:
+    file = export_maps(SmallFaceBranch(), tmp_path / "fixed.onnx", 64, ["p3", "p4"])
+    with pytest.raises(WeightsError, match=r"fixed\.onnx: takes images of 64 x 64 px only.*yunet_any_size"):
+        SmallFaceTeacher(SmallFaceConfig(file, taps=("p3", "p4")), SmallFaceBranch(), CPU)
+
+
 def test_what_does_not_fit_is_refused(dataset: Path, detail: SmallFaceConfig, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="name an ONNX file"):
         SmallFaceTeacher(SmallFaceConfig(taps=MAPS), SmallFaceBranch(), CPU)
