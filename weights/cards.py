@@ -88,6 +88,11 @@ class AnchorSpec:
     """RetinaFace's anchors: square sides in pixels per stride, and the variances of the box coding.
 
     Source: the defaults are those of the published PyTorch RetinaFace weights.
+
+    Attributes:
+        sizes_px: Sides of the anchors of a cell, for each stride.
+        strides_px: Of the maps, finest first.
+        variances: By which offsets of the centre and logarithms of the size are divided.
     """
 
     sizes_px: tuple[tuple[int, ...], ...] = ((16, 32), (64, 128), (256, 512))

@@ -29,7 +29,9 @@ class CorruptionConfig:
         gray_share: No colour.
         blur_share: Out of focus.
         low_resolution_share: Shrunk to a side within `low_resolution_px`, drawn log-uniformly, and enlarged.
+        low_resolution_px: Smallest and largest of these sides.
         jpeg_share: Compressed, at a quality within `jpeg_quality`, while it is small.
+        jpeg_quality: Lowest and highest of these qualities, 1..100.
         mask_share: The lower part of the face covered.
         glasses_share: Two bars or one over the eyes.
     """

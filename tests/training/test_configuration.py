@@ -45,11 +45,11 @@ def test_a_commands_steps_go_before_a_recipes_epochs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "epochs", "tenths"),
+    ("name", "batch", "epochs", "drops"),
     [("retinaface_mobilenet025", 32, 250, (190, 220)), ("retinaface_resnet50", 24, 100, (70, 90))],
 )
 def test_the_paper_recipes_are_as_published(
-    name: str, batch: int, epochs: int, tenths: tuple[int, int]
+    name: str, batch: int, epochs: int, drops: tuple[int, int]
 ) -> None:
     frozen, whole = (phase.config for phase in read_phases(DetectorConfig, f"{name}_paper"))
     assert (frozen.loop.batch_size, whole.loop.batch_size) == (16, batch)
@@ -61,12 +61,12 @@ def test_the_paper_recipes_are_as_published(
         "sgd", 1e-3, reference_batch=batch, weight_decay=5e-4, clip_norm=1e6
     )
     loop = whole.loop.with_known_length(samples=12_880, samples_per_step=batch)
-    drops = [
+    found = [
         frozen.loop.epochs + step * batch / 12_880
         for step in range(1, loop.steps)
         if loop.rate_factor(step) < loop.rate_factor(step - 1)
     ]
-    assert drops == pytest.approx(tenths, abs=0.01)
+    assert found == pytest.approx(drops, abs=0.01)
     for config in (frozen, whole):
         assert config.augment.size_px == 640
         assert (config.loss.classes, config.loss.boxes, config.loss.landmarks) == (1, 2, 1)

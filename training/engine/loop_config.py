@@ -31,7 +31,8 @@ class LoopConfig:
         compile: Compile the network with torch.compile (a minute at the start; pays on long runs). It needs
             a C++ compiler; where a first step of the compiled network fails, a warning says so and the run
             goes on uncompiled.
-        validate_every, checkpoint_every, log_every: In steps. The end of the run is always validated.
+        validate_every, checkpoint_every, log_every: Steps from one validation, checkpoint or line of the log
+            to the next; the end of the run has all three.
         patience: End the run when the score has not got better for so many validations; 0: never.
         keep_every: Keep a checkpoint of its own, step_NNN.pt, every so many steps; 0: never.
         tensorboard: Write TensorBoard events beside log.csv.

@@ -22,7 +22,7 @@ class OptimiserConfig:
         name: "adamw", or "sgd" with momentum.
         learning_rate: Peak rate for `reference_batch` samples a step; scaled linearly with the samples of a
             step (batch, times accumulated batches, times processes).
-        reference_batch: See above.
+        reference_batch: Samples of a step for which `learning_rate` is meant.
         momentum: Of sgd.
         weight_decay: On weights of two or more dimensions only, never on BatchNorm or biases.
         clip_norm: Largest norm of the gradient.
