@@ -28,7 +28,10 @@ _DEFAULT_RECIPES = {
     "encoder": "facenet_mobilefacenet_people",
 }
 """They go on from shipped weights, and need nothing but data."""
-_SHORT_NAMES = {("detector", "paper"): "retinaface_mobilenet025_paper"}
+_SHORT_NAMES = {
+    ("detector", "paper"): "retinaface_mobilenet025_paper",
+    ("encoder", "paper"): "facenet_mobilenet_paper",
+}
 """Of recipes."""
 
 
