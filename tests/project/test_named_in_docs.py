@@ -14,6 +14,7 @@ import click
 import pytest
 from paths import ROOT
 
+from facepipe.align import TEMPLATES
 from facepipe.cli import main
 from facepipe.facenet import network as facenet
 from facepipe.retinaface import network as retinaface
@@ -110,7 +111,14 @@ def test_calls_are_found_and_what_is_not_there_is_seen(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_recipes_weights_and_architectures_exist(path: Path) -> None:
     architectures = {name for module in (facenet, retinaface) for name in vars(module)}
-    known = {*recipe_names(), *(card.stem for card in CARDS), *PUBLISHED, *architectures, *OF_OTHERS}
+    known = {
+        *recipe_names(),
+        *(card.stem for card in CARDS),
+        *PUBLISHED,
+        *TEMPLATES,
+        *architectures,
+        *OF_OTHERS,
+    }
     known |= {"retinaface_mobilenet025_detail"} | (GONE if path.parent.name == "research" else set())
     named = re.findall(r"\b(?:retinaface|facenet)_[a-z0-9_]*[a-z0-9]", path.read_text(encoding="utf-8"))
     assert set(named) - known == set()
