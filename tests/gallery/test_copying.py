@@ -201,13 +201,13 @@ COPY = """
 @pytest.mark.parametrize("kinds", [("folder", "postgres"), ("postgres", "folder")], ids="-".join)
 def test_a_killed_copy_goes_on_and_ends_exact(place: Place, kinds: tuple[str, str]) -> None:
     source, target = map(place, kinds)
-    people(source, 60)
+    people(source, 120)
     whole, rng, killed = everything(source, None), random.Random(7), 0
     for _ in range(30):
         process = start(COPY, source, target)
         while process.poll() is None and not _has_marker(target):
             time.sleep(0.02)  # Opening both takes what the copying needs.
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0, 0.05) if killed else 0)
         process.kill()
         process.communicate()
         if process.returncode == 0:
