@@ -10,7 +10,7 @@ import pytest
 from facepipe.core.errors import DataError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import read_image, write_image
-from facepipe.training.data.unusable import usable
+from facepipe.training.engine.unusable import usable
 from facepipe.training.recognition.sources import CropSource
 
 

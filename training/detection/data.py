@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -21,14 +20,9 @@ __all__ = [
     "LabelledPhoto",
     "PhotoFiles",
     "PhotoSource",
-    "UnreadablePhotos",
     "read_labels",
     "unlabelled_photos",
 ]
-
-_LOG = logging.getLogger("facepipe.training")
-_NAMED = 5
-"""Photos that are named; all of them are counted."""
 
 
 class PhotoSource(Protocol):
@@ -78,23 +72,6 @@ class DecodedPhotos:
         if not pixels.size:
             raise PhotoError(f"{self.photos[index].path}: could not be read when the cache was made")
         return pixels
-
-
-class UnreadablePhotos:
-    """Photos that a run has passed over, which are named in the log up to a number."""
-
-    def __init__(self) -> None:
-        self._reasons: set[str] = set()
-
-    def __len__(self) -> int:
-        return len(self._reasons)
-
-    def add(self, reasons: Sequence[str]) -> None:
-        """Count photos, each by its name and what is wrong with it."""
-        for reason in reasons:
-            if reason not in self._reasons and len(self) < _NAMED:
-                _LOG.warning("passed over: %s", reason)
-            self._reasons.add(reason)
 
 
 def _decoded(photos: Sequence[LabelledPhoto]) -> Iterator[tuple[UInt8Array, tuple[int, int]]]:

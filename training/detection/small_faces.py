@@ -15,12 +15,12 @@ from facepipe.core.errors import UsageError
 from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
-from facepipe.training.detection.data import UnreadablePhotos
 from facepipe.training.detection.losses import hint_loss
 from facepipe.training.distillation.onnx_teacher import open_onnx, require_any_size
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.training.engine.unusable import UnusablePhotos
 from facepipe.weights.cards import InputSpec
 
 YUNET_TAPS = (
@@ -149,7 +149,7 @@ class BranchTask:
         self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
         self._input = Normalisation(input_spec, self._device)
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
-        self.unreadable = UnreadablePhotos()
+        self.unreadable = UnusablePhotos()
         self.module = TrainedBranch(network).to(self._device)
 
     def pretrained_parts(self) -> list[nn.Module]:
@@ -162,7 +162,8 @@ class BranchTask:
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the weighted `hint_loss` of the branch's maps."""
-        self.unreadable.add(batch.unreadable)
+        for reason in batch.unreadable:
+            self.unreadable.add(reason)
         teacher_maps = self._teacher(batch.pixels)
         forced = teacher_maps if progress < self._detail.forced_share else ()
         maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), forced)

@@ -15,13 +15,13 @@ from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
 from facepipe.retinaface.small_faces import SmallFaceRetinaFace
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
-from facepipe.training.detection.data import UnreadablePhotos
 from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
 from facepipe.training.detection.small_faces import SmallFaceConfig, SmallFaceTeacher, branch_of
 from facepipe.training.detection.targets import match_batch
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.training.engine.unusable import UnusablePhotos
 from facepipe.weights.cards import AnchorSpec, InputSpec
 
 
@@ -118,7 +118,7 @@ class DetectorTask:
             CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size
         )
         self._validator = validator
-        self.unreadable = UnreadablePhotos()
+        self.unreadable = UnusablePhotos()
         self._input = Normalisation(input_spec, self._device)
         all_hints = teacher is not None and config.loss.hints_from == "all"
         compiled = config.loop.compile
@@ -145,7 +145,8 @@ class DetectorTask:
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the weighted parts against the labels and, with teachers, their outputs and maps."""
         config = self._config.loss
-        self.unreadable.add(batch.unreadable)
+        for reason in batch.unreadable:
+            self.unreadable.add(reason)
         pixels = batch.pixels.to(self._device, non_blocking=True)
         teacher_maps, teacher_output = self._teacher(pixels) if self._teacher else ([], None)
         maps, output, branch_maps = module(

@@ -20,7 +20,7 @@ from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image
 from facepipe.quality import central_face
 from facepipe.quality_rules import EnrollRules
-from facepipe.training.data.unusable import usable
+from facepipe.training.engine.unusable import usable
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 _LOG = logging.getLogger("facepipe.training")

@@ -14,45 +14,42 @@ Result = TypeVar("Result")
 
 _LOG = logging.getLogger("facepipe.training")
 _NAMED = 5
-"""Photos of a data set that get a warning of their own."""
+"""Photos that get a warning of their own."""
 
 
 class UnusablePhotos:
-    """Counts the photos of a data set that can't be used, and warns of them.
+    """Counts the photos that can't be used, each once, and warns of them."""
 
-    Args:
-        source: The data set, for messages.
+    def __init__(self) -> None:
+        self._reasons: dict[str, None] = {}
 
-    Attributes:
-        count: How many there are so far.
-    """
+    def __len__(self) -> int:
+        return len(self._reasons)
 
-    def __init__(self, source: object) -> None:
-        self.count = 0
-        self._source, self._first = source, ""
+    def add(self, reason: str) -> None:
+        """Count a photo by its name and what is wrong with it. The first few get a warning each."""
+        if reason not in self._reasons and len(self) < _NAMED:
+            _LOG.warning("passed over: %s", reason)
+        self._reasons[reason] = None
 
-    def add(self, error: Exception) -> None:
-        """Count a photo; `error` names it. The first few get a warning each."""
-        self._first = self._first or str(error)
-        self.count += 1
-        if self.count <= _NAMED:
-            _LOG.warning("passed over: %s", error)
-
-    def conclude(self, used: int) -> None:
-        """Warn of their number, after all photos.
+    def conclude(self, source: object, used: int) -> None:
+        """Warn of their number, after all photos of a data set.
 
         Args:
-            used: Photos that can be used.
+            source: The data set, for messages.
+            used: Its photos that can be used.
 
         Raises:
             DataError: There are photos, and none can be used.
         """
-        if not self.count:
+        if not self._reasons:
             return
+        photos = counted(len(self), "photo")
         if not used:
-            photos = counted(self.count, "photo")
-            raise DataError(f"{self._source}: none of {photos} can be used to train on; first {self._first}")
-        _LOG.warning("%s: %s passed over, %d used", self._source, counted(self.count, "photo"), used)
+            raise DataError(
+                f"{source}: none of {photos} can be used to train on; first {next(iter(self._reasons))}"
+            )
+        _LOG.warning("%s: %s passed over, %d used", source, photos, used)
 
 
 def usable(
@@ -68,13 +65,13 @@ def usable(
     Raises:
         DataError: There are items, and none can be used.
     """
-    unusable, used = UnusablePhotos(source), 0
+    unusable, used = UnusablePhotos(), 0
     for item in items:
         try:
             result = read(item)
         except (PhotoError, LandmarkError) as error:
-            unusable.add(error)
+            unusable.add(str(error))
             continue
         used += 1
         yield item, result
-    unusable.conclude(used)
+    unusable.conclude(source, used)
