@@ -73,8 +73,8 @@ class MobileNetV1Stride16(ChainedBackbone):
 
 
 def _replace_activations(network: nn.Module) -> None:
-    """ReLU6 in place of LeakyReLU: detector and encoder share MobileNetV1 but for this."""
+    """ReLU6 in place of ReLU: detector and encoder share MobileNetV1 but for this."""
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.LeakyReLU):
+            if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.ReLU6(inplace=True))

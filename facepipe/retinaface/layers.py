@@ -8,13 +8,13 @@ from torch import nn
 def conv_bn(
     inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1, slope: float | None = None
 ) -> nn.Sequential:
-    """Convolution and BatchNorm, then LeakyReLU of that slope (0 is a ReLU); slope None: no activation."""
+    """Convolution and BatchNorm, then LeakyReLU of that slope, or ReLU for 0; slope None: no activation."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
     ]
     if slope is not None:
-        layers.append(nn.LeakyReLU(slope, inplace=True))
+        layers.append(nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 
@@ -26,9 +26,12 @@ def depthwise_separable(inputs: int, outputs: int, stride: int, slope: float) ->
     )
 
 
-def separable_conv_bn(inputs: int, outputs: int, slope: float | None = None) -> nn.Sequential:
-    """Wide 3x3 convolution in an eighth of the operations: depthwise, then pointwise, linear between."""
-    return nn.Sequential(*conv_bn(inputs, inputs, groups=inputs), *conv_bn(inputs, outputs, 1, slope=slope))
+def separable_conv_bn(
+    inputs: int, outputs: int, slope: float | None = None, *, size: int = 3, stride: int = 1
+) -> nn.Sequential:
+    """Wide convolution in a fraction of the operations: depthwise, then pointwise, linear between."""
+    depthwise = conv_bn(inputs, inputs, size, stride, groups=inputs)
+    return nn.Sequential(*depthwise, *conv_bn(inputs, outputs, 1, slope=slope))
 
 
 def pointwise_depthwise(inputs: int, outputs: int) -> nn.Sequential:
