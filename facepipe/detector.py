@@ -7,16 +7,17 @@ import threading
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import InitVar, dataclass, replace
-from typing import Self
+from dataclasses import InitVar, dataclass
+from typing import NamedTuple, Self
 
 import numpy as np
 
 from facepipe.core.errors import UsageError, WeightsError
-from facepipe.core.faces import BoolArray, Faces, FloatArray, UInt8Array
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.photo_input import Photo, as_rgb
-from facepipe.images.reading import scaled_down
+from facepipe.pyramid import PAD_TO, Level, LevelDetections, Look, padded, pyramid
 from facepipe.retinaface.anchors import decode_boxes, decode_landmarks, make_anchors
+from facepipe.retinaface.focus import CELL_PX, regions
 from facepipe.retinaface.nms import box_voting, nms
 from facepipe.runtime.engines import (
     Network,
@@ -26,25 +27,15 @@ from facepipe.runtime.engines import (
     require_shapes,
     to_planes,
 )
-from facepipe.weights.cards import AnchorSpec, WeightCard
+from facepipe.weights.cards import AnchorSpec, FocusSpec, WeightCard
 from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
-_PAD_TO = 32
 _COLUMNS = (4, 2, 10)
 """Of the network's outputs: a box, the probabilities of background and face, five points."""
-_COARSER_BY = 4
-_COARSEST_LONG_SIDE = 448
-"""A photo longer than this is also analyzed in quarter size: its faces may exceed the largest anchor."""
-_LARGEST_FACE_PX = 192
-"""Shorter side, in pixels of a level, up to which its faces are taken; the coarser level finds larger ones.
-
-Large anchors see few examples in training and take bare skin for faces: on photos of single people the split
-removes three of four false alarms above 0.6 and loses no face."""
 _WIDEST_FRAME = 2.0
 """Longer side by shorter side beyond which a photo is taken for several, side by side."""
 _MOST_FRAMES, _WIDEST = 4, 128.0
-_OVERLAP = 0.75
-"""A coarser level begins this much below the finer one's end, so that no face falls between them."""
+_NO_FOCUS = np.zeros((0, 0), np.float32)
 _MOST_KEPT = 1 << 24
 """Values of the network's input, 2,360 px square, whose memory is kept: 64 MB for a thread."""
 _MOST_CANDIDATES = 5000
@@ -68,6 +59,8 @@ class DetectorOptions:
         multi_scale: Detect large faces in a quarter of the size, and merge all candidates of a face
             (`box_voting`). False: detect at one scale and keep the best candidate of a face (NMS), as
             published evaluations do.
+        focus: Look at the full size only where the look at a quarter of it says that small faces are, with
+            weights that have a focus map (their card says so). False: look everywhere.
         as_published: Earlier name of `not multi_scale`; it goes with version 0.3.
     """
 
@@ -77,6 +70,7 @@ class DetectorOptions:
     min_face_px: float = 0.0
     top_k: int | None = None
     multi_scale: bool = True
+    focus: bool = True
     as_published: InitVar[bool | None] = None
 
     def __post_init__(self, as_published: bool | None) -> None:
@@ -88,8 +82,8 @@ class DetectorOptions:
             raise UsageError(f"score threshold: expected 0..1, got {self.score_threshold}")
         if not 0 < self.nms_iou <= 1:
             raise UsageError(f"NMS IoU: expected above 0 and up to 1, got {self.nms_iou}")
-        if self.max_side is not None and self.max_side < _PAD_TO:
-            raise UsageError(f"longest side: expected at least {_PAD_TO} px, got {self.max_side}")
+        if self.max_side is not None and self.max_side < PAD_TO:
+            raise UsageError(f"longest side: expected at least {PAD_TO} px, got {self.max_side}")
         if not 0 <= self.min_face_px < math.inf:
             raise UsageError(f"smallest face: expected 0 px or more, got {self.min_face_px}")
         if self.top_k is not None and self.top_k < 1:
@@ -159,7 +153,7 @@ class FaceDetector:
     def detect_batch(
         self, photos: Sequence[Photo], sizes_wh: Sequence[tuple[int, int]] | None = None
     ) -> list[Faces]:
-        """The faces of several photos of any sizes; levels of equal size go through the network together.
+        """The faces of several photos of any sizes; looks of equal size go through the network together.
 
         Args:
             photos: RGB uint8 (h, w, 3) each, or what `as_rgb` takes.
@@ -170,34 +164,48 @@ class FaceDetector:
             raise UsageError("expected several photos, got one: use detect")
         arrays = [as_rgb(photo) for photo in photos]
         sizes_wh = sizes_wh or [photo.shape[1::-1] for photo in arrays]
-        levels = [
-            level
-            for i, (photo, size_wh) in enumerate(zip(arrays, sizes_wh, strict=True))
-            for level in self._levels(i, photo, size_wh)
+        pyramids = [
+            pyramid(photo, size_wh, self.options.scale_of(photo.shape[1::-1]), self.options.multi_scale)
+            for photo, size_wh in zip(arrays, sizes_wh, strict=True)
         ]
-        seen: dict[int, list[_LevelDetections]] = defaultdict(list)
-        by_size: dict[tuple[int, int], list[_Level]] = defaultdict(list)
-        for level in levels:
-            by_size[level.padded_size].append(level)
-        for size, group in by_size.items():
-            for level, faces in zip(group, self._run(group, size), strict=True):
-                seen[level.photo].append(level.to_photo(faces))
-        return [self._merge(seen[i], size_wh) for i, size_wh in enumerate(sizes_wh)]
+        focus = self.card.focus if self.options.multi_scale and self.options.focus else None
+        seen = self._look_everywhere(pyramids) if focus is None else self._look_closer(pyramids, focus)
+        return [self._merge(found, size_wh) for found, size_wh in zip(seen, sizes_wh, strict=True)]
 
-    def _levels(self, index: int, photo: UInt8Array, size_wh: tuple[int, int]) -> list[_Level]:
-        """Return the photo at every scale it needs, finest first."""
-        height, width = photo.shape[:2]
-        long_side = max(width, height)
-        scale = self.options.scale_of((width, height))
-        image = photo if scale == 1.0 else _resized(photo, width * scale, height * scale)
-        levels = [_Level(index, image, size_wh)]
-        while self.options.multi_scale and long_side * scale > _COARSEST_LONG_SIDE:
-            scale /= _COARSER_BY
-            image = _resized(image, width * scale, height * scale)
-            levels[-1] = replace(levels[-1], max_face_side_px=_LARGEST_FACE_PX)
-            min_side_px = _OVERLAP * _LARGEST_FACE_PX / _COARSER_BY
-            levels.append(_Level(index, image, size_wh, min_face_side_px=min_side_px))
-        return levels
+    def _look_everywhere(self, pyramids: Sequence[Sequence[Level]]) -> list[list[LevelDetections]]:
+        """Look at every level of every photo."""
+        looks = [level.whole() for levels in pyramids for level in levels]
+        found = iter(self._look(looks))
+        return [[next(found).detections for _ in levels] for levels in pyramids]
+
+    def _look_closer(
+        self, pyramids: Sequence[Sequence[Level]], focus: FocusSpec
+    ) -> list[list[LevelDetections]]:
+        """Look at every coarse level, then at the finest where the focus map of the next one says."""
+        coarse = [list(levels[1:] or levels) for levels in pyramids]
+        seen: list[list[LevelDetections]] = [[] for _ in pyramids]
+        closer: list[tuple[int, Look]] = []
+        found = iter(self._look([level.whole() for levels in coarse for level in levels]))
+        for number, (levels, looked_at) in enumerate(zip(pyramids, coarse, strict=True)):
+            views = [next(found) for _ in looked_at]
+            seen[number] += [view.detections for view in views]
+            if len(levels) > 1:
+                parts = regions(views[0].focus, focus.threshold)
+                closer += [(number, levels[0].part(region)) for region in parts]
+        views = self._look([look for _, look in closer])
+        for (number, _), view in zip(closer, views, strict=True):
+            seen[number].append(view.detections)
+        return seen
+
+    def _look(self, looks: Sequence[Look]) -> list[_View]:
+        """What the network finds in each look."""
+        by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for i, look in enumerate(looks):
+            by_size[look.padded_size].append(i)
+        views: dict[int, _View] = {}
+        for size, group in by_size.items():
+            views |= zip(group, self._run([looks[i] for i in group], size), strict=True)
+        return [views[i] for i in range(len(looks))]
 
     @property
     def _least_candidate(self) -> float:
@@ -208,23 +216,27 @@ class FaceDetector:
         """Width and height of the largest input that the network sees of a photo (h, w, 3)."""
         height, width = photo.shape[:2]
         scale = self.options.scale_of((width, height))
-        return _padded(round(width * scale)), _padded(round(height * scale))
+        return padded(round(width * scale)), padded(round(height * scale))
 
-    def _run(self, group: list[_Level], size_wh: tuple[int, int]) -> list[Faces]:
+    def _run(self, group: Sequence[Look], size_wh: tuple[int, int]) -> list[_View]:
         width, height = size_wh
         batch = self._memory.batch(len(group), height, width)
-        for level, planes in zip(group, batch, strict=True):
-            rows, columns = level.image.shape[:2]
+        for look, planes in zip(group, batch, strict=True):
+            rows, columns = look.image.shape[:2]
             planes[:, rows:] = 0
             planes[:, :rows, columns:] = 0
-            to_planes(level.image, self.card.input, planes)
+            to_planes(look.image, self.card.input, planes)
         anchors = make_anchors(width, height, self._anchors)
         outputs = self._network.run(batch)
-        require_shapes(self.card, outputs, [(len(group), len(anchors), columns) for columns in _COLUMNS])
-        boxes, probabilities, landmarks = outputs
-        return [
-            self._decode(boxes[i], probabilities[i, :, 1], landmarks[i], anchors) for i in range(len(group))
-        ]
+        shapes: list[tuple[int, ...]] = [(len(group), len(anchors), columns) for columns in _COLUMNS]
+        shapes += [(len(group), height // CELL_PX, width // CELL_PX)] if self.card.focus else []
+        require_shapes(self.card, outputs, shapes)
+        boxes, probabilities, landmarks, *focus = outputs
+        views = []
+        for i, look in enumerate(group):
+            faces = self._decode(boxes[i], probabilities[i, :, 1], landmarks[i], anchors)
+            views.append(_View(look.to_photo(faces), look.cells_of(focus[0][i]) if focus else _NO_FOCUS))
+        return views
 
     def _decode(
         self, boxes: FloatArray, scores: FloatArray, landmarks: FloatArray, anchors: FloatArray
@@ -242,7 +254,7 @@ class FaceDetector:
             decode_landmarks(landmarks[likely], anchors[likely], variances),
         )
 
-    def _merge(self, levels: list[_LevelDetections], size_wh: tuple[int, int]) -> Faces:
+    def _merge(self, levels: list[LevelDetections], size_wh: tuple[int, int]) -> Faces:
         faces = Faces(
             np.concatenate([level.faces.boxes_xyxy for level in levels]),
             np.concatenate([level.faces.scores for level in levels]),
@@ -264,6 +276,13 @@ class FaceDetector:
         return faces.select(range(len(faces))[: self.options.top_k])
 
 
+class _View(NamedTuple):
+    """What the network finds in a look, and its focus map (rows, columns), 0..1."""
+
+    detections: LevelDetections
+    focus: FloatArray
+
+
 class _InputMemory(threading.local):
     """Memory for the network's input, each thread's own and used again for the next photo.
 
@@ -280,46 +299,3 @@ class _InputMemory(threading.local):
         if len(self._kept) < size <= _MOST_KEPT:
             self._kept = memory
         return memory[:size].reshape(count, 3, height, width)
-
-
-@dataclass(frozen=True, slots=True)
-class _Level:
-    """One photo at one scale."""
-
-    photo: int
-    image: UInt8Array
-    photo_size_wh: tuple[int, int]
-    min_face_side_px: float = 0.0
-    max_face_side_px: float = math.inf
-
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Width and height of the network's input."""
-        height, width = self.image.shape[:2]
-        return _padded(width), _padded(height)
-
-    def to_photo(self, faces: Faces) -> _LevelDetections:
-        """Return all candidates of this level in pixels of the photo, with those that are its own to find."""
-        own = (faces.sizes_px >= self.min_face_side_px) & (faces.sizes_px <= self.max_face_side_px)
-        # Sides are rounded to whole pixels one by one, so that each axis has a scale of its own.
-        height, width = self.image.shape[:2]
-        back = np.array([self.photo_size_wh[0] / width, self.photo_size_wh[1] / height], np.float32)
-        in_photo = Faces(faces.boxes_xyxy * np.tile(back, 2), faces.scores, faces.landmarks * back)
-        return _LevelDetections(in_photo, own, width / self.photo_size_wh[0])
-
-
-@dataclass(frozen=True, slots=True)
-class _LevelDetections:
-    """Candidates of one photo at one scale, and which of them are faces that are to be found there."""
-
-    faces: Faces
-    own: BoolArray
-    scale: float
-
-
-def _padded(side: int) -> int:
-    return max(1, -(-side // _PAD_TO)) * _PAD_TO
-
-
-def _resized(image: UInt8Array, width: float, height: float) -> UInt8Array:
-    return scaled_down(image, (max(1, round(width)), max(1, round(height))))

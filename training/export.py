@@ -13,6 +13,7 @@ from torch import nn
 from facepipe.core.errors import UsageError, WeightsError
 from facepipe.retinaface.network import RetinaFace
 from facepipe.runtime.onnx_export import write_pair
+from facepipe.training.detection.focus import focus_of
 from facepipe.training.detection.initialize import detector_of_checkpoints
 from facepipe.training.engine.checkpoints import Checkpoint, load_checkpoint
 from facepipe.training.engine.runs import training_record, validation_record
@@ -96,7 +97,9 @@ def _trained(states: Sequence[Checkpoint], source: str) -> tuple[nn.Module, dict
     architecture = str(states[-1]["record"].get("network", {}).get("architecture", ""))
     if architecture.startswith("retinaface_"):
         detector = detector_of_checkpoints(states, source)
-        return detector.network, {"kind": "detector", "input": detector.input, "anchors": detector.anchors}
+        focus = focus_of(detector.network)
+        fields = {"kind": "detector", "input": detector.input, "anchors": detector.anchors, "focus": focus}
+        return detector.network, fields
     if architecture.startswith("facenet_"):
         encoder = encoder_of_checkpoints(states, source)
         return encoder.network, {"kind": "encoder", "input": encoder.input, "embedding": encoder.embedding}

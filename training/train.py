@@ -13,6 +13,7 @@ import torch
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DetectorConfig
+from facepipe.training.detection.focus import FocusTask
 from facepipe.training.detection.prepare import draw_samples
 from facepipe.training.detection.prepare import prepare as prepare_detector
 from facepipe.training.detection.small_faces import BranchTask
@@ -84,7 +85,7 @@ def train(
         if is_main():
             _announce(config, task, device, folder, samples_per_step, say)
         loop.run(resume)
-        if isinstance(task, DetectorTask | BranchTask) and task.unreadable and is_main():
+        if isinstance(task, DetectorTask | BranchTask | FocusTask) and task.unreadable and is_main():
             say(f"{counted(len(task.unreadable), 'photo')} passed over that could not be read")
         samples = None
         if isinstance(config, DetectorConfig) and loop.step == config.loop.steps:

@@ -116,6 +116,21 @@ class AnchorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class FocusSpec:
+    """A detector's focus map: see `facepipe.retinaface.focus`.
+
+    Attributes:
+        threshold: Probability from which on a cell is looked at in four times the size.
+    """
+
+    threshold: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise WeightsError(f"expected a threshold of the focus map between 0 and 1, got {self.threshold}")
+
+
+@dataclass(frozen=True, slots=True)
 class EmbeddingSpec:
     """An encoder's output.
 
@@ -175,6 +190,7 @@ class WeightCard:
         parameters: The safetensors file; None for an imported ONNX file, which torch can't run.
         onnx: The serving file; None for a weight that runs on torch only. At least one of both is there.
         anchors: Detectors only.
+        focus: Of detectors with a focus map.
         embedding: Encoders only.
         licence: Terms of use of the weight.
         training: Free-form record: data, teacher, recipe, hours.
@@ -189,6 +205,7 @@ class WeightCard:
     parameters: WeightFile | None
     onnx: WeightFile | None = None
     anchors: AnchorSpec | None = None
+    focus: FocusSpec | None = None
     embedding: EmbeddingSpec | None = None
     licence: str = ""
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -203,6 +220,8 @@ class WeightCard:
             raise WeightsError(f"card of {self.name}: a detector needs 'anchors'")
         if self.kind == "encoder" and self.embedding is None:
             raise WeightsError(f"card of {self.name}: an encoder needs 'embedding'")
+        if self.kind == "encoder" and self.focus is not None:
+            raise WeightsError(f"card of {self.name}: an encoder has no 'focus'")
 
     @property
     def fingerprint(self) -> str:
@@ -225,6 +244,8 @@ class WeightCard:
     def _fingerprint_of(self, files: Any) -> str:
         embedding = self.embedding and [self.embedding.alignment, self.embedding.flip_average]
         meaning = [files, asdict(self.input), asdict(self.anchors) if self.anchors else embedding]
+        if self.focus is not None:
+            meaning.append(asdict(self.focus))
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> str:

@@ -107,8 +107,10 @@ class RetinaFace(nn.Module):
 
     def context_maps(self, images: Tensor) -> list[Tensor]:
         """SSH's three maps, the input of the heads: (batch, width, h, w) over 8, 16 and 32."""
-        c3, c4, c5 = self.backbone(images)
-        pyramid = self.pyramid(images, c3, c4, c5)
+        return self.in_context(self.pyramid(images, *self.backbone(images)))
+
+    def in_context(self, pyramid: Sequence[Tensor]) -> list[Tensor]:
+        """P3, P4, P5 to SSH's three maps."""
         return [context(p) for context, p in zip(self.contexts, pyramid, strict=True)]
 
     def pyramid(self, images: Tensor, c3: Tensor, c4: Tensor, c5: Tensor) -> tuple[Tensor, Tensor, Tensor]:

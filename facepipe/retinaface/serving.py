@@ -15,6 +15,7 @@ from facepipe.retinaface.network import (
     LANDMARK_VALUES,
     RetinaFace,
 )
+from facepipe.retinaface.small_faces import FocusedRetinaFace
 
 _VALUES = [BOX_VALUES, CLASS_VALUES, LANDMARK_VALUES]
 
@@ -32,9 +33,18 @@ class RetinaFaceServing(nn.Module):
         heads = zip(network.box_heads, network.class_heads, network.landmark_heads, strict=True)
         self.heads = nn.ModuleList(_fused(of_stride) for of_stride in heads)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (batch, 3, h, w) to boxes (batch, anchors, 4), probabilities (.., 2), landmarks (.., 10)."""
-        outputs = [head(m) for head, m in zip(self.heads, self.network.context_maps(images), strict=True)]
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (batch, 3, h, w) to boxes (batch, anchors, 4), probabilities (.., 2), landmarks (.., 10).
+
+        Then the focus map (batch, h/8, w/8) as probabilities, if the network has one.
+        """
+        if not isinstance(self.network, FocusedRetinaFace):
+            return self._outputs(self.network.context_maps(images))
+        maps, focus = self.network.context_maps_and_focus(images)
+        return *self._outputs(maps), torch.sigmoid(focus)
+
+    def _outputs(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        outputs = [head(m) for head, m in zip(self.heads, maps, strict=True)]
         rows = [o.permute(0, 2, 3, 1).reshape(o.shape[0], -1, sum(_VALUES)) for o in outputs]
         boxes, classes, landmarks = torch.split(torch.cat(rows, dim=1), _VALUES, dim=-1)
         return boxes, functional.softmax(classes, dim=-1), landmarks

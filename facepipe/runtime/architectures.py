@@ -136,6 +136,7 @@ def _builders() -> _Builders:
         {
             "retinaface_mobilenet025": retinaface.retinaface_mobilenet025,
             "retinaface_mobilenet025_detail": small_faces.retinaface_mobilenet025_detail,
+            "retinaface_mobilenet025_focus": small_faces.retinaface_mobilenet025_focus,
             "retinaface_mobilenet025_relu": retinaface.retinaface_mobilenet025_relu,
             "retinaface_mobilenet050": retinaface.retinaface_mobilenet050,
             "retinaface_mobilenet100": retinaface.retinaface_mobilenet100,

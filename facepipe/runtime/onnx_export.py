@@ -183,7 +183,8 @@ def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = Fa
     """Return a serving module as one self-contained ONNX file.
 
     Input "images", (batch, 3, h, w), preprocessed. A detector takes any batch and any multiples of 32, and
-    gives "boxes", "probabilities", "landmarks"; an encoder takes any batch and gives "embeddings".
+    gives "boxes", "probabilities", "landmarks", and "focus" if its card says so; an encoder takes any batch
+    and gives "embeddings".
 
     Raises:
         MissingExtraError: torch or onnx is not installed.
@@ -193,9 +194,13 @@ def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = Fa
     from torch.onnx import TrainingMode
 
     detector = card.kind == "detector"
-    outputs = ["boxes", "probabilities", "landmarks"] if detector else ["embeddings"]
+    axes: dict[str, dict[int, str]]
+    if detector:
+        axes = {name: {0: "batch", 1: "anchors"} for name in ("boxes", "probabilities", "landmarks")}
+        axes |= {"focus": {0: "batch", 1: "rows", 2: "columns"}} if card.focus else {}
+    else:
+        axes = {"embeddings": {0: "batch"}}
     image_axes = {0: "batch", 2: "height", 3: "width"} if detector else {0: "batch"}
-    output_axes = {0: "batch", 1: "anchors"} if detector else {0: "batch"}
     stream: Any = io.BytesIO()  # taken at run time, though the signature names paths only
     with warnings.catch_warnings():
         # The tracing exporter is deprecated, but takes a twentieth of the time of its successor (a second
@@ -208,8 +213,8 @@ def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = Fa
             dynamo=False,
             opset_version=_OPSET,
             input_names=["images"],
-            output_names=outputs,
-            dynamic_axes={"images": image_axes, **dict.fromkeys(outputs, output_axes)},
+            output_names=list(axes),
+            dynamic_axes={"images": image_axes, **axes},
             training=TrainingMode.PRESERVE if half_storage else TrainingMode.EVAL,
         )
     return _with_half_storage(stream.getvalue()) if half_storage else stream.getvalue()

@@ -18,6 +18,7 @@ from facepipe.weights.cards import AnchorSpec, InputSpec
 Architecture = Literal[
     "retinaface_mobilenet025",
     "retinaface_mobilenet025_detail",
+    "retinaface_mobilenet025_focus",
     "retinaface_mobilenet050",
     "retinaface_mobilenet100",
     "retinaface_resnet18",
@@ -36,7 +37,8 @@ class NetworkConfig:
         initial: "random"; "imagenet" (ResNets: torchvision's weights, which it downloads); the name or card
             of a detector's weight, to go on from it; a checkpoint of this trainer (.pt); or a published file
             (.pth, .tar, .ckpt, .pretrained): a whole RetinaFace or an ImageNet backbone. A network with a
-            detail branch may begin as one without, which it then agrees with.
+            branch for small faces may begin as one without, which it then agrees with; one with a focus map
+            as one without, and the other way round.
         input: Preprocessing; None: that of the `initial` weight or checkpoint, else ImageNet's, RGB.
         anchors: None: those of the `initial` weight or checkpoint, else the published ones.
         frozen: The part that `loop.freeze_steps` freezes: the "backbone", or all that the "finest" stride
@@ -112,6 +114,7 @@ class DetectorConfig(RunConfig):
 
     Attributes:
         data: What it trains on.
+        focus: Train the focus map alone, of "retinaface_mobilenet025_focus"; the rest stays as it is.
     """
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -121,4 +124,5 @@ class DetectorConfig(RunConfig):
     loss: LossConfig = field(default_factory=LossConfig)
     teacher: TeacherConfig | None = None
     detail: SmallFaceConfig | None = None
+    focus: bool = False
     validation: ValidationConfig | None = None

@@ -26,8 +26,14 @@ PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
 """Preprocessing of most published RetinaFace weights."""
 
 _PUBLISHED_SUFFIXES = (".pth", ".tar", ".ckpt", ".pretrained")
-_SMALLER: dict[Architecture, Architecture] = {"retinaface_mobilenet025_detail": "retinaface_mobilenet025"}
-"""Architectures that may start from another one, which has fewer layers."""
+_PLAIN: Architecture = "retinaface_mobilenet025"
+_DETAIL: Architecture = "retinaface_mobilenet025_detail"
+_FOCUS: Architecture = "retinaface_mobilenet025_focus"
+_STARTS: dict[Architecture, tuple[Architecture, ...]] = {
+    _DETAIL: (_PLAIN, _FOCUS),
+    _FOCUS: (_PLAIN, _DETAIL),
+}
+"""Architectures that may start from others, of which they have all layers or but some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,8 @@ def initial_detector(config: NetworkConfig) -> Detector:
     else:
         known = _detector_of_card(config.initial)
     network = known.network
-    if known.architecture == _SMALLER.get(config.architecture):
-        network = _with_new_layers(network, config.architecture)
+    if known.architecture in _STARTS.get(config.architecture, ()):
+        network = _with_shared_layers(network, config.architecture)
     elif known.architecture != config.architecture:
         raise WeightsError(f"{config.initial}: is not a {config.architecture}")
     input_spec, anchors = config.input or known.input, config.anchors or known.anchors
@@ -149,9 +155,9 @@ def _network(architecture: Architecture) -> RetinaFace:
     return cast(RetinaFace, build_network(architecture))
 
 
-def _with_new_layers(network: RetinaFace, architecture: Architecture) -> RetinaFace:
+def _with_shared_layers(network: RetinaFace, architecture: Architecture) -> RetinaFace:
     """Return a network of another architecture with the parameters that both have; the others are random."""
-    larger, known = _network(architecture), network.state_dict()
-    unfit = layout_difference(larger, known).misshapen
-    larger.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
-    return larger
+    other, known = _network(architecture), network.state_dict()
+    unfit = layout_difference(other, known).misshapen
+    other.load_state_dict({name: p for name, p in known.items() if name not in unfit}, strict=False)
+    return other

@@ -16,6 +16,7 @@ from facepipe.reports.pictures import write_picture
 from facepipe.training.detection.config import DataConfig, DetectorConfig
 from facepipe.training.detection.crops import CropBatches, CropSampler, WeightedPhotos
 from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
+from facepipe.training.detection.focus import FocusTask, TrainedFocus
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
 from facepipe.training.detection.pictures import detection_sheet, preview
 from facepipe.training.detection.small_faces import BranchTask, TrainedBranch
@@ -28,7 +29,10 @@ _SAMPLE_FACES = 100
 """A photo; a network that has learned nothing yet finds thousands."""
 
 
-def prepare(config: DetectorConfig, device: torch.device) -> tuple[DetectorConfig, DetectorTask | BranchTask]:
+DetectorTraining = DetectorTask | BranchTask | FocusTask
+
+
+def prepare(config: DetectorConfig, device: torch.device) -> tuple[DetectorConfig, DetectorTraining]:
     """Build the task of a run, and complete its configuration from the first weights.
 
     Raises:
@@ -41,7 +45,7 @@ def prepare(config: DetectorConfig, device: torch.device) -> tuple[DetectorConfi
     return config, build_task(config, start, device)
 
 
-def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTask | BranchTask:
+def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTraining:
     """Open data, teacher and validation for a network.
 
     Raises:
@@ -59,6 +63,17 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
             workers=config.loop.workers,
             photos=sum(len(d.photos.photos) for d in data),
             compiled=config.loop.compile,
+            device=device,
+        )
+    if config.focus:
+        return FocusTask(
+            start.network,
+            start.input,
+            start.anchors,
+            CropBatches(CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size),
+            size_px=config.augment.size_px,
+            workers=config.loop.workers,
+            photos=sum(len(d.photos.photos) for d in data),
             device=device,
         )
     validator = None
@@ -110,7 +125,7 @@ def draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path)
     Raises:
         OutputError: The picture can't be written.
     """
-    assert isinstance(module, TrainedDetector | TrainedBranch)
+    assert isinstance(module, TrainedDetector | TrainedBranch | TrainedFocus)
     assert config.network.input is not None
     assert config.network.anchors is not None
     detector = network_detector(

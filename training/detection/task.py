@@ -12,7 +12,7 @@ from facepipe.core.errors import UsageError
 from facepipe.retinaface.anchors import make_anchors
 from facepipe.retinaface.backbones import MobileNetV1Stages, ResNetStages
 from facepipe.retinaface.network import RetinaFace, RetinaFaceOutput
-from facepipe.retinaface.small_faces import SmallFaceRetinaFace
+from facepipe.retinaface.small_faces import FocusedRetinaFace, SmallFaceRetinaFace
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
 from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
@@ -125,6 +125,8 @@ class DetectorTask:
         self._teacher = _RunningTeacher(teacher, self._device, compiled, all_hints) if teacher else None
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
         self._beyond_teacher = _beyond_teacher(network, teacher) if not config.loss.teacher_forcing else ()
+        if isinstance(network, FocusedRetinaFace):
+            network.focus.requires_grad_(False)  # learns by `FocusTask` alone
         projections = _projections(network, teacher.network) if teacher else []
         module = TrainedDetector(network, projections, with_backbone=all_hints)
         self.module = _placed(module, self._device)

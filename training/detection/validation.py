@@ -14,6 +14,7 @@ from facepipe.evaluation.metrics.wider import WiderGroundTruth, wider_ap, wider_
 from facepipe.images.reading import read_image
 from facepipe.retinaface.network import RetinaFace
 from facepipe.training.detection.config import Architecture, ValidationConfig
+from facepipe.training.detection.focus import focus_of
 from facepipe.training.engine.serving import InMemoryNetwork
 from facepipe.training.engine.stream import naming
 from facepipe.weights.cards import AnchorSpec, InputSpec, WeightCard, WeightFile
@@ -74,7 +75,13 @@ def network_detector(
 ) -> FaceDetector:
     """Return a detector that runs a network in memory."""
     card = WeightCard(
-        "training", "detector", architecture, input_spec, WeightFile("none", None), anchors=anchors
+        "training",
+        "detector",
+        architecture,
+        input_spec,
+        WeightFile("none", None),
+        anchors=anchors,
+        focus=focus_of(network),
     )
     return FaceDetector(InMemoryNetwork(network), card, options)
 
