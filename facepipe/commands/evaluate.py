@@ -140,10 +140,17 @@ def _detectors_and_protocol(
     "--pairs",
     type=ANY_PATH,
     required=True,
+    multiple=True,
     help="LFW's, CALFW's or CPLFW's list, CFP's folder Protocol (or Split/FP in it), lines of "
-    "'path path 0|1', or a CSV of first,second,same[,group].",
+    "'path path 0|1', or a CSV of first,second,same[,group]; may be repeated.",
 )
-@click.option("--images", type=FOLDER, required=True, help="Their photos; paths of lists are relative to it.")
+@click.option(
+    "--images",
+    type=FOLDER,
+    required=True,
+    multiple=True,
+    help="Their photos; paths of lists are relative to it. One for all lists, or one for each.",
+)
 @click.option("--people", type=FOLDER, help="More photos: enroll/PERSON, probe/{known,strangers}/PERSON.")
 @click.option("--crops", is_flag=True, help="The photos are aligned face crops already.")
 @click.option(
@@ -155,30 +162,49 @@ def _detectors_and_protocol(
 @click.option("--json", "as_json", is_flag=True)
 @with_setup
 def evaluate_encoder_command(
-    setup: Setup, report: Path | None, write_card: bool, as_json: bool, **choices: Any
+    setup: Setup,
+    pairs: tuple[Path, ...],
+    images: tuple[Path, ...],
+    people: Path | None,
+    report: Path | None,
+    write_card: bool,
+    as_json: bool,
+    **choices: Any,
 ) -> None:
     """Pairs of photos, open-set identification, and how near strangers come, from raw photos or crops.
 
     The protocols of LFW, CFP (frontal-profile) and lists of your own, such as pairs by age gap; what needs to
-    know who is who is left out for lists that only pair photos. Forms: docs/measuring.md.
+    know who is who is left out for lists that only pair photos. Several lists stand side by side in one
+    table; --write-card takes its strangers from the first. With --json one line for each list. Forms:
+    docs/measuring.md.
     """
     from facepipe.evaluation import encoder
     from facepipe.evaluation.encoder_report import text, write_encoder_report
     from facepipe.evaluation.pages import require_report_place
+    from facepipe.evaluation.pair_lists import read_pair_lists
     from facepipe.weights.registry import DEFAULT_ENCODER, load_card
 
     if report:
         require_report_place(report, "encoder")
-    evaluation = encoder.evaluate_encoder(
-        setup.pipeline(), watch=lambda photos: with_progress(photos, len(photos), "analyzing"), **choices
-    )
+    lists = read_pair_lists(pairs, images)
+    pipeline = setup.pipeline()
+    evaluations = [
+        encoder.evaluate_encoder(
+            pipeline,
+            listed,
+            people=people if listed is lists[0] else None,
+            watch=lambda photos: with_progress(photos, len(photos), "analyzing"),
+            **choices,
+        )
+        for listed in lists
+    ]
     if report:
-        echo(f"facepipe: {write_encoder_report(report, evaluation)}", err=True)
-    for line in [json.dumps(evaluation.to_dict())] if as_json else text(evaluation):
+        echo(f"facepipe: {write_encoder_report(report, evaluations)}", err=True)
+    for line in [json.dumps(each.to_dict()) for each in evaluations] if as_json else text(evaluations):
         echo(line)
     if write_card:
         weight = load_card(setup.encoder_weights or DEFAULT_ENCODER)
-        echo(f"facepipe: {encoder.write_card(weight, evaluation)}", err=True)
+        echo(f"facepipe: {encoder.write_card(weight, evaluations)}", err=True)
 
 
 @evaluate.command("people")

@@ -28,7 +28,7 @@ from facepipe.evaluation.metrics.verification import (
     true_accepts,
     verification,
 )
-from facepipe.evaluation.pair_lists import read_pair_list
+from facepipe.evaluation.pair_lists import PairList
 from facepipe.evaluation.robustness import RobustnessRow, robustness
 from facepipe.gallery.impostors import DEFAULT_FPIR, FARTHEST_L2, MIN_PEOPLE, FacePairs, ImpostorModel
 from facepipe.images.finding import find_photos
@@ -95,6 +95,7 @@ class EncoderEvaluation:
 
     Attributes:
         encoder: Name of the weight.
+        list_name: The list of pairs.
         setting: Where the faces come from, in words.
         pairs: The protocol of the pairs.
         groups: The groups of the list; empty: none.
@@ -110,6 +111,7 @@ class EncoderEvaluation:
     """
 
     encoder: str
+    list_name: str
     setting: str
     pairs: VerificationResult
     groups: tuple[GroupResult, ...]
@@ -129,8 +131,7 @@ class EncoderEvaluation:
 
 def evaluate_encoder(
     pipeline: FacePipeline,
-    pairs: Path,
-    images: Path,
+    listed: PairList,
     *,
     people: Path | None = None,
     crops: bool = False,
@@ -142,8 +143,7 @@ def evaluate_encoder(
 
     Args:
         pipeline: Detector and encoder.
-        pairs: A list of pairs in one of the forms of `facepipe.evaluation.pair_lists.read_pair_list`.
-        images: Its photos.
+        listed: Pairs of photos, see `facepipe.evaluation.pair_lists`.
         people: Photos as enroll/PERSON/, probe/known/PERSON/ and probe/strangers/PERSON/.
         crops: The photos are aligned crops already.
         enroll: Photos of a person of the pairs that are enrolled.
@@ -151,14 +151,14 @@ def evaluate_encoder(
         watch: Over the photos.
 
     Raises:
-        DataError: The list of pairs is malformed, photos are missing, or none has a face.
+        DataError: No photo has a face.
         PhotoError: A photo can't be read.
     """
-    listed = read_pair_list(pairs, images)
     faces = _faces(pipeline, listed.photos, crops, watch)
     vectors = faces.vectors(pipeline.encoder)
     if not vectors:
-        raise DataError(f"{images}: expected photos with faces, found none")
+        path = next(iter(listed.photos.values()))
+        raise DataError(f"{listed.name}: expected photos with faces, found none, as in {path}")
     distances = pair_distances(listed.pairs, vectors)
     verified = verification(distances)
     best_l2 = verified.best_threshold_l2
@@ -170,6 +170,7 @@ def evaluate_encoder(
     rows = robustness(pipeline, listed.pairs, faces, best_l2, None if crops else listed.photos, watch)
     return EncoderEvaluation(
         encoder=pipeline.encoder.card.name,
+        list_name=listed.name,
         setting=setting,
         pairs=verified,
         groups=by_group(listed.pairs, vectors, best_l2),
@@ -184,20 +185,25 @@ def evaluate_encoder(
     )
 
 
-def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
+def write_card(weight: Weight, evaluations: Sequence[EncoderEvaluation]) -> Path:
     """Write strangers' distances, a threshold and the main figures on the encoder's card; return its path.
 
     The fingerprint stays: galleries of the encoder remain valid.
+
+    Args:
+        weight: The encoder's.
+        evaluations: On one or more lists of pairs; the strangers are those of the first.
 
     Raises:
         DataError: There were too few people for a model, or the figures are another encoder's.
         OutputError: The card can't be written.
     """
     card, path = weight.card, weight.folder / f"{weight.card.name}.json"
+    evaluation = evaluations[0]
     if evaluation.impostors is None or card.embedding is None or card.name != evaluation.encoder:
         raise DataError(
             f"{path}: these figures of {evaluation.encoder} can't be put on it: too few people, or the list "
-            "of pairs names none?"
+            f"of pairs names none? ({evaluation.list_name}; of several lists the first has to)"
         )
     threshold_l2, source = _fallback_threshold(evaluation.impostors)
     embedding = replace(
@@ -206,7 +212,7 @@ def write_card(weight: Weight, evaluation: EncoderEvaluation) -> Path:
         threshold_source=source,
         impostors=evaluation.impostors.to_dict(),
     )
-    measured = {**card.measured, **card_figures(evaluation)}
+    measured = {**card.measured, **card_figures(evaluations)}
     try:
         text = replace(card, embedding=embedding, measured=measured).to_json()
         atomic_write_bytes(path, text.encode(), SHARED_FILE_MODE)
@@ -226,17 +232,11 @@ def _fallback_threshold(model: ImpostorModel) -> tuple[float, str]:
     )
 
 
-def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
-    """Return the figures for a card, each with its setting."""
-    pairs = evaluation.pairs
+def card_figures(evaluations: Sequence[EncoderEvaluation]) -> dict[str, Any]:
+    """Return the figures for a card, each with its setting: pairs by list, all others of the first list."""
+    evaluation = evaluations[0]
     record: dict[str, Any] = {
-        "verification": {
-            "setting": f"{pairs.pairs} pairs in {len(pairs.folds)} folds; {evaluation.setting}",
-            "accuracy": round(pairs.accuracy, 4),
-            "accuracy_error": pairs.accuracy_error and round(pairs.accuracy_error, 4),
-            "tar_at_far": _rates(pairs.tar_at_far),
-            "tar_at_far_all_pairs": evaluation.all_pairs and _rates(evaluation.all_pairs.tar_at_far),
-        },
+        "verification": {each.list_name: _verification_figures(each) for each in evaluations},
         "strangers_named_of_1_percent_wanted": {
             str(check.templates): round(check.measured, 4) for check in evaluation.galleries
         },
@@ -251,6 +251,17 @@ def card_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
             for row in evaluation.robustness
         }
     return record
+
+
+def _verification_figures(evaluation: EncoderEvaluation) -> dict[str, Any]:
+    pairs = evaluation.pairs
+    return {
+        "setting": f"{pairs.pairs} pairs in {len(pairs.folds)} folds; {evaluation.setting}",
+        "accuracy": round(pairs.accuracy, 4),
+        "accuracy_error": pairs.accuracy_error and round(pairs.accuracy_error, 4),
+        "tar_at_far": _rates(pairs.tar_at_far),
+        "tar_at_far_all_pairs": evaluation.all_pairs and _rates(evaluation.all_pairs.tar_at_far),
+    }
 
 
 def _rates(rows: Sequence[TarAtFar]) -> dict[str, float]:

@@ -21,17 +21,54 @@ _SIZES = (1, 10, 100, 1_000, 10_000, 100_000)
 Row = tuple[str, ...]
 
 
-def write_encoder_report(folder: Path, evaluation: EncoderEvaluation) -> Path:
+def write_encoder_report(folder: Path, evaluations: Sequence[EncoderEvaluation]) -> Path:
     """Write `encoder.html` and `encoder.json` into `folder`; return the page.
+
+    Args:
+        folder: Where to.
+        evaluations: Of one encoder on one list of pairs, or on several.
 
     Raises:
         OutputError: They can't be written.
     """
-    return write_report(folder, "encoder", html(evaluation), evaluation.to_dict())[0]
+    records = [evaluation.to_dict() for evaluation in evaluations]
+    record = records[0] if len(records) == 1 else {"lists": records}
+    return write_report(folder, "encoder", html(evaluations), record)[0]
 
 
-def html(evaluation: EncoderEvaluation) -> str:
-    """Return the page."""
+def html(evaluations: Sequence[EncoderEvaluation]) -> str:
+    """Return the page; sections of several lists of pairs have the list's name in their titles."""
+    several = len(evaluations) > 1
+    sections = {"Lists of pairs": [table(*list_table(evaluations))]} if several else {}
+    for evaluation in evaluations:
+        of_list = f", {evaluation.list_name}" if several else ""
+        sections |= {f"{title}{of_list}": parts for title, parts in _sections(evaluation).items()}
+    return page(f"Encoder {evaluations[0].encoder}", sections)
+
+
+def list_table(evaluations: Sequence[EncoderEvaluation]) -> tuple[Row, list[Row]]:
+    """Return headings, and a row of figures for each list of pairs."""
+    columns = {each.list_name: {"pairs": str(each.pairs.pairs), **_list_cells(each)} for each in evaluations}
+    header = tuple(dict.fromkeys(name for cells in columns.values() for name in cells))
+    return ("list", *header), [
+        (name, *(cells.get(column, "-") for column in header)) for name, cells in columns.items()
+    ]
+
+
+def _list_cells(evaluation: EncoderEvaluation) -> dict[str, str]:
+    pairs = evaluation.pairs
+    return {
+        "accuracy": _accuracy(pairs),
+        "EER": _percent(pairs.eer),
+        "AUC": f"{pairs.auc:.4f}",
+        **{f"TAR at {row.far:g}": _tar(row) for row in pairs.tar_at_far},
+        "threshold": f"{pairs.best_threshold_l2:.3f}",
+        "no face": str(pairs.failed_photos),
+    }
+
+
+def _sections(evaluation: EncoderEvaluation) -> dict[str, list[str]]:
+    """Return the parts of the page on one list, by title."""
     sections = {
         "Same person or not": [
             paragraph(f"{evaluation.pairs.pairs} pairs; {evaluation.setting}"),
@@ -54,11 +91,21 @@ def html(evaluation: EncoderEvaluation) -> str:
     if evaluation.robustness:
         header = ("damage", "no face", "accuracy", "at the clean threshold", *_tar_names(evaluation))
         sections["After damage"] = [table(header, robustness_rows(evaluation))]
-    return page(f"Encoder {evaluation.encoder}", sections)
+    return sections
 
 
-def text(evaluation: EncoderEvaluation) -> list[str]:
+def text(evaluations: Sequence[EncoderEvaluation]) -> list[str]:
     """Return the same for a terminal, without the curves."""
+    if len(evaluations) == 1:
+        return _lines(evaluations[0])
+    header, rows = list_table(evaluations)
+    lines = _aligned([header, *rows])
+    for evaluation in evaluations:
+        lines += ["", f"{evaluation.list_name}:", *_lines(evaluation)]
+    return lines
+
+
+def _lines(evaluation: EncoderEvaluation) -> list[str]:
     lines = [f"{evaluation.encoder}: {evaluation.pairs.pairs} pairs; {evaluation.setting}"]
     header = [pair_header(evaluation)] if evaluation.groups else []
     blocks = [header + pair_rows(evaluation), size_rows(evaluation), gallery_rows(evaluation)]
@@ -93,9 +140,9 @@ def pair_rows(evaluation: EncoderEvaluation) -> list[Row]:
 
 
 def _pair_cells(pairs: VerificationResult) -> dict[str, str]:
-    error, spread = pairs.accuracy_error, pairs.over_folds
+    spread = pairs.over_folds
     return {
-        "accuracy": _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else ""),
+        "accuracy": _accuracy(pairs),
         **(_spread_cells(pairs.accuracy, spread) if spread else {}),
         "equal error rate": _percent(pairs.eer),
         "area under the ROC curve": f"{pairs.auc:.4f}",
@@ -103,6 +150,11 @@ def _pair_cells(pairs: VerificationResult) -> dict[str, str]:
         "photos without a face": str(pairs.failed_photos),
         **{f"TAR at FAR {row.far:g}, pairs": _tar(row) for row in pairs.tar_at_far},
     }
+
+
+def _accuracy(pairs: VerificationResult) -> str:
+    error = pairs.accuracy_error
+    return _percent(pairs.accuracy) + (f" +- {100 * error:.2f}" if error is not None else "")
 
 
 def _spread_cells(accuracy: float, spread: FoldSpread) -> dict[str, str]:

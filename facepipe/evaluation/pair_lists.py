@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from facepipe.core.csv_files import has_header, read_rows
-from facepipe.core.errors import DataError
+from facepipe.core.errors import DataError, UsageError
 from facepipe.evaluation.metrics.verification import PhotoPair, pair_photos
 
 FOLDS = 10
@@ -29,7 +29,7 @@ class PairList:
     """Pairs of photos to compare.
 
     Attributes:
-        name: The data set.
+        name: That of its file, of the folder of a file called "pairs", or of CFP's folder and split.
         pairs: The pairs, by keys of photos.
         photos: Files by key.
         people: Persons by key; None: the list does not name them.
@@ -39,6 +39,39 @@ class PairList:
     pairs: tuple[PhotoPair, ...]
     photos: Mapping[str, Path]
     people: Mapping[str, str] | None
+
+
+def read_pair_lists(pairs: Sequence[Path], images: Sequence[Path]) -> list[PairList]:
+    """Read several lists of pairs, to measure an encoder on each.
+
+    Args:
+        pairs: At least one list, see `read_pair_list`.
+        images: The folder of the photos of all, or one for each list.
+
+    Raises:
+        UsageError: The number of folders is another, a list is named twice, or two have the same name; or a
+            CSV as in `read_pair_list`.
+        DataError: See `read_pair_list`.
+    """
+    if len(images) not in (1, len(pairs)):
+        raise UsageError(
+            f"--images: expected one folder for all lists of pairs, or one for each ({len(pairs)}) in their "
+            f"order, got {len(images)}"
+        )
+    files = [file.resolve() for file in pairs]
+    for file, resolved in zip(pairs, files, strict=True):
+        if files.count(resolved) > 1:
+            raise UsageError(f"{file} is named twice; name every list of pairs once")
+    folders = images if len(images) == len(pairs) else [images[0]] * len(pairs)
+    lists = [read_pair_list(file, folder) for file, folder in zip(pairs, folders, strict=True)]
+    by_name: dict[str, Path] = {}
+    for file, listed in zip(pairs, lists, strict=True):
+        if listed.name in by_name:
+            raise UsageError(
+                f"{by_name[listed.name]} and {file}: both lists would be called {listed.name!r}; rename one"
+            )
+        by_name[listed.name] = file
+    return lists
 
 
 def read_pair_list(pairs: Path, images: Path) -> PairList:
@@ -131,7 +164,11 @@ def _checked(file: Path, listed: PairList) -> PairList:
 def _read_lfw(file: Path, images: Path) -> PairList:
     pairs = read_lfw_pairs(file)
     photos = find_lfw_photos(images, pair_photos(pairs))
-    return PairList(file.absolute().parent.name, pairs, photos, _people(photos))
+    return PairList(_name(file), pairs, photos, _people(photos))
+
+
+def _name(file: Path) -> str:
+    return file.absolute().parent.name if file.stem == "pairs" else file.stem
 
 
 def _people(photos: Iterable[str]) -> dict[str, str]:
@@ -204,7 +241,7 @@ class _Row:
 def _read_table(file: Path, images: Path, rows: Iterable[_Row]) -> PairList:
     photos = _Photos(images)
     pairs = [_table_pair(row, photos) for row in rows]
-    return PairList(file.stem, _in_folds(pairs), dict(sorted(photos.files.items())), None)
+    return PairList(_name(file), _in_folds(pairs), dict(sorted(photos.files.items())), None)
 
 
 def _csv_rows(file: Path) -> Iterator[_Row]:
@@ -271,7 +308,8 @@ def _read_cfp(folder: Path, images: Path) -> PairList:
                     keys = photos.key(*first), photos.key(*second)
                     pairs.append(PhotoPair(*keys, same, fold, group))
     files = dict(sorted(photos.files.items()))
-    return PairList(protocol.parent.name, tuple(pairs), files, _people(files))
+    name = "-".join([protocol.parent.name, *(splits if len(splits) == 1 else [])])
+    return PairList(name, tuple(pairs), files, _people(files))
 
 
 def _cfp_splits(folder: Path) -> tuple[Path, list[str]]:

@@ -18,12 +18,13 @@ from facepipe.evaluation.encoder import EncoderEvaluation, evaluate_encoder, wri
 from facepipe.evaluation.encoder_report import html, pair_header, pair_rows, text, write_encoder_report
 from facepipe.evaluation.impostors import LabelledVectors, check_galleries
 from facepipe.evaluation.main_faces import find_main_faces, read_crops, turned
+from facepipe.evaluation.pair_lists import read_pair_list
 from facepipe.evaluation.robustness import damages
 from facepipe.gallery.impostors import ImpostorModel
 from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import central_face
-from facepipe.weights.registry import load_card, read_card
+from facepipe.weights.registry import DEFAULT_ENCODER, load_card, read_card
 
 PEOPLE = 10
 
@@ -77,8 +78,7 @@ def crops(pipeline: FacePipeline, press_photos: Path) -> Path:
 def evaluation(pipeline: FacePipeline, press_photos: Path) -> EncoderEvaluation:
     return evaluate_encoder(
         pipeline,
-        press_photos / "pairs.txt",
-        press_photos / "images",
+        read_pair_list(press_photos / "pairs.txt", press_photos / "images"),
         people=press_photos / "people",
         damaged=True,
     )
@@ -116,12 +116,14 @@ def test_who_has_no_other_photos_is_a_stranger(
     first, second, third = sorted(path.name for path in crops.iterdir())[:3]
     pairs = tmp_path / "pairs.txt"
     pairs.write_text(f"1\n{first}\t1\t2\n{second}\t1\t{third}\t1\n", encoding="utf-8")
-    few = evaluate_encoder(pipeline, pairs, crops, crops=True)
+    few = evaluate_encoder(pipeline, read_pair_list(pairs, crops), crops=True)
     assert few.identification is not None
     assert (few.identification.known, few.identification.strangers) == (1, 2)
     assert (few.impostors, few.galleries) == (None, ())
     assert few.identification.at_thresholds == ()
-    assert evaluate_encoder(pipeline, pairs, crops, crops=True, enroll=2).identification is None
+    assert (
+        evaluate_encoder(pipeline, read_pair_list(pairs, crops), crops=True, enroll=2).identification is None
+    )
 
 
 def test_enrolled_people_and_strangers(evaluation: EncoderEvaluation) -> None:
@@ -168,7 +170,7 @@ def test_crops_give_what_whole_photos_give(
     pipeline: FacePipeline, evaluation: EncoderEvaluation, press_photos: Path, crops: Path
 ) -> None:
     """Crops that are cut once, and written, are the very frames that photos are warped to."""
-    found = evaluate_encoder(pipeline, press_photos / "pairs.txt", crops, crops=True)
+    found = evaluate_encoder(pipeline, read_pair_list(press_photos / "pairs.txt", crops), crops=True)
     assert found.pairs == evaluation.pairs
     assert (found.setting, found.by_size) == ("aligned crops", ())
     assert found.identification == evaluation.identification
@@ -194,7 +196,7 @@ def test_photos_without_faces_are_left_out(pipeline: FacePipeline, tmp_path: Pat
     assert faces.vectors(pipeline.encoder, damages()["grayscale"]) == {}
     (tmp_path / "pairs.txt").write_text("black.png black.png 1\nblack.png black.png 0\n", encoding="utf-8")
     with pytest.raises(DataError, match="expected photos with faces, found none"):
-        evaluate_encoder(pipeline, tmp_path / "pairs.txt", tmp_path)
+        evaluate_encoder(pipeline, read_pair_list(tmp_path / "pairs.txt", tmp_path))
 
 
 def test_a_threshold_keeps_its_promise_on_other_people() -> None:
@@ -209,15 +211,22 @@ def test_a_threshold_keeps_its_promise_on_other_people() -> None:
     assert checks[0].threshold_l2 > checks[1].threshold_l2 > checks[2].threshold_l2
 
 
+def _copy_card(folder: Path) -> Path:
+    """The default encoder's card, that can be written, beside links to its files."""
+    shipped = load_card(DEFAULT_ENCODER)
+    for path in shipped.folder.glob(f"{shipped.card.name}.*"):
+        (folder / path.name).symlink_to(path)
+    card_path = folder / f"{shipped.card.name}.json"
+    text = card_path.read_text(encoding="utf-8")
+    card_path.unlink()
+    card_path.write_text(text, encoding="utf-8")
+    return card_path
+
+
 def test_the_model_goes_onto_the_card(evaluation: EncoderEvaluation, tmp_path: Path) -> None:
     shipped = load_card(evaluation.encoder)
-    for path in shipped.folder.glob(f"{shipped.card.name}.*"):
-        (tmp_path / path.name).symlink_to(path)
-    card_path = tmp_path / f"{shipped.card.name}.json"
-    before = card_path.read_text(encoding="utf-8")
-    card_path.unlink()
-    card_path.write_text(before, encoding="utf-8")
-    write_card(read_card(card_path), evaluation)
+    card_path = _copy_card(tmp_path)
+    write_card(read_card(card_path), [evaluation])
     card = read_card(card_path).card
     assert card.fingerprint == shipped.card.fingerprint
     assert card.embedding is not None
@@ -228,16 +237,18 @@ def test_the_model_goes_onto_the_card(evaluation: EncoderEvaluation, tmp_path: P
     assert model.people == PEOPLE
     assert "faces found by retinaface" in model.source
     assert model.max_threshold_l2 == pytest.approx(evaluation.pairs.best_threshold_l2, abs=1e-4)
-    assert card.measured["verification"]["accuracy"] == pytest.approx(evaluation.pairs.accuracy, abs=1e-4)
+    assert card.measured["verification"][evaluation.list_name]["accuracy"] == pytest.approx(
+        evaluation.pairs.accuracy, abs=1e-4
+    )
     assert set(card.measured["robustness"]) == {row.corruption for row in evaluation.robustness}
     assert card.measured.keys() >= shipped.card.measured.keys()
     assert FaceEncoder.load(str(card_path)).card == card
     with pytest.raises(DataError, match="too few people"):
-        write_card(read_card(card_path), dataclasses.replace(evaluation, impostors=None))
+        write_card(read_card(card_path), [dataclasses.replace(evaluation, impostors=None)])
 
 
 def test_the_report_stands_alone(evaluation: EncoderEvaluation, tmp_path: Path) -> None:
-    path = write_encoder_report(tmp_path / "new" / "folder", evaluation)
+    path = write_encoder_report(tmp_path / "new" / "folder", [evaluation])
     markup = path.read_text(encoding="utf-8")
     assert not any(loaded in markup for loaded in ("://", "src=", "href=", "url(", "@import", "<script"))
     assert markup.count("<svg") == 3
@@ -259,8 +270,8 @@ def test_a_report_of_little(evaluation: EncoderEvaluation) -> None:
         identification=None,
         robustness=(),
     )
-    assert "<svg" not in html(little)
-    assert any(line.startswith("accuracy") for line in text(little))
+    assert "<svg" not in html([little])
+    assert any(line.startswith("accuracy") for line in text([little]))
 
 
 def test_the_command(press_photos: Path, crops: Path, tmp_path: Path) -> None:
@@ -270,6 +281,40 @@ def test_the_command(press_photos: Path, crops: Path, tmp_path: Path) -> None:
     record = json.loads(result.stdout)
     assert record["pairs"]["pairs"] == 2 * PEOPLE
     assert record == json.loads((tmp_path / "encoder.json").read_text(encoding="utf-8"))
+
+
+def test_several_lists_have_a_row_each(
+    pipeline: FacePipeline, press_photos: Path, crops: Path, tmp_path: Path
+) -> None:
+    """The people are those of the first list, whose strangers go onto the card."""
+    lists = [press_photos / "pairs.txt", tmp_path / "other.csv"]
+    first, second = (sorted(path.glob("*")) for path in sorted(crops.iterdir())[:2])
+    paths = [path.relative_to(crops).as_posix() for path in (*first, *second)]
+    lists[1].write_text(f"{paths[0]},{paths[1]},1\n{paths[0]},{paths[2]},0\n", encoding="utf-8")
+    _copy_card(tmp_path)
+    options = ["--images", crops, "--crops", "--write-card", "--report", tmp_path / "report"]
+    options += ["--encoder-weights", tmp_path / f"{DEFAULT_ENCODER}.json"]
+    options += [word for file in lists for word in ("--pairs", file)]
+    result = CliRunner().invoke(evaluate, ["encoder", *map(str, options)])
+    assert result.exception is None
+    name = press_photos.name
+    lines = [line.split() for line in result.stdout.splitlines()]
+    tars = [word for far in ("0.01", "0.001", "0.0001") for word in ("TAR", "at", far)]
+    assert lines[0] == ["list", "pairs", "accuracy", "EER", "AUC", *tars, "threshold", "no", "face"]
+    assert [(line[0], line[1]) for line in lines[1:3]] == [(name, str(2 * PEOPLE)), ("other", "2")]
+    assert lines.count([f"{name}:"]) == lines.count(["other:"]) == 1
+    records = json.loads((tmp_path / "report" / "encoder.json").read_text(encoding="utf-8"))["lists"]
+    for record, file in zip(records, lists, strict=True):
+        alone = evaluate_encoder(pipeline, read_pair_list(file, crops), crops=True)
+        assert record == json.loads(json.dumps(alone.to_dict()))
+    markup = (tmp_path / "report" / "encoder.html").read_text(encoding="utf-8")
+    assert "<h2>Lists of pairs</h2>" in markup
+    assert "<h2>Same person or not, other</h2>" in markup
+    card = read_card(tmp_path / f"{DEFAULT_ENCODER}.json").card
+    assert list(card.measured["verification"]) == [name, "other"]
+    assert card.measured["verification"]["other"]["accuracy"] == records[1]["pairs"]["accuracy"]
+    assert card.embedding is not None
+    assert card.embedding.impostors == records[0]["impostors"]
 
 
 @pytest.fixture(scope="module")
@@ -314,10 +359,12 @@ def _save(path: Path, crop: UInt8Array) -> None:
 
 def test_both_splits_of_cfp_are_its_splits_by_themselves(pipeline: FacePipeline, cfp: Path) -> None:
     images = cfp / "Data" / "Images"
-    both = evaluate_encoder(pipeline, cfp / "Protocol", images, crops=True)
+    both = evaluate_encoder(pipeline, read_pair_list(cfp / "Protocol", images), crops=True)
     assert [group.name for group in both.groups] == ["frontal-frontal", "frontal-profile"]
     for split, group in zip(("FF", "FP"), both.groups, strict=True):
-        alone = evaluate_encoder(pipeline, cfp / "Protocol" / "Split" / split, images, crops=True)
+        alone = evaluate_encoder(
+            pipeline, read_pair_list(cfp / "Protocol" / "Split" / split, images), crops=True
+        )
         assert group.verification == alone.pairs
         assert [fold.pairs for fold in alone.pairs.folds] == [4, 2]
         assert (group.genuines, group.impostors, alone.groups) == (3, 3, ())
@@ -342,7 +389,7 @@ def test_the_figures_of_a_profile_are_those_of_its_vectors(pipeline: FacePipelin
         for kind in (0, 1)
     }
     smaller = np.mean([genuine < impostor for genuine in distances[1] for impostor in distances[0]])
-    found = evaluate_encoder(pipeline, cfp / "Protocol" / "Split" / "FP", images, crops=True)
+    found = evaluate_encoder(pipeline, read_pair_list(cfp / "Protocol" / "Split" / "FP", images), crops=True)
     assert found.pairs.auc == pytest.approx(smaller)
 
 
@@ -362,7 +409,7 @@ def test_a_list_of_pairs_names_no_people(
         "a.png,black.png,0,0-5\nsmall.png,black.png,0,0-5\nmirrored.png,black.png,1,30+\n",
         encoding="utf-8",
     )
-    found = evaluate_encoder(pipeline, file, tmp_path)
+    found = evaluate_encoder(pipeline, read_pair_list(file, tmp_path))
     assert (found.pairs.failed_photos, found.pairs.failed_pairs) == (1, 3)
     near, far = found.groups
     assert near.verification is not None
@@ -374,8 +421,8 @@ def test_a_list_of_pairs_names_no_people(
     assert rows["photos without a face"] == ("1", "1", "-")
     assert rows["pairs of one person"] == ("", "2", "1")
     assert rows["equal error rate"][1:] == ("0.0", "-")
-    assert "<th>30+</th>" in html(found)
-    lines = text(found)
+    assert "<th>30+</th>" in html([found])
+    lines = text([found])
     assert len({len(line) for line in lines if "30+" in line or line.startswith("best threshold")}) == 1
     record = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert record["groups"][1]["verification"] is None

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from facepipe.core.errors import DataError, FacepipeError
+from facepipe.core.errors import DataError, FacepipeError, UsageError
 from facepipe.evaluation.metrics.verification import PhotoPair
-from facepipe.evaluation.pair_lists import find_lfw_photos, read_lfw_pairs, read_pair_list
+from facepipe.evaluation.pair_lists import (
+    find_lfw_photos,
+    read_lfw_pairs,
+    read_pair_list,
+    read_pair_lists,
+)
 
 TWO_FOLDS = "2 1\nAnn\t1\t12\nAnn\t1\tBob Lee\t3\nBob Lee\t2\t3\nCy\t4\tAnn\t1\n"
 
@@ -167,6 +172,8 @@ def test_few_pairs_have_few_folds(tmp_path: Path) -> None:
         ("pairs.txt", "a b 1\na none.jpg 0\n", "pairs.txt, line 2: there is no photo .*none.jpg"),
         ("pairs.txt", "a b 1\na b 1\n", "pairs.txt: expected pairs of one person and pairs of two"),
         ("pairs.csv", "first,second,same\n", "pairs.csv: expected pairs of one person and pairs of two"),
+        ("pairs.csv", "", "pairs.csv: expected pairs of one person and pairs of two"),
+        ("pairs.txt", "0 300\n", "pairs.txt: expected pairs of one person and pairs of two"),
         (
             "pairs.csv",
             "first,second,same\na,b,1\na,b\n",
@@ -252,6 +259,7 @@ def test_the_whole_protocol_of_cfp(cfp: Path) -> None:
 def test_one_split_of_cfp(cfp: Path, split: str, rows: list[tuple[str, str, bool, int]]) -> None:
     listed = read_pair_list(cfp / "Protocol" / "Split" / split, cfp / "Data" / "Images")
     assert listed.pairs == tuple(PhotoPair(*row) for row in rows)
+    assert listed.name == f"cfp-dataset-{split}"
 
 
 @pytest.mark.parametrize(
@@ -299,3 +307,37 @@ def test_folders_that_are_not_cfps(cfp: Path) -> None:
         DataError, match=r"FP: expected folders 01 to 10 of same\.txt and diff\.txt, found none"
     ):
         read_pair_list(cfp / "Other" / "Split" / "FP", images)
+
+
+def test_several_lists_are_called_by_their_files(tmp_path: Path, cfp: Path) -> None:
+    _photos(tmp_path / "agedb", "a", "b")
+    plain = "a b 1\na b 0\n"
+    files = [
+        cfp / "Protocol" / "Split" / "FF",
+        cfp / "Protocol" / "Split" / "FP",
+        tmp_path / "pairs_CALFW.txt",
+    ]
+    _write(files[-1], plain)
+    files.append(_file(tmp_path / "agedb", plain))
+    images = [cfp / "Data" / "Images"] * 2 + [tmp_path / "agedb"] * 2
+    lists = read_pair_lists(files, images)
+    assert [listed.name for listed in lists] == ["cfp-dataset-FF", "cfp-dataset-FP", "pairs_CALFW", "agedb"]
+    assert lists == [read_pair_list(*both) for both in zip(files, images, strict=True)]
+    assert read_pair_lists(files[2:], images[2:3]) == lists[2:]
+
+
+def test_lists_that_can_not_stand_side_by_side(tmp_path: Path) -> None:
+    first, second = (_photos(tmp_path / name / "agedb", "a", "b") for name in ("one", "two"))
+    files = [_file(folder, "a b 1\na b 0\n") for folder in (first, second)]
+    with pytest.raises(UsageError, match=r"pairs\.txt is named twice; name every list of pairs once"):
+        read_pair_lists([files[0], first / ".." / "agedb" / "pairs.txt"], [first])
+    with pytest.raises(
+        UsageError, match=r"one/agedb/pairs\.txt and .*two/agedb/pairs\.txt: .* 'agedb'; rename one"
+    ):
+        read_pair_lists(files, [first])
+    with pytest.raises(UsageError, match=r"one folder for all lists of pairs, or one for each .2. .* got 3"):
+        read_pair_lists(files, [first, first, second])
+    files[1].rename(second / "other.txt")
+    (second / "b").unlink()
+    with pytest.raises(DataError, match=r"other\.txt, line 1: there is no photo .*two/agedb/b"):
+        read_pair_lists([files[0], second / "other.txt"], [first, second])
