@@ -13,9 +13,9 @@ import torch
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DetectorConfig
-from facepipe.training.detection.focus import FocusTask
-from facepipe.training.detection.prepare import draw_samples
+from facepipe.training.detection.prepare import DetectorTraining
 from facepipe.training.detection.prepare import prepare as prepare_detector
+from facepipe.training.detection.prepare import write_pictures
 from facepipe.training.detection.small_faces import BranchTask
 from facepipe.training.detection.task import DetectorTask
 from facepipe.training.engine.checkpoints import LAST, holds_run, load_last
@@ -85,13 +85,13 @@ def train(
         if is_main():
             _announce(config, task, device, folder, samples_per_step, say)
         loop.run(resume)
-        if isinstance(task, DetectorTask | BranchTask | FocusTask) and task.unreadable and is_main():
+        if isinstance(task, DetectorTraining) and task.unreadable and is_main():
             say(f"{counted(len(task.unreadable), 'photo')} passed over that could not be read")
         samples = None
-        if isinstance(config, DetectorConfig) and loop.step == config.loop.steps:
+        if isinstance(config, DetectorConfig) and loop.step == loop.config.steps:
             samples = folder / "samples.jpg"
-            if is_main():
-                draw_samples(loop.average, config, samples)
+            if is_main() and isinstance(task, DetectorTraining):
+                write_pictures(task, loop.average, config, folder)
         return outcome_of(loop, folder, samples)
 
 

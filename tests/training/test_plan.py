@@ -47,7 +47,7 @@ def test_data_alone_trains_the_shipped_detector_and_says_how_long(dataset: Path)
     lines = done.output.splitlines()
     assert lines[0] == "facepipe: recipe retinaface_mobilenet025_detail_photos, run runs/detector"
     assert re.fullmatch(
-        r"facepipe: 2 photos, each used 12\.0 times: to step 12 with 2 samples each; 0\.\d+ M parameters in "
+        r"facepipe: 1 photo, each used 24\.0 times: to step 12 with 2 samples each; 0\.\d+ M parameters in "
         r"float32; 1 process on cpu \(\d+ threads?\)",
         lines[1],
     )
@@ -57,9 +57,12 @@ def test_data_alone_trains_the_shipped_detector_and_says_how_long(dataset: Path)
     )
     state = load_checkpoint(Path("runs/detector/last.pt"))
     assert state["record"]["network"]["initial"] == "retinaface_mobilenet025_detail"
+    written = {path.name for path in Path("runs/detector").iterdir()}
+    pictures = {"curves.png", "precision_recall.png", "samples.jpg"}
+    assert written == {*pictures, "best.pt", "last.pt", "log.csv", "tensorboard", ".lock"}
     more = CliRunner().invoke(main, ["train", "detector", "runs/detector", "--resume", "--set=loop.steps=14"])
     assert more.exit_code == 0, more.output
-    assert "each used 14.0 times: from step 12 to step 14 with" in more.output
+    assert "each used 28.0 times: from step 12 to step 14 with" in more.output
     unnamed = train("--resume")
     assert (unnamed.exit_code, "Name the folder" in unnamed.output) == (2, True)
 
@@ -74,13 +77,23 @@ def test_new_runs_never_share_a_folder(tmp_path: Path) -> None:
 
 def test_the_time_is_measured_after_the_first_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    clock = iter([100.0, 140.0])  # at the second step and at the tenth
+    clock = iter(100.0 + 5.0 * step for step in range(9))  # from the second step to the tenth
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     estimate = TimeEstimate(said.append)
     for step in range(501, 521):  # of a run that was continued
         estimate.add(Progress(step, 2010, {}, 0.0, 0.0))
     assert len(said) == 1
     assert said[0].startswith("5.00 s a step: 2 h 5 min for the other 1500 steps, without validation")
+
+
+def test_slow_steps_are_measured_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    clock = iter([0.0, 150.0])  # at the second step and at the third
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    estimate = TimeEstimate(said.append)
+    for step in range(1, 8):
+        estimate.add(Progress(step, 43, {}, 0.0, 0.0))
+    assert [line.partition(",")[0] for line in said] == ["150.00 s a step: 100 min for the other 40 steps"]
 
 
 def test_a_precision_without_units_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

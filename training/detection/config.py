@@ -89,7 +89,9 @@ class ValidationConfig:
     """Average precision while training; chooses the best checkpoint.
 
     Attributes:
-        photos: A data set with labels.
+        photos: A data set with labels; None: some of the photos of `data`, which then do not train.
+        held_out_share: Share of the labelled photos that are held out where `photos` is not named; their
+            names decide which.
         ground_truth: Folder of WIDER FACE's .mat files, where the photos are of its validation set: the
             official protocol is used then, and the labels are not.
         limit: At most so many photos, spread evenly over the set.
@@ -98,12 +100,21 @@ class ValidationConfig:
         labels: The file or folder of labels where `photos` does not hold one.
     """
 
-    photos: Path
+    photos: Path | None = None
+    held_out_share: float = 0.1
     ground_truth: Path | None = None
     limit: int | None = None
     max_side: int | None = None
     min_face_px: float = MIN_FACE_PX
     labels: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out_share < 1:
+            raise UsageError(
+                f"validation.held_out_share: expected more than 0 and less than 1, got {self.held_out_share}"
+            )
+        if self.photos is None and (self.ground_truth or self.labels):
+            raise UsageError("validation.ground_truth and .labels are those of validation.photos: name them")
 
 
 @dataclass(frozen=True, slots=True)

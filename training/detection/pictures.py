@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from facepipe.core.errors import PhotoError
-from facepipe.core.faces import FloatArray, UInt8Array
+from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
+from facepipe.evaluation.detector import scored_boxes
 from facepipe.evaluation.labels import LabelledPhoto
+from facepipe.evaluation.metrics.detection import MIN_FACE_PX, PrecisionRecall, counted_faces
+from facepipe.evaluation.mistakes import MeasuredPhoto, find_mistakes
 from facepipe.images.drawing import draw_faces
 from facepipe.images.reading import read_image
 from facepipe.training.detection.augment import AugmentConfig, TrainingCrop
 from facepipe.training.detection.crops import CropSampler, WeightedPhotos
+from facepipe.training.engine.curves import new_figure, save_figure
 
-_BOX_RGB, _IGNORED_RGB = (0, 230, 80), (255, 160, 0)
+_BOX_RGB, _IGNORED_RGB, _ALARM_RGB = (0, 230, 80), (255, 160, 0), (255, 40, 40)
 _LANDMARK_RGB = ((255, 0, 0), (0, 120, 255), (255, 255, 255), (255, 0, 200), (0, 230, 230))
 _GAP_PX = 6
 
@@ -62,18 +67,59 @@ def draw_crop(crop: TrainingCrop, side_px: int) -> UInt8Array:
 
 
 def detection_sheet(
-    detector: FaceDetector, photos: Sequence[LabelledPhoto], columns: int = 4, cell_px: int = 480
+    detector: FaceDetector,
+    photos: Sequence[LabelledPhoto],
+    *,
+    labelled: bool,
+    columns: int = 4,
+    cell_px: int = 480,
 ) -> UInt8Array:
     """Draw a contact sheet of photos with the faces that the detector finds; RGB uint8.
 
-    Photos that can't be read are left out.
+    Where photos are labelled, faces that it misses are crossed out in orange, and false alarms have a red
+    box. Photos that can't be read are left out.
     """
     cells = []
     for photo in photos:
         with suppress(PhotoError):
             pixels = read_image(photo.path)
-            cells.append(_letterboxed(draw_faces(pixels, detector.detect(pixels)), cell_px))
+            faces = detector.detect(pixels)
+            picture = draw_faces(pixels, faces)
+            if labelled:
+                _draw_mistakes(picture, photo, faces, detector.options.score_threshold)
+            cells.append(_letterboxed(picture, cell_px))
     return contact_sheet(cells or [np.full((cell_px, cell_px, 3), 255, np.uint8)], columns)
+
+
+def _draw_mistakes(picture: UInt8Array, photo: LabelledPhoto, faces: Faces, score: float) -> None:
+    measured = MeasuredPhoto(photo.path, *counted_faces(photo, MIN_FACE_PX), scored_boxes(faces))
+    mistakes = find_mistakes([measured], score)
+    width = max(1, max(picture.shape[:2]) // 300)
+    for missed in mistakes.missed:
+        first, last = _corners(np.array(missed.box_xyxy, np.float32))
+        cv2.rectangle(picture, first, last, _IGNORED_RGB, width)
+        cv2.line(picture, first, last, _IGNORED_RGB, width)
+    for alarm in mistakes.alarms:
+        cv2.rectangle(picture, *_corners(np.array(alarm.box_xyxy, np.float32)), _ALARM_RGB, width)
+
+
+def write_precision_recall(curves: Mapping[str, PrecisionRecall], picture: Path) -> None:
+    """Write a PNG of precision-recall curves; the legend gives each one's average precision.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OutputError: The file can't be written.
+    """
+    figure = new_figure(5.0, 4.5)
+    panel = figure.subplots()
+    for name, curve in curves.items():
+        reached = curve.precision > 0
+        ap = "no faces" if curve.ap is None else f"AP {100 * curve.ap:.1f}"
+        panel.plot(curve.recall[reached], curve.precision[reached], label=f"{name}: {ap}")
+    panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    panel.grid(alpha=0.3)
+    panel.legend(loc="lower left")
+    save_figure(figure, picture)
 
 
 def contact_sheet(cells: Sequence[UInt8Array], columns: int) -> UInt8Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from facepipe.training.detection.crops import CropBatches, CropSampler, Weighted
 from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
 from facepipe.training.detection.focus import FocusTask, TrainedFocus
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
-from facepipe.training.detection.pictures import detection_sheet, preview
+from facepipe.training.detection.pictures import detection_sheet, preview, write_precision_recall
 from facepipe.training.detection.small_faces import BranchTask, TrainedBranch
 from facepipe.training.detection.task import DetectorTask, TrainedDetector
 from facepipe.training.detection.validation import Validator, evenly, network_detector
@@ -53,7 +54,7 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         DataError, PhotoError, WeightsError: Something it needs is missing or damaged.
     """
     with main_first():
-        data = open_data(config.data, config.cache)
+        data, held_out = open_data(config)
     if config.detail and config.detail.alone:
         return BranchTask(
             start.network,
@@ -78,7 +79,9 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         )
     validator = None
     if config.validation and is_main():
-        validator = Validator(config.validation, config.network.architecture, start.input, start.anchors)
+        validator = Validator(
+            config.validation, config.network.architecture, start.input, start.anchors, held_out
+        )
     return DetectorTask(
         start.network,
         start.input,
@@ -91,21 +94,54 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
     )
 
 
-def open_data(data: Sequence[DataConfig], cache: Path | None) -> list[WeightedPhotos]:
-    """Open the data sets of a configuration, decoded into `cache` where there is one.
+def open_data(config: DetectorConfig) -> tuple[list[WeightedPhotos], list[LabelledPhoto]]:
+    """Open the data sets of a configuration, decoded into its cache where there is one.
+
+    Returns:
+        The data to train on, and the photos that are held out of it to validate on.
 
     Raises:
-        UsageError: None is named.
+        UsageError: No data set is named, or one has too few photos to hold some out.
         DataError, PhotoError: One is missing or damaged.
     """
-    if not data:
+    if not config.data:
         raise UsageError("no data to train on: name a folder with labels (data.0.folder)")
-    opened = []
-    for item in data:
-        photos = read_labels(item.folder, item.labels) if item.labelled else unlabelled_photos(item.folder)
-        source = DecodedPhotos(photos, cache) if cache else PhotoFiles(photos)
+    share = config.validation.held_out_share if config.validation and not config.validation.photos else 0.0
+    opened, all_held_out = [], []
+    for item in config.data:
+        photos = _photos_of(item)
+        if share and item.labelled:
+            photos, held_out = _without_held_out(photos, share, item.folder)
+            all_held_out += held_out
+        source = DecodedPhotos(photos, config.cache) if config.cache else PhotoFiles(photos)
         opened.append(WeightedPhotos(source, item.weight, item.labelled))
-    return opened
+    if share and not all_held_out:
+        raise UsageError("no labelled data to hold photos out of: name photos to validate on (--validate)")
+    return opened, all_held_out
+
+
+def _photos_of(data: DataConfig) -> list[LabelledPhoto]:
+    return read_labels(data.folder, data.labels) if data.labelled else unlabelled_photos(data.folder)
+
+
+def _without_held_out(
+    photos: Sequence[LabelledPhoto], share: float, folder: Path
+) -> tuple[list[LabelledPhoto], list[LabelledPhoto]]:
+    """Divide photos, in their order, into those to train on and at least one to validate on."""
+    if len(photos) < 2:
+        raise UsageError(
+            f"{folder}: too few photos to hold some out ({len(photos)}): name others to validate on "
+            "(--validate)"
+        )
+    order = sorted(range(len(photos)), key=lambda row: (_hash_of_name(photos[row].path), row))
+    chosen = set(order[: min(len(photos) - 1, max(1, round(share * len(photos))))])
+    trained = [photo for row, photo in enumerate(photos) if row not in chosen]
+    return trained, [photo for row, photo in enumerate(photos) if row in chosen]
+
+
+def _hash_of_name(path: Path) -> int:
+    """CRC-32 of the file and its folder, so that a data set that was moved is divided as before."""
+    return zlib.crc32("/".join(path.parts[-2:]).encode())
 
 
 def write_preview(config: DetectorConfig, picture: Path, *, count: int = 24) -> None:
@@ -115,16 +151,28 @@ def write_preview(config: DetectorConfig, picture: Path, *, count: int = 24) -> 
         UsageError, DataError, PhotoError: The data can't be read.
         OutputError: The picture can't be written.
     """
-    data = open_data(config.data, config.cache)
+    data, _ = open_data(config)
     write_picture(picture, preview(data, config.augment, seed=config.loop.seed, count=count))
 
 
-def draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path) -> None:
-    """Write a page of detections of a trained network on a few photos.
+def write_pictures(
+    task: DetectorTraining, module: torch.nn.Module, config: DetectorConfig, folder: Path
+) -> None:
+    """Write what a trained network finds and misses on a few photos, and its precision-recall curves.
+
+    Args:
+        task: Of the run; its latest validation was that of `module`.
+        module: Trained.
+        config: Complete.
+        folder: For `samples.jpg` and, where the run validates, `precision_recall.png`.
 
     Raises:
-        OutputError: The picture can't be written.
+        MissingExtraError: matplotlib is not installed.
+        OutputError: A picture can't be written.
     """
+    validator = task.validator if isinstance(task, DetectorTask) else None
+    if validator and validator.curves:
+        write_precision_recall(validator.curves, folder / "precision_recall.png")
     assert isinstance(module, TrainedDetector | TrainedBranch | TrainedFocus)
     assert config.network.input is not None
     assert config.network.anchors is not None
@@ -135,12 +183,6 @@ def draw_samples(module: torch.nn.Module, config: DetectorConfig, picture: Path)
         config.network.anchors,
         DetectorOptions(top_k=_SAMPLE_FACES),
     )
-    write_image(picture, detection_sheet(detector, evenly(_sample_photos(config), _SAMPLE_PHOTOS)))
-
-
-def _sample_photos(config: DetectorConfig) -> list[LabelledPhoto]:
-    """Of the validation set, or else of the first training set."""
-    if config.validation:
-        return read_labels(config.validation.photos, config.validation.labels)
-    first = config.data[0]
-    return read_labels(first.folder, first.labels) if first.labelled else unlabelled_photos(first.folder)
+    photos = evenly(validator.photos if validator else _photos_of(config.data[0]), _SAMPLE_PHOTOS)
+    labelled = validator is not None or config.data[0].labelled
+    write_image(folder / "samples.jpg", detection_sheet(detector, photos, labelled=labelled))

@@ -18,6 +18,7 @@ from facepipe.training.detection.crops import CropBatches, CropSampler, Detectio
 from facepipe.training.detection.losses import LossConfig, distillation_loss, hint_loss, multibox_loss
 from facepipe.training.detection.small_faces import SmallFaceConfig, SmallFaceTeacher, branch_of
 from facepipe.training.detection.targets import match_batch
+from facepipe.training.detection.validation import Validator
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
@@ -106,7 +107,7 @@ class DetectorTask:
         config: DetectorConfig,
         *,
         teacher: Teacher | None = None,
-        validator: Callable[[RetinaFace], dict[str, float]] | None = None,
+        validator: Validator | None = None,
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
@@ -117,7 +118,7 @@ class DetectorTask:
         self._batches = CropBatches(
             CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size
         )
-        self._validator = validator
+        self.validator = validator
         self.unreadable = UnusablePhotos()
         self._input = Normalisation(input_spec, self._device)
         all_hints = teacher is not None and config.loss.hints_from == "all"
@@ -171,7 +172,7 @@ class DetectorTask:
     def validate(self, module: nn.Module) -> dict[str, float]:
         """Figures of the validator; none without one."""
         assert isinstance(module, TrainedDetector)
-        return self._validator(module.network) if self._validator else {}
+        return self.validator(module.network) if self.validator else {}
 
     def describe(self, batch: DetectionBatch) -> str:
         """Return the batch's photos."""

@@ -16,6 +16,7 @@ from facepipe.training.engine.logs import Curves
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLUMNS = 3
 _PANEL_INCHES = (4.2, 2.6)
@@ -30,20 +31,38 @@ def write_curves(curves: Curves, picture: Path) -> None:
         MissingExtraError: matplotlib is not installed.
         OutputError: The file can't be written.
     """
+    columns = min(_COLUMNS, max(1, len(curves)))
+    rows = max(1, -(-len(curves) // columns))
+    figure = new_figure(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, (name, points) in zip(panels, curves.items(), strict=False):
+        _draw(panel, name, points)
+    for panel in panels[len(curves) :]:
+        panel.remove()
+    save_figure(figure, picture)
+
+
+def new_figure(width_inches: float, height_inches: float) -> Figure:
+    """Return an empty figure of matplotlib.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     # Its cache of fonts belongs beside ours, not elsewhere in the home folder.
     os.environ.setdefault("MPLCONFIGDIR", str(facepipe_home() / "cache" / "matplotlib"))
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError("drawing curves", "train") from error
-    columns = min(_COLUMNS, max(1, len(curves)))
-    rows = max(1, -(-len(curves) // columns))
-    figure = Figure((_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel, (name, points) in zip(panels, curves.items(), strict=False):
-        _draw(panel, name, points)
-    for panel in panels[len(curves) :]:
-        panel.remove()
+    return Figure((width_inches, height_inches), layout="constrained")
+
+
+def save_figure(figure: Figure, picture: Path) -> None:
+    """Write a figure as a PNG.
+
+    Raises:
+        OutputError: The file can't be written.
+    """
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     try:

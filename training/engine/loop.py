@@ -226,6 +226,8 @@ class TrainingLoop(Generic[Batch]):
             module = DistributedDataParallel(module, [self._device] if self._device.type == "cuda" else None)
         if not self.config.compile:
             return module
+        if is_main():
+            _LOG.info("compiling the network, which takes a minute or more")
         compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
         self._set_mode(compiled)
 

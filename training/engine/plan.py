@@ -16,6 +16,8 @@ from facepipe.training.engine.task import Progress
 
 _FIRST, _LAST = 2, 10
 """Steps of this process between which the time is measured: the first ones compile and fill queues."""
+_LONG_S = 60.0
+"""Seconds after which it is said sooner."""
 _SLOW = 1.5
 """How many times as long another precision may take before it is named."""
 _REPEATS = 5
@@ -66,15 +68,20 @@ class TimeEstimate:
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
-        self._steps, self._began_at = 0, 0.0
+        self._steps, self._began_at, self._is_said = 0, 0.0, False
 
     def add(self, progress: Progress) -> None:
         """Count a step that has ended now."""
         self._steps += 1
+        if self._is_said or self._steps < _FIRST:
+            return
         if self._steps == _FIRST:
             self._began_at = time.monotonic()
-        if self._steps == _LAST:
-            step_s = (time.monotonic() - self._began_at) / (_LAST - _FIRST)
+            return
+        spent_s = time.monotonic() - self._began_at
+        if self._steps == _LAST or spent_s > _LONG_S:
+            self._is_said = True
+            step_s = spent_s / (self._steps - _FIRST)
             left = progress.steps - progress.step
             others = f"{_duration(left * step_s)} for the other {counted(left, 'step')}"
             self._say(f"{step_s:.2f} s a step: {others}, without validation{_memory()}")

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -38,7 +39,8 @@ from facepipe.training.detection.crops import WeightedPhotos
 from facepipe.training.detection.data import PhotoFiles
 from facepipe.training.detection.initialize import initial_detector, load_teacher
 from facepipe.training.detection.losses import LossConfig
-from facepipe.training.detection.prepare import write_preview
+from facepipe.training.detection.pictures import detection_sheet
+from facepipe.training.detection.prepare import open_data, write_preview
 from facepipe.training.detection.task import DetectorTask, Teacher
 from facepipe.training.engine.checkpoints import load_checkpoint
 from facepipe.training.engine.config import read_configuration, to_plain
@@ -98,6 +100,7 @@ def test_two_photos_are_learned_and_the_export_finds_their_faces(tmp_path: Path,
     assert outcome.step == outcome.steps == 60
     assert outcome.best is not None
     assert outcome.figures["ap"] > 0.9
+    assert (tmp_path / "run" / "precision_recall.png").is_file()
     assert outcome.samples is not None
     assert read_image(outcome.samples).shape[1] > 480
     assert read_image(outcome.curves).ndim == 3
@@ -453,6 +456,72 @@ def test_a_photo_that_cannot_be_read_is_passed_over_and_counted(
     warnings = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
     assert len(warnings) == 1
     assert "0.png" in warnings[0]
+
+
+def test_a_part_of_the_photos_measures_progress_and_never_trains(
+    tmp_path: Path, astronaut: UInt8Array
+) -> None:
+    folder = write_dataset(tmp_path / "data", astronaut, (0.2, 0.25, 0.3, 0.35, 0.4))
+    config = _config(folder, "validation.held_out_share=0.4")
+    data, held_out = open_data(config)
+    trained = {photo.path.name for photo in data[0].photos.photos}
+    names = {photo.path.name for photo in held_out}
+    assert (len(trained), len(names)) == (3, 2)
+    assert trained | names == {f"{number}.png" for number in range(5)}
+    moved = open_data(_config(folder.rename(tmp_path / "moved"), "validation.held_out_share=0.4"))[1]
+    assert {photo.path.name for photo in moved} == names
+    (tmp_path / "moved" / "images" / min(names)).write_bytes(b"no photo")
+    outcome = train(_config(tmp_path / "moved", "validation.held_out_share=0.4"), tmp_path / "run")
+    assert outcome.best is not None
+    assert 0 <= outcome.figures["ap"] <= 1
+    (tmp_path / "moved" / "images" / max(names)).write_bytes(b"no photo")
+    with pytest.raises(DataError, match=rf"no photo that is held out .* such as .*{max(names)}"):
+        train(_config(tmp_path / "moved", "validation.held_out_share=0.4"), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["validation.held_out_share=1"], "expected more than 0 and less than 1, got 1"),
+        (["validation.ground_truth=truth"], "those of validation.photos: name them"),
+        (["data.0.labelled=false"], "no labelled data to hold photos out of"),
+    ],
+)
+def test_photos_that_cannot_be_held_out(dataset: Path, overrides: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        open_data(_config(dataset, "validation.limit=5", *overrides))
+
+
+def test_one_photo_is_too_few_to_hold_some_out(tmp_path: Path, astronaut: UInt8Array) -> None:
+    folder = write_dataset(tmp_path / "one", astronaut, (0.25,))
+    with pytest.raises(UsageError, match=r"one: too few photos to hold some out \(1\)"):
+        open_data(_config(folder, "validation.limit=5"))
+
+
+def test_pictures_are_drawn_where_patience_ends_a_run(tmp_path: Path, dataset: Path) -> None:
+    config = _config(
+        *(dataset, f"validation.photos={dataset}", "loop.steps=50", "loop.patience=1"),
+        *("loop.validate_every=1", "optimiser.learning_rate=1e-9"),
+    )
+    outcome = train(config, tmp_path / "run")
+    assert outcome.step == outcome.steps < 50
+    assert outcome.samples is not None
+    assert outcome.samples.is_file()
+
+
+def test_misses_and_false_alarms_are_marked(tmp_path: Path, astronaut: UInt8Array) -> None:
+    folder = write_dataset(tmp_path / "data", astronaut, (1.0,))
+    (photo,) = read_labels(folder)
+    elsewhere = replace(photo, boxes_xyxy=np.array([[350, 350, 450, 450]], np.float32))
+    detector = FaceDetector.load()
+    right, wrong, unlabelled = (
+        detection_sheet(detector, [shown], labelled=labelled, cell_px=512).astype(int)
+        for shown, labelled in ((photo, True), (elsewhere, True), (elsewhere, False))
+    )
+    assert np.abs(wrong[345:455, 345:455] - unlabelled[345:455, 345:455]).max() > 100
+    red = (wrong[..., 0] > 200) & (wrong[..., 1:].max(axis=2) < 100) & (right[..., 1] > 100)
+    assert red.any()
+    assert np.array_equal(right, unlabelled)
 
 
 def test_a_folder_with_a_run_needs_resume(tmp_path: Path, dataset: Path) -> None:
