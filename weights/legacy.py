@@ -29,18 +29,36 @@ _PACKED_MAX = 1 << 20
 def read_legacy_checkpoint(path: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a PyTorch checkpoint to the CPU, by their published names.
 
-    A "state_dict" inside a training checkpoint is unwrapped, and the "module." that data-parallel
-    training puts before every name is taken off.
+    A network inside a training checkpoint, "state_dict", "model" or what else is named tensors, is
+    unwrapped, and the "module." that data-parallel training puts before every name is taken off.
 
     Raises:
-        WeightsError: Missing, empty, truncated, not a checkpoint, without tensors, holding code, or tensors
-            of another form than values in memory (`require_plain`).
+        WeightsError: Missing, empty, truncated, not a checkpoint, without tensors, of several networks,
+            holding code, or tensors of another form than values in memory (`require_plain`).
         MissingExtraError: torch is not installed.
     """
-    state = load_without_code(path)
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    return _strip_module_prefix(_only_tensors(path, state))
+    return _strip_module_prefix(_only_tensors(path, _unwrapped(path, load_without_code(path))))
+
+
+def _unwrapped(path: Path, state: Any) -> Any:
+    """Return the network of a training checkpoint, and anything else as it is."""
+    if not isinstance(state, dict):
+        return state
+    if isinstance(state.get("state_dict"), dict):
+        return state["state_dict"]
+    inner = {name: value for name, value in state.items() if _is_state_dict(value)}
+    if len(inner) > 1:
+        names = one_line(", ".join(map(str, inner)))
+        raise WeightsError(f"{path}: holds several networks ({names}); save one of them as a state dict")
+    return next(iter(inner.values()), state)
+
+
+def _is_state_dict(value: Any) -> bool:
+    import torch
+
+    return (
+        isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+    )
 
 
 def require_checkpoint(path: Path, source: str) -> None:

@@ -42,8 +42,14 @@ PREFIXED = {f"module.{name}": tensor for name, tensor in STATE.items()}
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older form"])
 @pytest.mark.parametrize(
     "content",
-    [STATE, PREFIXED, {"epoch": 3, "state_dict": PREFIXED}, {"epoch": 3, "arch": "x", "state_dict": STATE}],
-    ids=["plain", "data-parallel", "training checkpoint of both", "training checkpoint"],
+    [
+        STATE,
+        PREFIXED,
+        {"epoch": 3, "state_dict": PREFIXED},
+        {"epoch": 3, "arch": "x", "state_dict": STATE},
+        {"epoch": 3, "model": STATE, "optimizer": {"state": {0: {"step": 1}}, "param_groups": [{"lr": 0.1}]}},
+    ],
+    ids=["plain", "data-parallel", "training checkpoint of both", "training checkpoint", "by another name"],
 )
 def test_every_wrapping_gives_the_same_tensors(content: Any, zipped: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
@@ -82,6 +88,7 @@ BAD = {
     "one tensor": (_saved(torch.ones(3)), "expected named tensors, got Tensor"),
     "no tensors": (_saved({}), "expected named tensors"),
     "numbers": (_saved({"epoch": 3, "loss": 0.5}), "epoch, loss are none"),
+    "two networks": (_saved({"model": STATE, "ema": STATE}), "several networks .model, ema."),
     "tensors and numbers": (_saved({"state_dict": {"a": torch.ones(1), "lr": 0.1}}), "lr are none"),
 }
 
