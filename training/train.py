@@ -13,11 +13,9 @@ import torch
 from facepipe.core.counting import counted
 from facepipe.core.errors import UsageError
 from facepipe.training.detection.config import DetectorConfig
-from facepipe.training.detection.prepare import DetectorTraining
+from facepipe.training.detection.prepare import DetectorTraining, write_pictures
+from facepipe.training.detection.prepare import check_inputs as check_detector_inputs
 from facepipe.training.detection.prepare import prepare as prepare_detector
-from facepipe.training.detection.prepare import write_pictures
-from facepipe.training.detection.small_faces import BranchTask
-from facepipe.training.detection.task import DetectorTask
 from facepipe.training.engine.checkpoints import LAST, holds_run, load_last
 from facepipe.training.engine.config import Phase, to_plain
 from facepipe.training.engine.distributed import is_main, process_group, world_size
@@ -28,6 +26,7 @@ from facepipe.training.engine.runs import TrainingOutcome, check_folder, only_ru
 from facepipe.training.engine.signals import sigterm_interrupts
 from facepipe.training.engine.task import Progress, Task
 from facepipe.training.recognition.config import EncoderConfig
+from facepipe.training.recognition.prepare import check_inputs as check_encoder_inputs
 from facepipe.training.recognition.prepare import prepare as prepare_encoder
 
 _LOG = logging.getLogger("facepipe.training")
@@ -122,6 +121,7 @@ def train_phases(
         FacepipeError, KeyboardInterrupt: As `train`.
     """
     with process_group(phases[0].config.device):
+        _check_inputs(phases, folder)
         if not resume:
             begin_phases(folder, phases)
         before: Path | None = None
@@ -140,6 +140,17 @@ def train_phases(
                 break
             before = place
         return outcome
+
+
+def _check_inputs(phases: Sequence[Phase[Any]], folder: Path) -> None:
+    """Check that no phase that is left ends, after the hours of those before it, for want of a file."""
+    for number, phase in enumerate(phases, 1):
+        if is_finished(phase_folder(folder, number, phase.name)):
+            continue
+        if isinstance(phase.config, DetectorConfig):
+            check_detector_inputs(phase.config)
+        else:
+            check_encoder_inputs(phase.config)
 
 
 def _announce(

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from training_helpers import assert_same_run, write_dataset
 
 from facepipe.cli import main
-from facepipe.core.errors import DataError, UsageError
+from facepipe.core.errors import DataError, FacepipeError, UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.training.commands import _TrainingBar
 from facepipe.training.detection.config import DetectorConfig
@@ -193,3 +193,34 @@ def test_one_phase_runs_alone(tmp_path: Path, recipe: Path, dataset: Path) -> No
     assert load_checkpoint(tmp_path / "alone" / "last.pt")["step"] == 4
     unknown = train(tmp_path / "unknown", *words, "third")
     assert (unknown.exit_code, "its phases: first, second" in unknown.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ('teacher.weights = "gone"', "no weight is called 'gone'"),
+        ('validation.photos = "/nowhere"', "/nowhere"),
+        (
+            'loss.hints_from = "all"',
+            "loss.hints_from = all compares with a teacher of the same layers: name one",
+        ),
+    ],
+)
+def test_what_a_later_phase_lacks_ends_the_run_before_the_first(
+    tmp_path: Path, recipe: Path, dataset: Path, settings: str, message: str
+) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe.read_text().replace('name = "second"', f'name = "second"\n{settings}'))
+    refused = train(tmp_path / "run", "--recipe", file, "--data", dataset)
+    assert isinstance(refused.exception, FacepipeError | SystemExit)
+    assert message in f"{refused.output}{refused.exception}"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["retinaface_mobilenet025_taught", "retinaface_mobilenet025_detail"])
+def test_a_taught_recipe_without_its_teacher_says_so_at_once(
+    tmp_path: Path, dataset: Path, recipe: str
+) -> None:
+    refused = train(tmp_path / "run", "--recipe", recipe, "--data", dataset)
+    assert refused.exit_code == 2
+    assert "name one (--teacher)" in refused.output

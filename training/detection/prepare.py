@@ -21,9 +21,12 @@ from facepipe.training.detection.focus import FocusTask, TrainedFocus
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
 from facepipe.training.detection.pictures import detection_sheet, preview, write_precision_recall
 from facepipe.training.detection.small_faces import BranchTask, TrainedBranch
-from facepipe.training.detection.task import DetectorTask, TrainedDetector
+from facepipe.training.detection.task import DetectorTask, TrainedDetector, require_teacher
 from facepipe.training.detection.validation import Validator, evenly, network_detector
 from facepipe.training.engine.distributed import is_main, main_first
+from facepipe.training.engine.pixels import IMAGENET_INPUT
+from facepipe.weights.cards import AnchorSpec
+from facepipe.weights.registry import load_card
 
 _SAMPLE_PHOTOS = 12
 _SAMPLE_FACES = 100
@@ -44,6 +47,21 @@ def prepare(config: DetectorConfig, device: torch.device) -> tuple[DetectorConfi
     # A checkpoint must hold the preprocessing and anchors, wherever they were read from.
     config = replace(config, network=replace(config.network, input=start.input, anchors=start.anchors))
     return config, build_task(config, start, device)
+
+
+def check_inputs(config: DetectorConfig) -> None:
+    """Check that a later phase will find its teacher and what it validates on.
+
+    Raises:
+        UsageError: The losses compare with a teacher, and none is named.
+        DataError, WeightsError: Something is missing or damaged.
+    """
+    if not config.focus and (config.detail is None or not config.detail.alone):
+        require_teacher(config.loss, config.teacher is not None)
+    if config.teacher:
+        load_card(config.teacher.weights)
+    if config.validation and config.validation.photos:
+        Validator(config.validation, config.network.architecture, IMAGENET_INPUT, AnchorSpec())
 
 
 def build_task(config: DetectorConfig, start: Detector, device: torch.device) -> DetectorTraining:

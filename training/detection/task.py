@@ -207,11 +207,10 @@ def _check_teacher(
     config: LossConfig,
     data: Sequence[WeightedPhotos],
 ) -> None:
+    require_teacher(config, teacher is not None)
     if teacher is None:
         if not all(d.labelled for d in data):
             raise UsageError("a data set without labels trains only with a teacher")
-        if config.teacher_forcing:
-            raise UsageError("loss.teacher_forcing feeds a teacher's maps: name a teacher (teacher.weights)")
         return
     if config.hints_from == "all" and _layout(teacher.network) != _layout(student):
         raise UsageError("loss.hints_from = all: the teacher has other layers than the student; take pyramid")
@@ -224,6 +223,19 @@ def _check_teacher(
         raise UsageError(
             f"the teacher's anchors {teacher.anchors.sizes_px} differ from {anchors.sizes_px}: use the "
             "teacher's anchors, or feature hints alone (loss.distil_classes, _boxes and _landmarks = 0)"
+        )
+
+
+def require_teacher(config: LossConfig, is_named: bool) -> None:
+    """Refuse losses that compare with a teacher where there is none.
+
+    Raises:
+        UsageError: Names the setting and the cure.
+    """
+    if config.hints_from == "all" and not is_named:
+        raise UsageError(
+            "loss.hints_from = all compares with a teacher of the same layers: name one (--teacher), or set "
+            "loss.hints_from=pyramid to train from labels alone"
         )
 
 

@@ -8,12 +8,14 @@ import torch
 
 from facepipe.core.errors import UsageError
 from facepipe.training.engine.distributed import is_main, main_first
+from facepipe.training.engine.pixels import IMAGENET_INPUT
 from facepipe.training.recognition.config import EncoderConfig, FaceDataConfig
 from facepipe.training.recognition.crops import FaceCrops, read_same_person
 from facepipe.training.recognition.initialize import Encoder, initial_encoder, resolve_config
 from facepipe.training.recognition.objectives import check_objectives
 from facepipe.training.recognition.sources import CropSource, DetectionSource, FaceSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask
+from facepipe.training.recognition.teacher import find_teacher
 from facepipe.training.recognition.validation import PairValidator
 
 
@@ -38,6 +40,18 @@ def prepare(
     if config.network.initial != "random" and not resume:
         task.fit_to_network()
     return config, task
+
+
+def check_inputs(config: EncoderConfig) -> None:
+    """Check that a later phase will find its teacher.
+
+    Raises:
+        UsageError: Losses and teacher do not fit together.
+        WeightsError: The teacher is missing or damaged.
+    """
+    check_objectives(config)
+    if config.teacher.weights:
+        find_teacher(config.teacher, IMAGENET_INPUT)
 
 
 def build_task(config: EncoderConfig, start: Encoder, device: torch.device) -> RecognitionTask:

@@ -334,7 +334,7 @@ def test_forcing_needs_all_hints_and_a_chain_of_blocks(dataset: Path) -> None:
     with pytest.raises(UsageError, match="hints_from=all"):
         LossConfig(teacher_forcing=True)
     network, loss = retinaface_resnet50(), LossConfig(hints_from="all", teacher_forcing=True)
-    with pytest.raises(UsageError, match="name a teacher"):
+    with pytest.raises(UsageError, match=r"name one \(--teacher\)"):
         _task_with(dataset, None, loss=loss)
     with pytest.raises(UsageError, match="MobileNetV1's blocks"):
         _task_with(dataset, Teacher(retinaface_resnet50(), IMAGENET_INPUT), loss=loss, network=network)
