@@ -186,6 +186,15 @@ def test_settings_change_in_the_phases_that_have_not_ended(tmp_path: Path, whole
             phases_of_run(DetectorConfig, run)
 
 
+def test_a_run_that_saved_nothing_begins_anew(tmp_path: Path, recipe: Path, dataset: Path) -> None:
+    """Here the first weights were not found."""
+    words = ["--recipe", recipe, "--data", dataset, "--set"]
+    refused = train(tmp_path / "run", *words, "network.initial=gone.pth")
+    assert "gone.pth" in refused.output
+    again = train(tmp_path / "run", *words, "network.initial=imagenet")
+    assert "torchvision has no MobileNetV1" in again.output
+
+
 def test_one_phase_runs_alone(tmp_path: Path, recipe: Path, dataset: Path) -> None:
     words = ["--recipe", recipe, "--data", dataset, "--phase"]
     alone = train(tmp_path / "alone", *words, "second")

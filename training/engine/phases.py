@@ -49,10 +49,10 @@ def begin_phases(folder: Path, phases: Sequence[Phase[Any]]) -> None:
     """Write down what is to be done, so that it can be continued; the first of several processes does.
 
     Raises:
-        UsageError: The folder holds a run already.
+        UsageError: The folder holds a run that has saved something already.
         OutputError: It can't be written.
     """
-    if holds_phases(folder) or holds_run(folder):
+    if holds_run(folder) or any(map(holds_run, folder.glob("[0-9]*_*"))):
         raise UsageError(f"{folder}: holds a run; continue it with --resume, or choose another folder")
     if not is_main():
         return
