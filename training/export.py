@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,7 @@ def export_checkpoint(
     *,
     half_storage: bool = False,
     class_bias: float = 0.0,
-    measured: Mapping[str, Any] | None = None,
     licence: str = "",
-    limits: str = "",
-    replace_existing: bool = False,
 ) -> Weight:
     """Turn the averaged weights of a detector's or an encoder's checkpoint into a weight.
 
@@ -44,9 +41,7 @@ def export_checkpoint(
         class_bias: Of a detector: added to the face logits of strides 16 and 32. Each stride trains against
             negatives of its own, and the ranking of large faces among small ones is left to chance; choose it
             like a threshold, on photos that did not train.
-        measured: For the card; None: the checkpoint's own validation, where it is exported as it was.
-        licence, limits: For the card.
-        replace_existing: Whether a weight of this name there may be replaced.
+        licence: For the card.
 
     Raises:
         DataError, WeightsError: A checkpoint is damaged or of no trainer, or the name is taken.
@@ -61,20 +56,17 @@ def export_checkpoint(
     if class_bias:
         add_class_bias(network, class_bias)
         record["class_bias"] = class_bias
-    if measured is None:
-        as_measured = len(checkpoints) == 1 and not class_bias
-        measured = validation_record(state) if as_measured else {}
+    as_measured = len(checkpoints) == 1 and not class_bias
     card = WeightCard(
         name=name,
         architecture=state["record"]["network"]["architecture"],
         parameters=WeightFile(f"{name}.safetensors", None),
         licence=licence,
         training=record,
-        measured=measured,
-        limits=limits,
+        measured=validation_record(state) if as_measured else {},
         **kind,
     )
-    return write_pair(network, card, folder, half_storage=half_storage, replace_existing=replace_existing)
+    return write_pair(network, card, folder, half_storage=half_storage)
 
 
 def add_class_bias(network: nn.Module, logit: float) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from facepipe.core.errors import DataError
 from facepipe.core.faces import Faces
+from facepipe.evaluation.labels import LabelledPhoto
 from facepipe.evaluation.metrics.landmarks import landmark_errors, nme_ratio
-from facepipe.training.detection.data import LabelledPhoto
 
 POINTS = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], np.float32)
 """Of a face with the box 0 0 100 100: eyes 40 px apart."""

@@ -138,7 +138,7 @@ def test_training_makes_the_loss_fall(tmp_path: Path, name: Any, precision: Any)
     task = _ToyTask(nn.Sequential(nn.Linear(3, 1)))
     _loop(tmp_path, task, config, replace(_SGD, name=name), on_step=steps.append).run()
     assert steps[-1].losses["square"] < 0.3 * steps[0].losses["square"]
-    assert (steps[-1].step, steps[-1].seconds_left) == (120, 0)
+    assert (steps[-1].step, steps[-1].steps) == (120, 120)
     assert [int(s.step) for s in steps] == list(range(1, 121))
     scaler = load_checkpoint(tmp_path / "last.pt")["scaler"]
     assert bool(scaler) == (precision == "float16")

@@ -81,7 +81,7 @@ def test_the_time_is_measured_after_the_first_steps(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     estimate = TimeEstimate(said.append)
     for step in range(501, 521):  # of a run that was continued
-        estimate.add(Progress(step, 2010, {}, 0.0, 0.0))
+        estimate.add(Progress(step, 2010, {}))
     assert len(said) == 1
     assert said[0].startswith("5.00 s a step: 2 h 5 min for the other 1500 steps, without validation")
 
@@ -92,7 +92,7 @@ def test_slow_steps_are_measured_for_a_minute(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     estimate = TimeEstimate(said.append)
     for step in range(1, 8):
-        estimate.add(Progress(step, 43, {}, 0.0, 0.0))
+        estimate.add(Progress(step, 43, {}))
     assert [line.partition(",")[0] for line in said] == ["150.00 s a step: 100 min for the other 40 steps"]
 
 
@@ -123,7 +123,7 @@ def test_every_phase_has_a_bar_of_its_own(monkeypatch: pytest.MonkeyPatch) -> No
     with _TrainingBar() as bar:
         for steps in (3, 3, 2):
             for step in range(1, steps + 1):
-                bar.step(Progress(step, steps, {"class": 1.0}, 1.0, 1.0))
+                bar.step(Progress(step, steps, {"class": 1.0}))
             bar.say("the next phase")
     shown = terminal.getvalue()
     assert shown.count("0/3 ") == 2

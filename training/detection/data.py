@@ -11,18 +11,9 @@ import numpy as np
 
 from facepipe.core.errors import DataError, PhotoError
 from facepipe.core.faces import UInt8Array
-from facepipe.evaluation.labels import LabelledPhoto, read_labels, unlabelled_photos
+from facepipe.evaluation.labels import LabelledPhoto
 from facepipe.images.reading import read_image
 from facepipe.training.engine.pixels import cached_pictures
-
-__all__ = [
-    "DecodedPhotos",
-    "LabelledPhoto",
-    "PhotoFiles",
-    "PhotoSource",
-    "read_labels",
-    "unlabelled_photos",
-]
 
 
 class PhotoSource(Protocol):

@@ -22,9 +22,6 @@ from facepipe.weights.cards import AnchorSpec, InputSpec
 from facepipe.weights.legacy import read_legacy_checkpoint
 from facepipe.weights.registry import load_card
 
-PUBLISHED_INPUT = InputSpec("bgr", (104.0, 117.0, 123.0), (1.0, 1.0, 1.0))
-"""Preprocessing of most published RetinaFace weights."""
-
 _PUBLISHED_SUFFIXES = (".pth", ".tar", ".ckpt", ".pretrained")
 _PLAIN: Architecture = "retinaface_mobilenet025"
 _DETAIL: Architecture = "retinaface_mobilenet025_detail"

@@ -25,6 +25,7 @@ from facepipe.training.engine.curves import new_figure, save_figure
 _BOX_RGB, _IGNORED_RGB, _ALARM_RGB = (0, 230, 80), (255, 160, 0), (255, 40, 40)
 _LANDMARK_RGB = ((255, 0, 0), (0, 120, 255), (255, 255, 255), (255, 0, 200), (0, 230, 230))
 _GAP_PX = 6
+_SHEET_COLUMNS = 4
 
 
 def preview(
@@ -71,7 +72,6 @@ def detection_sheet(
     photos: Sequence[LabelledPhoto],
     *,
     labelled: bool,
-    columns: int = 4,
     cell_px: int = 480,
 ) -> UInt8Array:
     """Draw a contact sheet of photos with the faces that the detector finds; RGB uint8.
@@ -88,7 +88,7 @@ def detection_sheet(
             if labelled:
                 _draw_mistakes(picture, photo, faces, detector.options.score_threshold)
             cells.append(_letterboxed(picture, cell_px))
-    return contact_sheet(cells or [np.full((cell_px, cell_px, 3), 255, np.uint8)], columns)
+    return contact_sheet(cells or [np.full((cell_px, cell_px, 3), 255, np.uint8)], _SHEET_COLUMNS)
 
 
 def _draw_mistakes(picture: UInt8Array, photo: LabelledPhoto, faces: Faces, score: float) -> None:

@@ -296,10 +296,9 @@ class TrainingLoop(Generic[Batch]):
 
     def _report(self, window: LogWindow) -> None:
         config = self.config
-        speed = self._samples_per_step * window.steps / window.seconds
-        left = (config.steps - self.step) * window.seconds / window.steps
-        self.on_step(Progress(self.step, config.steps, window.latest, speed, left))
+        self.on_step(Progress(self.step, config.steps, window.latest))
         if self.step % config.log_every == 0 or self.step == config.steps:
+            speed = self._samples_per_step * window.steps / window.seconds
             rate = self.optimiser.param_groups[0]["lr"]
             self._log({"samples_per_s": speed, "learning_rate": rate, **window.means(self._device)})
             window.clear()

@@ -46,12 +46,8 @@ class Progress:
     Attributes:
         step, steps: Finished, and of the whole run.
         losses: Parts of this step's loss.
-        samples_per_s: Lately, all processes together.
-        seconds_left: At this speed, without validation.
     """
 
     step: int
     steps: int
     losses: dict[str, float]
-    samples_per_s: float
-    seconds_left: float

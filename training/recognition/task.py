@@ -49,6 +49,8 @@ from facepipe.training.recognition.trained_encoder import LeastSquares, TrainedE
 
 _MOST_HELD_OUT = 4000
 _FACES_OF_A_DIRECTION = 8
+_BATCHES_OF_A_FIT, _RIDGE = 8, 1e-3
+"""Of the projections to a teacher's maps."""
 
 Validator = Callable[[FaceNet], dict[str, float]]
 
@@ -154,12 +156,12 @@ class RecognitionTask:
         self._take_mean_directions()
         self.module.train()
 
-    def _solve_projections(self, batches: int = 8, ridge: float = 1e-3) -> None:
+    def _solve_projections(self) -> None:
         """Fit the projections to the teacher's maps by least squares."""
         if self._targets is None or not self.module.projections:
             return
         sums = [LeastSquares(p.in_channels) for p in self._projections()]
-        for number in range(batches):
+        for number in range(_BATCHES_OF_A_FIT):
             batch = self._sampler.batch(number)
             assert batch.clean is not None
             taps = self.module.network(self._input(batch.clean)).taps
@@ -167,7 +169,7 @@ class RecognitionTask:
             for equations, tap, theirs in zip(sums, self.module.taps, truth, strict=True):
                 equations.add(taps[tap], theirs)
         for equations, projection in zip(sums, self._projections(), strict=True):
-            equations.solve_into(projection, ridge)
+            equations.solve_into(projection, _RIDGE)
 
     def _take_mean_directions(self) -> None:
         """Set directions to mean embeddings of a few faces; people without any keep random ones."""
