@@ -18,7 +18,7 @@ class Face(msgspec.Struct):
 
     Attributes:
         box_xyxy: Left, top, right and bottom in pixels of the upright photo.
-        status: `known`, `unsure` or `unknown`.
+        status: `named`, `unsure` or `unknown`.
         name: Who it is; None: nobody is near, or two people are about as near.
         distance_l2: To the nearest person; None: it was not compared, or nobody is enrolled.
     """

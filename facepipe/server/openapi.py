@@ -35,6 +35,13 @@ _ERRORS = {
     },
     "5XX": {"description": "The server failed; its log says why.", "content": _ERROR_CONTENT},
 }
+_REQUEST_ID = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "description": "Id of the request in the log and in the answer; one is made up where there is none.",
+    "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$"},
+}
 _FACE = {
     "box_xyxy": [180.15, 55.55, 273.01, 175.59],
     "score": 0.9972,
@@ -96,13 +103,17 @@ def openapi_config() -> OpenAPIConfig:
 
 
 def completed(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a document with the errors, the keys and the examples of its operations."""
+    """Return a document with the errors, the keys, the request ids and the examples of its operations."""
     paths = {
         path: {method: _operation(operation) for method, operation in operations.items()}
         for path, operations in document["paths"].items()
     }
-    schemas = {**document["components"].get("schemas", {}), "ApiError": _ERROR_SCHEMA}
-    return {**document, "paths": paths, "components": {**document["components"], "schemas": schemas}}
+    components = {
+        **document["components"],
+        "schemas": {**document["components"].get("schemas", {}), "ApiError": _ERROR_SCHEMA},
+        "parameters": {"RequestId": _REQUEST_ID},
+    }
+    return {**document, "paths": paths, "components": components}
 
 
 def _operation(operation: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +122,8 @@ def _operation(operation: dict[str, Any]) -> dict[str, Any]:
     if example is not None:
         own = {status: _with_example(answer, example) for status, answer in own.items()}
     keyless: dict[str, Any] = {"security": []} if operation["operationId"] in _NEEDS_NO_KEY else {}
-    return {**operation, "responses": own | _ERRORS, **keyless}
+    parameters = [*operation.get("parameters", ()), {"$ref": "#/components/parameters/RequestId"}]
+    return {**operation, "parameters": parameters, "responses": own | _ERRORS, **keyless}
 
 
 def _with_example(answer: dict[str, Any], example: Any) -> dict[str, Any]:

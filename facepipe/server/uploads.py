@@ -16,7 +16,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 from facepipe.server.errors import RefusedError
 
 _MOST_PARTS = 16
-_RAW = ("application/octet-stream", "image/")
+_BYTES = "application/octet-stream"
+_RAW = (_BYTES, "image/")
 PHOTO = "photo"
 """Field of a form or of JSON that holds the photo."""
 
@@ -91,10 +92,11 @@ def _properties(names: tuple[str, ...], field: Schema) -> Schema:
 def _photo_body(names: tuple[str, ...]) -> RequestBody:
     binary = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
     text = Schema(type=OpenAPIType.STRING, content_encoding="base64")
-    raw = {"image/*": OpenAPIMediaType(schema=binary)} if len(names) == 1 else {}
+    raw = {_BYTES: OpenAPIMediaType(schema=binary)} if len(names) == 1 else {}
     return RequestBody(
         required=True,
-        description="JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC.",
+        description="JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC; a body that is the photo itself may be "
+        "image/jpeg and so on, too.",
         content={
             **raw,
             "multipart/form-data": OpenAPIMediaType(schema=_properties(names, binary)),

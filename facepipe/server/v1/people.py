@@ -18,6 +18,7 @@ from facepipe.server.services import Services
 from facepipe.server.uploads import PhotoOperation, read_photos
 from facepipe.server.v1.schemas import (
     Enrollment,
+    EnrollmentWarning,
     Erased,
     Merge,
     PeoplePage,
@@ -67,7 +68,7 @@ def _enrollment(name: str, enrolled: Enrolled) -> Enrollment:
         enrolled.id,
         list(enrolled.reasons),
         enrolled.sentence,
-        [warning.to_dict() for warning in enrolled.warnings],
+        [EnrollmentWarning.of(warning) for warning in enrolled.warnings],
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from facepipe.core.faces import Faces
+from facepipe.core.faces import Faces, MatchStatus
 from facepipe.gallery import Person, Template
+from facepipe.gallery.audit import FaceRemark
 from facepipe.gallery.matching import PersonAt
 from facepipe.gallery.names import NAME_LENGTH_MAX
 from facepipe.reports.records import face_record
@@ -25,7 +26,6 @@ Landmarks = Annotated[
     list[list[float]],
     Meta(description="Left eye, right eye, nose, left and right corner of the mouth."),
 ]
-Status = Literal["named", "unsure", "unknown"]
 
 
 class RunnerUp(Struct, frozen=True):
@@ -45,7 +45,7 @@ class FaceRecord(Struct, frozen=True, kw_only=True):
     distance_l2: float | None = None
     threshold_l2: float | None = None
     runner_up: RunnerUp | None = None
-    status: Status | None = None
+    status: MatchStatus | None = None
     candidate: str | None = None
     reason: str | None = None
 
@@ -164,6 +164,20 @@ class PersonDetails(PersonRecord, frozen=True):
     faces: list[PersonPhoto]
 
 
+class EnrollmentWarning(Struct, frozen=True):
+    """What is odd about an enrolled face beside the gallery's others; `name` is the person it looks like."""
+
+    code: str
+    name: str | None
+    distance_l2: float | None
+    sentence: str
+
+    @classmethod
+    def of(cls, remark: FaceRemark) -> EnrollmentWarning:
+        """Return what is told of a remark."""
+        return msgspec.convert(remark.to_dict(), cls)
+
+
 class Enrollment(Struct, frozen=True):
     """What became of a photo of a person; see docs/results.md, `enroll --json`."""
 
@@ -172,7 +186,7 @@ class Enrollment(Struct, frozen=True):
     id: int | None
     reasons: list[str]
     sentence: str
-    warnings: list[dict[str, Any]]
+    warnings: list[EnrollmentWarning]
 
 
 class PersonChange(Struct, frozen=True, forbid_unknown_fields=True):
