@@ -13,6 +13,7 @@ from facepipe.batch.decisions import Decision, Verdict
 from facepipe.batch.forgetting import forget_person
 from facepipe.core.errors import GalleryError, UsageError
 from facepipe.core.faces import Match
+from facepipe.gallery.models import require_threshold
 from facepipe.gallery.names import clean_name
 from facepipe.library.changes import decision_of
 from facepipe.library.deciding import DecidingMixin
@@ -164,13 +165,12 @@ class PeopleMixin(DecidingMixin):
             raise UsageError(f"{source!r} can't be merged into the same person: choose another")
         known = self.gallery.knows(source)
         templates = [template.id for template in self.gallery.templates(source)] if known else []
-        threshold_l2 = next((p.threshold_l2 for p in self.gallery.people() if p.name == source), None)
         change = {
             "op": "merge",
             "old": source,
             "new": into,
             "templates": templates,
-            "threshold_l2": threshold_l2,
+            "threshold_l2": self._own_threshold(source),
         }
         return self._move_name(source, into, f"{source} merged into {into}", change)
 
@@ -197,9 +197,56 @@ class PeopleMixin(DecidingMixin):
         self._relabel(old, new)
         return step
 
+    def set_threshold(self, name: str | None, threshold_l2: float) -> Step:
+        """Name faces up to another distance.
+
+        Args:
+            name: Of this person; None: of all who have no threshold of their own.
+            threshold_l2: Largest distance.
+
+        Raises:
+            UsageError: Nobody in the gallery has this name, or the threshold is not within 0..2.
+        """
+        require_threshold(threshold_l2)
+        if name is not None and not self.gallery.knows(name):
+            raise UsageError(f"{name!r} has no enrolled or confirmed face: confirm one first")
+        who = "names are given" if name is None else f"{name} is named"
+        change = {"op": "threshold", "name": name, "old": self._own_threshold(name), "new": threshold_l2}
+        step = self._step(
+            f"{who} up to {threshold_l2:.2f}",
+            [],
+            [],
+            {"gallery": change},
+            StepState.DOING,
+            also=self._leave_everything,
+        )
+        self._change_gallery(change)
+        with self._changing():
+            self._tables.set_step_state(step.id, StepState.DONE)
+        return step
+
+    def _own_threshold(self, name: str | None) -> float | None:
+        if name is None:
+            return self.gallery.threshold_l2
+        return next((person.threshold_l2 for person in self.gallery.people() if person.name == name), None)
+
+    def _give_threshold(self, name: str | None, threshold_l2: float | None) -> None:
+        if name is None:
+            self.gallery.set_threshold(threshold_l2)
+        elif self.gallery.knows(name):
+            self.gallery.set_person_threshold(name, threshold_l2)
+
+    def _leave_everything(self) -> None:
+        """Leave all photos for `name_again`."""
+        self._due_photos |= dict.fromkeys(self.photos)
+        self._job.faces.leave_for_naming(self._due_photos)
+
     def _change_gallery(self, change: Mapping[str, Any]) -> None:
         """Do what a step does to the gallery, unless that was done."""
         old, new = change["old"], change["new"]
+        if change["op"] == "threshold":
+            self._give_threshold(change["name"], new)
+            return
         if not self.gallery.knows(old):
             return
         if not self.gallery.knows(new):
@@ -209,6 +256,9 @@ class PeopleMixin(DecidingMixin):
 
     def _change_gallery_back(self, change: Mapping[str, Any]) -> None:
         old, new = change["old"], change["new"]
+        if change["op"] == "threshold":
+            self._give_threshold(change["name"], old)
+            return
         if change["op"] == "rename":
             if self.gallery.knows(new) and not self.gallery.knows(old):
                 self.gallery.rename(new, old)
@@ -278,7 +328,10 @@ class PeopleMixin(DecidingMixin):
         pairs = [(decision_of(old), decision_of(new)) for old, new in stored.changes["decisions"]]
         before = [self._of_present_content(old) for old, _ in pairs]
         after = [new for _, new in pairs]
+        gallery_change = stored.changes.get("gallery")
         with self._changing():
+            if gallery_change is not None:
+                self._leave_concerned(gallery_change)
             self._write_decisions(before)
             for name, display, _ in stored.changes.get("people", ()):
                 self._tables.show_person(name, _display_of(display))
@@ -289,10 +342,19 @@ class PeopleMixin(DecidingMixin):
             for new in after:
                 if new.decision.face_id in self.faces:
                     self._reload_photo(self.faces[new.decision.face_id].photo_id)
-        if "gallery" in stored.changes:
-            self._show_names_of_before(stored.changes["gallery"])
+        if gallery_change is not None and gallery_change["op"] == "rename":
+            self._relabel(gallery_change["new"], gallery_change["old"])  # at once
         self._follow(after, before)
+        self._give_back_thresholds(stored.changes.get("thresholds", {}))
         return replace(stored.step, is_undone=True)
+
+    def _give_back_thresholds(self, thresholds_l2: Mapping[str, float]) -> None:
+        """Give people their own thresholds again whom the gallery had forgotten."""
+        if thresholds_l2:
+            self._sync_due_people()
+        for name, threshold_l2 in thresholds_l2.items():
+            if self._own_threshold(name) is None:
+                self._give_threshold(name, threshold_l2)
 
     def _of_present_content(self, stored: StoredDecision) -> StoredDecision:
         """A decision about a photo as it is now: its metadata may have been edited since."""
@@ -302,16 +364,15 @@ class PeopleMixin(DecidingMixin):
             return stored
         return replace(stored, decision=replace(stored.decision, photo_sha256=sha256))
 
-    def _show_names_of_before(self, change: Mapping[str, Any]) -> None:
-        """After people were renamed back, at once; after they were parted, by `name_again`."""
-        if change["op"] == "rename":
-            self._relabel(change["new"], change["old"])
+    def _leave_concerned(self, change: Mapping[str, Any]) -> None:
+        """Leave the photos for `name_again` that a change of the gallery concerns. Inside a transaction."""
+        if change["op"] == "threshold":
+            self._leave_everything()
             return
         for face in self.faces.values():
             if change["new"] in (face.match.name, face.match.candidate_name, face.match.runner_up_name):
                 self._due_photos[face.photo_id] = None
-        with self._changing():
-            self._job.faces.leave_for_naming(self._due_photos)
+        self._job.faces.leave_for_naming(self._due_photos)
 
     def _finish_undo(self, step_id: int, changes: Mapping[str, Any]) -> None:
         if "gallery" in changes:

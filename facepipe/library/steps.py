@@ -61,6 +61,7 @@ class StepsMixin(FollowingMixin):
             "decisions": [
                 [decision_to_dict(old), decision_to_dict(new)] for old, new in zip(before, after, strict=True)
             ],
+            "thresholds": self._thresholds_at_stake(before, after),
             **(more or {}),
         }
         with self._changing():
@@ -70,6 +71,19 @@ class StepsMixin(FollowingMixin):
             step = self._tables.add_step(label, changes, state)
         self._follow(before, after)
         return step.step
+
+    def _thresholds_at_stake(
+        self, before: Sequence[StoredDecision], after: Sequence[StoredDecision]
+    ) -> dict[str, float]:
+        """Own thresholds of people who lose a confirmed face: with the last one the gallery forgets them."""
+        names = {old.decision.name for old in before} - {None}
+        names -= {new.decision.name for new in after}
+        people = self.gallery.people() if names else ()
+        return {
+            person.name: person.threshold_l2
+            for person in people
+            if person.name in names and person.threshold_l2 is not None
+        }
 
     def _write_decisions(self, decisions: Iterable[StoredDecision]) -> None:
         photos = set[int]()

@@ -126,6 +126,14 @@ def test_everything_is_undone_in_turn(out: Path) -> None:
         done()
         library.merge("Robert", "Ada")
         done()
+        library.set_threshold("Ada", 0.1)
+        done()
+        library.set_threshold(None, 0.2)
+        done()
+        library.set_cover("Ada", face_of(library, "four"))
+        done()
+        library.draw_face(next(iter(library.photos)), (1, 1, 40, 40), "Dora")
+        done()
     labels = []
     while states:
         with Library.open(out) as library:  # also after a restart
@@ -134,8 +142,24 @@ def test_everything_is_undone_in_turn(out: Path) -> None:
             step = library.undo()
             assert (step is None) == (not states)
             labels.append(step and step.label)
-    assert labels[0] == "Robert merged into Ada"
+    assert labels[:2] == ["a face drawn of Dora", "Ada shown with another face"]
     assert labels[-1] is None
+
+
+def test_a_person_who_is_nobody_for_a_while_keeps_the_threshold(out: Path) -> None:
+    with Library.open(out) as library:
+        only = face_of(library, "two")
+        library.confirm([only], "Ada")
+        library.name_again()
+        library.set_threshold("Ada", 0.9)
+        library.ignore([only])
+        library.name_again()
+        assert not library.gallery.knows("Ada")
+    with Library.open(out) as library:
+        library.undo()
+        library.name_again()
+        (ada,) = library.gallery.people()
+        assert (ada.name, ada.threshold_l2) == ("Ada", 0.9)
 
 
 def test_renaming_and_merging_keep_decisions_and_templates(out: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from facepipe.gallery.impostors import FARTHEST_L2
 from facepipe.library.library import Library
 from facepipe.library.models import Step
 from facepipe.server.pages.face_finder import face_finder
@@ -155,6 +156,17 @@ class SetCover(Change, tag="set_cover"):
         return library.set_cover(self.name, self.face_id)
 
 
+class SetThreshold(Change, tag="set_threshold"):
+    """Faces are named up to another distance: everybody's, or one person's."""
+
+    name: Name | None
+    threshold_l2: Annotated[float, Meta(ge=0, le=FARTHEST_L2)]
+
+    def apply(self, library: Library) -> Step:
+        """See `Library.set_threshold`."""
+        return library.set_threshold(self.name, self.threshold_l2)
+
+
 class DrawFace(Change, tag="draw_face"):
     """There is a face where none was found."""
 
@@ -181,6 +193,7 @@ AnyChange = (
     | Merge
     | SetHidden
     | SetCover
+    | SetThreshold
     | DrawFace
 )
 

@@ -59,8 +59,12 @@ async def undo(library_thread: LibraryThread, data: UndoRequest) -> Done:
 
 
 def _undo(library: Library, to: int | None) -> Step | None:
-    undone = library.undo()
-    while to is not None and undone is not None and undone.id > to:
+    """Take the last step back, or all down to one; nothing where that was taken back before."""
+    if to is None:
+        return library.undo()
+    ids = [step.id for step in library.steps(_STEPS_KEPT) if not step.is_undone]
+    undone = None
+    for _ in ids[: ids.index(to) + 1] if to in ids else ():
         undone = library.undo()
     return undone
 

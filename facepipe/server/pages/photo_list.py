@@ -173,12 +173,18 @@ def find_photos(library: Library, wanted: PhotoFilter) -> list[LibraryPhoto]:
     places = _places(library)
     ids = places.by_folder if wanted.order == "folder" else places.by_date
     if wanted.people:  # few photos have a certain person: look at no others
-        first = {face.photo_id for face in library.faces.values() if face.name == wanted.people[0]}
-        ids = [id for id in ids if id in first]
+        ids = _showing(library, ids, wanted.people[0])
     photos = [library.photos[id] for id in ids]
     if wanted == PhotoFilter(order=wanted.order):
         return photos
     return [photo for photo in photos if wanted.accepts(library, photo, places.folder_of[photo.id])]
+
+
+def _showing(library: Library, ids: Sequence[int], name: str) -> list[int]:
+    """The photos with a face of this name, and their copies, which share the face."""
+    photos = library.photos
+    contents = {photos[face.photo_id].sha256 for face in library.faces.values() if face.name == name}
+    return [id for id in ids if photos[id].sha256 in contents]
 
 
 def photo_tiles(library: Library, wanted: PhotoFilter, offset: int) -> Portion[PhotoTile]:

@@ -12,7 +12,7 @@ from litestar.response import Template
 from facepipe.core.plain_text import visible
 from facepipe.library.library import Library
 from facepipe.library.models import LibraryPhoto
-from facepipe.server.errors import not_found
+from facepipe.server.errors import RefusedError, not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photo_list import Order, PhotoFilter, Show, folders, photo_tiles
 from facepipe.server.pages.requests import Offset
@@ -52,7 +52,11 @@ def _given(values: list[str] | None) -> tuple[str, ...]:
 
 
 def _day(text: str) -> date | None:
-    return date.fromisoformat(text) if text else None
+    """Return the day of a form's field; None: it was left empty. Raises: RefusedError."""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError as error:
+        raise RefusedError(400, "day", f"expected a day such as 2019-07-31, got {text!r:.40}") from error
 
 
 @get("/photo")

@@ -291,6 +291,14 @@ def test_accuracy_counts_what_was_checked(visitor: Visitor) -> None:
     expect(page.locator(".lead")).to_contain_text("Of 4 names that you checked, 3 were right")
     expect(page.get_by_role("row", name="Ada")).to_contain_text("4")
 
+    button = '<button type="button" data-threshold="0.50" data-name="Ada">Name up to 0.50</button>'
+    page.route("**/review/advice", lambda route: route.fulfill(body=button, content_type="text/html"))
+    visitor.open("checked")
+    page.get_by_role("button", name="Name up to 0.50").click()
+    expect(page.locator("#messages")).to_contain_text("Ada is named up to 0.50")
+    visitor.open("history")
+    expect(page.locator(".steps li").first).to_contain_text("Ada is named up to 0.50")
+
 
 def test_an_album_has_nothing_but_photos_and_chosen_names(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
