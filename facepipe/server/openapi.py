@@ -89,13 +89,16 @@ class _Document(JsonRenderPlugin):
 
 
 def openapi_config() -> OpenAPIConfig:
-    """Return how the document is made and where it is: `/v1/openapi.json`."""
+    """Return how the document is made and where it is: `/v1/openapi.json`.
+
+    That is the path of all documentation: what is not found below it, Litestar answers with a page of HTML.
+    """
     return OpenAPIConfig(
         title="facepipe",
         version=__version__,
         description="Find the faces in photos and say who they are.",
-        path="/v1",
-        render_plugins=[_Document(path="/openapi.json")],
+        path="/v1/openapi.json",
+        render_plugins=[_Document(path=["/", "/openapi.json"])],
         components=Components(security_schemes=dict(_KEY_SCHEMES)),
         security=[{"bearer": []}, {"apiKey": []}],
         use_handler_docstrings=True,

@@ -59,6 +59,12 @@ def test_a_defect_tells_clients_nothing_but_where_to_look(
     assert "a defect" in caplog.text
 
 
+@pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/people/nobody/nothing", "/v1"])
+def test_what_is_not_there_is_an_error_as_others(client: TestClient[Litestar], path: str) -> None:
+    answer = client.get(path)
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 def test_a_gallery_that_is_read_only_is_not_changed(client: TestClient[Litestar]) -> None:
     answer = client.put("/v1/thresholds", json={"gallery_l2": 1.0})
     assert (answer.status_code, answer.json()["code"]) == (409, "read_only")
