@@ -62,16 +62,18 @@ class FollowingMixin(LibraryBase):
     def _follow(self, before: Iterable[StoredDecision], after: Iterable[StoredDecision]) -> None:
         """Show decisions, and leave what follows from them for `name_again`."""
         changed = dict.fromkeys(stored.decision.face_id for stored in after)
+        people = set[str]()
         for stored in (*before, *after):
             decision = stored.decision
-            people = {decision.name, decision.found_name, *decision.not_names}
-            self._due_people |= {name for name in people if name is not None}
+            named = {decision.name, decision.found_name, *decision.not_names}
+            people |= {name for name in named if name is not None}
             if decision.face_id in self.faces:
                 self._show_decision(decision.face_id)
                 self._due_photos |= dict.fromkeys(self._photos_showing(decision.face_id))
+        self._due_people |= people
         self._leave_rejected(before, after)
         undecided = [id for id in changed if id in self.faces and self.faces[id].decision is None]
-        self._name_now({self.faces[id].photo_id for id in undecided})
+        self._name_now({self.faces[id].photo_id for id in undecided}, people)
 
     def _leave_rejected(self, before: Iterable[StoredDecision], after: Iterable[StoredDecision]) -> None:
         """Have photos named again in which somebody is who was rejected for another, similar face."""
@@ -82,12 +84,17 @@ class FollowingMixin(LibraryBase):
             if face.match.name in names or face.match.candidate_name in names:
                 self._due_photos[face.photo_id] = None
 
-    def _name_now(self, photo_ids: Collection[int]) -> None:
-        """Name the faces of photos again at once where these are few; else they have no name until then."""
+    def _name_now(self, photo_ids: Collection[int], people: Collection[str]) -> None:
+        """Name the faces of photos again at once where these are few; else they have no name until then.
+
+        Args:
+            photo_ids: Of the photos.
+            people: Whose templates follow first; what others lack makes these photos due again.
+        """
         if not photo_ids:
             return
         if len(photo_ids) <= _NAMED_AT_ONCE:
-            self._sync_due_people()
+            self._sync_people(people)
             self._name_photos(photo_ids)
             return
         for id, face in self.faces.items():
@@ -128,7 +135,10 @@ class FollowingMixin(LibraryBase):
 
     def _sync_due_people(self, max_people: int | None = None) -> None:
         """Give the gallery the templates that the decisions make, and take away those that they do not."""
-        for name in sorted(self._due_people)[:max_people]:
+        self._sync_people(sorted(self._due_people)[:max_people])
+
+    def _sync_people(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
             changed = self._sync_person(name)
             self._due_people.discard(name)
             if changed is not None:
