@@ -19,6 +19,14 @@ class JobGroups:
         rows = self._file.database.execute("SELECT face_id, number FROM face_groups")
         return {opened("face_id", id): number for id, number in rows}
 
+    def add(self, numbers: Mapping[str, int]) -> None:
+        """Remember the groups of some faces, and leave others as they are."""
+        with self._file.changing() as database:
+            for face_id, number in numbers.items():
+                sealed = self._file.seal.seal("face_id", face_id)
+                database.execute("DELETE FROM face_groups WHERE face_id = ?", (sealed,))
+                database.execute("INSERT INTO face_groups (face_id, number) VALUES (?, ?)", (sealed, number))
+
     def write(self, numbers: Mapping[str, int]) -> None:
         """Remember these groups in place of those of before."""
         before = self.read()

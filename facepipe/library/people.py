@@ -346,6 +346,7 @@ class PeopleMixin(DecidingMixin):
             self._relabel(gallery_change["new"], gallery_change["old"])  # at once
         self._follow(after, before)
         self._give_back_thresholds(stored.changes.get("thresholds", {}))
+        self._give_back_groups(stored.changes.get("groups", ()))
         return replace(stored.step, is_undone=True)
 
     def _give_back_thresholds(self, thresholds_l2: Mapping[str, float]) -> None:
@@ -355,6 +356,24 @@ class PeopleMixin(DecidingMixin):
         for name, threshold_l2 in thresholds_l2.items():
             if self._own_threshold(name) is None:
                 self._give_threshold(name, threshold_l2)
+
+    def _give_back_groups(self, groups: Iterable[Sequence[Any]]) -> None:
+        """Put unknown faces into their groups again: that of another face, or one whose number is free."""
+        numbers: dict[str, int] = {}
+        for number, ids, other in groups:
+            now = self._present_group(number, other)
+            if now is not None:
+                unknown = [id for id in ids if id in self.faces and _is_unknown(self.faces[id])]
+                numbers |= dict.fromkeys(unknown, now)
+        for id, number in numbers.items():
+            self.faces[id] = replace(self.faces[id], group=number)
+        self._job.groups.add(numbers)
+
+    def _present_group(self, number: int, other: str | None) -> int | None:
+        """Return the number that a group has now; None: there is none, or it has become that of others."""
+        if other is not None:
+            return self.faces[other].group if other in self.faces else None
+        return None if any(face.group == number for face in self.faces.values()) else number
 
     def _of_present_content(self, stored: StoredDecision) -> StoredDecision:
         """A decision about a photo as it is now: its metadata may have been edited since."""
@@ -412,6 +431,10 @@ def _best(faces: list[LibraryFace]) -> str | None:
         return face.is_enrollable, face.is_confirmed, (right - left) * (bottom - top) * face.score
 
     return max(faces, key=merit).id if faces else None
+
+
+def _is_unknown(face: LibraryFace) -> bool:
+    return face.name is None and not face.is_settled
 
 
 def _speaks_of(stored: StoredDecision, name: str) -> bool:

@@ -62,6 +62,7 @@ class StepsMixin(FollowingMixin):
                 [decision_to_dict(old), decision_to_dict(new)] for old, new in zip(before, after, strict=True)
             ],
             "thresholds": self._thresholds_at_stake(before, after),
+            "groups": self._groups_at_stake(before),
             **(more or {}),
         }
         with self._changing():
@@ -84,6 +85,20 @@ class StepsMixin(FollowingMixin):
             for person in people
             if person.name in names and person.threshold_l2 is not None
         }
+
+    def _groups_at_stake(self, before: Sequence[StoredDecision]) -> list[list[Any]]:
+        """Groups of faces that a step is about: the number, these faces, and another face, if any."""
+        found: dict[int, list[str]] = {}
+        for stored in before:
+            face = self.faces.get(stored.decision.face_id)
+            if face is not None and face.group is not None:
+                found.setdefault(face.group, []).append(face.id)
+        chosen = {id for ids in found.values() for id in ids}
+        others: dict[int | None, str] = {}
+        for face in self.faces.values() if found else ():
+            if face.group in found and face.id not in chosen:
+                others.setdefault(face.group, face.id)
+        return [[number, ids, others.get(number)] for number, ids in found.items()]
 
     def _write_decisions(self, decisions: Iterable[StoredDecision]) -> None:
         photos = set[int]()

@@ -146,6 +146,44 @@ def test_everything_is_undone_in_turn(out: Path) -> None:
     assert labels[-1] is None
 
 
+@pytest.mark.parametrize("is_grouped_between", [False, True])
+def test_a_group_that_is_undone_is_a_group_again(out: Path, is_grouped_between: bool) -> None:
+    def groups_of(library: Library) -> dict[int, set[str]]:
+        return {group.number: set(group.face_ids) for group in library.groups()}
+
+    with Library.open(out) as library:
+        before = groups_of(library)
+        first, second, *_ = before
+        library.name_group(first, "Ada")
+        library.ignore(list(before[second])[:1])
+        if is_grouped_between:
+            library.name_everything()
+            library.regroup()
+    with Library.open(out) as library:
+        library.undo()
+        library.undo()
+        assert groups_of(library) == before
+    with Library.open(out) as library:
+        assert groups_of(library) == before
+        library.regroup()
+        assert groups_of(library) == before
+
+
+def test_a_group_that_is_undone_takes_no_number_of_another(out: Path) -> None:
+    with Library.open(out) as library:
+        groups = sorted(library.groups(), key=lambda group: group.number)
+        last = groups[-1]
+        library.name_group(last.number, "Eve")
+        ids = groups[0].face_ids
+        library.take_groups([groups[1].face_ids, ids[:2]])  # the last number is free, the first one taken
+        library.take_groups([groups[1].face_ids, ids[1:]])
+        library.take_groups([groups[1].face_ids])
+        library.take_groups([groups[1].face_ids, ids])
+        assert last.number in {group.number for group in library.groups()}
+        library.undo()
+        assert not set(last.face_ids) & {id for group in library.groups() for id in group.face_ids}
+
+
 def test_a_person_who_is_nobody_for_a_while_keeps_the_threshold(out: Path) -> None:
     with Library.open(out) as library:
         only = face_of(library, "two")
