@@ -214,7 +214,7 @@ def list_keys(gallery_address: GalleryAddress, as_json: bool) -> None:
             echo_record(record_to_json(record | times))
         else:
             state = f"revoked {key.revoked_at}" if key.revoked_at else f"created {key.created_at}"
-            echo(f"{key.id}  {key.scope:<8}  {key.name}  ({state})")
+            echo(f"{key.id}  {key.scope!s:<8}  {key.name}  ({state})")
 
 
 @keys.command("revoke")

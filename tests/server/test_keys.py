@@ -16,7 +16,7 @@ from server_helpers import Server, code_of, raw, running
 from facepipe.cli import main
 from facepipe.core.errors import UsageError
 from facepipe.server.database import server_database
-from facepipe.server.keys import ApiKeys, Scope
+from facepipe.server.keys import SCOPES, ApiKeys, Scope
 from facepipe.server.settings import SERVER_FILE
 
 
@@ -59,6 +59,13 @@ def _command(*words: object) -> str:
     done = CliRunner().invoke(main, ["serve", "keys", *map(str, words)])
     assert done.exit_code == 0, done.output
     return done.output.strip()
+
+
+def test_keys_are_listed_with_what_they_allow(tmp_path: Path) -> None:
+    for scope in SCOPES:
+        _command("create", f"key {scope}", "--scope", scope, "--gallery", tmp_path / "gallery")
+    lines = _command("list", "--gallery", tmp_path / "gallery").splitlines()
+    assert sorted(line.split()[1:4] for line in lines) == sorted([scope, "key", scope] for scope in SCOPES)
 
 
 @pytest.fixture(scope="module")
