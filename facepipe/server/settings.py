@@ -54,10 +54,13 @@ class ServerSettings:
         workers: Processes.
         allowed_hosts: Names, besides `localhost`, under which the server is called; addresses always are.
         proxies: Addresses of reverse proxies, whose `X-Forwarded-For` is believed.
-        libraries: Folders of batches (`--out`) whose state may be read.
+        libraries: Folders of batches (`--out`) whose state may be read; no two of one name.
         compreface: Whether CompreFace's routes are served too.
         log_json: Log as lines of JSON.
         limits: See `Limits`.
+
+    Raises:
+        UsageError: Two libraries have one name.
     """
 
     gallery: GalleryAddress
@@ -70,6 +73,11 @@ class ServerSettings:
     compreface: bool = False
     log_json: bool = False
     limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        names = [folder.resolve().name for folder in self.libraries]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UsageError(f"{twice[0]!r} is the name of two libraries: rename one, or give one")
 
     @property
     def is_local(self) -> bool:

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 from cli_helpers import facepipe
 from server_helpers import running
 
 from facepipe.batch.damage import JobBusyError
 from facepipe.batch.job import Job
+from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
+from facepipe.server.settings import ServerSettings
 from facepipe.server.v1.jobs import JobReader
 
 
@@ -31,6 +34,11 @@ def test_jobs_are_shown_idle_at_work_and_unreadable(tmp_path: Path) -> None:
         ("missing", "unreadable", None),
     ]
     assert str(tmp_path) not in str(jobs)
+
+
+def test_two_jobs_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'out' is the name of two"):
+        ServerSettings(tmp_path, libraries=(tmp_path / "a" / "out", tmp_path / "b" / "out"))
 
 
 def test_a_job_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
