@@ -22,8 +22,8 @@ from facepipe.encoder import FaceEncoder
 from facepipe.gallery import EncoderIdentity, Gallery
 from facepipe.gallery.address import PostgresAddress
 from facepipe.gallery.impostors import ImpostorModel
-from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.models import require_threshold
+from facepipe.gallery.ranking import PersonDistance
 from facepipe.images.photo_input import Photo, as_rgb
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, read_image
 from facepipe.quality import accepted_rows, assess

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray
 from facepipe.gallery.gallery import Gallery
-from facepipe.gallery.matching import PersonAt, PersonDistance
+from facepipe.gallery.matching import PersonAt
 from facepipe.gallery.models import Person, Template, require_threshold
 from facepipe.gallery.names import lookalikes
+from facepipe.gallery.ranking import PersonDistance
 
 NEAR_DUPLICATE_L2 = 0.35
 """Faces this near show the same moment. Of 96 re-encoded, resized, cropped, gray or mirrored copies of 12

@@ -15,21 +15,18 @@ from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.address import PostgresAddress, parse_address
 from facepipe.gallery.archive import read_archive
 from facepipe.gallery.encoder_change import EncoderChangeMixin
-from facepipe.gallery.matching import (
-    NearestPeople,
-    PersonAt,
-    PersonDistance,
-    as_matches,
-    doubts,
-    nearest_people,
-    others_than,
-    people_by_distance,
-    rank_people,
-)
+from facepipe.gallery.matching import PersonAt, as_matches, doubts, others_than
 from facepipe.gallery.models import EncoderIdentity, GalleryInfo, require_threshold, require_vectors
 from facepipe.gallery.names import stored_name
 from facepipe.gallery.opening import open_existing, open_store, store_in
 from facepipe.gallery.people import PeopleMixin
+from facepipe.gallery.ranking import (
+    NearestPeople,
+    PersonDistance,
+    nearest_people,
+    people_by_distance,
+    rank_people,
+)
 from facepipe.gallery.search.views import NamingView
 from facepipe.gallery.storage.encryption import KEY_VARIABLE, secret_of_environment
 from facepipe.gallery.storage.schema import SCHEMA_VERSION

@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray, Match
 from facepipe.gallery.index.parts import IdArray
-from facepipe.gallery.matching import NearestPeople, as_matches, doubts
+from facepipe.gallery.matching import as_matches, doubts
+from facepipe.gallery.ranking import NearestPeople
 
 Float64Array = npt.NDArray[np.float64]
 

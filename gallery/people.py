@@ -9,9 +9,9 @@ import numpy as np
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.matching import PersonDistance, distances_to_people
 from facepipe.gallery.models import NewTemplate, Person, Template, require_vectors
 from facepipe.gallery.names import NameTakenError, clean_name, lookalike_key
+from facepipe.gallery.ranking import PersonDistance, distances_to_people
 from facepipe.gallery.thresholds import ThresholdsMixin
 
 

@@ -18,7 +18,7 @@ from facepipe.core.faces import Faces, MatchStatus, UInt8Array
 from facepipe.detector import DetectorOptions
 from facepipe.enrollment import PersonPhoto, enroll
 from facepipe.gallery import Gallery
-from facepipe.gallery.matching import PersonDistance
+from facepipe.gallery.ranking import PersonDistance
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, write_image
 from facepipe.pipeline import FacePipeline, NamingOptions, card_identity, process_files

@@ -11,7 +11,7 @@ from typing import Any
 from facepipe.core.faces import Faces, Match
 from facepipe.gallery import Gallery
 from facepipe.gallery.clustering import LINK_SHARE
-from facepipe.gallery.matching import PersonDistance
+from facepipe.gallery.ranking import PersonDistance
 from facepipe.pipeline import NamingOptions, name_photos, threshold_of
 from facepipe.quality_rules import Reason
 

@@ -202,7 +202,7 @@ def identify(
     gallery_address: GalleryAddress,
 ) -> None:
     """Say who is in PHOTOS: files, folders or globs."""
-    from facepipe.gallery.matching import PersonDistance
+    from facepipe.gallery.ranking import PersonDistance
     from facepipe.images.finding import find_photos
 
     if keep_crops and not remember_unknown:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from facepipe.gallery.matching import Directory
+from facepipe.gallery.ranking import Directory
 from facepipe.gallery.search.owners import Owners
 from facepipe.gallery.storage.store import Store
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from facepipe.core.faces import FloatArray
 from facepipe.core.forks import watch_forks
 from facepipe.gallery.index.vectors import VectorIndex
-from facepipe.gallery.matching import LikelyPeople, likely_people
+from facepipe.gallery.ranking import LikelyPeople, likely_people
 from facepipe.gallery.search.listener import Listener
 from facepipe.gallery.search.owners import Owners
 from facepipe.gallery.search.views import TRIES, Answer, NamingView, changes_too_fast

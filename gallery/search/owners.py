@@ -13,7 +13,7 @@ _NONE: IdArray = np.zeros(0, np.int64)
 
 
 class Owners:
-    """The directory of all templates (`matching.Directory`): 32 bytes of each."""
+    """The directory of all templates (`ranking.Directory`): 32 bytes of each."""
 
     def __init__(self) -> None:
         self._added: list[tuple[IdArray, IdArray]] = []

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery import matching
+from facepipe.gallery import ranking
 from facepipe.gallery.index.parts import IdArray, locate
-from facepipe.gallery.matching import LikelyPeople
+from facepipe.gallery.ranking import LikelyPeople
 from facepipe.gallery.search.views import TRIES, Answer, NamingView, StoreView, changes_too_fast
 from facepipe.gallery.storage.postgres.shared_store import SharedStore
 
@@ -30,7 +30,7 @@ class _Count:
 
 
 class ServerIndex:
-    """The vectors in the server (`matching.TemplateIndex`). Inside a transaction.
+    """The vectors in the server (`ranking.TemplateIndex`). Inside a transaction.
 
     Args:
         store: The gallery's truth.
@@ -67,7 +67,7 @@ class ServerIndex:
     def search(
         self, queries: FloatArray, count: int, exclude_ids: IdArray | None = None
     ) -> tuple[DistanceArray, IdArray]:
-        """Return the nearest templates of each query: see `matching.TemplateIndex.search`."""
+        """Return the nearest templates of each query: see `ranking.TemplateIndex.search`."""
         exclude_ids = _NONE if exclude_ids is None else exclude_ids
         if not len(queries):
             return np.zeros((0, 0)), np.zeros((0, 0), np.int64)
@@ -106,7 +106,7 @@ class _ServerView(StoreView):
 
     def likely_people(self, queries: FloatArray) -> LikelyPeople:
         """Return who may be the nearest of each query: by one statement, where there are several people."""
-        counts = matching.CANDIDATE_NEIGHBOURS, matching.MEASURED_PEOPLE
+        counts = ranking.CANDIDATE_NEIGHBOURS, ranking.MEASURED_PEOPLE
         found = LikelyPeople(*self._vectors.likely_people(queries, *counts))
         if all(len(people) > 1 for people in found.of_each):
             return found

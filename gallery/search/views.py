@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from facepipe.core.faces import FloatArray
-from facepipe.gallery.matching import Directory, LikelyPeople, PeopleView, TemplateIndex, likely_people
+from facepipe.gallery.ranking import Directory, LikelyPeople, PeopleView, TemplateIndex, likely_people
 from facepipe.gallery.storage.errors import BusyDatabaseError
 from facepipe.gallery.storage.people_table import usable_thresholds
 from facepipe.gallery.storage.store import Store

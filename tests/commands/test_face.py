@@ -12,7 +12,7 @@ from gallery_helpers import ENCODER, person_vectors, photo_hash, template
 
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
-from facepipe.gallery.matching import PersonDistance
+from facepipe.gallery.ranking import PersonDistance
 from facepipe.gallery.storage.encryption import KEY_FILE_VARIABLE, KEY_VARIABLE
 
 ADA, BOB, EVE = (person_vectors(seed, 2) for seed in (1, 2, 3))

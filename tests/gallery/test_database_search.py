@@ -16,10 +16,10 @@ from postgres_helpers import PostgresServer, new_database
 
 from facepipe.core.errors import GalleryError
 from facepipe.core.faces import FloatArray
-from facepipe.gallery import EncoderIdentity, Gallery, matching
+from facepipe.gallery import EncoderIdentity, Gallery, ranking
 from facepipe.gallery import gallery as gallery_module
 from facepipe.gallery.encoder_change import EncoderChange, NewVector
-from facepipe.gallery.matching import PersonDistance, rank_people
+from facepipe.gallery.ranking import PersonDistance, rank_people
 from facepipe.gallery.repair import repair, verify
 from facepipe.gallery.restore import restore
 from facepipe.gallery.search import database, memory
@@ -40,8 +40,8 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["local", "server"])
 def url(request: pytest.FixtureRequest, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The gallery in a database, searched in one of the two places, among fewer candidates than there are."""
-    monkeypatch.setattr(matching, "CANDIDATE_NEIGHBOURS", 20)
-    monkeypatch.setattr(matching, "MEASURED_PEOPLE", 4)
+    monkeypatch.setattr(ranking, "CANDIDATE_NEIGHBOURS", 20)
+    monkeypatch.setattr(ranking, "MEASURED_PEOPLE", 4)
     return f"{postgres_url}&search={request.param}"
 
 

@@ -16,7 +16,8 @@ from facepipe.core.errors import UsageError
 from facepipe.core.faces import FloatArray, Match, MatchStatus
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.gallery.impostors import ImpostorModel
-from facepipe.gallery.matching import Doubt, NearestPeople, PersonDistance, distances_to_people, doubts
+from facepipe.gallery.matching import Doubt, doubts
+from facepipe.gallery.ranking import NearestPeople, PersonDistance, distances_to_people
 
 
 def brute_force(

@@ -10,8 +10,8 @@ from gallery_helpers import ENCODER, person_vectors, templates, unit
 
 from facepipe.core.errors import GalleryError
 from facepipe.gallery import Gallery
-from facepipe.gallery.matching import PersonDistance
 from facepipe.gallery.names import NameTakenError, UnknownPersonError
+from facepipe.gallery.ranking import PersonDistance
 
 
 @pytest.mark.parametrize("measure", list(PersonDistance))
