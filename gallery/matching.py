@@ -84,10 +84,13 @@ def _best_faces(
     """bool (n,): of the candidates bool (n,) of one photo with the same nearest person, the nearest."""
     places = np.zeros(len(candidates), np.int64) if photos is None else np.asarray(photos, np.int64)
     rising = np.flatnonzero(candidates)[np.argsort(nearest.first_l2[candidates], kind="stable")]
-    wanted = np.column_stack([places[rising], nearest.first[rising]])
-    _, first_seen = np.unique(wanted, axis=0, return_index=True)
+    best_of: dict[tuple[int, int], int] = {}
+    for row, photo, person in zip(
+        rising.tolist(), places[rising].tolist(), nearest.first[rising].tolist(), strict=True
+    ):
+        best_of.setdefault((photo, person), row)
     best = np.zeros(len(candidates), np.bool_)
-    best[rising[first_seen]] = True
+    best[list(best_of.values())] = True
     return best
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -21,6 +21,10 @@ CANDIDATE_NEIGHBOURS = 128
 
 MEASURED_PEOPLE = 8
 """Of these owners so many are measured exactly: float32 tells the others from the two nearest."""
+
+
+VectorsOfTemplates = Callable[[IdArray], FloatArray]
+"""Ids (n,) to vectors float32 (n, d), as `TemplateIndex.vectors_of`."""
 
 
 class PersonDistance(Enum):
@@ -65,6 +69,12 @@ class Directory(Protocol):
     def templates_of(self, person_ids: Sequence[int]) -> tuple[IdArray, IdArray]:
         """Return the templates of people: person ids (n,), rising, and template ids (n,)."""
 
+    def means_of(self, people: IdArray, vectors_of: VectorsOfTemplates) -> FloatArray:
+        """Return the means of the templates of people (p,), rising, as unit vectors float32 (p, d).
+
+        They may be off by 1e-4, and no numbers (NaN) of a person with a single template.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class LikelyPeople:
@@ -72,7 +82,7 @@ class LikelyPeople:
 
     Attributes:
         of_each: Of each face, their ids int64 (k,), rising.
-        owners: int64 (m,), rising: all templates of everybody among them, by their person.
+        owners: int64 (m,), rising: the person of each template of everybody among them.
         vectors: float32 (m, d), of these templates.
     """
 
@@ -147,22 +157,21 @@ def rank_people(view: PeopleView, queries: FloatArray, measure: PersonDistance) 
 def likely_people(index: TemplateIndex, directory: Directory, queries: FloatArray) -> LikelyPeople:
     """Return who may be the nearest of each query float32 (n, d).
 
-    They are chosen among the owners of the nearest templates by distances in float32.
+    They are chosen among the owners of the nearest templates by distances that are off by 1e-4.
     """
-    distances, owners = _neighbours(index, directory, queries, CANDIDATE_NEIGHBOURS)
-    near = [_nearest_of_each(*one) for one in zip(owners, distances, strict=True)]
+    distances, found = _neighbours(index, directory, queries, CANDIDATE_NEIGHBOURS)
+    near = [_nearest_of_each(*one) for one in zip(found, distances, strict=True)]
     for row, (people, _) in enumerate(near):
         if len(people) == 1:  # Who owns all of so many templates: the others are farther.
             near[row] = _with_others(index, directory, queries[row], *near[row])
-    template_owners, template_ids = directory.templates_of(_union([people for people, _ in near]))
-    vectors = index.vectors_of(template_ids)
-    everybody, starts = _first_rows(template_owners)
-    means = _unit_means(vectors, starts)
+    everybody = _union([people for people, _ in near])
+    means = directory.means_of(everybody, index.vectors_of)
     of_each = [
         _likeliest(people, distances_l2, query, means[np.searchsorted(everybody, people)])
         for query, (people, distances_l2) in zip(queries, near, strict=True)
     ]
-    return LikelyPeople(of_each, template_owners, vectors)
+    owners, template_ids = directory.templates_of(_union(of_each).tolist())
+    return LikelyPeople(of_each, owners, index.vectors_of(template_ids))
 
 
 def _nearest_of_each(
@@ -198,24 +207,10 @@ def _likeliest(
     return np.sort(people[order[:MEASURED_PEOPLE]])
 
 
-def _unit_means(vectors: FloatArray, starts: IdArray) -> FloatArray:
-    """Means float32 (p, d) of the vectors (m, d) of people, who begin at `starts`, as unit vectors."""
-    if not len(starts):
-        return vectors
-    sums = np.add.reduceat(vectors, starts, axis=0)
-    lengths = np.sqrt(np.einsum("pd,pd->p", sums, sums))
-    means: FloatArray = sums / np.maximum(lengths, 1e-9)[:, None]
-    return means
-
-
-def _union(ids: Sequence[IdArray]) -> list[int]:
-    return [int(id) for id in np.unique(np.concatenate([np.zeros(0, np.int64), *ids]))]
-
-
-def _first_rows(rising: IdArray) -> tuple[IdArray, IdArray]:
-    """Return the different values (p,) of rising ones, and the first row (p,) of each."""
-    starts = np.flatnonzero(np.diff(rising, prepend=-1))
-    return rising[starts], starts
+def _union(ids: Sequence[IdArray]) -> IdArray:
+    if len(ids) == 1:
+        return ids[0]
+    return np.unique(np.concatenate([np.zeros(0, np.int64), *ids]))
 
 
 def distances_to_people(

@@ -13,6 +13,8 @@ from facepipe.core.faces import BoolArray, FloatArray, UInt8Array
 from facepipe.core.forks import in_forked_processes
 
 IdArray = npt.NDArray[np.int64]
+Neighbours = tuple[npt.NDArray[np.float64], IdArray]
+"""Distances and ids of vectors, both (n, k)."""
 
 CANDIDATES = 1_000
 """Of the quantised scan, compared exactly; of a million, 500 held the nearest in all of 1,000 searches."""
@@ -24,6 +26,8 @@ _TRAINING_ROWS = 1 << 15
 _CODE_BITS = 4
 _K_FACTOR = 100
 """Candidates for each neighbour where another program searches the file."""
+_COUNTED_BITS = 6
+"""Rows are counted among 64 successive ids."""
 
 
 @cache
@@ -104,19 +108,26 @@ class FlatPart:
         if len(self):
             self.index.remove_ids(ids)
 
-    def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> IdArray:
-        """Return the ids int64 (n, k) of each query's nearest vectors; -1 where there are fewer.
+    def locate(self, ids: IdArray) -> tuple[IdArray, BoolArray]:
+        """Return the rows int64 (n,) of `ids`, and which of them occur."""
+        return locate(self.ids, ids)
+
+    def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> Neighbours:
+        """Return each query's nearest vectors.
 
         Args:
             queries: float32 (n, d).
             count: Of neighbours wanted.
             excluded: Ids to pass over, rising; others may be among them.
+
+        Returns:
+            Distances float64 (n, k) and ids int64 (n, k), in no order; infinite and -1 where there are
+            fewer.
         """
         count = min(count, len(self))
-        if not count:
-            return np.zeros((len(queries), 0), np.int64)
-        excluded = self.ids[places(self.ids, excluded)]
-        return _search(self.index, queries, count, _all_but(excluded) if len(excluded) else None)
+        out = places(self.ids, excluded) if len(excluded) else excluded
+        rows = _search(self._vectors, queries, count, _all_but(out) if len(out) else None)
+        return _measured(self.vectors, self.ids, queries, rows)
 
 
 class QuantizedPart:
@@ -136,6 +147,7 @@ class QuantizedPart:
         self.index.k_factor = _K_FACTOR
         self._data = data  # Which FAISS reads for as long as the index lives.
         self.ids: IdArray = np.maximum.accumulate(ids)
+        self._rows = RowsOfIds(self.ids)
         self._erased = np.flatnonzero(ids < 0)
         self._flat: Any = faiss.downcast_index(index.refine_index)
         self.quantizer: Any = faiss.downcast_index(index.base_index)
@@ -190,7 +202,11 @@ class QuantizedPart:
         faiss.copy_array_to_vector(self.ids, index.id_map)
         return index
 
-    def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> IdArray:
+    def locate(self, ids: IdArray) -> tuple[IdArray, BoolArray]:
+        """Return the rows int64 (n,) of `ids`, and which of them occur."""
+        return self._rows.locate(ids)
+
+    def nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> Neighbours:
         """See `FlatPart.nearest`; a neighbour that is not among the candidates is missed."""
         faiss = load_faiss()
         out = np.union1d(self._erased, places(self.ids, excluded)) if len(excluded) else self._erased
@@ -198,18 +214,18 @@ class QuantizedPart:
         candidates = min(max(CANDIDATES, 4 * count), len(self.ids))
         compared = min(wanted + len(out), candidates)
         if not wanted:
-            return np.zeros((len(queries), 0), np.int64)
+            return np.zeros((len(queries), 0)), np.zeros((len(queries), 0), np.int64)
         factor = faiss.IndexRefineSearchParameters(k_factor=candidates / compared)
         rows = _search(self.index, queries, compared, factor)
         if not len(out):
-            return self.ids[rows]
+            return _measured(self.vectors, self.ids, queries, rows)
         counts = (rows >= 0) & ~np.isin(rows, out)
         first = np.argsort(~counts, axis=1, kind="stable")[:, :wanted]
         rows = np.take_along_axis(rows, first, axis=1)
         short = counts.sum(axis=1) < wanted
         if short.any():
             rows[short] = _search(self._flat, queries[short], wanted, _all_but(out))
-        return np.where(rows < 0, -1, self.ids[rows])
+        return _measured(self.vectors, self.ids, queries, rows)
 
 
 Part = FlatPart | QuantizedPart
@@ -229,9 +245,45 @@ def places(rising: IdArray, ids: IdArray) -> IdArray:
     return rows[is_present]
 
 
+class RowsOfIds:
+    """Finds the rows of ids in a column that does not fall.
+
+    A binary search reads some twenty places far apart, each slow where other memory was read in between. Here
+    rows are counted from the first of some successive ids, which is right wherever none of these is missing.
+
+    Args:
+        ids: int64 (n,).
+    """
+
+    def __init__(self, ids: IdArray) -> None:
+        self._ids = ids
+        self._first, self._last = (max(0, int(ids[0])), int(ids[-1])) if len(ids) else (0, -1)
+        span = self._last - self._first
+        self._shift = max(_COUNTED_BITS, (span // max(1, len(ids))).bit_length())
+        counted_from = self._first + (np.arange((span >> self._shift) + 1) << self._shift)
+        self._starts = np.searchsorted(ids, counted_from)
+
+    def locate(self, ids: IdArray) -> tuple[IdArray, BoolArray]:
+        """Return what `locate` does."""
+        if not len(self._starts):
+            return locate(self._ids, ids)
+        offsets = np.clip(ids, self._first, self._last) - self._first
+        rows = self._starts[offsets >> self._shift] + (offsets & ((1 << self._shift) - 1))
+        np.minimum(rows, len(self._ids) - 1, out=rows)
+        is_present = (self._ids[rows] == ids) & ((rows == 0) | (self._ids[rows - 1] < ids))
+        missed = np.flatnonzero(~is_present)
+        if len(missed):
+            rows[missed], is_present[missed] = locate(self._ids, ids[missed])
+        return rows, is_present
+
+
 def rows_of_values(rising: IdArray, values: IdArray) -> tuple[IdArray, IdArray]:
     """Return the rows (n,) of `rising` that hold some values, value by value, and where each begins."""
-    first, end = np.searchsorted(rising, values), np.searchsorted(rising, values, "right")
+    return ranges(np.searchsorted(rising, values), np.searchsorted(rising, values, "right"))
+
+
+def ranges(first: IdArray, end: IdArray) -> tuple[IdArray, IdArray]:
+    """Return the numbers from each `first` up to its `end`, range by range (n,), and where each begins."""
     starts = np.cumsum(end - first) - (end - first)
     return np.repeat(first - starts, end - first) + np.arange(np.sum(end - first)), starts
 
@@ -246,6 +298,23 @@ def _search(index: Any, queries: FloatArray, count: int, parameters: Any) -> IdA
     """Return the labels int64 (n, k) that FAISS finds."""
     labels: IdArray = index.search(np.ascontiguousarray(queries), count, params=parameters)[1]
     return labels
+
+
+def _measured(vectors: FloatArray, ids: IdArray, queries: FloatArray, rows: IdArray) -> Neighbours:
+    """Return exact distances and ids, both (n, k), of the rows found for queries; -1 is none.
+
+    FAISS's distances choose, but are products of float32, off by 1e-3 near zero.
+    """
+    if not rows.size:
+        return np.zeros(rows.shape), rows
+    apart = vectors.take(rows, axis=0, mode="wrap").astype(np.float64)
+    apart -= queries[:, None]
+    apart *= apart
+    distances = np.sqrt(apart.sum(axis=2))
+    is_found = rows >= 0
+    if not is_found.all():
+        distances[~is_found] = np.inf
+    return distances, np.where(is_found, ids[rows], -1)
 
 
 def _rows_of_flat(flat: Any) -> FloatArray:

@@ -23,7 +23,6 @@ from facepipe.gallery.index.parts import (
     Part,
     QuantizedPart,
     held_rows,
-    locate,
     places,
 )
 
@@ -67,9 +66,9 @@ class VectorIndex:
         """Return the vectors float32 (n, d) of ids; infinite where the index does not hold one."""
         found = np.full((len(ids), self.dimensions), np.inf, np.float32)
         for part in filter(len, self._parts):
-            rows, is_present = locate(part.ids, ids)
+            rows, is_present = part.locate(ids)
             if is_present.all():
-                return part.vectors[rows]  # As mostly; of thousands, one copy less.
+                return part.vectors.take(rows, axis=0)  # As mostly; of thousands, one copy less.
             found[is_present] = part.vectors[rows[is_present]]
         return found
 
@@ -145,10 +144,8 @@ class VectorIndex:
         return [*self._frozen, self._flat]
 
     def _nearest(self, queries: FloatArray, count: int, excluded: IdArray) -> tuple[DistanceArray, IdArray]:
-        """FAISS's distances choose, but are products of float32, off by 1e-3 near zero."""
-        ids = np.concatenate([p.nearest(queries, count + _SPARE, excluded) for p in self._parts], axis=1)
-        vectors = self.vectors_of(ids.ravel()).reshape(*ids.shape, self.dimensions)
-        distances = np.linalg.norm(vectors.astype(np.float64) - queries[:, None].astype(np.float64), axis=2)
+        found = [part.nearest(queries, count + _SPARE, excluded) for part in self._parts if len(part)]
+        distances, ids = (np.concatenate(column, axis=1) for column in zip(*found, strict=True))
         distances[distances > ERASED / 2] = np.inf  # Another process is erasing it at this moment.
         order = np.lexsort((ids.view(np.uint64), distances))[:, :count]  # What is missing (-1) comes last.
         return np.take_along_axis(distances, order, axis=1), np.take_along_axis(ids, order, axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from facepipe.gallery.ranking import Directory
-from facepipe.gallery.search.owners import Owners
+from facepipe.gallery.search.owners import Owners, StoredOwners
 from facepipe.gallery.storage.store import Store
 
 
@@ -27,7 +27,7 @@ class FollowedOwners:
         """
         if not (self._was_asked and self._store.notes_moves):
             self._was_asked = True
-            return self._store.templates
+            return StoredOwners(self._store.templates)
         generation, owners = self._store.generation(), self._owners
         if owners is None or generation < self._generation:
             owners, self._last_id = Owners(), 0

@@ -12,6 +12,7 @@ from facepipe.core.faces import FloatArray
 from facepipe.gallery import ranking
 from facepipe.gallery.index.parts import IdArray, locate
 from facepipe.gallery.ranking import LikelyPeople
+from facepipe.gallery.search.owners import StoredOwners
 from facepipe.gallery.search.views import TRIES, Answer, NamingView, StoreView, changes_too_fast
 from facepipe.gallery.storage.postgres.shared_store import SharedStore
 
@@ -99,8 +100,8 @@ class _ServerView(StoreView):
     """The state of a transaction, and the people whose names were read in it."""
 
     def __init__(self, store: SharedStore) -> None:
-        index = ServerIndex(store)
-        super().__init__(store, lambda: index, lambda: store.templates)
+        index, directory = ServerIndex(store), StoredOwners(store.templates)
+        super().__init__(store, lambda: index, lambda: directory)
         self._vectors = store.vectors
         self.named: set[int] = set()
 

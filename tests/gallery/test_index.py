@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
 from facepipe.gallery.index.file import saved_record
-from facepipe.gallery.index.parts import IdArray, QuantizedPart
+from facepipe.gallery.index.parts import IdArray, QuantizedPart, RowsOfIds, locate
 from facepipe.gallery.index.vectors import VectorIndex
 from facepipe.gallery.index_sync import DerivedIndex
 from facepipe.gallery.storage.face_table import FaceTable
@@ -108,6 +108,17 @@ def test_any_changes_leave_what_brute_force_finds(data: st.DataObject) -> None:
         assert len(set(ids.tolist())) == len(ids)
         own = [np.linalg.norm(query.astype(float) - allowed[int(id)].astype(float)) for id in ids]
         np.testing.assert_allclose(row, own, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-1, 200) | st.integers(-1, 2**63 - 1)), st.lists(st.integers(-1, 2**63 - 1)))
+def test_rows_are_found_wherever_ids_are_missing_or_repeated(ids: list[int], others: list[int]) -> None:
+    column = np.sort(np.array(ids, np.int64))
+    asked = np.array([*others, *ids, *(id + 1 for id in ids if id < 300)], np.int64)
+    rows, is_present = RowsOfIds(column).locate(asked)
+    expected_rows, expected = locate(column, asked)
+    np.testing.assert_array_equal(is_present, expected)
+    np.testing.assert_array_equal(rows[is_present], expected_rows[expected])
 
 
 def test_many_queries_are_answered_as_few_are() -> None:

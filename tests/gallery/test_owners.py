@@ -12,8 +12,12 @@ import pytest
 from gallery_helpers import ENCODER, person_vectors, templates
 
 from facepipe.core.errors import GalleryError
+from facepipe.core.faces import FloatArray
 from facepipe.gallery import Gallery
+from facepipe.gallery.index.parts import IdArray
 from facepipe.gallery.search.owners import Owners
+
+VECTORS = np.random.default_rng(0).normal(size=(1000, 8)).astype(np.float32)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -51,6 +55,35 @@ def _require_same(owners: Owners, truth: dict[int, int], last: int) -> None:
     assert list(zip(people, ids, strict=True)) == sorted(
         (person, id) for id, person in truth.items() if person in (1, 3)
     )
+    everybody = np.unique(list(truth.values())).astype(np.int64)
+    means = owners.means_of(everybody, lambda ids: VECTORS[ids])
+    for person, mean in zip(everybody.tolist(), means, strict=True):
+        own = VECTORS[[id for id, owner in truth.items() if owner == person]].mean(axis=0)
+        expected = own / np.linalg.norm(own) if list(truth.values()).count(person) > 1 else np.full(8, np.nan)
+        np.testing.assert_allclose(mean, expected, atol=1e-3)
+
+
+def test_means_are_computed_of_what_has_changed() -> None:
+    asked = list[int]()
+
+    def vectors_of(ids: IdArray) -> FloatArray:
+        asked.extend(ids.tolist())
+        return VECTORS[ids]
+
+    owners = Owners()
+    owners.add(np.arange(1, 7), np.array([1, 1, 2, 2, 3, 3]))
+    for change, read in (
+        (lambda: None, {1, 2, 3, 4, 5, 6}),
+        (lambda: None, set()),
+        (lambda: owners.remove(np.array([77])), set()),
+        (lambda: owners.move(np.array([4]), np.array([3])), {4, 5, 6}),
+        (lambda: owners.add(np.array([7]), np.array([1])), {1, 2, 7}),
+        (lambda: owners.remove(np.array([1])), {2, 7}),
+    ):
+        asked.clear()
+        change()
+        owners.means_of(np.array([1, 3]), vectors_of)
+        assert set(asked) == read
 
 
 # In a gallery
