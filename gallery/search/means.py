@@ -11,7 +11,7 @@ from facepipe.core.faces import FloatArray
 from facepipe.gallery.index.parts import IdArray, RowsOfIds
 from facepipe.gallery.ranking import Directory, VectorsOfTemplates
 
-_COMPUTED_PEOPLE = 4096
+_COMPUTED_PEOPLE = 256
 
 
 class Means:

@@ -60,6 +60,11 @@ def test_what_is_saved_is_loaded(file: Path) -> None:
         assert (file.parent / name).stat().st_mode & 0o077 == 0
 
 
+def test_rows_are_read_without_copying_all_of_them(file: Path) -> None:
+    """To take some rows of vectors that are not aligned to their numbers, NumPy copies the whole array."""
+    assert all(part.vectors.flags.aligned for part in VectorIndex.load(file, 128)._parts if len(part))
+
+
 def test_faiss_itself_opens_the_file_and_finds_the_same(file: Path) -> None:
     faiss = pytest.importorskip("faiss")
     queries = person_vectors(1, 60, spread=0.06)[20:]
