@@ -72,14 +72,15 @@ def test_means_are_computed_of_what_has_changed() -> None:
 
     owners = Owners()
     owners.add(np.arange(1, 7), np.array([1, 1, 2, 2, 3, 3]))
-    for change, read in (
+    changes: list[tuple[Callable[[], object], set[int]]] = [
         (lambda: None, {1, 2, 3, 4, 5, 6}),
         (lambda: None, set()),
         (lambda: owners.remove(np.array([77])), set()),
         (lambda: owners.move(np.array([4]), np.array([3])), {4, 5, 6}),
         (lambda: owners.add(np.array([7]), np.array([1])), {1, 2, 7}),
         (lambda: owners.remove(np.array([1])), {2, 7}),
-    ):
+    ]
+    for change, read in changes:
         asked.clear()
         change()
         owners.means_of(np.array([1, 3]), vectors_of)
