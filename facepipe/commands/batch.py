@@ -252,6 +252,7 @@ def batch(
     analysis = AnalysisOptions(max_pixels=setup.max_pixels())
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
+    setup = setup if ray_address is None else setup.for_cluster()
     with (
         _cluster(ray_address, setup) as cluster,
         setup.pipeline(gallery_address, create=True, calls=engine.threads) as pipeline,
