@@ -66,7 +66,7 @@ def imported(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
                 architecture=architecture,
                 folder=folder,
             )
-        return FaceDetector.load(str(card), AS_PUBLISHED, choose_runtime(threads=1))
+        return FaceDetector.load(str(card), AS_PUBLISHED, choose_runtime("onnx", threads=1))
 
     return detector
 
