@@ -317,8 +317,10 @@ class TrainingLoop(Generic[Batch]):
         self.figures, self._validated = figures, self.step
         if figures:
             self._log(figures)
+        if "score" not in figures:  # a phase that has no measure of its own
+            return
         self._validations_since_best += 1
-        if figures.get("score", -math.inf) > self.best:
+        if figures["score"] > self.best:
             self.best, self._validations_since_best = figures["score"], 0
             self._save(BEST)
 
