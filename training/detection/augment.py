@@ -23,8 +23,6 @@ GRAY_RGB = (128, 128, 128)
 _WINDOW_TRIES = 20
 _LEVEL_TRIES = 250
 """As published. Each is a draw and a comparison with the boxes."""
-_WIDEST_WINDOW = 2.0
-"""Largest side of a window, in longer sides of the photo: a wider one would be mostly padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +34,8 @@ class AugmentConfig:
         scale_range: Smallest and largest factor from photo pixels to crop pixels, drawn log-uniformly.
         whole_photo_share: Share of crops that show the largest square of the photo, or a square around all
             of it, instead of a window of drawn scale: big faces are seen whole.
+        widest_window: Largest side of a window, in longer sides of the photo: the wider, the more padding.
+            Far above 2, crops show small photos on an empty ground, as the focus map has to know them.
         crop_levels: Sides of crops as shares of the photo's shorter side, one of which is drawn, in place of
             `scale_range` and `whole_photo_share`: "0.3, 0.45, 0.6, 0.8, 1" are those of published trainers.
             Such a crop holds a whole face, or else is a square around the photo.
@@ -51,6 +51,7 @@ class AugmentConfig:
     size_px: int = 320
     scale_range: tuple[float, float] = (0.4, 2.0)
     whole_photo_share: float = 0.25
+    widest_window: float = 2.0
     crop_levels: tuple[float, ...] = ()
     letterbox: bool = False
     turn_share: float = 0.0
@@ -65,6 +66,8 @@ class AugmentConfig:
         low, high = self.scale_range
         if not 0 < low <= high:
             raise UsageError(f"augment.scale_range: expected two positive rising numbers, got {low}, {high}")
+        if self.widest_window < 1:
+            raise UsageError(f"augment.widest_window: expected a number from 1, got {self.widest_window}")
         if not all(0 < level <= 1 for level in self.crop_levels):
             raise UsageError(f"augment.crop_levels: expected shares up to 1, got {self.crop_levels}")
         if not 0 <= self.turn_degrees <= 90:
@@ -223,7 +226,7 @@ def _choose_side(width: int, height: int, config: AugmentConfig, rng: np.random.
         return min(width, height) if rng.random() < 0.5 else max(width, height)
     low, high = np.log(config.scale_range[0]), np.log(config.scale_range[1])
     side = config.size_px / float(np.exp(rng.uniform(low, high)))
-    return max(8, round(min(side, _WIDEST_WINDOW * max(width, height))))
+    return max(8, round(min(side, config.widest_window * max(width, height))))
 
 
 def _anywhere(length: int, side: int, rng: np.random.Generator) -> int:

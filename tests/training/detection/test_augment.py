@@ -153,6 +153,17 @@ def test_photos_of_any_size_without_faces(size: tuple[int, int]) -> None:
         assert all(colour in ([200] * 3, list(PADDING_RGB)) for colour in colours)
 
 
+def test_the_widest_window_bounds_the_padding() -> None:
+    """A photo of 100 px, at a scale of 0.1 in a crop of 320 px: 160 px of it at least, or 10 px."""
+    pixels = np.full((100, 100, 3), 255, np.uint8)
+    for widest, side in ((2.0, 160), (40.0, 10)):
+        config = replace(
+            _PLAIN, size_px=320, scale_range=(0.1, 0.1), whole_photo_share=0, widest_window=widest
+        )
+        crop = augment(pixels, labelled([]), config, np.random.default_rng(0)).pixels
+        assert abs((crop > 200).all(axis=2).sum() - side**2) <= 4 * side
+
+
 def test_colours_change_the_photo_and_never_the_padding() -> None:
     config = AugmentConfig(160, scale_range=(1.6, 1.6), whole_photo_share=0, colour_share=1, gray_share=0.5)
     pixels = np.random.default_rng(0).integers(0, 256, (50, 100, 3), dtype=np.uint8)
@@ -176,6 +187,7 @@ def test_colours_change_the_photo_and_never_the_padding() -> None:
         {"crop_levels": (0.3, 1.2)},
         {"crop_levels": (0.0,)},
         {"turn_share": 1.1},
+        {"widest_window": 0.5},
         {"min_face_px": -1.0},
     ],
 )
