@@ -23,7 +23,6 @@ Channels = Literal["rgb", "bgr"]
 _SHIPPED_BEFORE = {
     "c341885ea49a1d1f": "2ff477ac244145676a24f1f7191e928fa121ae451ebd1ff3ddccf375c096eb0e",
     "a2b2cf5739b556c2": "0161052a7ffed703ea68384be014979b2777220c6502fb31a50e636a0dc96a72",
-    "c77a75e9f4c19342": "5dfe3e925ab5e2f9f222e204bb47ca768e5dee660dc4d9624105f1b8c24d2228",
 }
 """Fingerprints of the weights that shipped while the ONNX file did not count, and the sha256 of that file.
 

@@ -150,7 +150,7 @@ _TRAINING = (
         name="yunet_any_size",
         url="https://github.com/ShiqiYu/libfacedetection.train/raw/"
         "02246e79b1e976c83d1e135a85e0628120c93769/onnx/yunet_n_dynamic.onnx",
-        next_step="facepipe train detector --recipe retinaface_mobilenet025_detail --data DIR "
+        next_step="facepipe train detector --recipe retinaface_mobilenet025_focus --data DIR "
         "--teacher retinaface_mobilenet025 --set detail.weights={path}",
     ),
 )

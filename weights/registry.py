@@ -15,7 +15,7 @@ from facepipe.core.home import expand_home, facepipe_home
 from facepipe.weights.cards import CARD_BYTES_MAX, WeightCard, check_name
 from facepipe.weights.published import PUBLISHED
 
-DEFAULT_DETECTOR = "retinaface_mobilenet025_detail"
+DEFAULT_DETECTOR = "retinaface_mobilenet025_focus"
 DEFAULT_ENCODER = "facenet_mobilenetv1_128"
 
 Origin = Literal["shipped", "user", "offline"]

@@ -252,7 +252,7 @@ def test_several_detectors_stand_in_one_table_and_plot(tmp_path: Path, astronaut
     compared = [*command, "--compare", "retinaface_mobilenet025", "--report", report]
     said = facepipe(*compared)
     assert said.code == 0, said.err
-    names = ["retinaface_mobilenet025_detail", "retinaface_mobilenet025"]
+    names = ["retinaface_mobilenet025_focus", "retinaface_mobilenet025"]
     assert [line.split(":")[0] for line in said.lines[:2]] == names
     assert said.lines[2].split() == ["AP", *names]
     assert said.lines[3].split() == ["labelled", "2", "faces", "100.0", "100.0"]
@@ -264,9 +264,9 @@ def test_several_detectors_stand_in_one_table_and_plot(tmp_path: Path, astronaut
         assert one["ap"] == together["ap"] == record["ap"]
         assert record["curves"]["labelled"]["recall"][-1] == 1
     page = (report / "detector.html").read_text()
-    assert "<title>Detectors retinaface_mobilenet025_detail, retinaface_mobilenet025</title>" in page
+    assert "<title>Detectors retinaface_mobilenet025_focus, retinaface_mobilenet025</title>" in page
     assert (page.count("<svg"), page.count("<polyline")) == (1, 2)
-    twice = facepipe(*command, "--compare", "retinaface_mobilenet025_detail")
+    twice = facepipe(*command, "--compare", "retinaface_mobilenet025_focus")
     assert (twice.code, "is named twice" in twice.err) == (2, True)
 
 

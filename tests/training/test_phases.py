@@ -127,7 +127,7 @@ def test_what_are_no_phases_is_named(tmp_path: Path, phases: str) -> None:
         (EncoderConfig, "facenet_mobilenetv1", ["blocks", "whole"]),
         (EncoderConfig, "facenet_mobilefacenet", ["blocks", "whole", "corrupted"]),
         (DetectorConfig, "retinaface_mobilenet025_taught", ["maps", "labels", "scenes"]),
-        (DetectorConfig, "retinaface_mobilenet025_detail", ["branch", "layers", "labels", "scenes"]),
+        (DetectorConfig, "retinaface_mobilenet025_focus", ["branch", "layers", "labels", "scenes", "focus"]),
     ],
 )
 def test_the_recipes_of_the_shipped_weights_have_phases(
@@ -226,7 +226,7 @@ def test_what_a_later_phase_lacks_ends_the_run_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("recipe", ["retinaface_mobilenet025_taught", "retinaface_mobilenet025_detail"])
+@pytest.mark.parametrize("recipe", ["retinaface_mobilenet025_taught", "retinaface_mobilenet025_focus"])
 def test_a_taught_recipe_without_its_teacher_says_so_at_once(
     tmp_path: Path, dataset: Path, recipe: str
 ) -> None:

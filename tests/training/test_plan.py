@@ -56,7 +56,7 @@ def test_data_alone_trains_the_shipped_detector_and_says_how_long(dataset: Path)
         r": \d+\.\d\d s a step: \d+ s for the other 2 steps, .*; \d+\.\d GB of memory$", estimate
     )
     state = load_checkpoint(Path("runs/detector/last.pt"))
-    assert state["record"]["network"]["initial"] == "retinaface_mobilenet025_detail"
+    assert state["record"]["network"]["initial"] == "retinaface_mobilenet025_focus"
     written = {path.name for path in Path("runs/detector").iterdir()}
     pictures = {"curves.png", "precision_recall.png", "samples.jpg"}
     assert written == {*pictures, "best.pt", "last.pt", "log.csv", "tensorboard", ".lock"}

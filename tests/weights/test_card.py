@@ -278,7 +278,6 @@ def test_the_fingerprint_does_not_change_with_the_words() -> None:
 BEFORE = {
     "facenet_mobilefacenet_128": "c341885ea49a1d1f",
     "retinaface_mobilenet025": "a2b2cf5739b556c2",
-    "retinaface_mobilenet025_detail": "c77a75e9f4c19342",
 }
 
 

@@ -28,7 +28,7 @@ from facepipe.training.engine.logs import read_log
 from facepipe.training.export import export_checkpoint
 from facepipe.training.train import train
 from facepipe.weights.cards import AnchorSpec, InputSpec
-from facepipe.weights.registry import load_card
+from facepipe.weights.registry import DEFAULT_DETECTOR, load_card
 
 MAPS = tuple(f"map{number}" for number in range(16))
 INPUT = InputSpec("rgb", (120.0, 110.0, 100.0), (60.0, 60.0, 60.0))
@@ -133,14 +133,14 @@ def test_the_branch_changes_no_coarser_outputs_than_it_enters(
     assert all(m.abs().max() < 1e-5 for m in moved[entered + 1 :])
 
 
-@pytest.mark.parametrize("architecture", [PLAIN, DETAIL])
+@pytest.mark.parametrize(("architecture", "weight"), [(PLAIN, PLAIN), (DETAIL, DEFAULT_DETECTOR)])
 def test_with_the_finest_frozen_large_faces_learn_and_small_ones_are_found_as_before(
-    tmp_path: Path, dataset: Path, architecture: Architecture
+    tmp_path: Path, dataset: Path, architecture: Architecture, weight: str
 ) -> None:
     frozen = ("network.frozen=finest", "loop.freeze_steps=3", "loop.steps=3", "loop.ema_decay=0.1")
-    initial = (f"network.architecture={architecture}", f"network.initial={architecture}")
+    initial = (f"network.architecture={architecture}", f"network.initial={weight}")
     train(run_config(dataset, None, *initial, *frozen), tmp_path)
-    before = initial_detector(NetworkConfig(architecture, initial=architecture)).network.eval()
+    before = initial_detector(NetworkConfig(architecture, initial=weight)).network.eval()
     after = detector_of_checkpoints([load_checkpoint(tmp_path / "last.pt")], "last.pt").network.eval()
     images = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     finest = 2 * 8**2
