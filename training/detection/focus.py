@@ -16,9 +16,7 @@ from facepipe.retinaface.focus import FINER_BY, FINER_CELL_PX
 from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.small_faces import FocusedRetinaFace
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
-from facepipe.training.engine.pixels import Normalisation
-from facepipe.training.engine.stream import Batches, batches_of_process
-from facepipe.training.engine.unusable import UnusablePhotos
+from facepipe.training.detection.part_task import PartTask
 from facepipe.weights.cards import AnchorSpec, FocusSpec, InputSpec
 
 _LARGEST_FACE_PX = 200.0
@@ -58,8 +56,8 @@ class TrainedFocus(nn.Module):
         return self.network.focus_logits(images)
 
 
-class FocusTask:
-    """Training of the focus map alone: see `facepipe.training.engine.task.Task`.
+class FocusTask(PartTask):
+    """Training of the focus map alone.
 
     Crops are finer looks; what the network finds in them, it learns to foresee in a quarter of their size.
 
@@ -91,39 +89,18 @@ class FocusTask:
     ) -> None:
         if size_px % (32 * FINER_BY):
             raise UsageError(f"augment.size_px: focus takes multiples of {32 * FINER_BY}, got {size_px}")
-        self._device = device or torch.device("cpu")
-        self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
-        self._input = Normalisation(input_spec, self._device)
+        super().__init__(input_spec, batches, workers=workers, photos=photos, device=device)
         self._anchors = make_anchors(size_px, size_px, anchors)
         self._variances, self._cells = anchors.variances, size_px // FINER_CELL_PX
-        self.unreadable = UnusablePhotos()
         self.module = TrainedFocus(network).to(self._device)
-
-    def pretrained_parts(self) -> list[nn.Module]:
-        """None: the rest is frozen anyway."""
-        return []
-
-    def batches(self, first_step: int) -> Batches[DetectionBatch]:
-        """Endless crops of this process, from this batch on."""
-        return batches_of_process(self._batches, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropy against what the network finds in the finer look."""
-        for reason in batch.unreadable:
-            self.unreadable.add(reason)
-        pixels = batch.pixels.to(self._device, non_blocking=True)
+        pixels = self._pixels(batch)
         targets = self._found(pixels)
         coarse = functional.avg_pool2d(pixels.permute(0, 3, 1, 2).float(), FINER_BY)
         logits = module(self._input(coarse.round().to(torch.uint8).permute(0, 2, 3, 1)))
         return {"focus": focus_loss(logits, targets)}
-
-    def validate(self, module: nn.Module) -> dict[str, float]:
-        """Nothing: boxes, scores and landmarks stay as they are."""
-        return {}
-
-    def describe(self, batch: DetectionBatch) -> str:
-        """Return the batch's photos."""
-        return ", ".join(batch.files)
 
     @torch.no_grad()
     def _found(self, pixels: Tensor) -> Tensor:

@@ -16,11 +16,10 @@ from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
 from facepipe.training.detection.crops import CropBatches, DetectionBatch
 from facepipe.training.detection.losses import hint_loss
+from facepipe.training.detection.part_task import PartTask
 from facepipe.training.distillation.onnx_teacher import open_onnx, require_any_size
 from facepipe.training.distillation.teacher_forcing import InnerMaps
 from facepipe.training.engine.pixels import Normalisation
-from facepipe.training.engine.stream import Batches, batches_of_process
-from facepipe.training.engine.unusable import UnusablePhotos
 from facepipe.weights.cards import InputSpec
 
 YUNET_TAPS = (
@@ -115,8 +114,8 @@ class TrainedBranch(nn.Module):
         return maps
 
 
-class BranchTask:
-    """Training of the branch alone: see `SmallFaceConfig.alone` and `facepipe.training.engine.task.Task`.
+class BranchTask(PartTask):
+    """Training of the branch alone: see `SmallFaceConfig.alone`.
 
     Args:
         network: With a branch for small faces.
@@ -144,38 +143,18 @@ class BranchTask:
         compiled: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self._device = device or torch.device("cpu")
+        super().__init__(input_spec, batches, workers=workers, photos=photos, device=device)
         self._detail, self._teacher = detail, SmallFaceTeacher(detail, branch_of(network), self._device)
-        self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
-        self._input = Normalisation(input_spec, self._device)
         self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
-        self.unreadable = UnusablePhotos()
         self.module = TrainedBranch(network).to(self._device)
-
-    def pretrained_parts(self) -> list[nn.Module]:
-        """None: the rest is frozen anyway."""
-        return []
-
-    def batches(self, first_step: int) -> Batches[DetectionBatch]:
-        """Endless crops of this process, from this batch on."""
-        return batches_of_process(self._batches, first_step, self._workers)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the weighted `hint_loss` of the branch's maps."""
-        for reason in batch.unreadable:
-            self.unreadable.add(reason)
+        pixels = self._pixels(batch)
         teacher_maps = self._teacher(batch.pixels)
         forced = teacher_maps if progress < self._detail.forced_share else ()
-        maps = module(self._input(batch.pixels.to(self._device, non_blocking=True)), forced)
+        maps = module(self._input(pixels), forced)
         return {"detail": self._detail.weight(progress) * self._hint_loss(maps, teacher_maps)}
-
-    def validate(self, module: nn.Module) -> dict[str, float]:
-        """Nothing: the detector's outputs have not changed yet."""
-        return {}
-
-    def describe(self, batch: DetectionBatch) -> str:
-        """Return the batch's photos."""
-        return ", ".join(batch.files)
 
 
 def branch_of(network: RetinaFace) -> SmallFaceBranch:

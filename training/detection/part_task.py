@@ -1,0 +1,66 @@
+"""Training of a part of a detector, apart from the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from facepipe.training.detection.crops import CropBatches, DetectionBatch
+from facepipe.training.engine.pixels import Normalisation
+from facepipe.training.engine.stream import Batches, batches_of_process
+from facepipe.training.engine.unusable import UnusablePhotos
+from facepipe.weights.cards import InputSpec
+
+
+class PartTask:
+    """What tasks share in which a part of a detector learns, and the rest is frozen from the first step.
+
+    See `facepipe.training.engine.task.Task`.
+
+    Args:
+        input_spec: The detector's preprocessing.
+        batches: Crops.
+        workers: Processes that prepare batches.
+        photos: Number of photos.
+        device: Of network and batches.
+
+    Attributes:
+        samples_per_epoch: `photos`.
+        unreadable: Photos that were passed over.
+    """
+
+    def __init__(
+        self,
+        input_spec: InputSpec,
+        batches: CropBatches,
+        *,
+        workers: int,
+        photos: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self._device = device or torch.device("cpu")
+        self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
+        self._input = Normalisation(input_spec, self._device)
+        self.unreadable = UnusablePhotos()
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """None: the rest is frozen anyway."""
+        return []
+
+    def batches(self, first_step: int) -> Batches[DetectionBatch]:
+        """Endless crops of this process, from this batch on."""
+        return batches_of_process(self._batches, first_step, self._workers)
+
+    def validate(self, module: nn.Module) -> dict[str, float]:
+        """Nothing: the detector's outputs have not changed."""
+        return {}
+
+    def describe(self, batch: DetectionBatch) -> str:
+        """Return the batch's photos."""
+        return ", ".join(batch.files)
+
+    def _pixels(self, batch: DetectionBatch) -> Tensor:
+        """Count the photos that were passed over, and return the crops on the device."""
+        for reason in batch.unreadable:
+            self.unreadable.add(reason)
+        return batch.pixels.to(self._device, non_blocking=True)
