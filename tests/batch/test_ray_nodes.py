@@ -22,7 +22,8 @@ from facepipe.core.faces import UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.pipeline import FacePipeline
 
-PHOTOS = 60
+PHOTOS = 160
+"""More than are analyzed before the loss of a machine is noticed."""
 
 
 @pytest.fixture(scope="module")
