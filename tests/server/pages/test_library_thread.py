@@ -57,7 +57,7 @@ def test_unknown_faces_are_grouped_anew_after_some_decisions(
     out = make_batch(tmp_path, {"one": ["Ada"], "two": ["Ada"], "three": ["Ada"]})
     with LibraryThread(lambda: Library.open(out)) as thread:
         thread.call(lambda library: library.confirm(list(library.faces), "Ada"))
-        thread.call(lambda library: library.undo())  # in no group now
+        thread.call(lambda library: library.reset(list(library.faces)))  # in no group now
         assert thread.call(lambda library: library.groups()) == []
         deadline = time.monotonic() + 20
         while not thread.call(lambda library: library.groups()) and time.monotonic() < deadline:
