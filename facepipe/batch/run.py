@@ -301,10 +301,13 @@ class Batch:
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:
     """Return what the analysis of a photo depends on; names and thresholds come later and may change."""
+    detector_options = asdict(pipeline.detector.options)
+    if detector_options["focus"]:
+        del detector_options["focus"]  # jobs of earlier versions, and of weights without a focus map, go on
     return {
         "detector": f"{pipeline.detector.card.name} {pipeline.detector.card.fingerprint[:12]}",
         "encoder": f"{pipeline.encoder.card.name} {pipeline.encoder.card.fingerprint[:12]}",
-        "detector options": asdict(pipeline.detector.options),
+        "detector options": detector_options,
         "rules": asdict(options.rules),
         "reduced decoding": options.reduce,
     }

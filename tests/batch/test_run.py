@@ -20,7 +20,7 @@ from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
 from facepipe.batch.models import OpenedPhoto, PhotoAnalysis, PhotoTask
-from facepipe.batch.run import BatchOptions, BatchProgress
+from facepipe.batch.run import BatchOptions, BatchProgress, analysis_settings
 from facepipe.commands.batch import ProgressReporter
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
@@ -111,6 +111,18 @@ def test_a_changed_gallery_names_again_without_a_look(
     summary, lines = work_through(pipeline, [archive], tmp_path / "out", strict)
     assert (summary.here, summary.counts.known) == (0, 0)
     assert not any(f'"name": "{NAME}"' in line.split("runner_up")[0] for line in lines)
+
+
+def test_the_focus_map_is_a_setting_of_a_job_where_it_is_left_out(pipeline: FacePipeline) -> None:
+    """Jobs of versions without it, begun with weights that have none, go on."""
+    usual = pipeline.detector.options
+    everywhere = pipeline.detector.with_options(replace(usual, focus=False))
+    held, other = (
+        analysis_settings(FacePipeline(detector, pipeline.encoder), AnalysisOptions())["detector options"]
+        for detector in (pipeline.detector, everywhere)
+    )
+    assert "focus" not in held
+    assert other == held | {"focus": False}
 
 
 def test_other_rules_need_another_analysis(pipeline: FacePipeline, archive: Path, tmp_path: Path) -> None:
