@@ -130,6 +130,11 @@ class ProcessNetwork:
         self._network: Network | None = _open(weight, choice)
         watch_forks(self)
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether it is a detector on OpenVINO in bfloat16."""
+        return _in_bfloat16(self._weight, self._choice)
+
     def run(self, batch: FloatArray) -> Sequence[FloatArray]:
         """See `Network.run`.
 
@@ -147,8 +152,21 @@ class ProcessNetwork:
         self._network = None
 
 
+def changes_sizes_slowly(network: Network) -> bool:
+    """Return whether many inputs of different sizes take longer than fewer, larger ones.
+
+    They do on OpenVINO in bfloat16, which takes some 7 ms for each change of size. In 32-bit floats that is
+    what smaller inputs save, and answers stay those of the other runtimes.
+    """
+    return isinstance(network, ProcessNetwork) and network.in_bfloat16
+
+
+def _in_bfloat16(weight: Weight, choice: RuntimeChoice) -> bool:
+    return choice.bfloat16_detector and weight.card.kind == "detector"
+
+
 def _open(weight: Weight, choice: RuntimeChoice) -> Network:
-    in_bfloat16 = choice.bfloat16_detector and weight.card.kind == "detector"
+    in_bfloat16 = _in_bfloat16(weight, choice)
     if in_bfloat16 or choice.runtime == "openvino":
         return OpenVinoNetwork(weight, choice, "bf16" if in_bfloat16 else "f32")
     if choice.runtime == "onnx":
