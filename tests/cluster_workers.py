@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from facepipe import cli
 from facepipe.batch import ray_engine
@@ -17,10 +20,22 @@ DEADLY = "deadly.jpg"
 """Name of a photo that kills the process which analyzes it."""
 
 
+HOLD = "FACEPIPE_TEST_HOLD"
+"""Environment variable with the path of a file: while it exists, workers stop after their first call."""
+
+
 class MortalWorker(PhotoWorker):
-    """Dies of a photo."""
+    """Dies of a photo, and waits while the file that `HOLD` names exists."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._has_analyzed = False
 
     def analyze(self, photos: Sequence[PhotoToAnalyze]) -> Answer:
+        hold = os.environ.get(HOLD)
+        while hold is not None and self._has_analyzed and Path(hold).exists():
+            time.sleep(0.02)
+        self._has_analyzed = True
         if any(photo.task.path.name == DEADLY for photo in photos):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().analyze(photos)

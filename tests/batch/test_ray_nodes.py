@@ -15,15 +15,14 @@ from pathlib import Path
 import pytest
 from batch_helpers import enroll_her, identified, write_archive
 from cluster_helpers import HEAD, Machines
-from cluster_workers import DEADLY
+from cluster_workers import DEADLY, HOLD
 
 from benchmarks.namespaces import NoNamespacesError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.pipeline import FacePipeline
 
-PHOTOS = 160
-"""More than are analyzed before the loss of a machine is noticed."""
+PHOTOS = 60
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def machines(folder: Path) -> Iterator[Machines]:
     """A head without processors, and two that analyze, of which one does not see the photos."""
     with ExitStack() as opened:
         try:
-            three = opened.enter_context(Machines(folder, 3))
+            three = opened.enter_context(Machines(folder, 3, {HOLD: str(folder / "hold")}))
         except NoNamespacesError as error:
             pytest.skip(str(error))
         three.start_ray(0, processors=0)
@@ -54,6 +53,15 @@ def machines(folder: Path) -> Iterator[Machines]:
         three.start_ray(2, hides=folder / "photos")
         three.wait_for_nodes(3)
         yield three
+
+
+@pytest.fixture
+def hold(folder: Path) -> Iterator[Path]:
+    """A file; until it is deleted, no worker goes on after its first call, so that no batch ends."""
+    file = folder / "hold"
+    file.touch()
+    yield file
+    file.unlink(missing_ok=True)
 
 
 class Driver:
@@ -101,7 +109,7 @@ class Driver:
 
 
 def test_a_machine_dies_and_comes_back_and_a_photo_kills_its_workers(
-    machines: Machines, folder: Path, expected: list[str], tmp_path: Path
+    machines: Machines, folder: Path, hold: Path, expected: list[str], tmp_path: Path
 ) -> None:
     (folder / "photos" / DEADLY).write_bytes(b"looks like any other")
     try:
@@ -111,6 +119,7 @@ def test_a_machine_dies_and_comes_back_and_a_photo_kills_its_workers(
         machines.kill(1)
         driver.wait_for(lambda said: "node 10.213.0.2 has gone" in said)
         machines.start_ray(1)
+        hold.unlink()
         said = driver.finished()
     finally:
         (folder / "photos" / DEADLY).unlink()
@@ -123,7 +132,7 @@ def test_a_machine_dies_and_comes_back_and_a_photo_kills_its_workers(
 
 
 def test_a_machine_is_cut_off_and_the_driver_killed(
-    machines: Machines, folder: Path, expected: list[str], tmp_path: Path
+    machines: Machines, folder: Path, hold: Path, expected: list[str], tmp_path: Path
 ) -> None:
     machines.wait_for_nodes(3)
     driver = Driver(machines, folder, tmp_path / "out")
@@ -134,6 +143,7 @@ def test_a_machine_is_cut_off_and_the_driver_killed(
         driver.wait_for(lambda said: "node 10.213.0.3 has gone" in said)
         driver.process.kill()
         driver.finished()
+        hold.unlink()
     finally:
         machines.mend(2)
     machines.kill(2)  # what Ray left there ends by itself, in a while
