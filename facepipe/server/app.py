@@ -13,7 +13,7 @@ from facepipe.server.admission import Admission
 from facepipe.server.bodies import Bodies
 from facepipe.server.errors import EXCEPTION_HANDLERS
 from facepipe.server.keys import ApiKeys
-from facepipe.server.observation import Observation
+from facepipe.server.observation import Observation, RequestIds
 from facepipe.server.openapi import openapi_config
 from facepipe.server.security import Security
 from facepipe.server.services import Services
@@ -58,7 +58,8 @@ def create_app(services: Services, routers: Sequence[Router] = ()) -> Litestar:
 def protect(app: Litestar, settings: ServerSettings, keys: ApiKeys) -> None:
     """Put observation, security and limits around all that an app answers."""
     admitted = Admission(app.asgi_handler, settings.limits)
-    app.asgi_handler = Observation(Bodies(Security(admitted, settings, keys), settings.limits))
+    bounded = Bodies(Security(admitted, settings, keys), settings.limits)
+    app.asgi_handler = RequestIds(Observation(bounded))
 
 
 def _compreface(services: Services) -> list[Router]:

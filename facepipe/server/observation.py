@@ -13,7 +13,7 @@ from litestar.types import ASGIApp, HTTPScope, Message, Receive, Scope, Send
 
 from facepipe.core.logs import log_event
 from facepipe.server.metrics import REQUEST_SECONDS, REQUESTS
-from facepipe.server.scopes import is_http
+from facepipe.server.scopes import is_http, request_id_of
 
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNKNOWN_ROUTE = "(none)"
@@ -29,8 +29,8 @@ class _Answer:
     """Until one began: the client was gone before."""
 
 
-class Observation:
-    """Middleware: gives each request an id, logs it without names or paths, and counts it."""
+class RequestIds:
+    """Middleware: gives each request an id, its own or a new one, which the answer has as a header."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -42,12 +42,31 @@ class Observation:
             return
         request_id = _request_id(Headers.from_scope(scope).get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
+
+        async def with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableScopeHeaders(message)["X-Request-ID"] = request_id
+            await send(message)
+
+        await self._app(scope, receive, with_id)
+
+
+class Observation:
+    """Middleware: logs each request without names or paths, and counts it. `RequestIds` is around it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See the class."""
+        if not is_http(scope):
+            await self._app(scope, receive, send)
+            return
         answer, start = _Answer(), time.perf_counter()
 
         async def observed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 answer.status = message["status"]
-                MutableScopeHeaders(message)["X-Request-ID"] = request_id
             await send(message)
 
         try:
@@ -72,7 +91,7 @@ def _record(scope: HTTPScope, status: int, seconds: float) -> None:
         return
     key, client = scope["state"].get("api_key"), scope.get("client")
     fields = {
-        "request_id": scope["state"]["request_id"],
+        "request_id": request_id_of(scope),
         "method": method,
         "route": route,
         "status": status,

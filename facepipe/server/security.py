@@ -13,7 +13,6 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, Guard, HTTPScope, Message, Receive, Send
 from litestar.types import Scope as AsgiScope
 
-from facepipe.core.errors import FacepipeError
 from facepipe.server.errors import ApiError, RefusedError, as_refused, log_failure
 from facepipe.server.keys import ApiKey, ApiKeys, Scope
 from facepipe.server.scopes import is_http, request_id_of
@@ -78,7 +77,7 @@ class Security:
             self._check(scope, headers)
             if scope["path"] not in _PATHS_WITHOUT_KEY:
                 scope["state"]["api_key"] = await self._key_of(headers)
-        except FacepipeError as error:
+        except Exception as error:  # also an unexpected one gets the form, the id and the line of the others
             refused = as_refused(error)
             log_failure(refused, error, request_id_of(scope))
             await send_error(refused, scope, with_headers)

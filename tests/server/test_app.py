@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from litestar import Litestar, MediaType, Router, get, post
@@ -10,6 +11,7 @@ from litestar.testing import TestClient
 
 from facepipe.pipeline import FacePipeline
 from facepipe.server.app import create_app
+from facepipe.server.keys import ApiKeys
 from facepipe.server.services import Services
 from facepipe.server.settings import Limits, ServerSettings
 
@@ -55,8 +57,41 @@ def test_a_defect_tells_clients_nothing_but_where_to_look(
     answer = client.post("/page")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "defect" not in answer.text
-    assert answer.json()["request_id"] in caplog.text
+    assert f"request {answer.headers['X-Request-ID']} failed" in caplog.text
     assert "a defect" in caplog.text
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+@pytest.mark.parametrize(
+    ("request_of", "status"),
+    [
+        ({"method": "GET", "url": "/v1/people/nobody"}, 404),
+        ({"method": "DELETE", "url": "/page/a"}, 405),
+        ({"method": "POST", "url": "/page", "content": bytes(2000)}, 413),
+        ({"method": "GET", "url": "http://evil.example/page/a"}, 421),
+        ({"method": "POST", "url": "/page"}, 500),
+    ],
+)
+def test_every_error_carries_the_id_of_its_request(
+    client: TestClient[Litestar], request_of: dict[str, Any], status: int, accept: str
+) -> None:
+    headers = {"X-Request-ID": "my-id.1", "Accept": accept}
+    answer = client.request(**request_of, headers=headers)
+    assert (answer.status_code, answer.json()["request_id"]) == (status, "my-id.1")
+    assert answer.headers["X-Request-ID"] == "my-id.1"
+
+
+def test_a_defect_before_the_route_is_an_error_as_others(
+    client: TestClient[Litestar], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ApiKeys, text: str) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(ApiKeys, "find", fail)
+    answer = client.get("/v1/people", headers={"X-API-Key": "any"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
+    assert f"request {answer.headers['X-Request-ID']} failed" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/people/nobody/nothing", "/v1"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 from uuid import UUID
@@ -13,7 +12,7 @@ from msgspec import Struct
 
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import Faces, FloatArray
-from facepipe.server.errors import RefusedError, as_refused
+from facepipe.server.errors import RefusedError, as_refused, log_failure
 from facepipe.server.photo_tasks import AnalyzedPhoto
 from facepipe.server.scopes import request_id_of
 
@@ -23,7 +22,6 @@ _PLUGINS = ("calculator", "landmarks")
 
 _NOT_FOUND, _INVALID, _NO_FACE, _TOO_MANY_FACES, _UNDEFINED = 11, 26, 28, 31, 0
 """CompreFace's codes of errors."""
-_logger = logging.getLogger("facepipe")
 
 
 class FaceBox(Struct, frozen=True):
@@ -106,8 +104,7 @@ def template_id(text: str) -> int:
 def answer_error(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     """Answer a failure in CompreFace's form: a message and a code."""
     refused = as_refused(error)
-    if refused.status >= 500:
-        _logger.error("request %s failed", request_id_of(request.scope), exc_info=error)
+    log_failure(refused, error, request_id_of(request.scope))
     is_photo = isinstance(error, PhotoError) or refused.status in (409, 415, 422)
     status = 400 if is_photo else refused.status
     body = {"message": str(refused), "code": _code(refused)}

@@ -19,8 +19,9 @@ from facepipe.core.errors import FacepipeError, PhotoError
 from facepipe.core.plain_text import text_of, visible
 from facepipe.server.admission import Admission
 from facepipe.server.database import server_database
-from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused
+from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused, log_failure
 from facepipe.server.keys import ApiKeys
+from facepipe.server.observation import RequestIds
 from facepipe.server.pages.album import album_router
 from facepipe.server.pages.analysis import AnalysisControl, analysis_router
 from facepipe.server.pages.groups import groups_router
@@ -32,6 +33,7 @@ from facepipe.server.pages.picture_files import pictures_router
 from facepipe.server.pages.questions import questions_router
 from facepipe.server.pages.session import PageSession, require_session, sign_in
 from facepipe.server.pages.views import share_checked
+from facepipe.server.scopes import request_id_of
 from facepipe.server.security import Security
 from facepipe.server.settings import ServerSettings
 
@@ -63,7 +65,8 @@ def create_page_app(
         template_config=TemplateConfig(instance=JinjaTemplateEngine.from_environment(_environment())),
     )
     keys = ApiKeys(server_database(settings.gallery))
-    app.asgi_handler = Security(Admission(app.asgi_handler, settings.limits), settings, keys)
+    admitted = Admission(app.asgi_handler, settings.limits)
+    app.asgi_handler = RequestIds(Security(admitted, settings, keys))
     return app
 
 
@@ -115,5 +118,7 @@ def _failure(request: Request[Any, Any, Any], error: Exception) -> Response[Any]
         error = RefusedError(409, "refused", text_of(str(error)))
     if "text/html" not in request.headers.get("accept", ""):
         return EXCEPTION_HANDLERS[Exception](request, error)
-    refused = as_refused(error)
-    return Template("failed.html", context={"message": str(refused)}, status_code=refused.status)
+    refused, request_id = as_refused(error), request_id_of(request.scope)
+    log_failure(refused, error, request_id)
+    context = {"message": str(refused), "request_id": request_id}
+    return Template("failed.html", context=context, status_code=refused.status)

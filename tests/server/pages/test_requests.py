@@ -127,3 +127,26 @@ def test_an_advised_threshold_is_offered_until_it_is_taken(tmp_path: Path) -> No
         (threshold,) = set(re.findall(r'data-threshold="([0-9.]+)"', advised))
         post(page, "changes", do="set_threshold", name=None, threshold_l2=float(threshold))
         assert "data-threshold" not in page.get("/review/advice").text.partition("Ada:")[0]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/html"])
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/review/nowhere", 404), ("/review/photos?since=tomorrow", 400), ("/review/people", 500)],
+)
+def test_every_error_carries_the_id_of_its_request(
+    page: TestClient[Litestar],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    status: int,
+    accept: str,
+) -> None:
+    if status == 500:
+        monkeypatch.setattr(Library, "people", lambda self: 1 / 0)
+    answer = page.get(path, headers={"Accept": accept})
+    id = answer.headers["X-Request-ID"]
+    assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (status, accept)
+    assert len(id) == 16
+    assert id in answer.text
+    assert (f"request {id} failed" in caplog.text) == (status == 500)

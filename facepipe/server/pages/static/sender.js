@@ -15,7 +15,8 @@ export async function post(path, body) {
   });
   if (response.ok) return response.json();
   const answer = await response.json().catch(() => ({}));
-  const error = new Error(answer.message || `the server answered ${response.status}`);
+  const id = response.status >= 500 && answer.request_id ? ` (request ${answer.request_id})` : "";
+  const error = new Error((answer.message || `the server answered ${response.status}`) + id);
   error.isFinal = response.status < 500 && response.status !== 429;
   throw error;
 }
