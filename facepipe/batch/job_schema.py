@@ -23,10 +23,12 @@ REPORT = "report"
 """Key of settings: how the report was last written."""
 SHARD = "shard"
 """Key of settings: which share of all photos those of the command are, as in "1/4"; none: all."""
+FOLLOWED = "gallery followed"
+"""Key of settings: the state of the gallery whose people and thresholds all names follow."""
 CHECKSUMS_SINCE, FACE_IDS_SINCE = 2, 3
 WIPE_DUE, PANORAMAS_DUE = "wipe due", "look again at panoramas"
 """Keys of settings: remains of deleted rows may be in the file; panoramas wait to be analyzed anew."""
-NOT_OF_ANALYSIS = (REPORT, WIPE_DUE, PANORAMAS_DUE, SHARD)
+NOT_OF_ANALYSIS = (REPORT, WIPE_DUE, PANORAMAS_DUE, SHARD, FOLLOWED)
 """Keys of settings that the analysis of a photo does not depend on."""
 _TABLES = {
     "settings": "CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER)",

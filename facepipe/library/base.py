@@ -224,6 +224,15 @@ class LibraryBase:
         self.__dict__.pop("_template_ids", None)
         self.version += 1
 
+    @contextmanager
+    def _changing_gallery(self) -> Iterator[None]:
+        """Change the gallery in a way whose consequences are known: `follow_gallery` finds no more in it."""
+        is_followed = self.gallery.state == self._tables.followed()
+        yield
+        if is_followed:
+            with self._job.file.changing():
+                self._tables.set_followed(self.gallery.state)
+
     @cached_property
     def _template_ids(self) -> dict[str, int]:
         """Ids of the gallery's templates that faces of the library have become, by face id."""

@@ -49,6 +49,23 @@ class FollowingMixin(LibraryBase):
         self._name_photos(ids)
         return len(self._due_photos) + len(self._due_people)
 
+    def follow_gallery(self) -> None:
+        """Where others have changed the gallery, its people or thresholds, leave the photos for `name_again`.
+
+        What the library itself changes in the gallery concerns few photos; it leaves these at once.
+        """
+        self._job.require_writable()
+        state = self.gallery.state
+        if state == self._tables.followed():
+            return
+        self._naming.refresh()
+        ids = self._job.faces.named_otherwise(self._naming.key)
+        with self._job.file.changing():
+            self._job.faces.leave_for_naming(ids)
+            self._tables.set_followed(state)
+        self._due_photos |= dict.fromkeys(ids)
+        self.version += bool(ids)
+
     def name_everything(self) -> None:
         """Name all faces by the gallery as it is now; no photo is opened."""
         self._job.require_writable()
@@ -158,11 +175,12 @@ class FollowingMixin(LibraryBase):
         if not (gone or refuted or missing or any(id in self._template_ids for id in wanted.keys() - owned)):
             return None
         added: dict[str, int] = {}
-        if missing:  # first, so that nobody is left without a template on the way
-            self.gallery.add(name, [self._new_template(face) for face in missing])
-            added = self._ids_of(missing, self.gallery.templates(name))
-        if gone or refuted:
-            self.gallery.remove_templates([*(owned[id] for id in gone), *refuted])
+        with self._changing_gallery():
+            if missing:  # first, so that nobody is left without a template on the way
+                self.gallery.add(name, [self._new_template(face) for face in missing])
+                added = self._ids_of(missing, self.gallery.templates(name))
+            if gone or refuted:
+                self.gallery.remove_templates([*(owned[id] for id in gone), *refuted])
         lost = [id for id in self._template_ids if id in wanted and id not in owned and id not in added]
         with self._changing():
             self._tables.set_templates(added, [*gone, *lost])

@@ -115,7 +115,8 @@ class Library(AnalyzingMixin):
 
     def _write_into_photos(self) -> int:
         unwritten = write_into_photos(self._job)
-        finish_photo_writes(self._job, self.gallery)
+        with self._changing_gallery():
+            finish_photo_writes(self._job, self.gallery)
         self._take_contents()
         return unwritten
 

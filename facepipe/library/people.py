@@ -191,7 +191,8 @@ class PeopleMixin(DecidingMixin):
 
         more = {"people": people, "gallery": gallery_change}
         step = self._step(label, before, after, more, StepState.DOING, also=show)
-        self._change_gallery(gallery_change)
+        with self._changing_gallery():
+            self._change_gallery(gallery_change)
         with self._changing():
             self._tables.set_step_state(step.id, StepState.DONE)
         self._relabel(old, new)
@@ -220,7 +221,8 @@ class PeopleMixin(DecidingMixin):
             StepState.DOING,
             also=self._leave_everything,
         )
-        self._change_gallery(change)
+        with self._changing_gallery():
+            self._change_gallery(change)
         with self._changing():
             self._tables.set_step_state(step.id, StepState.DONE)
         return step
@@ -302,7 +304,8 @@ class PeopleMixin(DecidingMixin):
         self._name_photos(shown)  # what was decided just now is not among the names of the job yet
         photos = forget_person(self._job, {name})
         if self.gallery.knows(name):
-            self.gallery.remove(name)
+            with self._changing_gallery():
+                self.gallery.remove(name)
         with self._changing():
             self._tables.set_templates({}, list(self._template_ids))
         self._due_people.discard(name)
@@ -355,7 +358,8 @@ class PeopleMixin(DecidingMixin):
             self._sync_due_people()
         for name, threshold_l2 in thresholds_l2.items():
             if self._own_threshold(name) is None:
-                self._give_threshold(name, threshold_l2)
+                with self._changing_gallery():
+                    self._give_threshold(name, threshold_l2)
 
     def _give_back_groups(self, groups: Iterable[Sequence[Any]]) -> None:
         """Put unknown faces into their groups again: that of another face, or one whose number is free."""
@@ -395,7 +399,8 @@ class PeopleMixin(DecidingMixin):
 
     def _finish_undo(self, step_id: int, changes: Mapping[str, Any]) -> None:
         if "gallery" in changes:
-            self._change_gallery_back(changes["gallery"])
+            with self._changing_gallery():
+                self._change_gallery_back(changes["gallery"])
         with self._changing():
             self._tables.set_step_state(step_id, StepState.UNDONE)
 
@@ -408,7 +413,8 @@ class PeopleMixin(DecidingMixin):
     def finish_after_kill(self) -> None:
         """Do what a killed process has left undone."""
         for stored in self._tables.steps(1, [StepState.DOING]):
-            self._change_gallery(stored.changes["gallery"])
+            with self._changing_gallery():
+                self._change_gallery(stored.changes["gallery"])
             with self._changing():
                 self._tables.set_step_state(stored.id, StepState.DONE)
         for stored in self._tables.steps(1, [StepState.UNDOING]):

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from facepipe.batch.job import Job
+from facepipe.batch.job_schema import FOLLOWED
 from facepipe.library.models import Step
 
 MAX_STEPS = 1000
@@ -91,6 +92,19 @@ class LibraryTables:
             self._database.execute("DELETE FROM templates WHERE face_id = ?", (seal("face_id", face_id),))
         rows = [(seal("face_id", face_id), template_id) for face_id, template_id in added.items()]
         self._database.executemany("INSERT INTO templates (face_id, template_id) VALUES (?, ?)", rows)
+
+    # The gallery
+
+    def followed(self) -> str | None:
+        """Return the state of the gallery that the names follow; None: they were never compared with one."""
+        query = "SELECT value FROM settings WHERE key = ?"
+        row = self._database.execute(query, (FOLLOWED,)).fetchone()
+        return None if row is None else str(json.loads(row[0]))
+
+    def set_followed(self, state: str) -> None:
+        """Remember the state of the gallery that the names follow, or will with those that are due."""
+        row = FOLLOWED, json.dumps(state)
+        self._database.execute("INSERT OR REPLACE INTO settings (key, value) VALUES (?, ?)", row)
 
     # Steps
 

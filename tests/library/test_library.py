@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,10 @@ from PIL.PngImagePlugin import PngInfo
 from facepipe.batch.forgetting import forget_left_out
 from facepipe.batch.job import Job
 from facepipe.core.errors import FacepipeError, GalleryError, UsageError
+from facepipe.gallery import Gallery, NewTemplate
 from facepipe.library.library import Library
 from facepipe.library.models import Checked
+from facepipe.pipeline import known_identity
 
 PHOTOS = {
     "one": ["ada", "bob"],
@@ -276,6 +280,62 @@ def test_a_person_enrolled_elsewhere_under_a_wrong_name_loses_the_face(out: Path
         library.name_everything()
         assert {p.name for p in library.gallery.people()} == {"Ada"}
         assert names_in(library)["one"] == ["Ada", None]
+
+
+@pytest.mark.parametrize("is_open_meanwhile", [True, False])
+def test_names_follow_what_others_change_in_the_gallery(out: Path, is_open_meanwhile: bool) -> None:
+    """Such as `facepipe gallery threshold` in a terminal beside the page, or before it is opened."""
+
+    @contextmanager
+    def opened() -> Iterator[Library]:
+        with Library.open(out) as library:
+            library.follow_gallery()
+            library.name_again()
+            yield library
+
+    def named_after(change: Callable[[Gallery], object]) -> list[str | None]:
+        with ExitStack() as stack:
+            library = stack.enter_context(opened())
+            if not is_open_meanwhile:
+                stack.close()
+            with Gallery.open(out.parent / "gallery", known_identity(library.gallery.encoder)) as gallery:
+                change(gallery)
+            if not is_open_meanwhile:
+                library = stack.enter_context(opened())
+            library.follow_gallery()
+            library.name_again()
+            return [names_in(library)[photo][0] for photo in ("one", "two", "four")]
+
+    with opened() as library:
+        library.confirm([face_of(library, "two")], "Ada")
+        library.name_again()
+        assert names_in(library)["one"][0] == "Ada"
+        bob = library.embeddings[library.face(face_of(library, "four")).embedding_row]
+    assert named_after(lambda gallery: gallery.set_threshold(0.1)) == [None, "Ada", None]
+    assert named_after(lambda gallery: gallery.set_person_threshold("Ada", 0.9)) == ["Ada", "Ada", None]
+    assert named_after(lambda gallery: gallery.add("Bob", [NewTemplate(bob)])) == ["Ada", "Ada", "Bob"]
+    assert named_after(lambda gallery: gallery.rename("Bob", "Robert")) == ["Ada", "Ada", "Robert"]
+    assert named_after(lambda gallery: gallery.remove("Robert")) == ["Ada", "Ada", None]
+
+
+def test_what_the_library_changes_in_the_gallery_concerns_few_photos(out: Path) -> None:
+    with Library.open(out) as library:
+        library.follow_gallery()
+        for change in (
+            lambda: library.confirm([face_of(library, "two")], "Ada"),
+            lambda: library.confirm([face_of(library, "six")], "Eve"),
+            lambda: library.set_threshold("Ada", 0.9),
+            library.undo,
+            lambda: library.rename("Eve", "Eva"),
+            lambda: library.merge("Eva", "Ada"),
+            library.undo,
+            lambda: library.erase("Eva"),
+        ):
+            change()
+            library.name_again()
+            version = library.version
+            library.follow_gallery()
+            assert (library.name_again(), library.version) == (0, version)
 
 
 def test_erasing_leaves_no_word_of_a_person(out: Path) -> None:

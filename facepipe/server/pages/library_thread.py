@@ -21,8 +21,8 @@ _IDLE_S = 0.3
 """Whoever clicks and then looks at something else does not wait for names in between."""
 _REGROUP_AFTER = 50
 """Decisions after which the unknown faces are grouped anew."""
-_NEWER_S = 1.0
-"""How often it is looked whether a library that another process works with is free."""
+_LOOK_S = 1.0
+"""How often it is looked whether others have changed the gallery, or have let go of the library."""
 _PHOTOS_AT_ONCE = 16
 """Photos that are named again between two requests: they take milliseconds."""
 
@@ -30,9 +30,9 @@ _PHOTOS_AT_ONCE = 16
 class LibraryThread:
     """Runs functions on a library, one after the other, in a thread of its own.
 
-    While nobody asks for anything, the faces that a decision may concern are named again, and after some
-    decisions the unknown faces are grouped anew. In the end the
-    results of the batch (records, report, sidecars) are written anew, if anything was changed.
+    While nobody asks for anything, the faces are named again that a decision may concern, or a change that
+    another process made to the gallery, and after some decisions the unknown faces are grouped anew. In the
+    end the results of the batch (records, report, sidecars) are written anew, if anything was changed.
 
     A library that another process works with can be looked at. While nobody asks for anything, it is replaced
     by a newer one, and in the end taken over.
@@ -51,6 +51,7 @@ class LibraryThread:
         newer: Callable[[], Library | None] = lambda: None,
     ) -> None:
         self._newer, self._is_read_only = newer, False
+        self._is_gallery_lost = False
         self._changes = 0
         self._tasks: SimpleQueue[Task | None] = SimpleQueue()
         self._opened: Future[None] = Future()
@@ -162,21 +163,36 @@ class LibraryThread:
     def _next_task(self) -> Task | None:
         """Wait for a task; once none has come for a moment, name photos again, a few at a time."""
         wait_s = _IDLE_S
-        while self._photos_left or self._is_read_only or self._is_grouping_due():
+        while True:
+            is_due = self._photos_left or self._is_grouping_due
             try:
-                return self._tasks.get(timeout=_NEWER_S if self._is_read_only else wait_s)
+                return self._tasks.get(timeout=wait_s if is_due else _LOOK_S)
             except Empty:
                 if self._is_read_only:
                     self._replace_read_only()
                 elif self._photos_left:
                     self._name_some_again()
                     wait_s = 0.0
-                else:
+                elif self._is_grouping_due:
                     self._begin_grouping()
-        return self._tasks.get()
+                else:
+                    self._look_at_gallery()
 
+    @property
     def _is_grouping_due(self) -> bool:
         return self._changes >= _REGROUP_AFTER and not self._is_read_only
+
+    def _look_at_gallery(self) -> None:
+        """Have faces named again where another process has changed the gallery."""
+        try:
+            self._library.follow_gallery()
+        except Exception as error:  # the next time may be better; once is enough in the log
+            if not self._is_gallery_lost:
+                _logger.error("the gallery can't be read: %s", error)
+            self._is_gallery_lost = True
+            return
+        self._is_gallery_lost = False
+        self._note_changes()
 
     def _begin_grouping(self) -> None:
         """Group the unknown faces anew, in a thread of its own: that may take seconds."""

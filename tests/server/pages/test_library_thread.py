@@ -10,6 +10,7 @@ import pytest
 from library_helpers import face_of, make_batch
 
 from facepipe.core.errors import UsageError
+from facepipe.gallery import Gallery
 from facepipe.library.library import Library
 from facepipe.server.pages import library_thread
 from facepipe.server.pages.library_thread import LibraryThread
@@ -63,3 +64,31 @@ def test_unknown_faces_are_grouped_anew_after_some_decisions(
         while not thread.call(lambda library: library.groups()) and time.monotonic() < deadline:
             time.sleep(0.6)  # that is idle
         assert [len(group.face_ids) for group in thread.call(lambda library: library.groups())] == [3]
+
+
+def test_a_threshold_that_another_process_sets_reaches_the_names(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_thread, "_LOOK_S", 0.01)
+    out = make_batch(tmp_path, {"one": ["Ada"], "two": ["Ada"], "three": ["Bob"]})
+
+    def wait_until_named(thread: LibraryThread, count: int) -> int:
+        deadline = time.monotonic() + 20
+        while thread.call(lambda library: len(library.faces_of("Ada"))) != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.6)  # that is idle
+        return thread.version
+
+    with LibraryThread(lambda: Library.open(out)) as thread:
+        thread.call(lambda library: library.confirm([face_of(library, "one")], "Ada"))
+        before = wait_until_named(thread, 2)
+        with Gallery.open(tmp_path / "gallery") as gallery:
+            gallery.set_threshold(0.1)
+        assert wait_until_named(thread, 1) > before
+        with monkeypatch.context() as patch:
+            patch.setattr(Library, "follow_gallery", lambda library: library.gallery.template(99))
+            time.sleep(0.2)
+        with Gallery.open(tmp_path / "gallery") as gallery:
+            gallery.set_threshold(None)
+        wait_until_named(thread, 2)
+    assert sum("the gallery can't be read" in line for line in caplog.messages) == 1

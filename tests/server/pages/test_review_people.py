@@ -300,6 +300,16 @@ def test_accuracy_counts_what_was_checked(visitor: Visitor) -> None:
     expect(page.locator(".steps li").first).to_contain_text("Ada is named up to 0.50")
 
 
+def test_a_threshold_set_in_a_terminal_reaches_the_open_page(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.page
+    visitor.open("person?name=Ada")
+    assert page.locator(".face").count()
+    result = facepipe("gallery", "threshold", "0.01", "--gallery", tmp_path / "gallery")
+    assert result.code == 0, result.err
+    page.get_by_role("button", name="Show new names").click(timeout=30_000)
+    expect(page.locator(".face")).to_have_count(0)
+
+
 def test_an_album_has_nothing_but_photos_and_chosen_names(visitor: Visitor, tmp_path: Path) -> None:
     page = visitor.page
     visitor.open("album")

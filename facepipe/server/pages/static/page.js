@@ -6,10 +6,13 @@ import { onWaiting, send } from "./sender.js";
 
 const element = (id) => document.getElementById(id);
 const NAMING_POLL_MS = 1500;
+const CHANGES_POLL_MS = 5000;
 const GO_MS = 1500;
 let unsent = 0;
 let photosLeft = 0;
 let isReadOnly = false;
+let shownVersion = null;
+let pollTimer = 0;
 
 /** Take the last step back, or all down to one: its number, or a function that knows it later. Resolves to whether. */
 export async function undo(to = null) {
@@ -47,19 +50,24 @@ function showWaiting() {
   element("waiting").textContent = parts.join(", ");
 }
 
-async function followNaming() {
+/** Follow what changes: here, in another window, by a command in a terminal. */
+async function followChanges() {
+  clearTimeout(pollTimer);
   const response = await fetch("/review/state", { headers: { Accept: "application/json" } }).catch(() => null);
-  const before = photosLeft || isReadOnly;
-  if (response?.ok) ({ photos_left: photosLeft, is_read_only: isReadOnly } = await response.json());
-  if (before && !photosLeft && !isReadOnly) {
+  const wasNaming = photosLeft || isReadOnly;
+  let version = shownVersion;
+  if (response?.ok) ({ version, photos_left: photosLeft, is_read_only: isReadOnly } = await response.json());
+  shownVersion ??= version;
+  if ((wasNaming || version !== shownVersion) && !photosLeft && !isReadOnly) {
     element("fresh").hidden = document.querySelector("[data-kind]") !== null;
   }
   showWaiting();
-  if (photosLeft || isReadOnly) setTimeout(followNaming, NAMING_POLL_MS);
+  clearTimeout(pollTimer); // of a call meanwhile
+  pollTimer = setTimeout(followChanges, photosLeft || isReadOnly ? NAMING_POLL_MS : CHANGES_POLL_MS);
 }
 
 onWaiting((count) => {
-  if (unsent && !count) followNaming();
+  if (unsent && !count) followChanges();
   unsent = count;
   showWaiting();
 });
@@ -95,4 +103,4 @@ element("fresh").addEventListener("click", () => location.reload());
 element("undo").addEventListener("click", undoHere);
 document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 tellKept();
-followNaming();
+followChanges();
