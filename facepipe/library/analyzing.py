@@ -19,7 +19,7 @@ from facepipe.batch.run import analysis_settings
 from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.detector import DetectorOptions
 from facepipe.images.finding import find_photos
-from facepipe.library.people import PeopleMixin
+from facepipe.library.undoing import UndoingMixin
 from facepipe.pipeline import FacePipeline
 from facepipe.quality_rules import NamingRules
 
@@ -35,7 +35,7 @@ class PhotoCounts:
     failed: int
 
 
-class AnalyzingMixin(PeopleMixin):
+class AnalyzingMixin(UndoingMixin):
     """Photos that a batch has left, because it was interrupted or a person was erased from them."""
 
     def photo_counts(self) -> PhotoCounts:

@@ -1,4 +1,4 @@
-"""Decisions as values that JSON holds: in the steps of a library, and in its export."""
+"""Decisions, and how people are shown, as values that JSON holds: in steps, and in a library's export."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from facepipe.batch.decision_table import StoredDecision, box_of
 from facepipe.batch.decisions import Decision, Verdict
+from facepipe.library.storage import PersonDisplay
 
 
 def decision_to_dict(stored: StoredDecision) -> dict[str, Any]:
@@ -48,3 +49,13 @@ def decision_of(values: dict[str, Any]) -> StoredDecision:
     )
     vector = None if embedding is None else np.frombuffer(b64decode(embedding), "<f4")
     return StoredDecision(decision, numbers, vector)
+
+
+def display_to_list(display: PersonDisplay | None) -> list[Any] | None:
+    """Return how a person is shown; None: as by default."""
+    return None if display is None else [display.is_hidden, display.cover_face_id]
+
+
+def display_of(values: list[Any] | None) -> PersonDisplay | None:
+    """Read `display_to_list`."""
+    return None if values is None else PersonDisplay(*values)

@@ -53,7 +53,7 @@ class StepsMixin(FollowingMixin):
             label: For people to read.
             before: About the same faces as `after`.
             after: What is decided from now on.
-            more: Further changes; see `facepipe.library.people`.
+            more: Further changes; see `facepipe.library.people` and `gallery_changes`.
             state: `DOING` where the gallery is still to be changed.
             also: Writes the further changes into the job.
         """
