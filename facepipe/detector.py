@@ -36,7 +36,6 @@ _COLUMNS = (4, 2, 10)
 _WIDEST_FRAME = 2.0
 """Longer side by shorter side beyond which a photo is taken for several, side by side."""
 _MOST_FRAMES, _WIDEST = 4, 128.0
-_NO_FOCUS = np.zeros((0, 0), np.float32)
 _MOST_KEPT = 1 << 24
 """Values of the network's input, 2,360 px square, whose memory is kept: 64 MB for a thread."""
 _MOST_CANDIDATES = 5000
@@ -198,6 +197,7 @@ class FaceDetector:
             views = [next(found) for _ in looked_at]
             seen[number] += [view.detections for view in views]
             if len(levels) > 1:
+                assert views[0].focus is not None  # of a card with a focus, `_run` requires it
                 parts = regions(views[0].focus, focus.threshold)
                 closer += [(number, levels[0].part(region)) for region in parts]
         views = self._look([look for _, look in closer])
@@ -243,7 +243,7 @@ class FaceDetector:
         views = []
         for i, look in enumerate(group):
             faces = self._decode(boxes[i], probabilities[i, :, 1], landmarks[i], anchors)
-            views.append(_View(look.to_photo(faces), look.cells_of(focus[0][i]) if focus else _NO_FOCUS))
+            views.append(_View(look.to_photo(faces), look.cells_of(focus[0][i]) if focus else None))
         return views
 
     def _decode(
@@ -285,10 +285,10 @@ class FaceDetector:
 
 
 class _View(NamedTuple):
-    """What the network finds in a look, and its focus map (rows, columns), 0..1."""
+    """What the network finds in a look, and its focus map (rows, columns), 0..1; None: it has none."""
 
     detections: LevelDetections
-    focus: FloatArray
+    focus: FloatArray | None
 
 
 class _InputMemory(threading.local):
