@@ -15,8 +15,10 @@ from facepipe.retinaface.anchors import decode_boxes, make_anchors
 from facepipe.retinaface.focus import FINER_BY, FINER_CELL_PX
 from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.small_faces import FocusedRetinaFace
-from facepipe.training.detection.crops import CropBatches, DetectionBatch
+from facepipe.training.detection.augment import AugmentConfig
+from facepipe.training.detection.crops import DetectionBatch, WeightedPhotos
 from facepipe.training.detection.part_task import PartTask
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.weights.cards import AnchorSpec, FocusSpec, InputSpec
 
 _LARGEST_FACE_PX = 200.0
@@ -65,10 +67,9 @@ class FocusTask(PartTask):
         network: With a focus map, and trained.
         input_spec: Its preprocessing.
         anchors: Its anchors.
-        batches: Crops, whose labels are not used.
-        size_px: Side of the crops, a multiple of 128.
-        workers: Processes that prepare batches.
-        photos: Number of photos.
+        data: See `PartTask`.
+        augment: See `PartTask`; sides of crops are multiples of 128.
+        loop: Of the run.
         device: Of network and batches.
 
     Raises:
@@ -80,16 +81,15 @@ class FocusTask(PartTask):
         network: RetinaFace,
         input_spec: InputSpec,
         anchors: AnchorSpec,
-        batches: CropBatches,
-        *,
-        size_px: int,
-        workers: int,
-        photos: int,
+        data: list[WeightedPhotos],
+        augment: AugmentConfig,
+        loop: LoopConfig,
         device: torch.device | None = None,
     ) -> None:
+        size_px = augment.size_px
         if size_px % (32 * FINER_BY):
             raise UsageError(f"augment.size_px: focus takes multiples of {32 * FINER_BY}, got {size_px}")
-        super().__init__(input_spec, batches, workers=workers, photos=photos, device=device)
+        super().__init__(input_spec, data, augment, loop, device)
         self._anchors = make_anchors(size_px, size_px, anchors)
         self._variances, self._cells = anchors.variances, size_px // FINER_CELL_PX
         self.module = TrainedFocus(network).to(self._device)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from facepipe.training.detection.crops import CropBatches, DetectionBatch
+from facepipe.training.detection.augment import AugmentConfig
+from facepipe.training.detection.crops import CropBatches, CropSampler, DetectionBatch, WeightedPhotos
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.engine.stream import Batches, batches_of_process
 from facepipe.training.engine.unusable import UnusablePhotos
@@ -19,27 +21,27 @@ class PartTask:
 
     Args:
         input_spec: The detector's preprocessing.
-        batches: Crops.
-        workers: Processes that prepare batches.
-        photos: Number of photos.
+        data: At least one data set; its labels are not used.
+        augment: How crops are cut.
+        loop: Of the run.
         device: Of network and batches.
 
     Attributes:
-        samples_per_epoch: `photos`.
+        samples_per_epoch: Number of photos.
         unreadable: Photos that were passed over.
     """
 
     def __init__(
         self,
         input_spec: InputSpec,
-        batches: CropBatches,
-        *,
-        workers: int,
-        photos: int,
+        data: list[WeightedPhotos],
+        augment: AugmentConfig,
+        loop: LoopConfig,
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
-        self._batches, self._workers, self.samples_per_epoch = batches, workers, photos
+        self._batches = CropBatches(CropSampler(data, augment, loop.seed), loop.batch_size)
+        self._workers, self.samples_per_epoch = loop.workers, sum(len(d.photos.photos) for d in data)
         self._input = Normalisation(input_spec, self._device)
         self.unreadable = UnusablePhotos()
 

@@ -15,7 +15,7 @@ from facepipe.evaluation.labels import LabelledPhoto, read_labels, unlabelled_ph
 from facepipe.images.reading import write_image
 from facepipe.reports.pictures import write_picture
 from facepipe.training.detection.config import DataConfig, DetectorConfig
-from facepipe.training.detection.crops import CropBatches, CropSampler, WeightedPhotos
+from facepipe.training.detection.crops import WeightedPhotos
 from facepipe.training.detection.data import DecodedPhotos, PhotoFiles
 from facepipe.training.detection.focus import FocusTask, TrainedFocus
 from facepipe.training.detection.initialize import Detector, initial_detector, load_teacher
@@ -75,26 +75,10 @@ def build_task(config: DetectorConfig, start: Detector, device: torch.device) ->
         data, held_out = open_data(config)
     if config.detail and config.detail.alone:
         return BranchTask(
-            start.network,
-            start.input,
-            config.detail,
-            CropBatches(CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size),
-            workers=config.loop.workers,
-            photos=sum(len(d.photos.photos) for d in data),
-            compiled=config.loop.compile,
-            device=device,
+            start.network, start.input, config.detail, data, config.augment, config.loop, device
         )
     if config.focus:
-        return FocusTask(
-            start.network,
-            start.input,
-            start.anchors,
-            CropBatches(CropSampler(data, config.augment, config.loop.seed), config.loop.batch_size),
-            size_px=config.augment.size_px,
-            workers=config.loop.workers,
-            photos=sum(len(d.photos.photos) for d in data),
-            device=device,
-        )
+        return FocusTask(start.network, start.input, start.anchors, data, config.augment, config.loop, device)
     validator = None
     if config.validation and is_main():
         validator = Validator(

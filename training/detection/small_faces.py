@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from facepipe.core.errors import UsageError
 from facepipe.retinaface.network import RetinaFace
 from facepipe.retinaface.small_faces import SmallFaceBranch, SmallFaceRetinaFace
-from facepipe.training.detection.crops import CropBatches, DetectionBatch
+from facepipe.training.detection.augment import AugmentConfig
+from facepipe.training.detection.crops import DetectionBatch, WeightedPhotos
 from facepipe.training.detection.losses import hint_loss
 from facepipe.training.detection.part_task import PartTask
 from facepipe.training.distillation.onnx_teacher import open_onnx, require_any_size
 from facepipe.training.distillation.teacher_forcing import InnerMaps
+from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.weights.cards import InputSpec
 
@@ -121,10 +123,9 @@ class BranchTask(PartTask):
         network: With a branch for small faces.
         input_spec: Its preprocessing.
         detail: The branch's teacher.
-        batches: Crops, whose labels are not used.
-        workers: Processes that prepare batches.
-        photos: Number of photos.
-        compiled: Whether to compile the comparison of maps with torch.compile.
+        data: See `PartTask`.
+        augment: See `PartTask`.
+        loop: Of the run; with `compile`, the comparison of maps is compiled.
         device: Of network, teacher and batches.
 
     Raises:
@@ -136,16 +137,14 @@ class BranchTask(PartTask):
         network: RetinaFace,
         input_spec: InputSpec,
         detail: SmallFaceConfig,
-        batches: CropBatches,
-        *,
-        workers: int,
-        photos: int,
-        compiled: bool = False,
+        data: list[WeightedPhotos],
+        augment: AugmentConfig,
+        loop: LoopConfig,
         device: torch.device | None = None,
     ) -> None:
-        super().__init__(input_spec, batches, workers=workers, photos=photos, device=device)
+        super().__init__(input_spec, data, augment, loop, device)
         self._detail, self._teacher = detail, SmallFaceTeacher(detail, branch_of(network), self._device)
-        self._hint_loss = torch.compile(hint_loss) if compiled else hint_loss
+        self._hint_loss = torch.compile(hint_loss) if loop.compile else hint_loss
         self.module = TrainedBranch(network).to(self._device)
 
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
