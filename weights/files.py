@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -76,34 +75,29 @@ def write_weight(
     card: WeightCard,
     parameters: Mapping[str, NDArray[Any]] | None,
     onnx: bytes | None,
-    *,
-    replace_existing: bool = False,
 ) -> Weight:
     """Write NAME.safetensors, NAME.onnx and NAME.json to `folder`, which is made if it is missing.
 
-    The file names and hashes in `card` are filled in. The card is written last, and the files of a card that
-    it replaces stay until then: if the process is killed, the folder holds the whole old weight or the whole
-    new one. So a new file whose name the old card uses has a part of its hash in its name.
+    The file names and hashes in `card` are filled in. The card is written last: if the process is killed,
+    there is no weight of this name, or a whole one.
 
     Args:
         folder: Where to.
         card: `parameters` and `onnx` in it are ignored.
         parameters: At least one array, or None for an ONNX file alone.
         onnx: The serving file, or None for a weight that runs on torch only.
-        replace_existing: Whether a weight of this name that is there already may be replaced.
 
     Raises:
         WeightsError: The name is taken, there is nothing to write, or the folder can't be written.
     """
     card_path = folder / f"{card.name}.json"
-    if card_path.exists() and not replace_existing:
-        raise WeightsError(f"{card_path}: exists already; choose another name or ask to replace it")
-    old = _files_of(card_path)
+    if card_path.exists():
+        raise WeightsError(f"{card_path}: exists already; choose another name, or remove it first")
     tensors = None if parameters is None else _to_safetensors(card.name, parameters)
     card = replace(
         card,
-        parameters=None if tensors is None else _new_file(card.name, ".safetensors", tensors, old),
-        onnx=None if onnx is None else _new_file(card.name, ".onnx", onnx, old),
+        parameters=None if tensors is None else WeightFile(f"{card.name}.safetensors", _sha256(tensors)),
+        onnx=None if onnx is None else WeightFile(f"{card.name}.onnx", _sha256(onnx)),
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -118,6 +112,14 @@ def write_weight(
     return Weight(card, folder)
 
 
+def _remove_unused(folder: Path, name: str) -> None:
+    """Remove files that were written for a weight of this name and are on no card."""
+    used = {file.name for path in folder.glob("*.json") for file in _files_of(path)}
+    for unused in {f"{name}.safetensors", f"{name}.onnx"} - used:
+        with suppress(OSError):  # it does no harm there
+            (folder / unused).unlink()
+
+
 def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
     """Return the files named on a card; none where it can't be read."""
     try:
@@ -125,25 +127,6 @@ def _files_of(card_path: Path) -> tuple[WeightFile, ...]:
     except WeightsError:
         return ()
     return tuple(file for file in (card.parameters, card.onnx) if file is not None)
-
-
-def _new_file(name: str, suffix: str, data: bytes, old: tuple[WeightFile, ...]) -> WeightFile:
-    """Describe the file of these bytes, under a name that no other file of `old` has."""
-    sha256 = _sha256(data)
-    plain = WeightFile(f"{name}{suffix}", sha256)
-    taken = any(file.name == plain.name and file.sha256 != sha256 for file in old)
-    return WeightFile(f"{name}-{sha256[:16]}{suffix}", sha256) if taken else plain
-
-
-def _remove_unused(folder: Path, name: str) -> None:
-    """Remove files that were written for a weight of this name and are on no card."""
-    ours = re.compile(rf"({re.escape(name)}(?:-[0-9a-f]{{16}})?)\.(?:safetensors|onnx)")
-    used = {file.name for path in folder.glob("*.json") for file in _files_of(path)}
-    for path in folder.glob(f"{name}*"):
-        match = ours.fullmatch(path.name)
-        if match and path.name not in used:
-            with suppress(OSError):  # it does no harm there
-                path.unlink()
 
 
 def _to_safetensors(name: str, parameters: Mapping[str, NDArray[Any]]) -> bytes:

@@ -152,7 +152,6 @@ def write_pair(
     folder: Path,
     *,
     half_storage: bool = False,
-    replace_existing: bool = False,
 ) -> Weight:
     """Write a network as a weight: parameters, ONNX file and card, after checking that the two agree.
 
@@ -162,11 +161,10 @@ def write_pair(
         folder: Where to.
         half_storage: Store the weights of convolutions and linear layers as float16, in both files alike, at
             half the size. They are rounded first; the calculation stays float32 and as fast as before.
-        replace_existing: Whether a weight of this name that is there already may be replaced.
 
     Raises:
-        WeightsError: Another architecture than the card's, values that are not finite, ONNX and torch
-            disagree, or the files can't be written.
+        WeightsError: The name is taken, another architecture than the card's, values that are not finite,
+            ONNX and torch disagree, or the files can't be written.
         MissingExtraError: torch or onnx is not installed.
     """
     _require_train_extra()
@@ -176,7 +174,7 @@ def write_pair(
     onnx = export_onnx(serving, card, half_storage=half_storage)
     _require_agreement(serving, onnx, card)
     arrays = {name: tensor.numpy() for name, tensor in parameters.items()}
-    return write_weight(folder, card, arrays, onnx, replace_existing=replace_existing)
+    return write_weight(folder, card, arrays, onnx)
 
 
 def export_onnx(serving: nn.Module, card: WeightCard, *, half_storage: bool = False) -> bytes:

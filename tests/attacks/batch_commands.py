@@ -128,14 +128,11 @@ def _card(name: str) -> WeightCard:
     )
 
 
-def _write_weight(folder: Path, value: float = 1.0) -> None:
-    parameters = {"kernel": np.full(100_000, value, np.float32)}
-    onnx = np.full(50_000, value, np.float32).tobytes()
-    write_weight(folder / "weights", _card("new"), parameters, onnx, replace_existing=True)
-
-
-def _old_weight(case: Case, folder: Path) -> None:
-    _write_weight(folder, 2.0)
+def _write_weight(folder: Path) -> None:
+    """As whoever begins again, and finds that it was done."""
+    parameters = {"kernel": np.ones(100_000, np.float32)}
+    if not (folder / "weights" / "new.json").exists():
+        write_weight(folder / "weights", _card("new"), parameters, np.ones(50_000, np.float32).tobytes())
 
 
 def _weight(case: Case, folder: Path) -> State:
@@ -160,5 +157,4 @@ OPERATIONS = {
     "sort --move": _moving(over_to_another_disk=False),
     "sort --move to another disk": _moving(over_to_another_disk=True),
     "new weight": Operation(lambda *_: None, _write_weight, _weight, all_or_nothing),
-    "replaced weight": Operation(_old_weight, _write_weight, _weight, all_or_nothing),
 }

@@ -29,7 +29,7 @@ KILLED_COMMANDS = [
         "restore",
     ),
     *("encrypt", "decrypt", "repair", "batch", "sort --move", "sort --move to another disk"),
-    *("new weight", "replaced weight", "left-over files"),
+    *("new weight", "left-over files"),
 ]
 DAMAGED = [
     *(
