@@ -192,12 +192,12 @@ class FaceDetector:
         coarse = [list(levels[1:] or levels) for levels in pyramids]
         seen: list[list[LevelDetections]] = [[] for _ in pyramids]
         closer: list[tuple[int, Look]] = []
-        found = iter(self._look([level.whole() for levels in coarse for level in levels]))
+        found = iter(self._look([level.whole() for levels in coarse for level in levels], with_focus=True))
         for number, (levels, looked_at) in enumerate(zip(pyramids, coarse, strict=True)):
             views = [next(found) for _ in looked_at]
             seen[number] += [view.detections for view in views]
             if len(levels) > 1:
-                assert views[0].focus is not None  # of a card with a focus, `_run` requires it
+                assert views[0].focus is not None  # it was asked for
                 parts = regions(views[0].focus, focus.threshold)
                 closer += [(number, levels[0].part(region)) for region in parts]
         views = self._look([look for _, look in closer])
@@ -205,14 +205,14 @@ class FaceDetector:
             seen[number].append(view.detections)
         return seen
 
-    def _look(self, looks: Sequence[Look]) -> list[_View]:
-        """What the network finds in each look."""
+    def _look(self, looks: Sequence[Look], *, with_focus: bool = False) -> list[_View]:
+        """What the network finds in each look, and where its focus map says that a finer one finds more."""
         by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
         for i, look in enumerate(looks):
             by_size[look.padded_size].append(i)
         views: dict[int, _View] = {}
         for size, group in by_size.items():
-            views |= zip(group, self._run([looks[i] for i in group], size), strict=True)
+            views |= zip(group, self._run([looks[i] for i in group], size, with_focus), strict=True)
         return [views[i] for i in range(len(looks))]
 
     @property
@@ -226,7 +226,7 @@ class FaceDetector:
         scale = self.options.scale_of((width, height))
         return padded(round(width * scale)), padded(round(height * scale))
 
-    def _run(self, group: Sequence[Look], size_wh: tuple[int, int]) -> list[_View]:
+    def _run(self, group: Sequence[Look], size_wh: tuple[int, int], with_focus: bool) -> list[_View]:
         width, height = size_wh
         batch = self._memory.batch(len(group), height, width)
         for look, planes in zip(group, batch, strict=True):
@@ -235,9 +235,10 @@ class FaceDetector:
             planes[:, :rows, columns:] = 0
             to_planes(look.image, self.card.input, planes)
         anchors = make_anchors(width, height, self._anchors)
-        outputs = self._network.run(batch)
+        unwanted_focus = self.card.focus is not None and not with_focus
+        outputs = self._network.run(batch, len(_COLUMNS) if unwanted_focus else None)
         shapes: list[tuple[int, ...]] = [(len(group), len(anchors), columns) for columns in _COLUMNS]
-        shapes += [(len(group), height // CELL_PX, width // CELL_PX)] if self.card.focus else []
+        shapes += [(len(group), height // CELL_PX, width // CELL_PX)] if with_focus else []
         require_shapes(self.card, outputs, shapes)
         boxes, probabilities, landmarks, *focus = outputs
         views = []
@@ -285,7 +286,7 @@ class FaceDetector:
 
 
 class _View(NamedTuple):
-    """What the network finds in a look, and its focus map (rows, columns), 0..1; None: it has none."""
+    """What the network finds in a look, and its focus map (rows, columns), 0..1; None: not asked for."""
 
     detections: LevelDetections
     focus: FloatArray | None

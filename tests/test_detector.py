@@ -375,7 +375,7 @@ class _Scripted:
     ):
         self._anchors, self._sides, self._in_quarter = anchors, sides_px, in_quarter_px or sides_px
 
-    def run(self, batch: FloatArray) -> list[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> list[FloatArray]:
         """See `Network.run`."""
         n, _, height, width = batch.shape
         anchors = make_anchors(width, height, self._anchors)

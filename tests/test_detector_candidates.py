@@ -23,7 +23,7 @@ class _Everywhere:
     def __init__(self) -> None:
         self.scores: list[FloatArray] = []
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         height, width = batch.shape[2:]
         count = sum(2 * (height // stride) * (width // stride) for stride in (8, 16, 32))
         rng = np.random.default_rng(count)

@@ -32,9 +32,10 @@ class Dots:
 
     def __init__(self, outputs: int = 4) -> None:
         self.looks: list[tuple[int, ...]] = []
+        self.asked_for: list[int | None] = []
         self._outputs = outputs
 
-    def run(self, batch: FloatArray) -> list[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> list[FloatArray]:
         count, _, height, width = batch.shape
         self.looks += [(width, height)] * count
         spec = AnchorSpec()
@@ -53,8 +54,9 @@ class Dots:
                 size = np.log(FACE_PX / anchors[anchor, 2:]) / spec.variances[1]
                 boxes[i, anchor] = [*offset, *size]
                 probabilities[i, anchor, 1] = 1
-        outputs = [boxes, probabilities, np.zeros((count, len(anchors), 10), np.float32), focus]
-        return outputs[: self._outputs]
+        self.asked_for.append(outputs)
+        found = [boxes, probabilities, np.zeros((count, len(anchors), 10), np.float32), focus]
+        return found[: self._outputs][:outputs]
 
 
 def photo(*dots: tuple[int, int], width: int = 1280, height: int = 960) -> UInt8Array:
@@ -80,6 +82,12 @@ def test_faces_are_found_where_they_are_in_small_parts_of_the_photo() -> None:
     assert max(max(look) for look in network.looks[1:]) <= 96
     assert centres(faces.boxes_xyxy)[:2] == [(40, 50), (700, 500)]  # the third reaches over the edge
     np.testing.assert_allclose(np.sort(faces.sizes_px)[1:], FACE_PX, rtol=1e-3)
+
+
+def test_the_map_is_asked_for_in_coarse_looks_alone() -> None:
+    network = Dots()
+    detector(network).detect(photo((40, 50)))
+    assert network.asked_for == [None, 3]
 
 
 def test_a_photo_without_small_faces_is_looked_at_in_a_quarter_of_its_size_alone() -> None:

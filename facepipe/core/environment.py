@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from typing import TYPE_CHECKING
 
 from facepipe.core.errors import UsageError
@@ -62,6 +63,16 @@ def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxru
     if not spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def only_wanted_outputs() -> onnxruntime.RunOptions:
+    """Return options of a run that computes no more than the outputs that are asked for."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
 
 
 def openvino_core() -> openvino.Core:

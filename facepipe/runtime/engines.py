@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 
 from facepipe.core.counting import counted
-from facepipe.core.environment import onnx_session, openvino_core
+from facepipe.core.environment import only_wanted_outputs, onnx_session, openvino_core
 from facepipe.core.errors import DeviceError, MissingExtraError, UsageError, WeightsError, one_line
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.core.forks import never_free, watch_forks
@@ -61,8 +62,13 @@ class Network(Protocol):
     Threads may share it.
     """
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """Return the outputs in the network's order.
+
+        Args:
+            batch: float32 (n, 3, h, w).
+            outputs: How many of them are wanted, the first ones; None: all. ONNX Runtime does not compute
+                the others.
 
         Raises:
             WeightsError: The network can't compute them for such a batch, or not in the memory there is.
@@ -135,7 +141,7 @@ class ProcessNetwork:
         """Whether it is a detector on OpenVINO in bfloat16."""
         return _in_bfloat16(self._weight, self._choice)
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """See `Network.run`.
 
         Raises:
@@ -143,7 +149,7 @@ class ProcessNetwork:
         """
         if self._network is None:
             self._network = _open_in_child(self._weight, self._choice)
-        return self._network.run(batch)
+        return self._network.run(batch, outputs)
 
     def leave_to_parent(self) -> None:
         """Forget the parent's network without freeing it."""
@@ -198,15 +204,17 @@ class OnnxNetwork:
             raise WeightsError(f"{weight.onnx_path}: ONNX Runtime can't load it: {reason}") from error
         its_input = _only_input(weight, self._session.get_inputs())
         self._path, self._input = weight.onnx_path, its_input.name
+        self._outputs = [output.name for output in self._session.get_outputs()]
         self._form = InputForm.of_shape(its_input.shape, weight.onnx_path)
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """See `Network.run`."""
-        return self._form.run(self._call, batch)
+        return self._form.run(partial(self._call, self._outputs[:outputs]), batch)
 
-    def _call(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def _call(self, outputs: Sequence[str], batch: FloatArray) -> Sequence[FloatArray]:
         try:
-            return cast(Sequence[FloatArray], self._session.run(None, {self._input: batch}))
+            found = self._session.run(outputs, {self._input: batch}, only_wanted_outputs())
+            return cast(Sequence[FloatArray], found)
         except Exception as error:  # as when it is loaded
             raise WeightsError(f"{self._path}: ONNX Runtime can't run it: {one_line(error)}") from error
 
@@ -242,9 +250,9 @@ class OpenVinoNetwork:
         self._path = weight.onnx_path
         self._idle: list[openvino.InferRequest] = []  # each serves one call at a time
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """See `Network.run`."""
-        return self._form.run(self._call, batch)
+        return self._form.run(self._call, batch)[:outputs]
 
     def _call(self, batch: FloatArray) -> Sequence[FloatArray]:
         try:
@@ -283,14 +291,14 @@ class TorchNetwork:
         self._device = torch.device(choice.device)
         self._module: torch.nn.Module = serving_module(load_network(weight)).eval().to(self._device)
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """See `Network.run`."""
         import torch
 
         with torch.inference_mode():
-            outputs = self._module(torch.from_numpy(batch).to(self._device))
-        many = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [output.float().cpu().numpy() for output in many]
+            found = self._module(torch.from_numpy(batch).to(self._device))
+        many = found if isinstance(found, tuple) else (found,)
+        return [output.float().cpu().numpy() for output in many[:outputs]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -208,6 +208,16 @@ def test_detector_outputs_agree(astronaut: UInt8Array, other: Engine) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=AGREE_TO[other])
 
 
+@pytest.mark.parametrize("engine", ["onnx", *OTHERS])
+def test_the_first_outputs_do_not_depend_on_the_others(astronaut: UInt8Array, engine: Engine) -> None:
+    batch = planes(astronaut[:256, :320], load_card(DEFAULT_DETECTOR).card.input)
+    network = open_network(load_card(DEFAULT_DETECTOR), RuntimeChoice(engine, "cpu", 1))
+    all_four, first = network.run(batch), network.run(batch, 3)
+    assert (len(all_four), len(first)) == (4, 3)
+    for with_all, alone in zip(all_four, first, strict=False):
+        np.testing.assert_array_equal(with_all, alone)
+
+
 @pytest.mark.parametrize("other", OTHERS)
 def test_encoder_outputs_agree(astronaut: UInt8Array, other: Engine) -> None:
     onnx, second = on_both(DEFAULT_ENCODER, other)

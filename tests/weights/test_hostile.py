@@ -193,7 +193,7 @@ def test_any_value_in_any_place_is_read_or_refused(data: st.DataObject) -> None:
 class Silent:
     """A network that gives nothing."""
 
-    def run(self, batch: Any) -> list[Any]:
+    def run(self, batch: Any, outputs: int | None = None) -> list[Any]:
         return []
 
 

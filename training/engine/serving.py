@@ -18,10 +18,10 @@ class InMemoryNetwork:
         self._module = serving_module(network)
         self._device = next(network.parameters()).device
 
-    def run(self, batch: FloatArray) -> Sequence[FloatArray]:
-        """Preprocessed images to the serving form's outputs."""
+    def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
+        """Preprocessed images to the serving form's outputs, or the first of them."""
         with torch.inference_mode():
             images = torch.from_numpy(batch).to(self._device).contiguous(memory_format=torch.channels_last)
-            outputs = self._module(images)
-        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-        return [output.float().cpu().numpy() for output in outputs]
+            found = self._module(images)
+        many = found if isinstance(found, tuple) else (found,)
+        return [output.float().cpu().numpy() for output in many[:outputs]]
