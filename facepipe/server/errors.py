@@ -91,14 +91,21 @@ def as_refused(error: Exception) -> RefusedError:
             )
         case HTTPException() if error.status_code < 500:
             return RefusedError(error.status_code, _code_of(error.status_code), _detail(error))
+        case RecursionError() if "deserializing" in str(error):  # msgspec's, of a body
+            return RefusedError(400, "bad_request", "JSON is nested too deeply")
         case _:
             return RefusedError(500, "internal", "the server failed; its log says why, under the request id")
 
 
 def _detail(error: HTTPException) -> str:
     parts = error.extra if isinstance(error.extra, list) else []
-    found = [f"{part.get('key', '')}: {part['message']}" for part in parts if "message" in part]
+    found = [_problem(part.get("key", ""), part["message"]) for part in parts if "message" in part]
     return one_line("; ".join(found) or error.detail)
+
+
+def _problem(key: str, message: str) -> str:
+    """Litestar's message of what is missing is no more than its name in quotes."""
+    return f"{key}: {'missing' if message == repr(key) else message}"
 
 
 def _code_of(status: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from server_helpers import Server, as_jpeg, code_of, raw
 
 from facepipe.core.faces import UInt8Array
@@ -103,3 +104,18 @@ def test_tells_the_gallery_in_figures(server: Server, portrait: bytes) -> None:
     server.client.post("/v1/people?name=Eileen", **raw(portrait)).raise_for_status()
     figures = server.client.get("/v1/gallery").json()
     assert (figures["people"], figures["faces"], figures["dimensions"]) == (1, 1, 128)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "data: missing"),
+        (b"null", "data: Expected `object`, got `null`"),
+        (b'{"gallery_l2": tru', "Input data was truncated"),
+        (b"[" * 10_000, "JSON is nested too deeply"),
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(server: Server, body: bytes, message: str) -> None:
+    answer = server.client.put("/v1/thresholds", content=body, headers={"Content-Type": "application/json"})
+    assert code_of(answer) == (400, "bad_request")
+    assert answer.json()["message"] == message
