@@ -14,6 +14,7 @@ from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import read_image
 from facepipe.library.models import LibraryPhoto
+from facepipe.library.photo_files import original
 from facepipe.pipeline import FacePipeline
 from facepipe.quality import accepted_rows, assess
 from facepipe.quality_rules import NamingRules
@@ -45,9 +46,9 @@ def find_face(pipeline: FacePipeline, photo: LibraryPhoto, box_xyxy: Box) -> Dra
     """Look for a face in a box, also for one that is hardly to be seen.
 
     Raises:
-        PhotoError: The photo can't be read.
+        PhotoError: The photo can't be read, or has changed since it was analyzed.
     """
-    rgb = read_image(photo.path)
+    rgb = read_image(original(photo))
     box = np.array(box_xyxy, np.float32)
     found = _best_in(pipeline, rgb, box)
     picture = _thumbnail(cut_face(rgb, box))
