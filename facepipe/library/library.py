@@ -88,6 +88,20 @@ class Library(AnalyzingMixin):
             raise
         return library
 
+    def reopen_gallery(self, secret: bytes | None = None) -> None:
+        """Use the gallery that is in its folder now: another one, as after a repair, or one that is back.
+
+        A database on another machine is connected to again by itself.
+
+        Raises:
+            GalleryError: There is none, or its embeddings are of another encoder.
+        """
+        if isinstance(self.gallery.path, PostgresAddress):
+            return
+        opened = open_gallery(self.gallery.path, self._job, secret)
+        self.gallery.close()
+        self.gallery, self._naming = opened, Naming(opened, self._naming.options)
+
     def write_results(self, *, sidecars: bool = False) -> int:
         """Write records and report anew, and the names where the batch has written them: sidecars or photos.
 

@@ -184,15 +184,21 @@ class LibraryThread:
 
     def _look_at_gallery(self) -> None:
         """Have faces named again where another process has changed the gallery."""
+        was_lost = self._is_gallery_lost
         try:
+            if was_lost:
+                self._library.reopen_gallery()
             self._library.follow_gallery()
         except Exception as error:  # the next time may be better; once is enough in the log
-            if not self._is_gallery_lost:
-                _logger.error("the gallery can't be read: %s", error)
             self._is_gallery_lost = True
+            if not was_lost:
+                _logger.error("the gallery can't be read: %s", error)
             return
         self._is_gallery_lost = False
         self._note_changes()
+        if was_lost:
+            _logger.info("the gallery can be read again")
+            self._photos_left = 1  # what was due meanwhile
 
     def _begin_grouping(self) -> None:
         """Group the unknown faces anew, in a thread of its own: that may take seconds."""
@@ -209,7 +215,10 @@ class LibraryThread:
         try:
             self._photos_left = self._library.name_again(_PHOTOS_AT_ONCE)
             self._note_changes_of_names()
-        except Exception as error:  # the next change tries again; the thread has to go on
+        except FacepipeError as error:  # the next change tries again; the thread has to go on
+            self._photos_left = 0
+            _logger.error("names were not found again: %s", error)
+        except Exception as error:
             self._photos_left = 0
             _logger.error("names were not found again", exc_info=error)
 

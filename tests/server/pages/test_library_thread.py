@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
@@ -66,29 +67,47 @@ def test_unknown_faces_are_grouped_anew_after_some_decisions(
         assert [len(group.face_ids) for group in thread.call(lambda library: library.groups())] == [3]
 
 
+def wait_until_named(thread: LibraryThread, count: int) -> int:
+    """Wait until so many faces are Ada's; answers the version of then."""
+    deadline = time.monotonic() + 20
+    while thread.call(lambda library: len(library.faces_of("Ada"))) != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.6)  # that is idle
+    return thread.version
+
+
 def test_a_threshold_that_another_process_sets_reaches_the_names(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(library_thread, "_LOOK_S", 0.01)
     out = make_batch(tmp_path, {"one": ["Ada"], "two": ["Ada"], "three": ["Bob"]})
-
-    def wait_until_named(thread: LibraryThread, count: int) -> int:
-        deadline = time.monotonic() + 20
-        while thread.call(lambda library: len(library.faces_of("Ada"))) != count:
-            assert time.monotonic() < deadline
-            time.sleep(0.6)  # that is idle
-        return thread.version
-
     with LibraryThread(lambda: Library.open(out)) as thread:
         thread.call(lambda library: library.confirm([face_of(library, "one")], "Ada"))
         before = wait_until_named(thread, 2)
         with Gallery.open(tmp_path / "gallery") as gallery:
             gallery.set_threshold(0.1)
         assert wait_until_named(thread, 1) > before
-        with monkeypatch.context() as patch:
-            patch.setattr(Library, "follow_gallery", lambda library: library.gallery.template(99))
-            time.sleep(0.2)
+
+
+def test_a_gallery_that_is_lost_for_a_while_is_used_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library_thread, "_LOOK_S", 0.01)
+    out = make_batch(tmp_path, {"one": ["Ada"], "two": ["Ada"], "three": ["Ada"]})
+    with LibraryThread(lambda: Library.open(out)) as thread:
+        thread.call(lambda library: library.confirm([face_of(library, "one")], "Ada"))
+        wait_until_named(thread, 3)
+        shutil.move(tmp_path / "gallery", tmp_path / "away")
+        thread.call(lambda library: library.confirm([face_of(library, "two")], "Bea"))
+        time.sleep(0.8)
+        shutil.copytree(tmp_path / "away", tmp_path / "back")  # another file than before
+        (tmp_path / "back").rename(tmp_path / "gallery")
         with Gallery.open(tmp_path / "gallery") as gallery:
-            gallery.set_threshold(None)
-        wait_until_named(thread, 2)
-    assert sum("the gallery can't be read" in line for line in caplog.messages) == 1
+            gallery.set_threshold(0.1)
+        wait_until_named(thread, 1)
+        counts = thread.call(lambda library: {p.name: p.template_count for p in library.people()})
+        assert counts == {"Ada": 1, "Bea": 1}
+    lost = [message for message in caplog.messages if "the gallery can't be read" in message]
+    assert len(lost) == 1
+    assert "No such file" in lost[0]
+    assert not any(record.exc_info for record in caplog.records)
