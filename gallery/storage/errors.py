@@ -19,7 +19,10 @@ class DamagedDatabaseError(GalleryError):
 
 
 class LostDatabaseError(GalleryError):
-    """The database's server can't be reached, or the connection to it was lost: another try may go well."""
+    """The database's server or file can't be reached, or no longer the one that was opened.
+
+    Another try may go well, at least after the gallery was opened again.
+    """
 
 
 class UnknownOutcomeError(LostDatabaseError):

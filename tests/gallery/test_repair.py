@@ -30,6 +30,7 @@ from facepipe.gallery import Gallery
 from facepipe.gallery.audit import audit
 from facepipe.gallery.gallery import import_archive
 from facepipe.gallery.repair import repair, verify
+from facepipe.gallery.storage.errors import LostDatabaseError
 from facepipe.gallery.storage.salvaged import QUARANTINE_FILE
 from facepipe.gallery.storage.schema import CHECKED_COLUMNS, row_checksum
 
@@ -401,14 +402,18 @@ def test_a_gallery_that_is_open_elsewhere_is_not_rebuilt(folder: Path) -> None:
     assert verify(folder, ENCODER) == ()
 
 
-def test_whoever_has_a_replaced_file_open_is_told(folder: Path) -> None:
+def test_whoever_has_a_file_open_that_was_replaced_or_removed_is_told(folder: Path) -> None:
     with Gallery.open(folder, ENCODER) as gallery:
         copy = folder / "copy"
         shutil.copy(folder / "gallery.sqlite3", copy)
         copy.rename(folder / "gallery.sqlite3")
         acts: list[Callable[[], object]] = [gallery.people, lambda: gallery.rename("Ada", "Kim")]
         for act in acts:
-            with pytest.raises(GalleryError, match="was replaced"):
+            with pytest.raises(LostDatabaseError, match="was replaced"):
+                act()
+        (folder / "gallery.sqlite3").unlink()
+        for act in acts:
+            with pytest.raises(LostDatabaseError, match=r"gallery\.sqlite3: not there"):
                 act()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,8 +28,12 @@ def change() -> str:
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Litestar:
-    folder = tmp_path_factory.mktemp("app")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("app")
+
+
+@pytest.fixture(scope="module")
+def app(folder: Path) -> Litestar:
     settings = ServerSettings(gallery=folder, limits=Limits(body_bytes=1000, requests_per_minute=1000))
     pipeline = FacePipeline.load(folder, create_gallery=True)
     pipeline.gallery._store._home.read_only = True  # type: ignore[union-attr,misc]
@@ -92,6 +97,22 @@ def test_a_defect_before_the_route_is_an_error_as_others(
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"]
     assert f"request {answer.headers['X-Request-ID']} failed" in caplog.text
+
+
+def test_a_gallery_whose_file_is_away_is_told_in_one_line(
+    client: TestClient[Litestar], caplog: pytest.LogCaptureFixture, folder: Path
+) -> None:
+    file = folder / "gallery.sqlite3"
+    file.rename(folder / "away")
+    try:
+        answer = client.get("/v1/people")
+    finally:
+        (folder / "away").rename(file)
+    assert (answer.status_code, answer.json()["code"]) == (503, "gallery_unreachable")
+    assert client.get("/v1/people").status_code == 200
+    (line,) = (record for record in caplog.records if "failed" in record.getMessage())
+    assert "not there" in line.getMessage()
+    assert line.exc_info is None
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere", "/v1/people/nobody/nothing", "/v1"])

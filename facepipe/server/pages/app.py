@@ -17,6 +17,7 @@ from litestar.template.config import TemplateConfig
 from facepipe.core.counting import counted
 from facepipe.core.errors import FacepipeError, PhotoError
 from facepipe.core.plain_text import text_of, visible
+from facepipe.gallery.storage.errors import LostDatabaseError
 from facepipe.server.admission import Admission
 from facepipe.server.database import server_database
 from facepipe.server.errors import EXCEPTION_HANDLERS, RefusedError, as_refused, log_failure
@@ -115,10 +116,19 @@ def _environment() -> Environment:
 def _failure(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
     """Answer a failure: with a page where a person opened an address, else as the API does."""
     if isinstance(error, FacepipeError) and not isinstance(error, RefusedError | PhotoError):
-        error = RefusedError(409, "refused", text_of(str(error)))
+        error = _as_refused_here(error)
     if "text/html" not in request.headers.get("accept", ""):
         return EXCEPTION_HANDLERS[Exception](request, error)
     refused, request_id = as_refused(error), request_id_of(request.scope)
     log_failure(refused, error, request_id)
     context = {"message": str(refused), "request_id": request_id}
     return Template("failed.html", context=context, status_code=refused.status)
+
+
+def _as_refused_here(error: FacepipeError) -> RefusedError:
+    """Whoever has the page may read all that a command would print."""
+    is_lost = isinstance(error, LostDatabaseError)
+    status, code = (503, "gallery_unreachable") if is_lost else (409, "refused")
+    refused = RefusedError(status, code, text_of(str(error)))
+    refused.__cause__ = error
+    return refused

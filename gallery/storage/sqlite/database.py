@@ -22,7 +22,7 @@ from facepipe.core.files import (
 )
 from facepipe.core.forks import never_free, watch_forks
 from facepipe.gallery.models import Finding
-from facepipe.gallery.storage.errors import newer_schema
+from facepipe.gallery.storage.errors import LostDatabaseError, newer_schema
 from facepipe.gallery.storage.home import Sql
 from facepipe.gallery.storage.raw_rows import HISTORY_SETTING
 from facepipe.gallery.storage.schema import SCHEMA_VERSION, row_checksum
@@ -217,8 +217,9 @@ class Database:
     def _require_same_file(self) -> None:
         """What is written to a file that was replaced by a repaired or restored one would be lost."""
         if self.file.stat().st_ino != self._inode:
-            raise GalleryError(
-                f"{self.file}: the file was replaced while it was open: open the gallery again"
+            raise LostDatabaseError(
+                f"{self.file}: the file was replaced while it was open: open the gallery again, "
+                "or start this command again"
             )
 
     def version(self, sql: Sql) -> int:

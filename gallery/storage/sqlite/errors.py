@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from facepipe.core.errors import GalleryError
-from facepipe.gallery.storage.errors import DAMAGED, BusyDatabaseError, DamagedDatabaseError
+from facepipe.gallery.storage.errors import (
+    DAMAGED,
+    BusyDatabaseError,
+    DamagedDatabaseError,
+    LostDatabaseError,
+)
 
 _ROOM_BYTES = 1 << 16  # SQLite's index of its log has half as many.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -27,6 +32,8 @@ def errors_of(file: Path) -> Iterator[None]:
         raise _kind_of(error)(f"{file}: {explanation_of(error, file)}") from error
     except UnicodeError as error:  # Of a name in a damaged schema, perhaps in SQLite's own complaint.
         raise DamagedDatabaseError(f"{file}: {DAMAGED}") from error
+    except FileNotFoundError as error:
+        raise LostDatabaseError(f"{error.filename or file}: not there (is its disk mounted?)") from error
     except OSError as error:
         cause = full_disk(file) if error.errno in _NO_ROOM else error.strerror or error
         raise GalleryError(f"{error.filename or file}: {cause}") from error

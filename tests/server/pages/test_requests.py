@@ -150,3 +150,17 @@ def test_every_error_carries_the_id_of_its_request(
     assert len(id) == 16
     assert id in answer.text
     assert (f"request {id} failed" in caplog.text) == (status == 500)
+
+
+def test_a_gallery_whose_file_is_away_is_worth_another_try(
+    page: TestClient[Litestar], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "gallery").rename(tmp_path / "away")
+    body = {"do": "set_threshold", "name": None, "threshold_l2": 1.0}
+    answer = page.post("/review/changes", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (503, "gallery_unreachable")
+    assert "not there" in answer.json()["message"]
+    assert page.get("/review/person?name=Ada", headers={"Accept": "text/html"}).status_code == 503
+    assert not any(record.exc_info for record in caplog.records)
+    (tmp_path / "away").rename(tmp_path / "gallery")
+    assert page.post("/review/changes", json=body).status_code == 200
