@@ -26,7 +26,12 @@ from facepipe.batch.job_schema import (
 from facepipe.batch.progress_file import remove_progress
 from facepipe.batch.seal import SEALED_COLUMNS, Seal, known_seal, new_seal
 from facepipe.core.errors import FacepipeError, OutputError, UsageError
-from facepipe.core.files import PRIVATE_FILE_MODE, make_private_folder, remove_dead_temporaries
+from facepipe.core.files import (
+    PRIVATE_FILE_MODE,
+    make_private_folder,
+    remove_dead_temporaries,
+    stat_or_none,
+)
 from facepipe.gallery.storage.encryption import SALT_BYTES, secret_of_environment
 from facepipe.gallery.storage.schema import row_checksum
 
@@ -79,6 +84,7 @@ class JobFile:
             raise UsageError(f"{folder}: no batch was run with this folder as --out (it has no {JOB_FILE})")
         remove_dead_temporaries(folder)
         with self.failures_named():
+            self._inode = os.stat(self.file).st_ino
             self.database = sqlite3.connect(self.file, timeout=0, isolation_level=None)
             try:
                 self._open()
@@ -97,9 +103,11 @@ class JobFile:
 
         Raises:
             ReadOnlyJobError: This is a copy.
+            OutputError: The file was removed or replaced.
         """
         if self.read_only_for is not None:
             raise ReadOnlyJobError(self.read_only_for)
+        self._require_same_file()
         with self.failures_named():
             self.database.execute("BEGIN IMMEDIATE")
             try:
@@ -107,6 +115,13 @@ class JobFile:
                 self.database.commit()
             finally:
                 self.database.rollback()  # nothing, after a commit
+
+    def _require_same_file(self) -> None:
+        """What is written to a file that was removed or replaced would be lost."""
+        status = stat_or_none(self.file)
+        if status is None or status.st_ino != self._inode:
+            what = "not there any more" if status is None else "another file by now"
+            raise OutputError(f"{self.file}: {what}; put it back, or end facepipe and start it again")
 
     @contextmanager
     def failures_named(self) -> Iterator[None]:

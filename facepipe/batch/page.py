@@ -14,7 +14,7 @@ from urllib.parse import quote
 from facepipe.batch.groups import update_groups
 from facepipe.batch.job import Job
 from facepipe.batch.models import PREVIEW, PhotoRecord, ReportOptions
-from facepipe.core.errors import OutputError
+from facepipe.core.errors import unwritable
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, require_replaceable
 from facepipe.core.plain_text import visible
@@ -43,7 +43,7 @@ def write_report(job: Job, options: ReportOptions) -> None:
             _write_data(stream, job, _groups(job, options), _Names(job) if options.paths else None)
             stream.write(tail.encode())
     except OSError as error:
-        raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
+        raise unwritable(file, error) from error
 
 
 def _groups(job: Job, options: ReportOptions) -> Groups:

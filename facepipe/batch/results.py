@@ -22,7 +22,7 @@ from facepipe.batch.output_files import (
     remove_pictures,
 )
 from facepipe.batch.page import REPORT_FILE, write_report
-from facepipe.core.errors import FacepipeError, OutputError
+from facepipe.core.errors import FacepipeError, unwritable
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, RECORDS, TABLE, require_replaceable
 from facepipe.core.processors import compute_threads
@@ -135,7 +135,7 @@ def write_records(job: Job, name: Literal["results.jsonl", "faces.csv"]) -> None
             for line in _lines(lines, job.records()):
                 stream.write(f"{line}\n".encode())
     except OSError as error:
-        raise OutputError(f"{file}: can't be written ({error.strerror}); make room there") from error
+        raise unwritable(file, error) from error
 
 
 def _lines(form: Printer, records: Iterable[PhotoRecord]) -> Iterator[str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 
 def one_line(error: object, longest: int = 300) -> str:
     """Return the message of another package's error without line breaks, cut to a length."""
@@ -51,6 +54,19 @@ class ClusterError(FacepipeError):
 
 class DataError(FacepipeError):
     """A data set for training or evaluation is missing or malformed."""
+
+
+_CURES = (
+    ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "; make room there"),
+    ((errno.ENOENT, errno.ENOTDIR), "; is its folder gone, or its disk?"),
+    ((errno.EACCES, errno.EPERM, errno.EROFS), "; check who may write there"),
+)
+
+
+def unwritable(file: Path, error: OSError) -> OutputError:
+    """Return the error of a file that can't be written, with the cure where the system's reason names one."""
+    cure = next((cure for numbers, cure in _CURES if error.errno in numbers), "")
+    return OutputError(f"{file}: can't be written ({error.strerror or error}){cure}")
 
 
 class MissingExtraError(FacepipeError):

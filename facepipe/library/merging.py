@@ -20,7 +20,7 @@ from facepipe.batch.output_files import PICTURE_KINDS, names_of, names_to_text, 
 from facepipe.batch.results import ResultOptions, write_results
 from facepipe.batch.seal import SEALED_COLUMNS
 from facepipe.batch.shards import Shard
-from facepipe.core.errors import OutputError
+from facepipe.core.errors import OutputError, unwritable
 from facepipe.core.files import make_private_folder, sync_folder, temporary_folder
 from facepipe.core.paths import is_inside
 from facepipe.gallery import Gallery
@@ -259,7 +259,7 @@ def _copy_pictures(
             make_private_folder(new.parent)
             shutil.copyfile(file, new)
         except OSError as error:
-            raise OutputError(f"{new}: can't be written ({error.strerror}); make room there") from error
+            raise unwritable(new, error) from error
         copied.append(new_name)
     return tuple(copied)
 

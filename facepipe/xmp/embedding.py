@@ -11,7 +11,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from facepipe.core.errors import OutputError
+from facepipe.core.errors import OutputError, unwritable
 from facepipe.core.faces import Faces
 from facepipe.core.files import atomic_path, temporary_folder
 from facepipe.images.reading import (
@@ -72,7 +72,7 @@ def write_named_copy(
                 status = os.stat(photo)
                 os.utime(temporary, ns=(status.st_atime_ns, status.st_mtime_ns))
     except OSError as error:
-        raise OutputError(f"{target}: can't be written ({error.strerror}); make room there") from error
+        raise unwritable(target, error) from error
     return True
 
 

@@ -279,3 +279,19 @@ def test_a_remembered_gallery_is_a_whole_path_or_a_url(gallery: bytes | str, is_
     row = {"gallery": gallery, "naming": json.dumps(options_to_dict(NamingOptions()))}
     with nullcontext() if is_right else pytest.raises(ValueError, match="the gallery"):
         LIBRARY_CHECKS["library"](row)
+
+
+def test_a_file_that_was_removed_or_replaced_meanwhile_takes_no_change(tmp_path: Path) -> None:
+    photos = files(tmp_path / "photos", "a.jpg")
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        (tmp_path / "out").rename(tmp_path / "away")
+        with pytest.raises(OutputError, match=r"job\.sqlite3: not there any more; put it back"):
+            do(job)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / JOB_FILE).write_bytes(b"another")
+        with pytest.raises(OutputError, match=r"job\.sqlite3: another file by now"):
+            do(job)
+        (tmp_path / "out" / JOB_FILE).unlink()
+        (tmp_path / "away" / JOB_FILE).rename(tmp_path / "out" / JOB_FILE)
+        assert do(job) == ["a.jpg"]
