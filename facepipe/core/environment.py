@@ -38,13 +38,12 @@ def prepare_environment() -> None:
             os.environ.setdefault(name, str(threads))
 
 
-def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxruntime.InferenceSession:
+def onnx_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     """Open a session of ONNX Runtime on the CPU; the only place that imports it.
 
     Args:
         model: An ONNX file's content, checked by `facepipe.weights.onnx_file.require_self_contained`.
         threads: Within one operation.
-        spinning: Whether threads without work wait by spinning, which is faster where nothing else computes.
 
     Raises:
         Exception: The model can't be loaded; each failure has a class of its own, without a common root.
@@ -60,8 +59,8 @@ def onnx_session(model: bytes, threads: int, *, spinning: bool = True) -> onnxru
     onnxruntime.set_default_logger_severity(_FATAL)
     # Left to itself it takes its own format, too, whose files nobody has checked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    if not spinning:
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Threads spin while they wait within a run, not after it, when the next network needs the processors.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -256,7 +256,7 @@ def _sample_shapes(card: WeightCard) -> list[tuple[int, int, int, int]]:
 def _require_agreement(serving: nn.Module, onnx: bytes, card: WeightCard) -> None:
     import torch
 
-    session = onnx_session(onnx, compute_threads(), spinning=False)  # torch computes in between
+    session = onnx_session(onnx, compute_threads())
     random = np.random.default_rng(0)
     mean, std = (np.array(v, np.float32).reshape(3, 1, 1) for v in (card.input.mean, card.input.std))
     for shape in _sample_shapes(card):

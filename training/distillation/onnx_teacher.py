@@ -28,8 +28,7 @@ def open_onnx(path: Path, values: Sequence[str]) -> Run:
         WeightsError: The file can't be read, or computes no such value.
     """
     model = _with_outputs(path, values)
-    # Threads that wait by spinning would take the processors from torch, whose turn it is next.
-    session = onnx_session(model.SerializeToString(), torch.get_num_threads(), spinning=False)
+    session = onnx_session(model.SerializeToString(), torch.get_num_threads())
     outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
     return lambda images: session.run(outputs, {name: images})
 
