@@ -43,7 +43,7 @@ def published_outputs(shared_data: Path, weights: str, photo: str, channels: str
     [
         ("retinaface_mobilenet025", 0.427),
         ("retinaface_mobilenet025_detail", 0.441),
-        ("retinaface_mobilenet025_focus", 0.454),
+        ("retinaface_mobilenet025_focus", 0.488),
         ("retinaface_mobilenet050", 1.66),
         ("retinaface_mobilenet100", 4.16),
         ("retinaface_resnet18", 12.02),

@@ -25,8 +25,12 @@ _LARGEST_FACE_PX = 200.0
 """Shorter side, in pixels of the finer look: larger faces are found in the coarse one."""
 _CERTAIN, _NOTHING = 0.5, 0.1
 """Scores of a face from which on, and up to which, a cell is one to look at, and is not; linear between."""
-_POSITIVE_WEIGHT = 5.0
+_POSITIVE_WEIGHT = 6.0
 """Of a cell to look at, beside one of background: a face that is left out costs more than a look in vain."""
+_CELLS_OF_A_FACE = 4
+"""A candidate for a face of so many cells weighs 1 in each of them, one of more or fewer as much in all."""
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.3, 4.0
+"""Of a cell, by the candidates in it: a crowd of small faces costs more than a part of one large face."""
 
 
 class TrainedFocus(nn.Module):
@@ -97,22 +101,23 @@ class FocusTask(PartTask):
     def losses(self, module: nn.Module, batch: DetectionBatch, progress: float) -> dict[str, Tensor]:
         """Compute the cross-entropy against what the network finds in the finer look."""
         pixels = self._pixels(batch)
-        targets = self._found(pixels)
+        scores, weights = self._found(pixels)
         coarse = functional.avg_pool2d(pixels.permute(0, 3, 1, 2).float(), FINER_BY)
         logits = module(self._input(coarse.round().to(torch.uint8).permute(0, 2, 3, 1)))
-        return {"focus": focus_loss(logits, targets)}
+        return {"focus": focus_loss(logits, scores, weights)}
 
     @torch.no_grad()
-    def _found(self, pixels: Tensor) -> Tensor:
-        """Map finer looks to the best score of a face in each cell (batch, rows, columns)."""
+    def _found(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map finer looks to the scores and weights of cells (batch, rows, columns): see `cell_targets`."""
         output = self.module.network(self._input(pixels))
         scores = functional.softmax(output.classes.float(), dim=-1)[..., 1].cpu().numpy()
         found = []
         for regression, of_crop in zip(output.boxes.float().cpu().numpy(), scores, strict=True):
             likely = np.flatnonzero(of_crop > _NOTHING)
             boxes = decode_boxes(regression[likely], self._anchors[likely], self._variances)
-            found.append(torch.from_numpy(score_map(boxes, of_crop[likely], self._cells)))
-        return torch.stack(found).to(self._device)
+            found.append(cell_targets(boxes, of_crop[likely], self._cells))
+        scores_of_cells, weights = (torch.from_numpy(np.stack(maps)) for maps in zip(*found, strict=True))
+        return scores_of_cells.to(self._device), weights.to(self._device)
 
 
 def focus_of(network: RetinaFace) -> FocusSpec | None:
@@ -120,27 +125,39 @@ def focus_of(network: RetinaFace) -> FocusSpec | None:
     return FocusSpec() if isinstance(network, FocusedRetinaFace) else None
 
 
-def score_map(boxes_xyxy: FloatArray, scores: FloatArray, cells: int) -> FloatArray:
-    """Best score of the faces that reach into each cell of a square look, (cells, cells); 0 without one.
+def cell_targets(boxes_xyxy: FloatArray, scores: FloatArray, cells: int) -> tuple[FloatArray, FloatArray]:
+    """Return what the cells of a square look are to be told apart by.
 
     Args:
-        boxes_xyxy: In pixels of the finer look, (n, 4); large ones are left out.
+        boxes_xyxy: Candidates for faces in pixels of the finer look, (n, 4); large ones are left out.
         scores: (n,), 0..1.
         cells: Of a row.
+
+    Returns:
+        Best score of the candidates that reach into each cell (cells, cells), 0 without one, and how much a
+        cell with one weighs, from 0.3 to 4: the more, the more candidates it has and the smaller they are.
     """
-    best = np.zeros((cells, cells), np.float32)
+    best, weights = np.zeros((2, cells, cells), np.float32)
     small = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1, initial=np.inf) <= _LARGEST_FACE_PX
     first = np.floor(boxes_xyxy[:, :2] / FINER_CELL_PX).clip(0).astype(int)
     end = np.ceil(boxes_xyxy[:, 2:] / FINER_CELL_PX).clip(0).astype(int)
-    for (left, top), (right, bottom), score in zip(first[small], end[small], scores[small], strict=True):
+    wanted = _wanted(torch.from_numpy(scores)).numpy()
+    rows = zip(first[small], end[small], scores[small], wanted[small], strict=True)
+    for (left, top), (right, bottom), score, how_much in rows:
         reached = best[top:bottom, left:right]
         np.maximum(reached, score, out=reached)
-    return best
+        weights[top:bottom, left:right] += how_much * _CELLS_OF_A_FACE / max(1, reached.size)
+    return best, weights.clip(_LEAST_WEIGHT, _MOST_WEIGHT)
 
 
-def focus_loss(logits: Tensor, scores: Tensor) -> Tensor:
-    """Mean cross-entropy (batch, rows, columns) against scores of what is found, weighted by cells."""
-    wanted = ((scores - _NOTHING) / (_CERTAIN - _NOTHING)).clamp(0, 1)
-    weights = 1 + (_POSITIVE_WEIGHT - 1) * wanted
+def focus_loss(logits: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross-entropy (batch, rows, columns) against scores of what is found; see `cell_targets`."""
+    wanted = _wanted(scores)
+    of_cells = (1 - wanted) + _POSITIVE_WEIGHT * wanted * weights
     errors = functional.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
-    return (errors * weights).sum() / weights.sum()
+    return (errors * of_cells).sum() / of_cells.sum()
+
+
+def _wanted(scores: Tensor) -> Tensor:
+    """How much cells with these scores are to be looked at, 0..1."""
+    return ((scores - _NOTHING) / (_CERTAIN - _NOTHING)).clamp(0, 1)

@@ -19,7 +19,7 @@ from facepipe.detector import DetectorOptions, FaceDetector  # noqa: E402
 from facepipe.retinaface.small_faces import FocusedRetinaFace, retinaface_mobilenet025_focus  # noqa: E402
 from facepipe.runtime.architectures import load_network, serving_module  # noqa: E402
 from facepipe.training.detection.config import DetectorConfig, NetworkConfig  # noqa: E402
-from facepipe.training.detection.focus import FocusTask, focus_loss, score_map  # noqa: E402
+from facepipe.training.detection.focus import FocusTask, cell_targets, focus_loss  # noqa: E402
 from facepipe.training.detection.initialize import initial_detector  # noqa: E402
 from facepipe.training.detection.prepare import build_task  # noqa: E402
 from facepipe.training.engine.config import read_configuration  # noqa: E402
@@ -119,7 +119,7 @@ def test_targets_are_the_faces_that_the_network_finds(dataset: Path) -> None:
     task = build_task(config, initial_detector(config.network), torch.device("cpu"))
     assert isinstance(task, FocusTask)
     batch = next(task.batches(0))
-    found = task._found(batch.pixels)
+    found, _ = task._found(batch.pixels)
     options = DetectorOptions(score_threshold=0.5, multi_scale=False, max_side=None)
     detector = FaceDetector.load("retinaface_mobilenet025_focus", options)
     seen = 0
@@ -133,19 +133,29 @@ def test_targets_are_the_faces_that_the_network_finds(dataset: Path) -> None:
 
 def test_a_face_is_in_every_cell_that_it_reaches_into() -> None:
     boxes = np.array([[10, 40, 50, 70], [90, 90, 120, 130], [0, 0, 300, 300]], np.float32)
-    scores = score_map(boxes, np.array([0.4, 0.9, 0.8], np.float32), 4)
+    scores, _ = cell_targets(boxes, np.array([0.4, 0.9, 0.8], np.float32), 4)
     expected = np.zeros((4, 4), np.float32)
     expected[1:3, 0:2], expected[2:4, 2:4] = 0.4, 0.9
     np.testing.assert_array_equal(scores, expected)
-    assert not score_map(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 4).any()
+    assert not cell_targets(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 4)[0].any()
     outside = np.array([[-40, -40, -10, -10], [500, 500, 530, 530]], np.float32)
-    assert not score_map(outside, np.ones(2, np.float32), 4).any()
+    assert not cell_targets(outside, np.ones(2, np.float32), 4)[0].any()
+
+
+def test_cells_weigh_by_how_many_faces_are_in_them_and_how_small() -> None:
+    boxes = np.array([[2, 2, 30, 30], [34, 2, 62, 30], [35, 3, 61, 29], [0, 64, 128, 128]], np.float32)
+    _, weights = cell_targets(boxes, np.array([0.3, 0.9, 0.9, 0.9], np.float32), 4)
+    one, crowd, large, nothing = weights[0, 0], weights[0, 1], weights[2:], weights[0, 2:]
+    assert one == pytest.approx(4 * 0.5)  # half sure
+    assert crowd == pytest.approx(4)  # at most
+    np.testing.assert_allclose(large, 4 / 8)
+    np.testing.assert_allclose(nothing, 0.3)
 
 
 @pytest.mark.parametrize(("score", "better", "worse"), [(0.9, 4.0, -4.0), (0.05, -4.0, 4.0)])
 def test_the_loss_falls_towards_what_is_found(score: float, better: float, worse: float) -> None:
-    scores = torch.full((1, 4, 4), score)
-    right, wrong = (focus_loss(torch.full((1, 4, 4), v), scores) for v in (better, worse))
+    scores, weights = torch.full((1, 4, 4), score), torch.ones(1, 4, 4)
+    right, wrong = (focus_loss(torch.full((1, 4, 4), v), scores, weights) for v in (better, worse))
     assert right < 0.1 < wrong
 
 
