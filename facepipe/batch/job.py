@@ -23,7 +23,14 @@ from facepipe.batch.job_outputs import JobOutputs
 from facepipe.batch.job_schema import SHARD, WIPE_DUE, analyse_panoramas_again, note, note_shard
 from facepipe.batch.job_writes import JobWrites
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoRecord, PhotoTask
-from facepipe.batch.planning import NO_FILE, Planner, Taken
+from facepipe.batch.planning import (
+    NO_FILE,
+    REMEMBERED_COLUMNS,
+    Planner,
+    Remembered,
+    Taken,
+    remembered_photo,
+)
 from facepipe.batch.rescue import open_job_file
 from facepipe.batch.rows import (
     FACE_BYTES,
@@ -332,6 +339,13 @@ class Job:
         where = " WHERE place IS NULL" if left_out else ""
         rows = self._database.execute(f"SELECT id, path FROM photos{where}").fetchall()
         return [PhotoTask(id, self._seal.open_path(path)) for id, path in rows]
+
+    def remembered_photo(self, photo_id: int) -> Remembered:
+        """Return a photo and its file as they were when it was taken."""
+        row = self._database.execute(
+            f"SELECT {REMEMBERED_COLUMNS} FROM photos WHERE id = ?", (photo_id,)
+        ).fetchone()
+        return remembered_photo(row, self._seal)
 
     def analyzed(self) -> Iterator[PhotoRecord]:
         """Yield all photos that were analyzed, whether they are among the command's and wait or not."""

@@ -23,7 +23,7 @@ from facepipe.batch.job import Job
 from facepipe.batch.job_writes import PhotoWrite
 from facepipe.batch.models import OutputFiles, PhotoRecord
 from facepipe.batch.output_files import EMBEDDED_KIND
-from facepipe.batch.planning import NO_FILE, file_state
+from facepipe.batch.planning import NO_FILE, file_state, require_content
 from facepipe.batch.results import source_hash
 from facepipe.core.errors import FacepipeError, OutputError, PhotoError
 from facepipe.core.files import sweep_once, sync_folder, temporary_folder
@@ -160,6 +160,7 @@ def _prepare(records: Sequence[PhotoRecord], sha256: str | None, max_pixels: int
     photo, faces, size_wh = record.result.path, record.result.faces, record.size_wh
     assert faces is not None
     assert size_wh is not None
+    assert sha256 is not None
     target = Path(os.path.realpath(photo, strict=True))
     sweep_once(target.parent)
     try:
@@ -169,6 +170,7 @@ def _prepare(records: Sequence[PhotoRecord], sha256: str | None, max_pixels: int
             return _Prepared(records, (photo.name,) if is_named else ())
         require_embeddable(photo)
     except NotEmbeddableError as error:
+        require_content(photo, sha256)
         sidecar = write_sidecar(photo, size_wh, faces, tags=True)
         if sidecar is not None:
             _log.warning("%s; they are in its sidecar", error)
@@ -178,8 +180,7 @@ def _prepare(records: Sequence[PhotoRecord], sha256: str | None, max_pixels: int
     prepared = _Prepared(records, (photo.name,) if change.is_named else (), before=before)
     try:
         folder = prepared.cleanup.enter_context(temporary_folder(target.parent))
-        if photo_sha256(target) != sha256:
-            raise PhotoError(f"{photo}: it has changed since it was analyzed; run `facepipe batch` again")
+        require_content(photo, sha256)
         prepared.copy = embedded_copy(target, change, folder, max_pixels=max_pixels)
         _make_alike(prepared.copy, target, before)
         _sync(prepared.copy)

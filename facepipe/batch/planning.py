@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from facepipe.batch.output_files import PICTURE_KINDS, names_of, remove_pictures
 from facepipe.batch.seal import Seal
@@ -31,6 +31,7 @@ class FileState(NamedTuple):
 
 
 NO_FILE = FileState(-1, -1)
+REMEMBERED_COLUMNS = "id, path, size_bytes, mtime_ns, state, sha256"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,26 @@ def is_unchanged(photo: Remembered, now: FileState) -> bool:
     return photo.is_done and photo.file.size_bytes == now.size_bytes and _content(photo.path) == photo.sha256
 
 
+def require_unchanged(photo: Remembered) -> None:
+    """Check that a photo is the one that was analyzed, or gone; read only where its size or time differs.
+
+    Raises:
+        PhotoError: It is another one by now, or can't be read.
+    """
+    if file_state(photo.path) not in (photo.file, NO_FILE):
+        require_content(photo.path, photo.sha256)
+
+
+def require_content(path: Path, sha256: str | None) -> None:
+    """Check that a photo has the content that was analyzed.
+
+    Raises:
+        PhotoError: It has another, or can't be read.
+    """
+    if photo_sha256(path) != sha256:
+        raise PhotoError(f"{path}: it has changed since it was analyzed; run `facepipe batch` again")
+
+
 def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembered]) -> dict[Path, Remembered]:
     """Files whose content was analyzed at another path that has it no more; one path at most for each photo.
 
@@ -98,6 +119,13 @@ def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembere
             if same:
                 moved[path] = same.pop(0)
     return moved
+
+
+def remembered_photo(row: Sequence[Any], seal: Seal) -> Remembered:
+    """Return the photo of a row of `REMEMBERED_COLUMNS`."""
+    id, path, size, time_ns, state, sha256 = row
+    file, is_done = FileState(size, time_ns), state == "done"
+    return Remembered(id, seal.open_path(path), file, is_done, seal.open("sha256", sha256))
 
 
 class Planner:
@@ -152,10 +180,8 @@ class Planner:
         return len(moved)
 
     def _remembered(self) -> Iterator[Remembered]:
-        columns = "id, path, size_bytes, mtime_ns, state, sha256"
-        for id, path, size, time_ns, state, sha256 in self._database.execute(f"SELECT {columns} FROM photos"):
-            path, sha256 = self._seal.open_path(path), self._seal.open("sha256", sha256)
-            yield Remembered(id, path, FileState(size, time_ns), state == "done", sha256)
+        for row in self._database.execute(f"SELECT {REMEMBERED_COLUMNS} FROM photos"):
+            yield remembered_photo(row, self._seal)
 
     def _placed(self) -> set[int]:
         return {id for (id,) in self._database.execute("SELECT id FROM photos WHERE place IS NOT NULL")}

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from facepipe.batch.output_files import (
     remove_pictures,
 )
 from facepipe.batch.page import REPORT_FILE, write_report
+from facepipe.batch.planning import Remembered, require_unchanged
 from facepipe.core.errors import FacepipeError, unwritable
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, RECORDS, TABLE, require_replaceable
@@ -218,7 +220,8 @@ def write_outputs(job: Job, kind: str, write: Writer) -> int:
     with ThreadPoolExecutor(compute_threads()) as pool:
         for at in range(0, len(due), _CHUNK):
             chunk = due[at : at + _CHUNK]
-            written = dict(pool.map(lambda record: _written(job.folder, kind, write, record), chunk))
+            photos = [job.remembered_photo(record.id) for record in chunk]
+            written = dict(pool.map(partial(_written, job.folder, kind, write), chunk, photos))
             outputs = {id: files for id, files in written.items() if files is not None}
             claims.update(name for files in outputs.values() for name in files.names)
             kept = {id for id in outputs if _has_replaced(job, kind, before.get(id), claims)}
@@ -263,10 +266,11 @@ def source_hash(record: PhotoRecord) -> str:
 
 
 def _written(
-    job_folder: Path, kind: str, write: Writer, record: PhotoRecord
+    job_folder: Path, kind: str, write: Writer, record: PhotoRecord, photo: Remembered
 ) -> tuple[int, OutputFiles | None]:
-    """Write the files of a photo; None where that failed, which is logged."""
+    """Write the files of a photo; None where that failed, or the photo is another by now: it is logged."""
     try:
+        require_unchanged(photo)
         folder = output_folder(job_folder, kind, record.result.path)
         names = tuple(file.relative_to(folder).as_posix() for file in write(record))
         return record.id, OutputFiles(source_hash(record), names)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import PhotoRecord
+from facepipe.batch.planning import Remembered, require_unchanged
 from facepipe.core.errors import OutputError, PhotoError
 from facepipe.core.file_names import file_name_of, with_ending
 from facepipe.core.files import atomic_path, sweep_once, sync_folder
@@ -34,11 +35,19 @@ class TransferMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """One photo into one person's folder; `is_done` where it is there already."""
+    """One photo into one person's folder.
+
+    Attributes:
+        source: The photo.
+        target: Where it belongs.
+        is_done: Whether it is there already.
+        analyzed: The photo as it was analyzed; None: a move that was killed, which only goes on.
+    """
 
     source: Path
     target: Path
     is_done: bool
+    analyzed: Remembered | None = None
 
 
 def plan_sorting(job: Job, folder: Path, mode: TransferMode) -> Iterator[Placement]:
@@ -54,26 +63,29 @@ def plan_sorting(job: Job, folder: Path, mode: TransferMode) -> Iterator[Placeme
         for name in people[:1] if mode is TransferMode.MOVE else people:
             sweep_once(folder / file_name_of(name))
             target = _free(folder / file_name_of(name) / photo.name, record, job, taken)
-            yield Placement(photo, target, is_done=target in taken or os.path.lexists(target))
+            is_done = target in taken or os.path.lexists(target)
+            yield Placement(photo, target, is_done, job.remembered_photo(record.id))
             if os.path.lexists(photo):
                 taken[target] = photo
 
 
 def require_source(placement: Placement) -> None:
-    """Check that there is a photo to be sorted.
+    """Check that there is a photo to be sorted, the one that was analyzed.
 
     Raises:
-        PhotoError: It is gone.
+        PhotoError: It is gone, or another one by now.
     """
     if not os.path.exists(placement.source):
         raise PhotoError(f"{placement.source}: no such file; run the batch again where the photo is now")
+    if placement.analyzed is not None:
+        require_unchanged(placement.analyzed)
 
 
 def transfer(placement: Placement, mode: TransferMode, job: Job) -> None:
     """Copy, link or move one photo, and its sidecar with it: both or neither.
 
     Raises:
-        PhotoError: The photo is gone.
+        PhotoError: The photo is gone, or another one by now.
         OutputError: It can't be done; the message begins with the target's name.
     """
     require_source(placement)

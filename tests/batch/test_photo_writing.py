@@ -263,6 +263,13 @@ def test_a_photo_that_can_not_hold_names_gets_a_sidecar(
     caplog.clear()
     write(out)
     assert not caplog.text
+    sidecar_path(two).unlink()
+    two.write_bytes(before + b"more")
+    failed, (error,) = write(out)
+    assert (failed, sidecar_path(two).exists()) == (1, False)
+    assert f"{two}: it has changed since it was analyzed" in error
+    two.write_bytes(before)
+    assert write(out) == (0, [])
     with Job(out) as job:
         forget_person(job, {"Ada"})
     assert b"Ada" not in sidecar_path(two).read_bytes()

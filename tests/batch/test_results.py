@@ -25,6 +25,7 @@ from xmp_helpers import exiftool_json, needs_exiftool
 from facepipe.batch.job import Job
 from facepipe.batch.models import ReportOptions
 from facepipe.batch.page import write_report
+from facepipe.batch.results import ResultOptions, write_results
 from facepipe.core.errors import PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import read_image, write_image
@@ -95,6 +96,32 @@ def test_pictures_and_sidecars_follow_the_names(folder: Path, gallery: Path) -> 
         facepipe("gallery", "rename", "Colonel", NAME, "--gallery", gallery)
     assert [path.name for path in (out / "crops" / "a").glob("*face0*")] == ["her.png_face0_Colonel.jpg"]
     assert NAME not in sidecar.read_text()
+
+
+@pytest.mark.parametrize("option", ["--xmp", "--xmp-tags", "--annotate", "--crops", "--xmp-embed"])
+def test_nothing_is_written_of_a_photo_that_was_replaced_since(
+    folder: Path, gallery: Path, astronaut: UInt8Array, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if option == "--xmp-embed" and shutil.which("exiftool") is None:
+        pytest.skip("needs exiftool")
+    out = run(folder, gallery)
+    replaced, touched = folder / "a" / "her.png", folder / "b" / "her.png"
+    write_image(replaced, astronaut[:, ::-1])
+    os.utime(touched, (1, 1))
+    xmp, xmp_tags = option == "--xmp", option == "--xmp-tags"
+    options = ResultOptions(
+        option == "--annotate", option == "--crops", xmp, xmp_tags, option == "--xmp-embed"
+    )
+    before = {*folder.rglob("*"), *out.rglob("*")}
+    with Job(out) as job:
+        assert write_results(job, 1.0, options) == 1
+    new = [path.relative_to(tmp).as_posix() for tmp in (folder, out) for path in {*tmp.rglob("*")} - before]
+    assert any("b/her.png" in name for name in new)
+    assert not any("a/her.png" in name for name in new)
+    assert f"{replaced}: it has changed since it was analyzed; run `facepipe batch` again" in caplog.text
+    run(folder, gallery, option)
+    new = [path.relative_to(tmp).as_posix() for tmp in (folder, out) for path in {*tmp.rglob("*")} - before]
+    assert any("a/her.png" in name for name in new)
 
 
 def test_keywords_come_with_the_option_and_follow_the_names_without_it(folder: Path, gallery: Path) -> None:

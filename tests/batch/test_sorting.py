@@ -20,6 +20,7 @@ from pipeline_helpers import faces_at
 
 from facepipe.batch.job import Job
 from facepipe.batch.models import PhotoRecord
+from facepipe.batch.planning import Remembered, file_state
 from facepipe.batch.sort import TransferMode, finish_move, plan_sorting, transfer
 from facepipe.core.faces import Match
 from facepipe.core.file_names import file_name_of
@@ -63,6 +64,11 @@ class FakeJob(Job):
         for number, (path, name) in enumerate(self._people.items()):
             faces = faces_at((0, 0, 9, 9)).with_matches([Match(name, 0.5, 1.0)])
             yield PhotoRecord(number, PhotoResult(path, faces=faces), (10, 10))
+
+    def remembered_photo(self, photo_id: int) -> Remembered:
+        """Return a photo as it is now."""
+        path = list(self._people)[photo_id]
+        return Remembered(photo_id, path, file_state(path), True, None)
 
 
 @settings(deadline=None)
@@ -113,6 +119,21 @@ def test_moving_twice_moves_nothing_twice(tmp_path: Path) -> None:
     assert (again.code, again.lines) == (0, [])
     assert "facepipe: 0 photos sorted" in again.err
     assert contents(tmp_path / "sorted") == {"Ada": ["x", "y"]}
+
+
+@pytest.mark.parametrize("options", [["--dry-run"], ["--move"], ["--link"], []])
+def test_another_photo_of_the_same_name_is_not_sorted_as_the_one_that_was_analyzed(
+    tmp_path: Path, options: list[str]
+) -> None:
+    touched, replaced = photo(tmp_path / "touched.jpg", "touched"), photo(tmp_path / "replaced.jpg", "old")
+    job = job_of(tmp_path / "job", {replaced: ["Ada"], touched: ["Ada"]})
+    photo(replaced, "another")
+    os.utime(touched, (1, 1))
+    said = facepipe("sort", job, "--to", tmp_path / "sorted", *options)
+    assert said.code == PARTIAL
+    assert said.lines == [f"{touched} -> {tmp_path / 'sorted' / 'Ada' / 'touched.jpg'}"]
+    assert f"{replaced}: it has changed since it was analyzed; run `facepipe batch` again" in said.err
+    assert replaced.read_text() == "another"
 
 
 def test_another_file_in_the_place_of_a_moved_photo_does_not_hide_that_it_is_gone(tmp_path: Path) -> None:
