@@ -179,11 +179,21 @@ class Batch:
         Raises:
             UsageError: One is not there, or holds no photo, and that is not allowed; nothing is changed.
         """
+        folders = list(folders)
+        may_be_empty = may_be_empty and not self._job.photos()
+        photos = find_batch_photos(folders, self._job.folder, self._options, may_be_empty=may_be_empty)
+        self.take(folders, photos)
+
+    def take(self, folders: Iterable[str | os.PathLike[str]], photos: Sequence[Path]) -> None:
+        """Take photos for those of this batch.
+
+        Args:
+            folders: Files, folders and globs in which they were found; see `find_batch_photos`.
+            photos: All of them, in order.
+        """
         self._job.remember_naming(self._naming.gallery.path, options_to_dict(self._naming.options))
         finish_photo_writes(self._job, self._naming.gallery)
-        names = [os.path.abspath(folder) for folder in folders]
-        self._folders = [Path(name) for name in names]
-        photos = self._found(names, may_be_empty)
+        self._folders = [Path(os.path.abspath(folder)) for folder in folders]
         if self._options.again:
             self._job.require_settings(analysis_settings(self._pipeline, self._options.analysis), again=True)
         shard, retry_failed = self._options.shard, self._options.retry_failed
@@ -201,29 +211,11 @@ class Batch:
                 counted(taken.left_out, "photo"),
             )
 
-    def _found(self, folders: list[str], may_be_empty: bool) -> list[Path]:
-        there = [folder for folder in folders if os.path.exists(folder) or glob.has_magic(folder)]
-        if not self._options.allow_missing:
-            for folder in folders:
-                if folder not in there:
-                    raise UsageError(f"{folder}: not there (is its disk mounted?); {_ALLOW_MISSING}")
-        try:
-            return find_photos(there, exclude=self._exclude)
-        except UsageError as error:
-            if not self._options.allow_missing and (not may_be_empty or self._job.photos()):
-                raise UsageError(f"{error}; {_ALLOW_MISSING}") from error
-        return find_photos([folder for folder in there if self._holds_photos(folder)], exclude=self._exclude)
-
-    def _holds_photos(self, folder: str) -> bool:
-        try:
-            return bool(find_photos([folder], exclude=self._exclude))
-        except UsageError:
-            return False
-
     def add(self, files: Iterable[Path]) -> int:
         """Take more photos, of files that have come to the folders; answers how many wait to be analyzed."""
+        exclude = _excluded(self._job.folder, self._options)
         photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if os.path.exists(file))
-        self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, self._exclude)])
+        self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, exclude)])
         return self._job.counts().waiting
 
     def leave_out_missing(self) -> int:
@@ -237,11 +229,6 @@ class Batch:
             return 0
         self._job.leave_out(missing)
         return len(missing)
-
-    @property
-    def _exclude(self) -> list[str]:
-        own = {os.path.abspath(self._job.folder), os.path.realpath(self._job.folder)}
-        return [*self._options.exclude, *map(glob.escape, own)]
 
     def run(self, on_progress: Callable[[BatchProgress], None] | None = None) -> Summary:
         """Analyze the photos that wait, and name all faces by the gallery as it is now.
@@ -297,6 +284,51 @@ class Batch:
 
     def _threads(self, tasks: Iterable[PhotoTask]) -> PhotoEngine:
         return Engine(self._analyzer, tasks, self._options.engine)
+
+
+def find_batch_photos(
+    folders: Iterable[str | os.PathLike[str]],
+    out: Path,
+    options: BatchOptions,
+    *,
+    may_be_empty: bool = False,
+) -> list[Path]:
+    """Find the photos of a batch, before there is anything of it.
+
+    Args:
+        folders: Files, folders and globs.
+        out: Folder of the job; what is in it is no photo of the batch.
+        options: See `BatchOptions`.
+        may_be_empty: A folder need not hold a photo.
+
+    Raises:
+        UsageError: One of the folders is not there, or holds no photo, and that is not allowed.
+    """
+    names = [os.path.abspath(folder) for folder in folders]
+    there = [name for name in names if os.path.exists(name) or glob.has_magic(name)]
+    exclude = _excluded(out, options)
+    if not options.allow_missing:
+        for name in names:
+            if name not in there:
+                raise UsageError(f"{name}: not there (is its disk mounted?); {_ALLOW_MISSING}")
+    try:
+        return find_photos(there, exclude=exclude)
+    except UsageError as error:
+        if not (options.allow_missing or may_be_empty):
+            raise UsageError(f"{error}; {_ALLOW_MISSING}") from error
+    return find_photos([name for name in there if _holds_photos(name, exclude)], exclude=exclude)
+
+
+def _excluded(out: Path, options: BatchOptions) -> list[str]:
+    own = {os.path.abspath(out), os.path.realpath(out)}
+    return [*options.exclude, *map(glob.escape, own)]
+
+
+def _holds_photos(folder: str, exclude: Sequence[str]) -> bool:
+    try:
+        return bool(find_photos([folder], exclude=exclude))
+    except UsageError:
+        return False
 
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:

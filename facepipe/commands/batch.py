@@ -247,11 +247,12 @@ def batch(
     from facepipe.batch.analysis import AnalysisOptions
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
-    from facepipe.batch.run import Batch, BatchOptions
+    from facepipe.batch.run import Batch, BatchOptions, find_batch_photos
 
     analysis = AnalysisOptions(max_pixels=setup.max_pixels())
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
+    photos = find_batch_photos(folders, out, options)  # first: nothing is made for folders without any
     setup = setup if ray_address is None else setup.for_cluster()
     with (
         _cluster(ray_address, setup) as cluster,
@@ -261,7 +262,7 @@ def batch(
         make_engine = None if cluster is None else _engine_on(cluster, pipeline, setup, options)
         work = Batch(pipeline, job, options, make_engine)
         wanted = replace(wanted, max_pixels=analysis.max_pixels)
-        summary, unwritten = _work_through(work, job, folders, wanted, reporter, forget=forget)
+        summary, unwritten = _work_through(work, job, folders, photos, wanted, reporter, forget=forget)
     reporter.summarize(summary, out)
     if unwritten:
         log(f"{counted(unwritten, 'output')} could not be written; the next run tries again", "WARNING")
@@ -297,6 +298,7 @@ def _work_through(
     work: Batch,
     job: Job,
     folders: Sequence[str],
+    photos: Sequence[Path],
     wanted: ResultOptions,
     reporter: ProgressReporter,
     *,
@@ -307,7 +309,7 @@ def _work_through(
     from facepipe.batch.results import write_results
 
     try:
-        work.find(folders)
+        work.take(folders, photos)
         summary = work.run(reporter.report)
         reporter.end()
         if forget:

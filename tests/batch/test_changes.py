@@ -211,6 +211,29 @@ def test_missing_photos_and_globs_are_refused_alike(folder: Path, gallery: Path,
         assert (allowed.code, "3 photos, 3 of them analyzed" in allowed.err) == (3, True)
 
 
+@pytest.mark.parametrize("kind", ["mistyped", "empty", "without photos"])
+def test_nothing_is_made_for_a_folder_without_photos(
+    folder: Path, gallery: Path, tmp_path: Path, kind: str
+) -> None:
+    wrong, out, new_gallery = tmp_path / "wrong", tmp_path / "out", tmp_path / "new"
+    if kind != "mistyped":
+        wrong.mkdir()
+    if kind == "without photos":
+        (wrong / "notes.txt").write_text("no photo")
+    told = run(wrong, gallery=new_gallery, out=out)
+    assert (told.code, str(wrong) in told.err) == (2, True)
+    assert "nothing was changed" in told.err
+    assert not out.exists()
+    assert not new_gallery.exists()
+    out.mkdir()
+    assert run(wrong, gallery=new_gallery, out=out).code == 2
+    assert not any(out.iterdir())
+    run(folder, gallery=gallery, out=out)
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    assert run(wrong, gallery=gallery, out=out).code == 2
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
 def test_a_watched_folder_may_be_empty_unless_it_held_photos(
     folder: Path, gallery: Path, tmp_path: Path
 ) -> None:

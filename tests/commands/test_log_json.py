@@ -101,13 +101,13 @@ def test_what_ends_it(
 
 
 def test_warnings_of_python(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = Batch.find
+    take = Batch.take
 
     def warn(self: Batch, *arguments: Any) -> None:
         warnings.warn("something is old", DeprecationWarning, stacklevel=1)
-        find(self, *arguments)
+        take(self, *arguments)
 
-    monkeypatch.setattr(Batch, "find", warn)
+    monkeypatch.setattr(Batch, "take", warn)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         said = batch(photos)
