@@ -80,8 +80,8 @@ class JobFile:
         self._folder, self._secret = folder, secret
         if create:
             _make_private(folder, self.file)
-        elif not _size_bytes(self.file):
-            raise UsageError(f"{folder}: no batch was run with this folder as --out (it has no {JOB_FILE})")
+        else:
+            require_job_file(folder)
         remove_dead_temporaries(folder)
         with self.failures_named():
             self._inode = os.stat(self.file).st_ino
@@ -229,6 +229,20 @@ class JobFile:
 
     def _not_a_job(self) -> OutputError:
         return OutputError(f"{self.file}: not a job file of facepipe; choose another --out")
+
+
+def require_job_file(folder: Path) -> None:
+    """Check that a folder holds a job, without opening it.
+
+    Raises:
+        UsageError: It is not there, or holds none.
+    """
+    if not _size_bytes(folder / JOB_FILE):
+        reason = f"it has no {JOB_FILE}" if folder.is_dir() else "there is no such folder"
+        raise UsageError(
+            f"{folder}: no batch was run with this folder as --out ({reason}); name that of a "
+            "`facepipe batch`"
+        )
 
 
 def remove_job_file(folder: Path) -> None:

@@ -94,8 +94,11 @@ def serve(
     if context.invoked_subcommand is not None:
         return
     _require_extra()
+    from facepipe.batch.job_file import require_job_file
     from facepipe.server.settings import ServerSettings
 
+    for folder in library:
+        require_job_file(folder)
     settings = ServerSettings(
         gallery=gallery_address,
         host=host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from cli_helpers import facepipe
-from server_helpers import running
+from server_helpers import running, serve_command
 
 from facepipe.batch.damage import JobBusyError
 from facepipe.batch.job import Job
@@ -23,10 +24,11 @@ from facepipe.server.v1.jobs import JobReader
 
 def test_jobs_are_shown_idle_at_work_and_unreadable(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("idle", "working", "missing")]
-    for folder in folders[:2]:
+    for folder in folders:
         Job(folder, create=True).close()
     options = [word for folder in folders for word in ("--library", folder)]
     with running(tmp_path / "g", *options, log=tmp_path / "log") as server, Job(folders[1]):
+        shutil.rmtree(folders[2])
         jobs = server.client.get("/v1/jobs").json()["jobs"]
     assert [(job["name"], job["state"], job["photos"]) for job in jobs] == [
         ("idle", "idle", 0),
@@ -34,6 +36,20 @@ def test_jobs_are_shown_idle_at_work_and_unreadable(tmp_path: Path) -> None:
         ("missing", "unreadable", None),
     ]
     assert str(tmp_path) not in str(jobs)
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_without_a_job_is_refused_at_the_start(tmp_path: Path, is_there: bool) -> None:
+    wrong = tmp_path / "wrong"
+    if is_there:
+        wrong.mkdir()
+    command = serve_command(tmp_path / "g", "--library", wrong)
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1), told.stderr
+    assert told.stderr.startswith(f"facepipe: {wrong}: no batch was run with this folder as --out")
+    assert "`facepipe batch`" in told.stderr
+    assert ("no such folder" in told.stderr) != is_there
+    assert not (tmp_path / "g").exists()
 
 
 def test_two_jobs_of_one_name_are_refused(tmp_path: Path) -> None:
