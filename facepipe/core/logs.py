@@ -28,8 +28,11 @@ class LineFormatter(logging.Formatter):
     """Log records as lines for people."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return `facepipe: ...` on one line of plain text, whatever it holds."""
-        return visible_line(f"facepipe: {_message(record)}")
+        """Return `facepipe: ...` on one line of plain text, whatever it holds, and indented a traceback."""
+        line = visible_line(f"facepipe: {record.getMessage()}")
+        return "\n".join(
+            [line, *(f"    {visible_line(own)}" for own in _traceback(record).split("\n") if own)]
+        )
 
 
 class JsonFormatter(logging.Formatter):
@@ -40,12 +43,10 @@ class JsonFormatter(logging.Formatter):
         event = getattr(record, _EVENT, None)
         if event is not None:
             return json_line(event, **getattr(record, _FIELDS))
-        return json_line("log", level=record.levelname, message=_message(record))
+        message = "\n".join(filter(None, (record.getMessage(), _traceback(record))))
+        return json_line("log", level=record.levelname, message=message)
 
 
-def _message(record: logging.LogRecord) -> str:
-    """The message with its traceback, if it has one."""
-    message = record.getMessage()
-    if record.exc_info:
-        return f"{message}\n{logging.Formatter().formatException(record.exc_info)}"
-    return message
+def _traceback(record: logging.LogRecord) -> str:
+    """Return lines; empty where a record has no exception."""
+    return logging.Formatter().formatException(record.exc_info) if record.exc_info else ""

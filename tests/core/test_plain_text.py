@@ -6,6 +6,7 @@ import ast
 import json
 import logging
 import re
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ from facepipe.batch.page import write_report
 from facepipe.commands.output import Output, echo, log, redraw
 from facepipe.core.faces import Match
 from facepipe.core.json_lines import record_to_json
-from facepipe.core.logs import LineFormatter
+from facepipe.core.logs import JsonFormatter, LineFormatter
 from facepipe.core.plain_text import visible, visible_json, visible_line
 from facepipe.gallery import Gallery, NewTemplate
 from facepipe.pipeline import PhotoResult
@@ -119,6 +120,22 @@ def test_a_line_that_is_printed_is_one_line(text: str) -> None:
     record = logging.LogRecord("facepipe", logging.WARNING, "", 0, "%s", (text,), None)
     assert is_harmless(LineFormatter().format(record))
     assert "\n" not in LineFormatter().format(record)
+
+
+@given(text=HOSTILE)
+def test_a_traceback_is_lines_for_people_and_a_field_in_json(text: str) -> None:
+    try:
+        raise ValueError(text)
+    except ValueError:
+        record = logging.LogRecord("facepipe", logging.ERROR, "", 0, "it failed", (), sys.exc_info())
+    lines = LineFormatter().format(record)
+    assert is_harmless(lines)
+    first, traceback, *more = lines.split("\n")
+    assert (first, traceback) == ("facepipe: it failed", "    Traceback (most recent call last):")
+    assert all(line.startswith("    ") for line in more), "nothing in it looks like another record"
+    assert any(line.startswith("      File ") for line in more)
+    (line,) = JsonFormatter().format(record).split("\n")
+    assert json.loads(line)["message"].startswith("it failed\nTraceback (most recent call last):\n  File ")
 
 
 @given(name=HOSTILE, path=HOSTILE)
