@@ -6,7 +6,7 @@ from litestar import Router, get
 from litestar.response import Stream, Template
 
 from facepipe.library.album import album_file, album_photos
-from facepipe.server.errors import RefusedError
+from facepipe.server.errors import RefusedError, not_found
 from facepipe.server.pages.library_thread import LibraryThread
 from facepipe.server.pages.photos import Names
 from facepipe.server.pages.views import shown_people
@@ -21,10 +21,14 @@ async def album_page(library_thread: LibraryThread) -> Template:
 
 @get("/album.zip")
 async def album(library_thread: LibraryThread, person: Names = None) -> Stream:
-    """Return the album."""
+    """Return the album of people who are in photos, each of them."""
     if not person:
         raise RefusedError(400, "nobody", "choose at least one person")
     photos = await library_thread.run(lambda library: album_photos(library, person))
+    missing = sorted(set(person).difference(*(photo.names for photo in photos)))
+    if missing:
+        listed = ", ".join(map(repr, missing))
+        raise not_found(f"no photo shows {listed}: choose people as the page lists them")
     headers = {"Content-Disposition": 'attachment; filename="album.zip"'}
     return Stream(album_file(photos), media_type="application/zip", headers=headers)
 

@@ -92,6 +92,15 @@ def test_a_person_is_found_in_every_copy_of_a_photo(out: Path, tmp_path: Path) -
         assert only.path == copy
 
 
+@pytest.mark.parametrize("query", ["person=Nobody", "person=Ada&person=Nobody", "person="])
+def test_an_album_of_somebody_whom_no_photo_shows_is_refused(page: TestClient[Litestar], query: str) -> None:
+    answer = page.get(f"/review/album.zip?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert query.rpartition("=")[2] in answer.json()["message"]
+    assert page.get("/review/album.zip").status_code == 400
+    assert page.get("/review/album.zip?person=Ada").headers["Content-Type"] == "application/zip"
+
+
 def test_thresholds_are_set_and_taken_back(page: TestClient[Litestar]) -> None:
     assert (shown(page, "Ada"), shown(page, "Bob")) == (3, 2)
     label = post(page, "changes", do="set_threshold", name="Ada", threshold_l2=0.1)["label"]
