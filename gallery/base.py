@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -55,6 +55,27 @@ class GalleryBase:
         """Name of what the gallery holds now: another after every change, also of a copy of the gallery."""
         with self._store.reading():
             return self._store.state()
+
+    @contextmanager
+    def state_after_own_changes(self, state: str | None) -> Iterator[Callable[[], str | None]]:
+        """Follow a state through the changes that are made inside, and through no other's.
+
+        Args:
+            state: Of before.
+
+        Yields:
+            Returns the state that it has become; None where another process has changed the gallery before
+            or between these changes, or it was not in this state. What others change afterwards is not in it.
+        """
+        with self._store.recorded_changes() as changes:
+
+            def after() -> str | None:
+                now = state
+                for old, new in changes:
+                    now = new if old == now else None
+                return now
+
+            yield after
 
     @contextmanager
     def _changing(self, *, vectors: bool = False, erases: bool = False) -> Iterator[None]:

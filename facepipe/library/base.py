@@ -227,11 +227,13 @@ class LibraryBase:
     @contextmanager
     def _changing_gallery(self) -> Iterator[None]:
         """Change the gallery in a way whose consequences are known: `follow_gallery` finds no more in it."""
-        is_followed = self.gallery.state == self._tables.followed()
-        yield
-        if is_followed:
+        before = self._tables.followed()
+        with self.gallery.state_after_own_changes(before) as state_after:
+            yield
+        after = state_after()
+        if after not in (before, None):
             with self._job.file.changing():
-                self._tables.set_followed(self.gallery.state)
+                self._tables.set_followed(after)
 
     @cached_property
     def _template_ids(self) -> dict[str, int]:

@@ -73,6 +73,7 @@ class Store:
         self._known_salts: tuple[Any, Any] = (None, None)
         self._known_vectors = EMPTY_STATE
         self._is_key_given = secret is not None
+        self._recorded: list[tuple[str, str]] | None = None
         try:
             self._open(secret)
         except DamagedDatabaseError:
@@ -112,13 +113,27 @@ class Store:
                 self._rows.sql = sql
                 self._require_same_gallery()
                 before = sql.total_changes
+                state_before = None if self._recorded is None else self.state()
                 yield
                 if sql.total_changes != before:
                     sql.execute("UPDATE meta SET generation = generation + 1")
                     sql.execute(*state_statement())
+                state_after = None if state_before is None else self.state()
         except BaseException:  # What was encrypted, decrypted or added is not.
             self._rows.codec, self._known_salts, self._known_vectors = before_changing
             raise
+        if self._recorded is not None and state_before is not None and state_after is not None:
+            self._recorded.append((state_before, state_after))
+
+    @contextmanager
+    def recorded_changes(self) -> Iterator[list[tuple[str, str]]]:
+        """Collect the states before and after each change that is made inside by this store."""
+        changes: list[tuple[str, str]] = []
+        self._recorded = changes
+        try:
+            yield changes
+        finally:
+            self._recorded = None
 
     def wipe_deleted(self, wait: bool = True) -> None:
         """Leave no byte of forgotten names and vectors in the database's files, where that is due.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -336,6 +336,37 @@ def test_what_the_library_changes_in_the_gallery_concerns_few_photos(out: Path) 
             version = library.version
             library.follow_gallery()
             assert (library.name_again(), library.version) == (0, version)
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_what_others_change_in_the_gallery_beside_the_library_is_not_missed(
+    out: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    with Library.open(out) as library, Gallery.open(out.parent / "gallery") as other:
+        library.follow_gallery()
+        library.confirm([face_of(library, "two")], "Ada")
+        library.name_again()
+        library.follow_gallery()
+        assert (library.name_again(), names_in(library)["one"][0]) == (0, "Ada")
+        add = library.gallery.add
+
+        def add_meanwhile(name: str, templates: Sequence[NewTemplate]) -> object:
+            if moment == "before":
+                other.set_person_threshold("Ada", 0.01)
+            added = add(name, templates)
+            if moment != "before":
+                other.set_person_threshold("Ada", 0.01)
+            if moment == "between":
+                library.gallery.set_person_threshold(name, 0.5)
+            return added
+
+        monkeypatch.setattr(library.gallery, "add", add_meanwhile)
+        library.confirm([face_of(library, "six")], "Eve")
+        library.name_again()
+        assert names_in(library)["one"][0] == "Ada", "Eve is not near"
+        library.follow_gallery()
+        library.name_again()
+        assert names_in(library)["one"][0] is None
 
 
 def test_erasing_leaves_no_word_of_a_person(out: Path) -> None:
