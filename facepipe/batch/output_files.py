@@ -7,6 +7,7 @@ it. A sidecar is beside its photo; it is changed, and never removed.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Iterable
@@ -24,6 +25,22 @@ EMBEDDED_KIND = "xmp in the photo"
 """Names in the photo itself; the file is the photo, or its sidecar where the photo can't hold names."""
 SIDECAR_KINDS = (SIDECAR_KIND, TAGGED_SIDECAR_KIND)
 """Kinds of one file: what was written into it, regions alone or keywords too."""
+
+
+def own_files(job_folder: Path, folders: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return patterns of what is no photo of a batch, to be excluded from a search.
+
+    Args:
+        job_folder: All in it, or its pictures where it is itself searched for photos.
+        folders: That are searched; a link may lead to them, or to the job's.
+    """
+    real = os.path.realpath(job_folder)
+    own = {os.path.abspath(job_folder), real}
+    for folder in folders:
+        if is_inside(Path(real), Path(folder)):
+            own.add(os.path.join(os.path.abspath(folder), os.path.relpath(real, os.path.realpath(folder))))
+    names = [name for path in own for name in (path, *(os.path.join(path, kind) for kind in PICTURE_KINDS))]
+    return [glob.escape(os.path.normpath(name)) for name in names]
 
 
 def picture_folder(job_folder: Path, kind: str) -> Path:

@@ -18,6 +18,7 @@ from facepipe.batch.engine import Engine, EngineOptions, Outcome, PhotoEngine
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.naming import Naming, options_to_dict
+from facepipe.batch.output_files import own_files
 from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
 from facepipe.batch.progress_file import RunningBatch, remove_progress, write_progress
 from facepipe.batch.rows import known_count
@@ -213,7 +214,7 @@ class Batch:
 
     def add(self, files: Iterable[Path]) -> int:
         """Take more photos, of files that have come to the folders; answers how many wait to be analyzed."""
-        exclude = _excluded(self._job.folder, self._options)
+        exclude = [*self._options.exclude, *own_files(self._job.folder, self._folders)]
         photos = dict.fromkeys(Path(os.path.abspath(file)) for file in files if os.path.exists(file))
         self._job.plan_more([photo for photo in photos if is_wanted(photo, self._folders, exclude)])
         return self._job.counts().waiting
@@ -306,7 +307,7 @@ def find_batch_photos(
     """
     names = [os.path.abspath(folder) for folder in folders]
     there = [name for name in names if os.path.exists(name) or glob.has_magic(name)]
-    exclude = _excluded(out, options)
+    exclude = [*options.exclude, *own_files(out, there)]
     if not options.allow_missing:
         for name in names:
             if name not in there:
@@ -317,11 +318,6 @@ def find_batch_photos(
         if not (options.allow_missing or may_be_empty):
             raise UsageError(f"{error}; {_ALLOW_MISSING}") from error
     return find_photos([name for name in there if _holds_photos(name, exclude)], exclude=exclude)
-
-
-def _excluded(out: Path, options: BatchOptions) -> list[str]:
-    own = {os.path.abspath(out), os.path.realpath(out)}
-    return [*options.exclude, *map(glob.escape, own)]
 
 
 def _holds_photos(folder: str, exclude: Sequence[str]) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import threading
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, Outcome
 from facepipe.batch.models import FailedPhoto, PhotoTask
+from facepipe.batch.output_files import own_files
 from facepipe.batch.run import analysis_settings
 from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.detector import DetectorOptions
@@ -65,8 +65,7 @@ class AnalyzingMixin(UndoingMixin):
             raise UsageError(f"{folder}: expected the whole path of a folder, such as {Path.home()}/Pictures")
         if not path.is_dir():
             raise UsageError(f"{folder}: there is no such folder (is its disk mounted?)")
-        own = {os.path.abspath(self.folder), os.path.realpath(self.folder)}
-        found = find_photos([str(path)], exclude=[glob.escape(name) for name in own])
+        found = find_photos([str(path)], exclude=own_files(self.folder, [path]))
         known = set(self._job.photos())
         new = [photo for photo in found if Path(os.path.abspath(photo)) not in known]
         self._job.plan_more(new)

@@ -32,6 +32,7 @@ from facepipe.batch.run import Batch, BatchOptions
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.reading import write_image
+from facepipe.library.library import Library
 from facepipe.pipeline import FacePipeline
 
 CONTENTS = (b"one", b"two", b"three", b"other", b"a longer one")
@@ -232,6 +233,19 @@ def test_nothing_is_made_for_a_folder_without_photos(
     before = {file: file.read_bytes() for file in out.iterdir()}
     assert run(wrong, gallery=gallery, out=out).code == 2
     assert {file: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_pictures_of_a_batch_in_its_photos_own_folder_are_no_photos(
+    folder: Path, gallery: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    (folder / "broken.jpg").unlink()
+    for root, out in ((folder, folder), (folder, tmp_path / "link"), (tmp_path / "link", folder)):
+        told = run(root, gallery=gallery, out=out, more=("--annotate", "--crops"))
+        assert (told.code, "2 photos, " in told.err) == (0, True), told.err
+    assert sorted(path.name for path in (folder / "annotated").rglob("*.*")) == ["her.png", "her.png"]
+    with Library.open(folder) as library:
+        assert library.add_folder(str(tmp_path / "link")) == 0
 
 
 def test_a_watched_folder_may_be_empty_unless_it_held_photos(
