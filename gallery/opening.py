@@ -152,7 +152,9 @@ def make_folder(path: Path) -> None:
     try:
         make_private_folder(path)
     except OSError as error:
-        raise GalleryError(f"{path}: the folder can't be made ({error.strerror})") from error
+        raise GalleryError(
+            f"{path}: the folder can't be made ({error.strerror}); name another place"
+        ) from error
 
 
 def _open_file(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> Database:
@@ -193,7 +195,7 @@ def open_database(
 
 def _create(path: Path, encoder: EncoderIdentity | None, secret: bytes | None) -> None:
     if path.exists() and not path.is_dir():
-        raise GalleryError(f"{path}: a gallery is a folder, this is a file")
+        raise GalleryError(f"{path}: a gallery is a folder, this is a file; name another place")
     if encoder is None:
         raise GalleryError(f"{path}: {_MISSING}")
     make_folder(path)

@@ -15,6 +15,7 @@ import click
 
 from facepipe.commands.options import (
     ANY_PATH,
+    PHOTOS,
     Setup,
     exclude_option,
     gallery_option,
@@ -195,7 +196,7 @@ _with_reporter = option_group(
 
 
 @click.command()
-@click.argument("folders", nargs=-1, required=True, type=click.Path(readable=False))
+@click.argument("folders", nargs=-1, required=True, type=PHOTOS)
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
 @exclude_option
 @with_naming

@@ -28,16 +28,33 @@ if TYPE_CHECKING:
 Command = Callable[..., Any]
 Value = TypeVar("Value")
 
-ANY_PATH = click.Path(path_type=Path, readable=False)
+_EMPTY = "expected a path, got an empty text (a variable that is not set?); the folder you are in is '.'"
+
+
+class GivenPath(click.Path):
+    """A path. An empty one, as of a variable that is not set, is not the folder that the user is in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check it as `click.Path` does, and refuse an empty one."""
+        if value == "":
+            self.fail(_EMPTY, param, ctx)
+        return super().convert(value, param, ctx)
+
+
+ANY_PATH = GivenPath(path_type=Path, readable=False)
 """A path that click does not check: whoever opens it says what is wrong, with the right exit code."""
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = GivenPath(path_type=Path, file_okay=False)
+FILE = GivenPath(path_type=Path, dir_okay=False)
+PHOTOS = GivenPath(readable=False)
+"""A file, a folder or a glob, as text."""
 
 
 def gallery_place(text: str | Path | PostgresAddress) -> GalleryAddress:
     """Type of an option: a gallery's folder, which need not exist, or its PostgreSQL URL."""
     from facepipe.gallery.address import parse_address
 
+    if text == "":
+        raise click.BadParameter(_EMPTY)
     return parse_address(text)
 
 
@@ -318,7 +335,7 @@ def batch_gallery_option(command: Command) -> Command:
 force_option = click.option(
     "--force", is_flag=True, help="Replace a file that is there, also one that facepipe did not write so."
 )
-photos_argument = click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False))
+photos_argument = click.argument("photos", nargs=-1, required=True, type=PHOTOS)
 exclude_option = click.option(
     "--exclude",
     multiple=True,

@@ -14,6 +14,7 @@ import click
 from facepipe.commands.cluster import distance_option
 from facepipe.commands.options import (
     ANY_PATH,
+    PHOTOS,
     Setup,
     exclude_option,
     force_option,
@@ -38,7 +39,7 @@ keep_crops_option = click.option(
 
 
 @click.command()
-@click.argument("photos", nargs=-1, type=click.Path(readable=False))
+@click.argument("photos", nargs=-1, type=PHOTOS)
 @click.option("--name", help="Who is in all these photos.")
 @exclude_option
 @click.option("--csv", "csv_file", type=ANY_PATH, help="Photos from rows of path,name, or by a header.")

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import click
 
 from facepipe.commands.batch import ProgressReporter, allow_missing_option, xmp_option, xmp_tags_option
-from facepipe.commands.options import ANY_PATH, Setup, exclude_option, gallery_option, with_naming, with_setup
+from facepipe.commands.options import (
+    ANY_PATH,
+    GivenPath,
+    Setup,
+    exclude_option,
+    gallery_option,
+    with_naming,
+    with_setup,
+)
 from facepipe.commands.output import PARTIAL, echo
 
 if TYPE_CHECKING:
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("folder", type=GivenPath(path_type=Path, exists=True, file_okay=False))
 @click.option("--out", type=ANY_PATH, required=True, metavar="DIR", help="Folder of the job and its results.")
 @exclude_option
 @with_naming

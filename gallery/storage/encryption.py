@@ -265,7 +265,9 @@ def read_key_file(file: Path) -> bytes:
             return _READ_ONCE[source]
         secret = _read_secret(file)
     except OSError as error:
-        raise GalleryError(f"{file}: the key can't be read ({error.strerror or error})") from error
+        raise GalleryError(
+            f"{file}: the key can't be read ({error.strerror or error}); name the file that holds it"
+        ) from error
     if not S_ISREG(stat.st_mode):
         _READ_ONCE[source] = secret
     return secret

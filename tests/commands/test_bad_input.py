@@ -139,6 +139,33 @@ def test_one_pictures_trouble_does_not_end_the_others(here: Path) -> None:
 
 # Folders, galleries, outputs
 
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enroll", "people", "--gallery", ""],
+        ["enroll", "--name", "Ada", ""],
+        ["identify", "", "--gallery", "g"],
+        ["identify", "whole.jpg", "--gallery", "g", "--key-file", ""],
+        ["batch", "", "--out", "out"],
+        ["batch", "album", "--out", ""],
+        ["watch", "", "--out", "out"],
+        ["sort", "out", "--to", ""],
+        ["gallery", "list", "--gallery", ""],
+        ["gallery", "backup", "", "--gallery", "g"],
+        ["serve", "--library", ""],
+        ["face", "reject", "0123", "--library", "out", "--gallery", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_path_is_not_the_present_folder(words: list[str]) -> None:
+    """Such as that of a variable which is not set."""
+    before = sorted(os.listdir())
+    said = facepipe(*words)
+    assert (said.code, "expected a path, got an empty text" in said.err) == (USAGE, True), said.err
+    assert sorted(os.listdir()) == before
+
+
 CASES: dict[str, tuple[str, int, str]] = {
     "folder without photos": ("identify no_photos --gallery g", USAGE, "no photos match this folder"),
     "glob without photos": ("identify *.tiff --gallery g", USAGE, "no photos match this pattern"),
