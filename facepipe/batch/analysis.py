@@ -28,8 +28,8 @@ _SHARE_OF_PIXELS = 2
 """All photos of a batch together take the memory that one of `max_pixels` / 2 may: by default 956 MB, so that
 a batch stays below 1.5 GB whatever the photos are."""
 _HALF = 0.5
-_PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 0}
-_THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 0}
+_PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 2}
+_THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 2}
 """A report of many photos is as large as their pictures: half of what quality 60 and method 0 give (256 px
 previews), for about 4 ms a photo."""
 
