@@ -30,8 +30,8 @@ a batch stays below 1.5 GB whatever the photos are."""
 _HALF = 0.5
 _PREVIEW_PX, _PREVIEW_WEBP = 224, {"quality": 40, "method": 2}
 _THUMBNAIL_PX, _THUMBNAIL_WEBP = 96, {"quality": 50, "method": 2}
-"""A report of many photos is as large as their pictures: half of what quality 60 and method 0 give (256 px
-previews), for about 4 ms a photo."""
+"""A report of many photos is as large as their pictures: method 4 takes twice as long for 5% fewer bytes,
+method 0 two thirds for a quarter more."""
 
 
 @dataclass(frozen=True, slots=True)
