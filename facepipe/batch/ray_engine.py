@@ -133,16 +133,23 @@ class RayEngine:
     # Nodes and workers
 
     def _tend_nodes(self) -> None:
-        """Start the workers that nodes lack: of nodes that have come, and those that have died."""
+        """Start the workers that nodes lack: of nodes that have come, and those that have died.
+
+        A node that has gone is given up, also where no call of a worker there has failed, or one failed
+        before the cluster knew that the node had gone.
+        """
         now = time.monotonic()
         if now - self._nodes_asked_at < _NODES_S:
             return
         self._nodes_asked_at = now
         is_first = not self._nodes
-        for node in self._cluster.nodes():
+        nodes = self._cluster.nodes()
+        for node in nodes:
             state = self._nodes.setdefault(node.id, NodeState(node, is_first))
             if state.is_used:
                 self._fill(state)
+        for gone in self._nodes.keys() - {node.id for node in nodes}:
+            self._leave(self._nodes[gone])
         self._require_workers(now)
 
     def _fill(self, state: NodeState) -> None:
@@ -323,20 +330,32 @@ class RayEngine:
     def _give_up(self, worker: Worker, error: BaseException) -> None:
         """Give the photos of a worker that has gone to others, and find out whether one has killed it."""
         state = worker.state
-        self._workers.remove(worker)
-        self._sent_bytes -= worker.held_bytes
-        self._cluster.stop_worker(worker.actor)
-        is_node_there = any(node.id == state.node.id for node in self._cluster.nodes())
-        is_suspect = is_node_there and is_death(error)
-        for call in worker.calls.values():
-            for photo in call.photos:
-                self._put_back(photo, is_suspect=is_suspect, was_alone=call.is_trial)
-        if not is_node_there:
-            _log.warning("node %s has gone; its photos go to others", state.node.address)
-        elif worker.is_ready:
+        if not any(node.id == state.node.id for node in self._cluster.nodes()):
+            self._leave(state)
+            return
+        self._take_back(worker, is_suspect=is_death(error))
+        if worker.is_ready:
             _log.warning("node %s: a worker is lost (%s)", state.node.address, one_line(error, 80))
         else:
             self._count_death(state, error)
+
+    def _leave(self, state: NodeState) -> None:
+        """Give the photos of a node that has gone to others; once, since a node comes back as another."""
+        if state.is_gone:
+            return
+        state.is_gone = True
+        for worker in [worker for worker in self._workers if worker.state is state]:
+            self._take_back(worker, is_suspect=False)
+        _log.warning("node %s has gone; its photos go to others", state.node.address)
+
+    def _take_back(self, worker: Worker, *, is_suspect: bool) -> None:
+        """Forget a worker; its photos wait for others."""
+        self._workers.remove(worker)
+        self._sent_bytes -= worker.held_bytes
+        self._cluster.stop_worker(worker.actor)
+        for call in worker.calls.values():
+            for photo in call.photos:
+                self._put_back(photo, is_suspect=is_suspect, was_alone=call.is_trial)
 
     def _put_back(self, photo: PendingPhoto, *, is_suspect: bool, was_alone: bool) -> None:
         photo.tries += is_suspect

@@ -52,6 +52,7 @@ class NodeState:
         unseen: Folders with photos that it does not see as the driver does.
         deaths: Of workers without networks, one after the other.
         is_used: Whether it gets workers.
+        is_gone: It has left the cluster.
     """
 
     node: Node
@@ -59,6 +60,7 @@ class NodeState:
     unseen: set[Path] = field(default_factory=set)
     deaths: int = 0
     is_used: bool = True
+    is_gone: bool = False
 
     def note_unseen(self, photos: Sequence[PendingPhoto], outcomes: Sequence[Outcome | None]) -> None:
         """Note the folders of which none of these photos was seen; those have no outcome."""
