@@ -226,7 +226,7 @@ class LibraryBase:
 
     @contextmanager
     def _changing_gallery(self) -> Iterator[None]:
-        """Change the gallery in a way whose consequences are known: `follow_gallery` finds no more in it."""
+        """Run a change of the gallery after which `follow_gallery` need not name all photos again."""
         before = self._tables.followed()
         with self.gallery.state_after_own_changes(before) as state_after:
             yield

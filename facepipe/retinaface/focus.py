@@ -23,7 +23,7 @@ FINER_CELL_PX = CELL_PX * FINER_BY
 _MARGIN = 1
 """Cells around those with faces: what is computed within 32 px of an edge depends on what lies beyond."""
 _COST_OF_A_REGION = 10
-"""In cells: 4 for a call of the network, the rest since faces are told less surely in small regions."""
+"""In cells: 4 for a call of the network, the rest for the lower accuracy in small regions."""
 _WHOLE_SHARE = 0.8
 """Of the cells, from which on the whole is looked at: many regions take longer than one of the same area."""
 

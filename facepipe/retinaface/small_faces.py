@@ -41,7 +41,7 @@ class SmallFaceBranch(nn.Module):
         self.blocks = nn.ModuleList([conv_bn(3, 16, 3, 2), *(pointwise_depthwise(*row) for row in rows)])
 
     def forward(self, images: Tensor) -> BranchMaps:
-        """Maps of images (batch, 3, h, w); those at strides 8 and 16 know of the coarser ones, too."""
+        """Maps of images (batch, 3, h, w); those at strides 8 and 16 include the coarser ones."""
         x2 = self._through(0, 2, images)  # (batch, 16, h/2, w/2)
         x4 = self._through(2, 6, functional.max_pool2d(x2, 2))  # from here on 64 channels
         x8 = self._through(6, 8, functional.max_pool2d(x4, 2))

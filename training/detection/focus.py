@@ -28,7 +28,7 @@ _CERTAIN, _NOTHING = 0.5, 0.1
 _POSITIVE_WEIGHT = 6.0
 """Of a cell to look at, beside one of background: a face that is left out costs more than a look in vain."""
 _CELLS_OF_A_FACE = 4
-"""A candidate for a face of so many cells weighs 1 in each of them, one of more or fewer as much in all."""
+"""Total weight of each certain candidate, which its cells share: 1 each where it covers so many."""
 _LEAST_WEIGHT, _MOST_WEIGHT = 0.3, 4.0
 """Of a cell, by the candidates in it: a crowd of small faces costs more than a part of one large face."""
 
@@ -126,7 +126,7 @@ def focus_of(network: RetinaFace) -> FocusSpec | None:
 
 
 def cell_targets(boxes_xyxy: FloatArray, scores: FloatArray, cells: int) -> tuple[FloatArray, FloatArray]:
-    """Return what the cells of a square look are to be told apart by.
+    """Return the targets of the cells of a square look, and their weights in the loss.
 
     Args:
         boxes_xyxy: Candidates for faces in pixels of the finer look, (n, 4); large ones are left out.
@@ -143,10 +143,10 @@ def cell_targets(boxes_xyxy: FloatArray, scores: FloatArray, cells: int) -> tupl
     end = np.ceil(boxes_xyxy[:, 2:] / FINER_CELL_PX).clip(0).astype(int)
     wanted = _wanted(torch.from_numpy(scores)).numpy()
     rows = zip(first[small], end[small], scores[small], wanted[small], strict=True)
-    for (left, top), (right, bottom), score, how_much in rows:
+    for (left, top), (right, bottom), score, target in rows:
         reached = best[top:bottom, left:right]
         np.maximum(reached, score, out=reached)
-        weights[top:bottom, left:right] += how_much * _CELLS_OF_A_FACE / max(1, reached.size)
+        weights[top:bottom, left:right] += target * _CELLS_OF_A_FACE / max(1, reached.size)
     return best, weights.clip(_LEAST_WEIGHT, _MOST_WEIGHT)
 
 
@@ -159,5 +159,5 @@ def focus_loss(logits: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
 
 
 def _wanted(scores: Tensor) -> Tensor:
-    """How much cells with these scores are to be looked at, 0..1."""
+    """Target probabilities of the focus map, 0..1, for cells with these best scores."""
     return ((scores - _NOTHING) / (_CERTAIN - _NOTHING)).clamp(0, 1)
