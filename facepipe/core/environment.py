@@ -38,12 +38,14 @@ def prepare_environment() -> None:
             os.environ.setdefault(name, str(threads))
 
 
-def onnx_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+def onnx_session(model: bytes, threads: int, *, unfold_weights: bool = False) -> onnxruntime.InferenceSession:
     """Open a session of ONNX Runtime on the CPU; the only place that imports it.
 
     Args:
         model: An ONNX file's content, checked by `facepipe.weights.onnx_file.require_self_contained`.
         threads: Within one operation.
+        unfold_weights: Make floats of weights that are stored in fewer bits now, not in every run. Networks
+            that compute in 8 bits compute in floats then.
 
     Raises:
         Exception: The model can't be loaded; each failure has a class of its own, without a common root.
@@ -61,6 +63,8 @@ def onnx_session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options.add_session_config_entry("session.load_model_format", "ONNX")
     # Threads spin while they wait within a run, not after it, when the next network needs the processors.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if unfold_weights:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from facepipe.core.environment import onnx_session
@@ -28,7 +29,7 @@ def open_onnx(path: Path, values: Sequence[str]) -> Run:
         WeightsError: The file can't be read, or computes no such value.
     """
     model = _with_outputs(path, values)
-    session = onnx_session(model.SerializeToString(), torch.get_num_threads())
+    session = onnx_session(model.SerializeToString(), torch.get_num_threads(), unfold_weights=True)
     outputs, name = [output.name for output in model.graph.output], session.get_inputs()[0].name
     return lambda images: session.run(outputs, {name: images})
 
@@ -89,7 +90,7 @@ def _with_outputs(path: Path, wanted: Sequence[str]) -> Any:
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in wanted)
     del graph.value_info[:]  # they may state the batch that the file was made with
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
-    return _needed_part(model)
+    return _with_fast_prelus(_needed_part(model))
 
 
 def _needed_part(model: Any) -> Any:
@@ -103,4 +104,37 @@ def _needed_part(model: Any) -> Any:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
+    return model
+
+
+def _with_fast_prelus(model: Any) -> Any:
+    """Replace each PRelu by max(x, 0) (1 - a) + a x, which ONNX Runtime computes in a third of the time.
+
+    Its PRelu leaves the blocked layout of the convolutions around it; depthwise 1x1 convolutions keep it. A
+    PRelu that has no slope for each channel of an image stays as it is.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {constant.name: constant for constant in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        slopes = constants.get(node.input[1]) if node.op_type == "PRelu" else None
+        if slopes is None or list(slopes.dims[1:]) != [1, 1] or slopes.dims[0] == 1:
+            nodes.append(node)
+            continue
+        (images, _), (output,) = node.input, node.output
+        a = numpy_helper.to_array(slopes)[:, None]
+        names = [f"{output}/{part}" for part in ("positive", "linear", "relu", "of_relu", "of_all")]
+        positive, linear, relu, of_relu, of_all = names
+        graph.initializer.append(numpy_helper.from_array((1 - a).astype(np.float32), positive))
+        graph.initializer.append(numpy_helper.from_array(a.astype(np.float32), linear))
+        nodes += [
+            helper.make_node("Relu", [images], [relu]),
+            helper.make_node("Conv", [relu, positive], [of_relu], group=len(a), kernel_shape=[1, 1]),
+            helper.make_node("Conv", [images, linear], [of_all], group=len(a), kernel_shape=[1, 1]),
+            helper.make_node("Add", [of_relu, of_all], [output]),
+        ]
+    del graph.node[:]
+    graph.node.extend(nodes)
     return model

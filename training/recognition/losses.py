@@ -27,7 +27,7 @@ class LossConfig:
         hints_first, hints_last: Feature hints, at the start and at the end of the run, linear between.
         teacher_forcing: Feed each block of the student (facenet_mobilefacenet or facenet_mobilenetv1)
             with the teacher's map in place of the one before it: blocks learn apart, none waits for those
-            before it (Li et al., arXiv:1911.13053).
+            before it (Li et al., arXiv:1911.13053). Those of large maps learn from a part of the batch.
             The teacher's maps are all of the student's, of its widths; the student sees undamaged faces.
         relation: Similarities within the batch, against the teacher's.
         triplet: Triplet loss between the people of a batch.

@@ -13,6 +13,9 @@ from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import FaceCrops
 from facepipe.training.recognition.losses import LossConfig
 
+_WHOLE_BATCH_PX = 14
+"""Side of the largest maps that are learned from all faces of a batch, with teacher forcing."""
+
 
 def check_objectives(config: EncoderConfig) -> None:
     """Refuse losses that can't be computed, before hours are spent on data.
@@ -75,6 +78,24 @@ def forced_modules(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Te
             f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
         )
     return [network.trunk.stem, *network.trunk.blocks]
+
+
+def forced_parts(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return what each of `forced_modules` is compared with, and what replaces its map.
+
+    Modules with large maps take most of the time and have few weights: of maps of 28 px they learn from half
+    of the faces, of 56 px from a quarter. What follows the last of them gets all faces.
+
+    Args:
+        maps: The teacher's (batch, channels, h, w), one for each module.
+
+    Returns:
+        The maps that the modules' are compared with, and those that are given on to the next.
+    """
+    batch = len(maps[0])
+    sizes = [max(1, batch * _WHOLE_BATCH_PX // max(_WHOLE_BATCH_PX, each.shape[-1])) for each in maps]
+    compared = [each[:size] for each, size in zip(maps, sizes, strict=True)]
+    return compared, [each[:size] for each, size in zip(maps, [*sizes[1:], batch], strict=True)]
 
 
 def check_dimensions(ours: Tensor, theirs: Tensor) -> None:

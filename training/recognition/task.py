@@ -31,6 +31,7 @@ from facepipe.training.recognition.objectives import (
     check_objectives,
     check_people,
     forced_modules,
+    forced_parts,
 )
 from facepipe.training.recognition.sampling import (
     BatchPlan,
@@ -124,7 +125,9 @@ class RecognitionTask:
         truth = self._targets.of_batch(batch) if self._targets else None
         if truth is not None and self._config.loss.teacher_forcing:
             assert batch.clean is not None
-            vectors, maps, of_head = module(self._input(batch.clean), people, truth.taps)
+            compared, given = forced_parts(truth.taps)
+            vectors, maps, of_head = module(self._input(batch.clean)[: len(compared[0])], people, given)
+            truth = truth._replace(taps=compared)
         else:
             vectors, maps, of_head = module(self._input(batch.corrupted), people)
         # Products of unit vectors in half the precision would be off by more than margins care for.

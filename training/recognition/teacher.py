@@ -28,6 +28,8 @@ from facepipe.weights.registry import load_card
 
 _LOG = logging.getLogger("facepipe.training")
 _BATCH = 64
+_FACES_A_CALL = 4
+"""Whose maps stay in the processor's cache: 0.7 of the time of 48 at once."""
 
 View = Literal["shared", "canonical"]
 
@@ -95,12 +97,18 @@ class Teacher:
 
     def __call__(self, pixels: Tensor) -> TeacherOutput:
         """RGB uint8 faces (batch, side, side, 3) to unit vectors and maps."""
+        images = self._input(pixels.cpu()).contiguous().numpy()
+        calls = [self._call(images[n : n + _FACES_A_CALL]) for n in range(0, len(images), _FACES_A_CALL)]
         vectors, *taps = (
-            torch.from_numpy(np.asarray(value, np.float32)).to(self._device)
-            for value in self._run(self._input(pixels.cpu()).contiguous().numpy())
+            torch.from_numpy(np.concatenate(parts)).to(self._device) for parts in zip(*calls, strict=True)
         )
+        return TeacherOutput(functional.normalize(vectors), taps)
+
+    def _call(self, images: FloatArray) -> list[FloatArray]:
+        """Embeddings and maps of a few preprocessed faces (n, 3, side, side)."""
+        vectors, *taps = (np.asarray(value, np.float32) for value in self._run(images))
         # A file that was exported for one face may put the vectors of all into one row.
-        return TeacherOutput(functional.normalize(vectors.reshape(len(pixels), -1)), taps)
+        return [vectors.reshape(len(images), -1), *taps]
 
 
 class TeacherTargets(Protocol):

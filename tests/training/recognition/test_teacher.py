@@ -20,7 +20,7 @@ from recognition_helpers import (
 )
 from torch import nn
 from torch.nn import functional
-from training_helpers import LANDMARKS, write_dataset
+from training_helpers import LANDMARKS, export_maps, write_dataset
 
 from facepipe.align import MARGINS, align_faces, cut
 from facepipe.core.errors import UsageError
@@ -29,11 +29,13 @@ from facepipe.facenet.layers import ChainedBackbone
 from facepipe.facenet.mobilefacenet import InvertedResidual
 from facepipe.facenet.network import FaceNet, facenet_mobilefacenet, facenet_mobilenetv1
 from facepipe.images.reading import write_image
+from facepipe.training.distillation.onnx_teacher import open_onnx
 from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
 from facepipe.training.recognition.losses import LossConfig, MarginHead
+from facepipe.training.recognition.objectives import forced_parts
 from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask
 from facepipe.training.recognition.teacher import (
@@ -196,11 +198,12 @@ def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
     assert task._targets is not None
     truth = task._targets.of_batch(batch)
     assert batch.clean is not None
+    compared, given = forced_parts(truth.taps)
     with torch.no_grad():
-        vectors, maps, _ = task.module(task._input(batch.clean), None, truth.taps)
+        vectors, maps, _ = task.module(task._input(batch.clean)[: len(compared[0])], None, given)
     off = [
         float((ours - theirs).square().mean() / theirs.var())
-        for ours, theirs in zip(maps, truth.taps, strict=True)
+        for ours, theirs in zip(maps, compared, strict=True)
     ]
     assert off[4] > 1e-3
     assert max(off[:4] + off[5:]) < 1e-6
@@ -214,6 +217,54 @@ def test_forced_blocks_learn_the_teachers_maps_each_from_the_map_before(
         max(float(p.grad.abs().max()) for p in block.parameters() if p.grad is not None) for block in blocks
     ]
     assert max(pulls[:3] + pulls[4:]) < 0.01 * pulls[3]
+
+
+def test_blocks_with_large_maps_learn_from_a_part_of_the_batch() -> None:
+    sides = (56, 28, 14, 7)
+    maps = [torch.arange(8.0)[:, None, None, None].expand(8, 2, side, side) for side in sides]
+    compared, given = forced_parts(maps)
+    assert [len(each) for each in compared] == [2, 4, 8, 8]
+    assert [len(each) for each in given] == [4, 8, 8, 8]  # what the next one takes, and the head
+    for part, whole in zip([*compared, *given], maps * 2, strict=True):
+        assert torch.equal(part, whole[: len(part)])
+    compared, _ = forced_parts([each[:1] for each in maps])
+    assert [len(each) for each in compared] == [1, 1, 1, 1]
+
+
+def test_prelus_of_a_teacher_are_computed_as_they_are(tmp_path: Path) -> None:
+    """With slopes by channel, which another form of the same function replaces, and with one for all."""
+    torch.manual_seed(0)
+    by_channel, shared = nn.PReLU(8), nn.PReLU(1)
+    with torch.no_grad():
+        by_channel.weight.uniform_(-0.5, 1.5)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), by_channel, nn.Conv2d(8, 8, 3), shared, nn.Flatten()).eval()
+    images = torch.randn(2, 3, 12, 12)
+    path = export_maps(network, tmp_path / "prelus.onnx", 12, ["values"])
+    slopes = [node for node in onnx.load(str(path)).graph.node if node.op_type == "PRelu"]
+    assert len(slopes) == 2
+    (values,) = open_onnx(path, ["values"])(images.numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(values), network(images), atol=1e-5, rtol=1e-4)
+
+
+def test_weights_of_fewer_bits_are_unfolded(tmp_path: Path) -> None:
+    """Weights in bytes give the floats that they stand for."""
+    weights = np.random.default_rng(0).integers(-127, 128, (4, 3), np.int8)
+    arrays = {"weights": weights, "scale": np.float32(0.25), "zero": np.int8(0)}
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["weights", "scale", "zero"], ["floats"]),
+        onnx.helper.make_node("MatMul", ["images", "floats"], ["values"]),
+    ]
+    images, values = (
+        onnx.helper.make_tensor_value_info(name, 1, ["n", size])
+        for name, size in (("images", 4), ("values", 3))
+    )
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "bytes", [images], [values], constants)
+    path = tmp_path / "bytes.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)]), str(path))
+    (found,) = open_onnx(path, ["values"])(np.eye(4, dtype=np.float32))
+    np.testing.assert_allclose(found, weights * 0.25)
 
 
 def test_forcing_needs_every_map_of_a_chain_of_blocks(tmp_path: Path, crops: FaceCrops) -> None:
