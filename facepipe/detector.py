@@ -22,7 +22,6 @@ from facepipe.retinaface.nms import box_voting, nms
 from facepipe.runtime.engines import (
     Network,
     RuntimeChoice,
-    changes_sizes_slowly,
     choose_runtime,
     open_network,
     require_shapes,
@@ -60,8 +59,7 @@ class DetectorOptions:
             (`box_voting`). False: detect at one scale and keep the best candidate of a face (NMS), as
             published evaluations do.
         focus: Look at the full size only where the look at a quarter of it says that small faces are, with
-            weights that have a focus map (their card says so). False: look everywhere, as detectors on
-            OpenVINO in bfloat16 always do.
+            weights that have a focus map (their card says so). False: look everywhere.
         as_published: Earlier name of `not multi_scale`; it goes with version 0.3.
     """
 
@@ -169,15 +167,9 @@ class FaceDetector:
             pyramid(photo, size_wh, self.options.scale_of(photo.shape[1::-1]), self.options.multi_scale)
             for photo, size_wh in zip(arrays, sizes_wh, strict=True)
         ]
-        focus = self._focus
+        focus = self.card.focus if self.options.multi_scale and self.options.focus else None
         seen = self._look_everywhere(pyramids) if focus is None else self._look_closer(pyramids, focus)
         return [self._merge(found, size_wh) for found, size_wh in zip(seen, sizes_wh, strict=True)]
-
-    @property
-    def _focus(self) -> FocusSpec | None:
-        """By what the finest level is looked at in parts; None: it is looked at whole."""
-        wanted = self.options.multi_scale and self.options.focus and not changes_sizes_slowly(self._network)
-        return self.card.focus if wanted else None
 
     def _look_everywhere(self, pyramids: Sequence[Sequence[Level]]) -> list[list[LevelDetections]]:
         """Look at every level of every photo."""

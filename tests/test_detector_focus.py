@@ -11,9 +11,7 @@ from facepipe.core.errors import WeightsError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import DetectorOptions, FaceDetector
 from facepipe.retinaface.anchors import make_anchors
-from facepipe.runtime.engines import RuntimeChoice, changes_sizes_slowly, open_network
 from facepipe.weights.cards import AnchorSpec, FocusSpec, InputSpec, WeightCard, WeightFile
-from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER, load_card
 
 FACE_PX = 20.0
 CARD = WeightCard(
@@ -102,23 +100,6 @@ def test_everything_is_looked_at_on_request(options: dict[str, bool]) -> None:
     faces = detector(network, **options).detect(photo((40, 50)))
     assert centres(faces.boxes_xyxy) == [(40, 50)]
     assert (1280, 960) in network.looks
-
-
-def test_everything_is_looked_at_where_changes_of_size_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("facepipe.detector.changes_sizes_slowly", lambda _: True)
-    network = Dots()
-    detector(network).detect(photo((40, 50)))
-    assert (1280, 960) in network.looks
-
-
-@pytest.mark.parametrize(("weights", "slow"), [(DEFAULT_DETECTOR, True), (DEFAULT_ENCODER, False)])
-def test_detectors_in_bfloat16_change_sizes_slowly(
-    monkeypatch: pytest.MonkeyPatch, weights: str, slow: bool
-) -> None:
-    monkeypatch.setattr("facepipe.runtime.engines._open", lambda *_: Dots())
-    for bfloat16 in (False, True):
-        choice = RuntimeChoice("onnx", "cpu", 1, bfloat16_detector=bfloat16)
-        assert changes_sizes_slowly(open_network(load_card(weights), choice)) == (slow and bfloat16)
 
 
 def test_small_photos_are_looked_at_once() -> None:

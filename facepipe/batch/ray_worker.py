@@ -17,7 +17,7 @@ from facepipe.batch.models import FailedPhoto, PhotoTask
 from facepipe.core.errors import FacepipeError
 from facepipe.detector import DetectorOptions
 from facepipe.pipeline import FacePipeline
-from facepipe.runtime.engines import RuntimeChoice, RuntimeName, choose_runtime
+from facepipe.runtime.engines import RuntimeName, choose_runtime
 
 _PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pillow-heif", "simplejpeg")
 _RUNTIMES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
@@ -88,15 +88,14 @@ def installation_of(pipeline: FacePipeline, runtime: RuntimeName) -> Installatio
     """Return what the results of a pipeline depend on that runs on `runtime`, on the CPU."""
     cards = {"detector": pipeline.detector.card, "encoder": pipeline.encoder.card}
     prints = {kind: f"{card.name} {card.fingerprint[:12]}" for kind, card in cards.items()}
-    return Installation(_versions(choose_runtime(runtime, "cpu")), prints)
+    return Installation(_versions(choose_runtime(runtime, "cpu").runtime), prints)
 
 
-def _versions(choice: RuntimeChoice) -> dict[str, str]:
+def _versions(runtime: str) -> dict[str, str]:
     from facepipe import __version__
 
     found = {"facepipe": __version__}
-    detectors = (_RUNTIMES["openvino"],) if choice.bfloat16_detector else ()
-    for package in (*_PACKAGES, _RUNTIMES[choice.runtime], *detectors):
+    for package in (*_PACKAGES, _RUNTIMES[runtime]):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -254,7 +254,6 @@ def batch(
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
     photos = find_batch_photos(folders, out, options)  # first: nothing is made for folders without any
-    setup = setup if ray_address is None else setup.for_cluster()
     with (
         _cluster(ray_address, setup) as cluster,
         setup.pipeline(gallery_address, create=True, calls=engine.threads) as pipeline,

@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,10 +126,6 @@ class Setup:
         choice = choose_runtime(self.runtime, self.device, calls=calls)
         logging.getLogger("facepipe").info("running on %s", choice)
         return choice
-
-    def for_cluster(self) -> Setup:
-        """Return the same with a runtime that does not depend on the kind of processor: nodes may differ."""
-        return replace(self, runtime="onnx") if self.runtime == "auto" else self
 
     def networks(self) -> Networks:
         """Return what other processes load to have the same networks."""

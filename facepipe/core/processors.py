@@ -1,4 +1,4 @@
-"""Processors: how many threads compute, by CPU quotas and `$FACEPIPE_THREADS`, and units for bfloat16."""
+"""The number of threads: processors, CPU quotas of control groups, and `$FACEPIPE_THREADS`."""
 
 from __future__ import annotations
 
@@ -72,18 +72,6 @@ def visible_processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS and Windows
         return os.cpu_count() or 1
-
-
-def multiplies_bfloat16_matrices(root: Path = Path("/")) -> bool:
-    """Whether the processor has units for matrices of bfloat16 (AMX), by Linux's list of its features.
-
-    False on other systems.
-
-    Args:
-        root: Folder that /proc is in.
-    """
-    features = next((line for line in _lines(root / "proc/cpuinfo") if line.startswith("flags")), "")
-    return "amx_bf16" in features.split()
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

@@ -18,7 +18,7 @@ from facepipe.core.environment import only_wanted_outputs, onnx_session, openvin
 from facepipe.core.errors import DeviceError, MissingExtraError, UsageError, WeightsError, one_line
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.core.forks import never_free, watch_forks
-from facepipe.core.processors import compute_threads, multiplies_bfloat16_matrices
+from facepipe.core.processors import compute_threads
 from facepipe.weights.cards import InputSpec, WeightCard
 from facepipe.weights.registry import Weight
 
@@ -41,19 +41,16 @@ class RuntimeChoice:
         device: "cpu", "cuda" or "cuda:N".
         threads: Threads within one operation on the CPU.
         calls: Number of concurrent calls of a network on the CPU, each on `threads` threads.
-        bfloat16_detector: Whether detectors run on OpenVINO in bfloat16 instead.
     """
 
     runtime: Engine
     device: str
     threads: int
     calls: int = 1
-    bfloat16_detector: bool = False
 
     def __str__(self) -> str:
         threads = f", {counted(self.threads * self.calls, 'thread')}" if self.device == "cpu" else ""
-        detector = "; detector on OpenVINO in bfloat16" if self.bfloat16_detector else ""
-        return f"{_ENGINES[self.runtime]} on {self.device}{threads}{detector}"
+        return f"{_ENGINES[self.runtime]} on {self.device}{threads}"
 
 
 class Network(Protocol):
@@ -80,10 +77,6 @@ def choose_runtime(
 ) -> RuntimeChoice:
     """Choose a runtime. "auto" is ONNX Runtime on the CPU, and torch for a CUDA device.
 
-    Where the processor has units for matrices of bfloat16 (AMX) and OpenVINO is installed, "auto" runs the
-    detector on OpenVINO in bfloat16: 0.4 of the time, the same average precision (docs/batch.md). Encoders
-    stay in 32-bit floats: in bfloat16 their vectors move by 0.01.
-
     Args:
         runtime: One of `RUNTIME_NAMES`.
         device: "auto", "cpu", "cuda" or "cuda:N".
@@ -103,14 +96,12 @@ def choose_runtime(
     if runtime in ("onnx", "openvino") and not on_cpu:
         raise UsageError(f"runtime {runtime} runs on the CPU only; for {device} use --runtime torch")
     engine: Engine = runtime if runtime != "auto" else "onnx" if on_cpu else "torch"
-    has_openvino = find_spec("openvino") is not None
     if engine == "torch":
         _require_torch(device)
-    if engine == "openvino" and not has_openvino:
+    if engine == "openvino" and find_spec("openvino") is None:
         raise MissingExtraError("the OpenVINO runtime", "openvino")
     threads = threads or max(1, compute_threads() // calls)
-    bfloat16_detector = runtime == "auto" and on_cpu and has_openvino and multiplies_bfloat16_matrices()
-    return RuntimeChoice(engine, "cpu" if on_cpu else device, threads, calls, bfloat16_detector)
+    return RuntimeChoice(engine, "cpu" if on_cpu else device, threads, calls)
 
 
 def open_network(weight: Weight, choice: RuntimeChoice) -> Network:
@@ -136,11 +127,6 @@ class ProcessNetwork:
         self._network: Network | None = _open(weight, choice)
         watch_forks(self)
 
-    @property
-    def in_bfloat16(self) -> bool:
-        """Whether it is a detector on OpenVINO in bfloat16."""
-        return _in_bfloat16(self._weight, self._choice)
-
     def run(self, batch: FloatArray, outputs: int | None = None) -> Sequence[FloatArray]:
         """See `Network.run`.
 
@@ -158,25 +144,11 @@ class ProcessNetwork:
         self._network = None
 
 
-def changes_sizes_slowly(network: Network) -> bool:
-    """Return whether many inputs of different sizes take longer than fewer, larger ones.
-
-    They do on OpenVINO in bfloat16, which takes some 7 ms for each change of size. In 32-bit floats that is
-    what smaller inputs save, and answers stay those of the other runtimes.
-    """
-    return isinstance(network, ProcessNetwork) and network.in_bfloat16
-
-
-def _in_bfloat16(weight: Weight, choice: RuntimeChoice) -> bool:
-    return choice.bfloat16_detector and weight.card.kind == "detector"
-
-
 def _open(weight: Weight, choice: RuntimeChoice) -> Network:
-    in_bfloat16 = _in_bfloat16(weight, choice)
-    if in_bfloat16 or choice.runtime == "openvino":
-        return OpenVinoNetwork(weight, choice, "bf16" if in_bfloat16 else "f32")
     if choice.runtime == "onnx":
         return OnnxNetwork(weight, choice.threads)
+    if choice.runtime == "openvino":
+        return OpenVinoNetwork(weight, choice)
     return TorchNetwork(weight, choice)
 
 
@@ -222,17 +194,15 @@ class OnnxNetwork:
 class OpenVinoNetwork:
     """A network on OpenVINO, CPU.
 
-    Args:
-        weight: Whose ONNX file is run.
-        choice: Number of threads and concurrent calls.
-        precision: Of the arithmetic; parameters, inputs and outputs are 32-bit floats.
+    It computes in 32-bit floats on every processor: OpenVINO's own choice depends on the processor, and
+    moves vectors by 0.01 where that has units for shorter floats.
     """
 
-    def __init__(self, weight: Weight, choice: RuntimeChoice, precision: Literal["f32", "bf16"]) -> None:
+    def __init__(self, weight: Weight, choice: RuntimeChoice) -> None:
         from facepipe.weights.files import read_onnx
 
         settings = {
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32",
             "NUM_STREAMS": str(choice.calls),
             "INFERENCE_NUM_THREADS": str(choice.calls * choice.threads),
         }

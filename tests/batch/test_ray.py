@@ -30,7 +30,6 @@ from facepipe.detector import DetectorOptions
 from facepipe.images.finding import find_photos
 from facepipe.pipeline import FacePipeline
 from facepipe.reports.records import to_json
-from facepipe.runtime.engines import choose_runtime
 from facepipe.weights.registry import DEFAULT_DETECTOR, DEFAULT_ENCODER
 
 PHOTOS = 24
@@ -52,7 +51,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, astronaut: UInt8Array) -> 
 
 @pytest.fixture(scope="module")
 def pipeline(gallery: Path) -> Iterator[FacePipeline]:
-    with FacePipeline.load(gallery, runtime=choose_runtime("onnx")) as loaded:
+    with FacePipeline.load(gallery) as loaded:
         yield loaded
 
 
@@ -78,9 +77,9 @@ def engine_of(
     worker: type[Any] = PhotoWorker,
     options: RayOptions | None = None,
 ) -> RayEngine:
-    networks = Networks(DEFAULT_DETECTOR, DEFAULT_ENCODER, DetectorOptions(), "onnx")
+    networks = Networks(DEFAULT_DETECTOR, DEFAULT_ENCODER, DetectorOptions(), "auto")
     setup = WorkerSetup(networks, AnalysisOptions(), EngineOptions())
-    return RayEngine(cluster, tasks, setup, installation_of(pipeline, "onnx"), options, worker)
+    return RayEngine(cluster, tasks, setup, installation_of(pipeline, "auto"), options, worker)
 
 
 def work_through(

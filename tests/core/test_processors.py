@@ -24,16 +24,13 @@ from facepipe.core.processors import (
     cpu_quota,
     describe_threads,
     granted_processors,
-    multiplies_bfloat16_matrices,
 )
-from facepipe.runtime import engines
 from facepipe.runtime.engines import choose_runtime
 
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Thirty-two processors are to be seen, without units for bfloat16, and nothing is asked for."""
-    monkeypatch.setattr(engines, "multiplies_bfloat16_matrices", lambda: False)
+    """Thirty-two processors are to be seen, and nothing is asked for."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(32)), raising=False)
     monkeypatch.delenv(THREADS_VARIABLE, raising=False)
 
@@ -180,26 +177,6 @@ def test_affinity_bounds_the_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_this_machine() -> None:
     assert 1 <= granted_processors() <= 32
-
-
-# Units
-
-CPUINFO: dict[str, tuple[str | None, bool]] = {
-    "with AMX": ("flags\t\t: fpu avx512f avx512_bf16 amx_bf16 avx512_fp16 amx_tile amx_int8\n", True),
-    "instructions only": ("flags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", False),
-    "AMX of bytes only": ("flags\t\t: fpu avx512f amx_tile amx_int8\n", False),
-    "another name": ("flags\t\t: fpu\nmodel name\t: amx_bf16\n", False),
-    "ARM": ("Features\t: fp asimd bf16\n", False),
-    "empty": ("", False),
-    "no such file": (None, False),
-}
-
-
-@pytest.mark.parametrize(("flags", "expected"), CPUINFO.values(), ids=CPUINFO)
-def test_units_for_matrices_of_bfloat16(flags: str | None, expected: bool, tmp_path: Path) -> None:
-    one = "processor\t: {}\nvendor_id\t: GenuineIntel\n{}bugs\t\t: spectre_v1\n\n"
-    files = {} if flags is None else {"proc/cpuinfo": "".join(one.format(i, flags) for i in range(2))}
-    assert multiplies_bfloat16_matrices(write(tmp_path, files)) is expected
 
 
 # What is asked for

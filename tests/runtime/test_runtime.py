@@ -17,16 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from paths import ROOT
-from pipeline_helpers import side_by_side
 
 from facepipe.align import align_faces
 from facepipe.batch.ray_worker import installation_of
-from facepipe.commands.options import Setup
-from facepipe.core.environment import openvino_core
 from facepipe.core.errors import DeviceError, FacepipeError, MissingExtraError, UsageError, WeightsError
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.detector import FaceDetector
-from facepipe.doctor import examine
 from facepipe.encoder import FaceEncoder
 from facepipe.pipeline import FacePipeline
 from facepipe.runtime import engines
@@ -49,22 +45,7 @@ needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="needs the [
 # Choosing
 
 
-@pytest.fixture(params=[False, True], ids=["without AMX", "with AMX"])
-def has_amx(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the processor is taken to have units for matrices of bfloat16."""
-    has_amx = bool(request.param)
-    monkeypatch.setattr(engines, "multiplies_bfloat16_matrices", lambda: has_amx)
-    return has_amx
-
-
-@pytest.fixture
-def openvino_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO counts as installed."""
-    monkeypatch.setattr(engines, "find_spec", lambda _: ModuleSpec("openvino", None))
-
-
-def test_the_plain_choice_is_onnx_runtime_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "multiplies_bfloat16_matrices", lambda: False)
+def test_the_plain_choice_is_onnx_runtime_on_the_cpu() -> None:
     choice = choose_runtime()
     assert (choice.runtime, choice.device) == ("onnx", "cpu")
     assert 1 <= choice.threads <= (os.cpu_count() or 1)
@@ -74,50 +55,17 @@ def test_the_plain_choice_is_onnx_runtime_on_the_cpu(monkeypatch: pytest.MonkeyP
     assert str(RuntimeChoice("torch", "cuda:1", 3)) == "torch on cuda:1"
 
 
-@pytest.mark.usefixtures("openvino_is_found")
-def test_with_units_for_bfloat16_the_detector_goes_to_openvino(has_amx: bool) -> None:
-    for device in ("auto", "cpu"):
-        choice = choose_runtime("auto", device, threads=2)
-        assert choice == RuntimeChoice("onnx", "cpu", 2, bfloat16_detector=has_amx)
-    shown = "ONNX Runtime on cpu, 2 threads" + ("; detector on OpenVINO in bfloat16" if has_amx else "")
-    assert str(choice) == shown
-    assert not choose_runtime("onnx").bfloat16_detector
-    assert choose_runtime("openvino", threads=3) == RuntimeChoice("openvino", "cpu", 3)
-
-
-def test_without_openvino_the_detector_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "multiplies_bfloat16_matrices", lambda: True)
-    monkeypatch.setattr(engines, "find_spec", lambda _: None)
-    assert choose_runtime(threads=2) == RuntimeChoice("onnx", "cpu", 2)
-
-
-@pytest.mark.usefixtures("openvino_is_found")
-def test_the_commands_report_where_the_detector_runs(
-    has_amx: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("runtime", "package"), [("auto", "onnxruntime"), ("onnx", "onnxruntime"), ("openvino", "openvino")]
+)
+def test_nodes_of_a_cluster_need_the_runtime_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, runtime: RuntimeName, package: str
 ) -> None:
-    monkeypatch.setenv("FACEPIPE_THREADS", "1")
-    runtimes = [check.finding for check in examine(tmp_path / "none") if check.what == "runtime"]
-    assert runtimes == [str(choose_runtime())]
-    assert ("OpenVINO in bfloat16" in runtimes[0]) is has_amx
-
-
-@pytest.mark.usefixtures("openvino_is_found")
-def test_nodes_of_a_cluster_differ_where_their_detectors_do(monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline = FacePipeline.load(runtime=RuntimeChoice("onnx", "cpu", 1))
+    monkeypatch.setattr(engines, "find_spec", lambda name: ModuleSpec(name, None))
     monkeypatch.setattr(metadata, "version", lambda name: f"1 of {name}")
-    found = []
-    for has_amx in (False, True):
-        monkeypatch.setattr(engines, "multiplies_bfloat16_matrices", lambda has_amx=has_amx: has_amx)
-        found.append(installation_of(pipeline, "auto"))
-    here, there = found
-    assert there.differences(here) == "package openvino 1 of openvino (here missing)"
-    assert here.differences(installation_of(pipeline, "onnx")) == ""
-
-
-@pytest.mark.parametrize(("asked", "used"), [("auto", "onnx"), ("openvino", "openvino")])
-def test_a_cluster_has_one_runtime_on_processors_of_all_kinds(asked: RuntimeName, used: RuntimeName) -> None:
-    setup = Setup(None, None, None, None, None, False, 0, None, None, "auto", asked).for_cluster()
-    assert (setup.runtime, setup.networks().runtime) == (used, used)
+    packages = installation_of(pipeline, runtime).packages
+    assert packages.keys() & {"onnxruntime", "openvino", "torch"} == {package}
 
 
 @needs_torch
@@ -230,48 +178,11 @@ def test_encoder_outputs_agree(astronaut: UInt8Array, other: Engine) -> None:
 
 
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs the [openvino] extra")
-BFLOAT16 = RuntimeChoice("onnx", "cpu", 1, bfloat16_detector=True)
-
-
-@needs_openvino
-def test_a_detector_in_bfloat16_finds_the_same_faces(astronaut: UInt8Array) -> None:
-    """Its arithmetic is another, which its outputs show."""
-    if "BF16" not in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("needs a processor on which OpenVINO computes in bfloat16")
-    card = load_card(DEFAULT_DETECTOR)
-    exact, coarse = (
-        open_network(card, replace(BFLOAT16, bfloat16_detector=False)),
-        open_network(card, BFLOAT16),
-    )
-    batch = planes(astronaut[:320, :416], card.card.input)
-    differences = [np.abs(a - b).max() for a, b in zip(exact.run(batch), coarse.run(batch), strict=True)]
-    assert all(1e-3 < difference < 0.5 for difference in differences), differences
-    faces, others = (
-        FaceDetector(network, card.card).detect(side_by_side(astronaut)) for network in (exact, coarse)
-    )
-    assert len(faces) == 2
-    np.testing.assert_allclose(faces.boxes_xyxy, others.boxes_xyxy, atol=2)
-    np.testing.assert_allclose(faces.landmarks, others.landmarks, atol=2)
-
-
-@needs_openvino
-def test_an_encoder_beside_it_stays_in_32_bits(astronaut: UInt8Array) -> None:
-    crops = np.ascontiguousarray(astronaut[None, 60:172, 170:282])
-    exact, beside = (
-        FaceEncoder.load(runtime=replace(BFLOAT16, bfloat16_detector=on)).encode(crops)
-        for on in (False, True)
-    )
-    np.testing.assert_array_equal(exact, beside)
 
 
 def test_an_openvino_that_cannot_be_loaded_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "openvino.py").write_text("raise ImportError('libopenvino.so: no such file')")
-    code = (
-        "from facepipe.runtime import engines\n"
-        "engines.multiplies_bfloat16_matrices = lambda: True\n"
-        "from facepipe import cli\n"
-        "cli.main(['detect', 'docs/astronaut.jpg'])"
-    )
+    code = "from facepipe import cli\ncli.main(['detect', '--runtime', 'openvino', 'docs/astronaut.jpg'])"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=ROOT,
