@@ -42,6 +42,20 @@ def accepted_rows(reasons: Sequence[object]) -> npt.NDArray[np.intp]:
     return np.array([row for row, reason in enumerate(reasons) if not isinstance(reason, Reason)], np.intp)
 
 
+def needed_scale(alignments: Sequence[Alignment | Reason], crop: tuple[str, int]) -> float:
+    """Return the share of a photo's sides, 0..1, at which no face has fewer pixels than its crop.
+
+    A copy of the photo with that share, or more, enlarges no face. Copies that JPEGs are decoded to move
+    embeddings by 0.05 in the median, at any share (docs/batch.md).
+
+    Args:
+        alignments: As `align_or_reject` gives them; rejected faces need no pixels.
+        crop: Landmark template and side in pixels, as `assess` takes them.
+    """
+    scales = [found.scale(*crop) for found in alignments if isinstance(found, Alignment)]
+    return min(1.0, max(scales, default=0.0))
+
+
 def align_or_reject(faces: Faces, rules: NamingRules) -> list[Alignment | Reason]:
     """Return the alignment of each face to be compared by its score, size and pose; else the reason."""
     return [_align_or_reject(faces.select([row]), rules) for row in range(len(faces))]

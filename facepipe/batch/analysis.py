@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from facepipe.align import Alignment
 from facepipe.batch.models import PREVIEW, OpenedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.images.decoding import ReducedPhoto
@@ -18,12 +17,9 @@ from facepipe.images.decoding_memory import PhotoMemory, allowed_bytes
 from facepipe.images.face_crops import cut_face
 from facepipe.images.reading import DEFAULT_MAX_PIXELS, photo_sha256, printable, read_reduced, scaled_down
 from facepipe.pipeline import FacePipeline
-from facepipe.quality import accepted_rows, align_or_reject, assess
+from facepipe.quality import accepted_rows, align_or_reject, assess, needed_scale
 from facepipe.quality_rules import NamingRules
 
-_MAX_CROP_SCALE = 1.0
-"""Crop pixels per pixel of a reduced photo beyond which the photo is read again in full: a face would be
-enlarged. Up to there reduced decoding moves embeddings by 0.05 in the median at any scale (docs/batch.md)."""
 _SHARE_OF_PIXELS = 2
 """All photos of a batch together take the memory that one of `max_pixels` / 2 may: by default 956 MB, so that
 a batch stays below 1.5 GB whatever the photos are."""
@@ -122,31 +118,26 @@ class PhotoAnalyzer:
             PhotoError: It is gone.
             MemoryBusyError: See `PhotoMemory`; `crop_again` does it later.
         """
-        if photo.reduction > 1 and self._enlarges_a_face(analysis, photo.reduction):
+        if needed_scale(analysis.alignments, self._encoder.crop) * photo.reduction > 1:
             return self.crop_again(analysis, memory)
         return self._cropped(analysis, photo)
 
     def crop_again(self, analysis: PhotoAnalysis, memory: PhotoMemory) -> PhotoAnalysis:
-        """`crop` from the file, with as many pixels as memory allows: all, or half as many a side.
+        """`crop` from the file, with the pixels that the faces need, and fewer where memory is short.
 
         Raises:
             PhotoError: It is gone.
             MemoryBusyError: See `PhotoMemory`.
         """
+        scale = needed_scale(analysis.alignments, self._encoder.crop)
         photo = read_reduced(
             analysis.task.source,
-            lambda size_wh: 1.0 if size_wh[0] * size_wh[1] <= self._max_pixels_at_once else _HALF,
+            lambda size_wh: min(scale, 1.0 if size_wh[0] * size_wh[1] <= self._max_pixels_at_once else _HALF),
             max_pixels=self.options.max_pixels,
             memory=memory,
             name=printable(analysis.task.path),
         )
         return self._cropped(analysis, photo)
-
-    def _enlarges_a_face(self, analysis: PhotoAnalysis, reduction: float) -> bool:
-        """Return whether a face to be compared has fewer pixels in the reduced copy than in its crop."""
-        found = [alignment for alignment in analysis.alignments if isinstance(alignment, Alignment)]
-        scales = [alignment.in_reduced_copy(reduction).scale(*self._encoder.crop) for alignment in found]
-        return any(scale > _MAX_CROP_SCALE for scale in scales)
 
     def _cropped(self, analysis: PhotoAnalysis, photo: ReducedPhoto) -> PhotoAnalysis:
         assessment = assess(

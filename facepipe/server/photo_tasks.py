@@ -8,11 +8,17 @@ from typing import Protocol
 
 import numpy as np
 
-from facepipe.align import Alignment
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.encoder import FaceEncoder
 from facepipe.images.decoding import ReducedPhoto
-from facepipe.quality import MainFaceAssessment, accepted_rows, align_or_reject, assess, assess_main_face
+from facepipe.quality import (
+    MainFaceAssessment,
+    accepted_rows,
+    align_or_reject,
+    assess,
+    assess_main_face,
+    needed_scale,
+)
 from facepipe.quality_rules import EnrollRules, NamingRules, Reason
 
 EVERY_FACE = NamingRules(min_score=0.0, min_size_px=0.0, min_sharpness=0.0, max_misfit=np.inf)
@@ -47,8 +53,8 @@ class PhotoTask(Protocol):
     def may_reduce(self) -> bool:
         """Whether a large JPEG may be decoded at a fraction of its size."""
 
-    def enlarges(self, faces: Faces, photo: ReducedPhoto, encoder: FaceEncoder) -> bool:
-        """Return whether a crop would have more pixels than the reduced photo has there."""
+    def needed_scale(self, faces: Faces, encoder: FaceEncoder) -> float:
+        """Return the share of a photo's sides, 0..1, at which no crop enlarges a face."""
 
     def cut(
         self, photo: ReducedPhoto, faces: Faces, scale: float, encoder: FaceEncoder
@@ -62,9 +68,9 @@ class FindFaces:
 
     may_reduce: bool = True
 
-    def enlarges(self, faces: Faces, photo: ReducedPhoto, encoder: FaceEncoder) -> bool:
+    def needed_scale(self, faces: Faces, encoder: FaceEncoder) -> float:
         """See `PhotoTask`."""
-        return False
+        return 0.0
 
     def cut(
         self, photo: ReducedPhoto, faces: Faces, scale: float, encoder: FaceEncoder
@@ -83,12 +89,9 @@ class EncodeFaces:
     rules: NamingRules
     may_reduce: bool = True
 
-    def enlarges(self, faces: Faces, photo: ReducedPhoto, encoder: FaceEncoder) -> bool:
+    def needed_scale(self, faces: Faces, encoder: FaceEncoder) -> float:
         """See `PhotoTask`."""
-        if photo.reduction == 1:
-            return False
-        found = [one for one in align_or_reject(faces, self.rules) if isinstance(one, Alignment)]
-        return any(one.in_reduced_copy(photo.reduction).scale(*encoder.crop) > 1 for one in found)
+        return needed_scale(align_or_reject(faces, self.rules), encoder.crop)
 
     def cut(
         self, photo: ReducedPhoto, faces: Faces, scale: float, encoder: FaceEncoder
@@ -111,9 +114,9 @@ class EncodeMainFace:
     rules: EnrollRules
     may_reduce: bool = False
 
-    def enlarges(self, faces: Faces, photo: ReducedPhoto, encoder: FaceEncoder) -> bool:
+    def needed_scale(self, faces: Faces, encoder: FaceEncoder) -> float:
         """See `PhotoTask`."""
-        return False
+        return 1.0
 
     def cut(
         self, photo: ReducedPhoto, faces: Faces, scale: float, encoder: FaceEncoder

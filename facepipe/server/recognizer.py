@@ -14,7 +14,7 @@ import numpy as np
 from facepipe.core.errors import FacepipeError
 from facepipe.core.faces import Faces, UInt8Array
 from facepipe.core.processors import compute_threads
-from facepipe.images.decoding import ReducedPhoto
+from facepipe.images.decoding import NeededScale, ReducedPhoto
 from facepipe.images.decoding_memory import MemoryBusyError, PhotoMemory, allowed_bytes
 from facepipe.images.reading import read_reduced
 from facepipe.pipeline import FacePipeline
@@ -40,6 +40,7 @@ class _Job:
     photo: ReducedPhoto | None = None
     size_wh: tuple[int, int] = (0, 0)
     faces: Faces = field(default_factory=Faces.empty)
+    scale: float = 1.0
 
     def fail(self, error: BaseException) -> None:
         """End with an error."""
@@ -146,12 +147,12 @@ class Recognizer:
 
     def _opened(self, taken: list[_Job]) -> Iterator[_Job]:
         """Read the photos; those for which there is no memory now go back into the queue."""
-        holds_none = True
+        holds_none, detected = True, self._detector.options.scale_of
         for at, job in enumerate(taken):
             job.memory.waits = holds_none
             if job.future.running() or job.future.set_running_or_notify_cancel():
                 try:
-                    job.photo = self._read(job, reduced=job.task.may_reduce)
+                    job.photo = self._read(job, detected if job.task.may_reduce else None)
                 except MemoryBusyError:
                     return self._put_back(taken[at:])
                 except Exception as error:
@@ -161,8 +162,7 @@ class Recognizer:
                     yield job
         return None
 
-    def _read(self, job: _Job, reduced: bool) -> ReducedPhoto:
-        scale = self._detector.options.scale_of if reduced else None
+    def _read(self, job: _Job, scale: NeededScale | None) -> ReducedPhoto:
         return read_reduced(job.data, scale, max_pixels=self._limits.max_pixels, memory=job.memory)
 
     def _put_back(self, jobs: list[_Job]) -> None:
@@ -180,8 +180,9 @@ class Recognizer:
             for job, photo, faces in zip(group, photos, found, strict=True):
                 FACES.inc(len(faces))
                 job.faces, job.size_wh = faces, photo.full_size_wh
-                if job.task.enlarges(faces, photo, self._encoder):
-                    job.drop_photo()  # it is read again in full
+                job.scale = job.task.needed_scale(faces, self._encoder)
+                if job.scale * photo.reduction > 1:
+                    job.drop_photo()  # it is read again with more pixels
 
     def _groups(self, jobs: Sequence[_Job]) -> Iterator[list[_Job]]:
         """Photos of equal input size, as many as gain from going together."""
@@ -200,7 +201,7 @@ class Recognizer:
             scale = self._detector.options.scale_of(job.size_wh)
             if job.photo is None:
                 job.memory.waits = True
-                job.photo = self._read(job, reduced=False)
+                job.photo = self._read(job, lambda _: job.scale)
             return job.task.cut(job.photo, job.faces, scale, self._encoder)
         except FacepipeError as error:
             job.fail(error)

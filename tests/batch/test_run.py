@@ -10,12 +10,14 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from batch_helpers import NAME, enroll_her, identified, in_a_corner, large_jpeg, work_through, write_archive
 from cli_helpers import facepipe, finished, start
 
+from facepipe.batch import analysis
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
@@ -27,8 +29,9 @@ from facepipe.core.faces import UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory
 from facepipe.images.finding import find_photos
-from facepipe.images.reading import read_image, write_image
+from facepipe.images.reading import read_image, read_reduced, write_image
 from facepipe.pipeline import FacePipeline, NamingOptions
+from facepipe.quality import needed_scale
 
 PHOTOS = 40
 BROKEN = 2
@@ -213,6 +216,32 @@ def test_a_small_face_in_a_large_jpeg_is_cut_from_all_its_pixels(
     cropped = analyzer.crop(found, opened.photo, opened.memory)
     crops = pipeline.encoder.align(whole, found.faces.select([cropped.reasons.index(None)]))
     np.testing.assert_array_equal(cropped.crops[:1], crops)
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_a_photo_is_read_again_with_the_pixels_that_its_face_needs(
+    pipeline: FacePipeline,
+    astronaut: UInt8Array,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    factor: int,
+) -> None:
+    file = tmp_path / "large.jpg"
+    large_jpeg(file, in_a_corner(astronaut, 2560), factor)
+    analyzer, read = PhotoAnalyzer(pipeline), []
+
+    def reading(*args: Any, **options: Any) -> ReducedPhoto:
+        read.append(read_reduced(*args, **options))
+        return read[-1]
+
+    monkeypatch.setattr(analysis, "read_reduced", reading)
+    opened = analyzer.open(PhotoTask(1, file))
+    (found,) = analyzer.detect([opened])
+    cropped = analyzer.crop(found, opened.photo, opened.memory)
+    assert len(cropped.crops) == 1
+    assert [photo.reduction for photo in read] == [4, 2]
+    scale = needed_scale(found.alignments, pipeline.encoder.crop)
+    assert 1 / 4 < scale <= 1 / 2
 
 
 def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
