@@ -85,7 +85,7 @@ class JobFaces:
             if face_id in drawn and row not in analysis.pictures
         }
         database.execute("DELETE FROM pictures WHERE photo_id = ?", (id,))
-        rows = ((id, row, seal("webp", webp)) for row, webp in pictures.items())
+        rows = ((id, row, seal("webp", picture)) for row, picture in pictures.items())
         database.executemany("INSERT INTO pictures (photo_id, face, webp) VALUES (?, ?, ?)", rows)
 
     def _drawn_pictures(self, photo_id: int) -> dict[str, bytes]:
@@ -318,9 +318,9 @@ class JobFaces:
         return bool(self._photos_with({photo_sha256}))
 
     def pictures(self, photo_id: int) -> dict[int, bytes]:
-        """Return the WebP files of a photo; see `PhotoAnalysis.pictures`."""
+        """Return `PhotoAnalysis.pictures` of a photo; in jobs of earlier versions they are WebP."""
         rows = self._database.execute("SELECT face, webp FROM pictures WHERE photo_id = ?", (photo_id,))
-        return {face: self._seal.open("webp", webp) for face, webp in rows}
+        return {face: self._seal.open("webp", picture) for face, picture in rows}
 
     def picture(self, photo_id: int, row: int) -> bytes | None:
         """Return one of the pictures of a photo; None: there is none of this row."""

@@ -44,6 +44,7 @@ _TABLES = {
     sha256 TEXT, error TEXT, width INTEGER, height INTEGER,
     numbers BLOB, vectors BLOB, enrollable BLOB, reasons TEXT, matches TEXT, named_by TEXT, known INTEGER,
     told INTEGER, face_ids TEXT, taken_at TEXT, checksum INTEGER)""",
+    # webp: JPEG files. They were WebP first, and encryption is bound to the column's name.
     "pictures": """CREATE TABLE pictures (
     photo_id INTEGER NOT NULL, face INTEGER NOT NULL, webp BLOB NOT NULL, checksum INTEGER,
     PRIMARY KEY (photo_id, face)) WITHOUT ROWID""",

@@ -77,7 +77,7 @@ class PhotoAnalysis:
         alignments: Of `align_or_reject`, for the crops.
         reasons: Why each face is not to be compared; None where it is. Empty before they are cropped.
         crops: uint8 (m, S, S, 3) of the faces to be compared, until they are encoded.
-        pictures: WebP files: of each face by its row, of the photo under `PREVIEW`.
+        pictures: JPEGs: of each face by its row, of the photo under `PREVIEW`.
         taken_at: When the photo was taken; see `facepipe.images.pixels.taken_at`.
     """
 

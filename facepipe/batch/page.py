@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from facepipe.core.errors import unwritable
 from facepipe.core.files import atomic_file
 from facepipe.core.overwriting import PAGE, require_replaceable
 from facepipe.core.plain_text import visible
+from facepipe.images.small_pictures import data_url
 
 Groups = dict[tuple[int, int], int]
 
@@ -131,7 +131,7 @@ def _photo(record: PhotoRecord, groups: Groups) -> dict[str, Any]:
 def _pictures(job: Job, record: PhotoRecord) -> dict[str, str]:
     pictures = job.faces.pictures(record.id)
     names = {face: "photo" if face == PREVIEW else str(face) for face in pictures}
-    return {names[face]: base64.b64encode(webp).decode() for face, webp in pictures.items()}
+    return {names[face]: data_url(picture) for face, picture in pictures.items()}
 
 
 def _script(id: str, value: Any) -> bytes:

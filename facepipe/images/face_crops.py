@@ -14,6 +14,7 @@ from facepipe.core.errors import PhotoError
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
 from facepipe.gallery import Template, UnknownFace
 from facepipe.images.reading import photo_sha256, read_image
+from facepipe.images.small_pictures import small_jpeg
 
 CROP_MARGIN = 0.25
 """Of a box's sides, added on each side: a face is known by its hair and chin too."""
@@ -27,7 +28,10 @@ MAX_CROP_PIXELS = 4_000_000
 MAX_SOURCE_BYTES = 256_000_000
 """Of a photo that a face is cut from again: archives may name any file of this machine."""
 
-_JPEG_QUALITY = 85
+_PAGE_QUALITY = 85
+_LIST_PX, _LIST_QUALITY = 96, 50
+"""Of a face of a batch, whose report is as large as its pictures. WebP of this quality has half
+of the bytes, 0.64 instead of 1.3 kB, and takes 15 times as long."""
 
 
 def cut_face(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
@@ -38,6 +42,11 @@ def cut_face(photo: UInt8Array, box_xyxy: FloatArray) -> UInt8Array:
     right, bottom = np.ceil(np.minimum(box_xyxy[2:] + margin, (width, height))).astype(int)
     left, top = min(left, width - 1), min(top, height - 1)
     return np.ascontiguousarray(photo[top : max(bottom, top + 1), left : max(right, left + 1)])
+
+
+def face_thumbnail(photo: UInt8Array, box_xyxy: FloatArray) -> bytes:
+    """Return a face of a photo, with its margin, as a JPEG whose longer side has 96 px."""
+    return small_jpeg(cut_face(photo, box_xyxy), _LIST_PX, _LIST_QUALITY)
 
 
 def box_of(faces: Faces, row: int) -> tuple[float, float, float, float]:
@@ -60,14 +69,18 @@ def thumbnail(face: Template | UnknownFace, kept: bytes | None) -> bytes | None:
     """
     try:
         if kept is not None:
-            return _small_jpeg(read_image(kept, max_pixels=MAX_CROP_PIXELS))
+            return _page_picture(read_image(kept, max_pixels=MAX_CROP_PIXELS))
         if face.source is None or face.box_xyxy is None or face.photo_sha256 is None:
             return None
         if _content_of(face.source) != face.photo_sha256:
             return None
-        return _small_jpeg(cut_face(read_image(face.source), np.array(face.box_xyxy, np.float32)))
+        return _page_picture(cut_face(read_image(face.source), np.array(face.box_xyxy, np.float32)))
     except PhotoError:
         return None
+
+
+def _page_picture(face: UInt8Array) -> bytes:
+    return small_jpeg(face, THUMBNAIL_PX, _PAGE_QUALITY)
 
 
 def _content_of(source: str) -> str | None:
@@ -85,11 +98,3 @@ def _content_of(source: str) -> str | None:
 def _hash_of_state(source: str, _size: int, _mtime_ns: int) -> str:
     """Hash a photo, once: the faces of a page are often of one photo."""
     return photo_sha256(source)
-
-
-def _small_jpeg(rgb: UInt8Array) -> bytes:
-    picture = Image.fromarray(rgb)
-    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-    encoded = BytesIO()
-    picture.save(encoded, "JPEG", quality=_JPEG_QUALITY)
-    return encoded.getvalue()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from io import BytesIO
 
 import numpy as np
-from PIL import Image
 
 from facepipe.batch.decisions import Box
 from facepipe.core.boxes import iou
 from facepipe.core.faces import Faces, FloatArray, UInt8Array
-from facepipe.images.face_crops import cut_face
+from facepipe.images.face_crops import face_thumbnail
 from facepipe.images.reading import read_image
 from facepipe.library.models import LibraryPhoto
 from facepipe.library.photo_files import original
@@ -24,7 +22,6 @@ _MARGIN = 1.0
 _MIN_IOU = 0.3
 _MIN_SCORE = 0.3
 """Far below what the detector asks for by itself: a person has said that there is a face."""
-_PICTURE_PX = 96
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,7 +31,7 @@ class DrawnFace:
     Attributes:
         landmarks: float32 (5, 2), in pixels of the upright photo; the middle of the box where there are none.
         embedding: float32 (d,), unit length; None: the face is not good enough to be compared.
-        picture: A thumbnail as WebP.
+        picture: A thumbnail as JPEG.
     """
 
     landmarks: FloatArray
@@ -51,7 +48,7 @@ def find_face(pipeline: FacePipeline, photo: LibraryPhoto, box_xyxy: Box) -> Dra
     rgb = read_image(original(photo))
     box = np.array(box_xyxy, np.float32)
     found = _best_in(pipeline, rgb, box)
-    picture = _thumbnail(cut_face(rgb, box))
+    picture = face_thumbnail(rgb, box)
     if found is None:
         return DrawnFace(np.tile((box[:2] + box[2:]) / 2, (5, 1)), None, picture)
     rules = NamingRules(min_score=0.0, min_sharpness=0.0)
@@ -76,10 +73,3 @@ def _best_in(pipeline: FacePipeline, rgb: UInt8Array, box: FloatArray) -> Faces 
     one = faces.select([int(overlaps.argmax())])
     offset = np.array((left, top), np.float32)
     return Faces(one.boxes_xyxy + np.tile(offset, 2), one.scores, one.landmarks + offset)
-
-
-def _thumbnail(rgb: UInt8Array) -> bytes:
-    picture, stream = Image.fromarray(rgb), BytesIO()
-    picture.thumbnail((_PICTURE_PX, _PICTURE_PX))
-    picture.save(stream, "WEBP", quality=50)
-    return stream.getvalue()

@@ -5,13 +5,13 @@ Text comes in as text and is escaped here; pieces that a function returns are HT
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 from facepipe.core.overwriting import GENERATOR
 from facepipe.core.plain_text import visible
+from facepipe.images.small_pictures import data_url
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --faint: #888 }
@@ -27,7 +27,6 @@ figure img { object-fit: contain }
 figcaption { font-size: 12px; overflow-wrap: anywhere; color: var(--faint) }
 figcaption b { display: block; color: CanvasText }
 """
-_PICTURE_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg", b"RIFF": "image/webp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +85,7 @@ def _figure(figure: Figure) -> str:
 def _picture(figure: Figure) -> str:
     if figure.picture is None:
         return '<span class="nothing">no picture</span>'
-    kind = next(kind for start, kind in _PICTURE_TYPES.items() if figure.picture.startswith(start))
-    data = b64encode(figure.picture).decode("ascii")
-    return f'<img alt="{_text(figure.title)}" src="data:{kind};base64,{data}">'
+    return f'<img alt="{_text(figure.title)}" src="{data_url(figure.picture)}">'
 
 
 def _row(cell: str, values: Sequence[object]) -> str:

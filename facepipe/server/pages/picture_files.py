@@ -6,6 +6,7 @@ from litestar import Response, Router, get
 from litestar.concurrency import sync_to_thread
 
 from facepipe.core.errors import PhotoError
+from facepipe.images.small_pictures import media_type_of
 from facepipe.library.photo_files import close_up, large_photo, media_type, original
 from facepipe.server.errors import not_found
 from facepipe.server.pages.library_thread import LibraryThread
@@ -18,7 +19,7 @@ _KEPT = {"Cache-Control": "private, max-age=3600"}
 @get("/faces/{face_id:str}")
 async def face_picture(library_thread: LibraryThread, face_id: str) -> Response[bytes]:
     """Return the thumbnail of a face."""
-    return _webp(await library_thread.run(lambda library: library.picture(library.face(face_id).id)))
+    return _picture(await library_thread.run(lambda library: library.picture(library.face(face_id).id)))
 
 
 @get("/photos/{photo_id:int}/small")
@@ -27,9 +28,9 @@ async def small_photo(library_thread: LibraryThread, photo_id: int) -> Response[
     photo = await library_thread.run(lambda library: photo_of(library, photo_id))
     kept = await library_thread.run(lambda library: library.preview(photo_id))
     if kept is not None:
-        return _webp(kept)
+        return _picture(kept)
     try:  # there is none of a photo without faces
-        return _jpeg(await sync_to_thread(large_photo, photo, _SMALL_PX))
+        return _picture(await sync_to_thread(large_photo, photo, _SMALL_PX))
     except PhotoError as error:
         raise not_found(str(error)) from error
 
@@ -40,9 +41,9 @@ async def large_face(library_thread: LibraryThread, face_id: str) -> Response[by
     face = await library_thread.run(lambda library: library.face(face_id))
     photo = await library_thread.run(lambda library: library.photos[face.photo_id])
     try:
-        return _jpeg(await sync_to_thread(close_up, photo, face.box_xyxy))
+        return _picture(await sync_to_thread(close_up, photo, face.box_xyxy))
     except PhotoError:
-        return _webp(await library_thread.run(lambda library: library.picture(face.id)))
+        return _picture(await library_thread.run(lambda library: library.picture(face.id)))
 
 
 @get("/photos/{photo_id:int}/large")
@@ -50,9 +51,9 @@ async def photo_picture(library_thread: LibraryThread, photo_id: int) -> Respons
     """Return a photo in a size and form that every browser shows; its thumbnail where it can't be read."""
     photo = await library_thread.run(lambda library: photo_of(library, photo_id))
     try:
-        return _jpeg(await sync_to_thread(large_photo, photo))
+        return _picture(await sync_to_thread(large_photo, photo))
     except PhotoError:
-        return _webp(await library_thread.run(lambda library: library.preview(photo_id)))
+        return _picture(await library_thread.run(lambda library: library.preview(photo_id)))
 
 
 @get("/photos/{photo_id:int}/original")
@@ -66,14 +67,10 @@ async def original_photo(library_thread: LibraryThread, photo_id: int) -> Respon
     return Response(content, media_type=media_type(photo), headers={"Content-Disposition": "inline"})
 
 
-def _webp(content: bytes | None) -> Response[bytes]:
+def _picture(content: bytes | None) -> Response[bytes]:
     if content is None:
         raise not_found("there is no picture of it")
-    return Response(content, media_type="image/webp", headers=_KEPT)
-
-
-def _jpeg(content: bytes) -> Response[bytes]:
-    return Response(content, media_type="image/jpeg", headers=_KEPT)
+    return Response(content, media_type=media_type_of(content), headers=_KEPT)
 
 
 pictures_router = Router(
