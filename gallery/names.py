@@ -7,7 +7,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator
 
-from facepipe.core.errors import GalleryError
+from facepipe.core.errors import GalleryError, UsageError
 
 NAME_LENGTH_MAX = 200
 """Characters of a person's name."""
@@ -31,6 +31,8 @@ _REFUSED = ("Cc", "Cs", "Zl", "Zp")
 
 class BadNameError(GalleryError):
     """A text can't be a person's name."""
+
+    exit_code = UsageError.exit_code
 
 
 class UnknownPersonError(GalleryError):
@@ -109,9 +111,12 @@ def mended_name(name: str, taken: Container[str]) -> str:
         cleaned = clean_name(name)
         if cleaned == name:
             return name
-    except GalleryError:
+    except BadNameError:
         printable = "".join(character if character.isprintable() else " " for character in name)
-        cleaned = clean_name(printable.strip()[: NAME_LENGTH_MAX - len(" (999999999)")])
+        try:
+            cleaned = clean_name(printable.strip()[: NAME_LENGTH_MAX - len(" (999999999)")])
+        except BadNameError as error:
+            raise GalleryError(str(error)) from error
     return next(candidate for candidate in _numbered(cleaned) if candidate not in taken)
 
 

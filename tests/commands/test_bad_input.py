@@ -310,14 +310,20 @@ def test_import_options_of_another_form(options: str, told: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "   ", "two\nlines", "bell\a", "x" * 201])
-def test_names_that_nobody_has(here: Path, name: str) -> None:
+def test_names_that_nobody_can_have(here: Path, name: str) -> None:
     before = state(here)
     for command in (
-        ["enroll", "--name", name, "whole.jpg", "--gallery", "g"],
-        ["gallery", "rename", "Her", name, "--gallery", "g"],
+        ["enroll", "--name", name, "whole.jpg"],
+        ["gallery", "rename", "Her", name],
+        ["gallery", "rename", name, "Her"],
+        ["gallery", "merge", "Her", name],
+        ["gallery", "show", name],
+        ["gallery", "remove", name],
+        ["gallery", "threshold", "0.9", "--person", name],
+        ["face", "move", "1", name],
     ):
-        said = facepipe(*command)
-        assert said.code == FAILURE
+        said = facepipe(*command, "--gallery", "g")
+        assert said.code == USAGE, command
         assert "name" in said.err
     assert state(here) == before
 
@@ -325,6 +331,6 @@ def test_names_that_nobody_has(here: Path, name: str) -> None:
 def test_a_bad_folder_name_is_told_before_anybody_is_stored() -> None:
     shutil.copytree("people/Her", "people/bell\a")
     said = facepipe("enroll", "people", "--gallery", "new")
-    assert said.code == FAILURE
+    assert said.code == USAGE
     assert said.out == ""
     assert not Path("new").exists()

@@ -98,6 +98,15 @@ def test_a_mended_name_may_be_stored_and_is_nobodys(name: str, taken: list[str])
     assert mended == name or mended not in taken
 
 
+def test_a_stored_name_that_can_not_be_mended_is_no_wrong_usage() -> None:
+    with pytest.raises(GalleryError) as refused:
+        clean_name("\u200b")
+    assert refused.value.exit_code == 2
+    with pytest.raises(GalleryError) as damaged:
+        mended_name("\u200b", ())
+    assert damaged.value.exit_code == 1
+
+
 def test_names_that_look_the_same() -> None:
     same = ["José", "josé", "JOSE\u0301", "Ｊｏｓé", " José", "Jo\u200bsé"]
     assert lookalikes([*same, "Jose", "Josée", "Straße", "STRASSE"]) == [
