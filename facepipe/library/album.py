@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import chain
 
 from facepipe.core.counting import counted
 from facepipe.core.errors import PhotoError
@@ -51,17 +52,48 @@ def album_photos(library: Library, names: Collection[str]) -> list[AlbumPhoto]:
 
 
 def album_file(photos: Sequence[AlbumPhoto]) -> Iterator[bytes]:
-    """Yield a zip file, piece by piece, as its photos are made.
+    """Return the pieces of a zip file, each made when it is asked for.
 
     Photos that can't be read any more, or have changed since they were analyzed, are left out.
+
+    Raises:
+        PhotoError: All photos would be left out; that of the first.
     """
+    unread: list[PhotoError] = []
+    made = _made(photos, unread)
+    first = next(made, None)
+    if first is None and unread:
+        raise unread[0]
+    return _pieces(made if first is None else chain([first], made))
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A photo of an album, and the pictures of it, as JPEG."""
+
+    photo: AlbumPhoto
+    large: bytes
+    small: bytes
+
+
+def _made(photos: Iterable[AlbumPhoto], unread: list[PhotoError]) -> Iterator[_Made]:
+    """Yield the photos that can be read; why others can't is added to `unread`."""
+    for photo in photos:
+        try:
+            yield _Made(photo, large_photo(photo.photo), large_photo(photo.photo, _SMALL_PX))
+        except PhotoError as error:
+            unread.append(error)
+
+
+def _pieces(photos: Iterable[_Made]) -> Iterator[bytes]:
     pipe = _Pipe()
     written: list[tuple[str, AlbumPhoto]] = []
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as album:
-        for photo in photos:
-            name = f"{len(written) + 1:05d}.jpg"
-            if _add_photo(album, photo.photo, name):
-                written.append((name, photo))
+        for number, made in enumerate(photos, 1):
+            name = f"{number:05d}.jpg"
+            album.writestr(_entry(f"album/photos/{name}"), made.large)
+            album.writestr(_entry(f"album/small/{name}"), made.small)
+            written.append((name, made.photo))
             yield pipe.take()
         album.writestr(_entry(_PAGE), _page(written))
     yield pipe.take()
@@ -87,16 +119,6 @@ class _Pipe(io.RawIOBase):
         """Return what was written since the last time."""
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
-
-
-def _add_photo(album: zipfile.ZipFile, photo: LibraryPhoto, name: str) -> bool:
-    try:
-        large, small = large_photo(photo), large_photo(photo, _SMALL_PX)
-    except PhotoError:
-        return False
-    album.writestr(_entry(f"album/photos/{name}"), large)
-    album.writestr(_entry(f"album/small/{name}"), small)
-    return True
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

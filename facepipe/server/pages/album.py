@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from litestar import Router, get
 from litestar.response import Stream, Template
 
+from facepipe.core.errors import PhotoError
 from facepipe.library.album import album_file, album_photos
 from facepipe.server.errors import RefusedError, not_found
 from facepipe.server.pages.library_thread import LibraryThread
@@ -29,8 +32,13 @@ async def album(library_thread: LibraryThread, person: Names = None) -> Stream:
     if missing:
         listed = ", ".join(map(repr, missing))
         raise not_found(f"no photo shows {listed}: choose people as the page lists them")
+    try:
+        pieces = await asyncio.to_thread(album_file, photos)
+    except PhotoError as error:
+        message = f"the album would be empty, as none of its photos can be read: {error}"
+        raise RefusedError(422, "photo", message) from error
     headers = {"Content-Disposition": 'attachment; filename="album.zip"'}
-    return Stream(album_file(photos), media_type="application/zip", headers=headers)
+    return Stream(pieces, media_type="application/zip", headers=headers)
 
 
 album_router = Router("/", route_handlers=[album_page, album])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +101,25 @@ def test_an_album_of_somebody_whom_no_photo_shows_is_refused(page: TestClient[Li
     assert query.rpartition("=")[2] in answer.json()["message"]
     assert page.get("/review/album.zip").status_code == 400
     assert page.get("/review/album.zip?person=Ada").headers["Content-Type"] == "application/zip"
+
+
+def test_an_album_of_photos_that_can_not_be_read_is_refused(
+    page: TestClient[Litestar], tmp_path: Path
+) -> None:
+    def photos() -> list[str]:
+        album = page.get("/review/album.zip?person=Ada").raise_for_status()
+        with zipfile.ZipFile(io.BytesIO(album.content)) as pieces:
+            return [name for name in pieces.namelist() if name.startswith("album/photos/")]
+
+    assert len(photos()) == 3
+    (tmp_path / "photos" / "one.png").unlink()
+    shutil.copy(tmp_path / "photos" / "four.png", tmp_path / "photos" / "three.png")
+    assert photos() == ["album/photos/00001.jpg"]
+    (tmp_path / "photos" / "two.png").unlink()
+    answer = page.get("/review/album.zip?person=Ada", headers={"Accept": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "photo")
+    for words in ("none of its photos can be read", "one.png: can't be read", "is its disk there?"):
+        assert words in answer.json()["message"]
 
 
 def test_thresholds_are_set_and_taken_back(page: TestClient[Litestar]) -> None:
