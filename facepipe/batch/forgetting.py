@@ -16,17 +16,21 @@ from facepipe.batch.models import OutputFiles, PhotoRecord
 from facepipe.batch.output_files import EMBEDDED_KIND, PICTURE_KINDS, SIDECAR_KINDS, remove_pictures
 from facepipe.batch.page import REPORT_FILE, write_report
 from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
+from facepipe.batch.planning import is_replaced
 from facepipe.batch.results import source_hash, write_photo_sidecar, write_records
 from facepipe.core.errors import FacepipeError, OutputError
 from facepipe.core.faces import Faces
 from facepipe.xmp.sidecars import sidecar_path, write_sidecar
+
+_NOBODY = Faces.empty().with_matches(())
 
 
 def forget_person(job: Job, names: Collection[str]) -> int:
     """Erase the results of every photo in which somebody of these names is, or may be.
 
     The photos wait to be analyzed again by the next run. Regions of these
-    names leave the sidecars that the job has written.
+    names leave the sidecars that the job has written; where the photo was
+    replaced since its analysis, all regions that facepipe wrote do.
 
     Returns:
         How many photos.
@@ -81,18 +85,17 @@ def _forget_photos(job: Job, ids: Collection[int]) -> None:
     """Erase photos; facepipe's regions leave the sidecars of photos that are gone."""
     chosen = set(ids)
     records = [record for record in job.analyzed() if record.id in chosen]
-    _clean(
-        job,
-        records,
-        lambda record: None if os.path.lexists(record.result.path) else Faces.empty().with_matches(()),
-    )
+    _clean(job, records, lambda record: None if os.path.lexists(record.result.path) else _NOBODY)
     job.erase(ids, forget_photos=True)
 
 
 def _clean(
     job: Job, records: Iterable[PhotoRecord], faces_to_stay: Callable[[PhotoRecord], Faces | None]
 ) -> None:
-    """Remove the pictures of photos, and leave in sidecars and photos only these faces; None: all."""
+    """Remove the pictures of photos, and leave in sidecars and photos only these faces; None: all.
+
+    Those of a photo that was replaced since its analysis keep none: the faces are not in it.
+    """
     named: list[PhotoRecord] = []
     for record in records:
         for kind, files in job.outputs.of_photo(record.id).items():
@@ -102,6 +105,8 @@ def _clean(
             faces, photo = faces_to_stay(record), record.result.path
             if faces is None or not files.names:
                 continue
+            if is_replaced(job.remembered_photo(record.id)):
+                faces = _NOBODY
             if os.path.exists(sidecar_path(photo)):
                 assert record.size_wh is not None
                 write_sidecar(photo, record.size_wh, faces)

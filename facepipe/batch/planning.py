@@ -82,14 +82,28 @@ def is_unchanged(photo: Remembered, now: FileState) -> bool:
     return photo.is_done and photo.file.size_bytes == now.size_bytes and _content(photo.path) == photo.sha256
 
 
+def is_replaced(photo: Remembered) -> bool:
+    """Whether there is another photo in the place of the one that was analyzed.
+
+    It is read only where its size or time differs, or it waits to be analyzed again.
+
+    Raises:
+        PhotoError: It can't be read.
+    """
+    now = file_state(photo.path)
+    if now == NO_FILE or (photo.is_done and now == photo.file):
+        return False
+    return photo_sha256(photo.path) != photo.sha256
+
+
 def require_unchanged(photo: Remembered) -> None:
-    """Check that a photo is the one that was analyzed, or gone; read only where its size or time differs.
+    """Check that a photo is the one that was analyzed, or gone; read only as in `is_replaced`.
 
     Raises:
         PhotoError: It is another one by now, or can't be read.
     """
-    if file_state(photo.path) not in (photo.file, NO_FILE):
-        require_content(photo.path, photo.sha256)
+    if is_replaced(photo):
+        raise _changed(photo.path)
 
 
 def require_content(path: Path, sha256: str | None) -> None:
@@ -99,7 +113,11 @@ def require_content(path: Path, sha256: str | None) -> None:
         PhotoError: It has another, or can't be read.
     """
     if photo_sha256(path) != sha256:
-        raise PhotoError(f"{path}: it has changed since it was analyzed; run `facepipe batch` again")
+        raise _changed(path)
+
+
+def _changed(path: Path) -> PhotoError:
+    return PhotoError(f"{path}: it has changed since it was analyzed; run `facepipe batch` again")
 
 
 def moved_photos(files: Mapping[Path, FileState], remembered: Iterable[Remembered]) -> dict[Path, Remembered]:

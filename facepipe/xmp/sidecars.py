@@ -46,7 +46,7 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces, *, tags: 
     Raises:
         OutputError: The sidecar that is there is no XMP, or has regions of an image of another shape, or
             can't be written; it is left as it is.
-        PhotoError: The photo can't be read.
+        PhotoError: The photo can't be read, and there is somebody to write.
         MissingExtraError: lxml is not installed.
     """
     sidecar = sidecar_path(photo)
@@ -57,7 +57,7 @@ def write_sidecar(photo: Path, size_wh: tuple[int, int], faces: Faces, *, tags: 
     try:
         root = parse_file(sidecar) if exists else new_root()
         before = to_bytes(root)
-        orientation = _orientation(photo, root, max_pixels=size_wh[0] * size_wh[1])
+        orientation = _orientation(photo, root, max_pixels=size_wh[0] * size_wh[1]) if regions else 1
         stored = [region.in_stored_frame(orientation) for region in regions]
         put_faces(root, stored, stored_size(size_wh, orientation), tags=tags)
     except OtherShapeError as error:

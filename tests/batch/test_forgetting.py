@@ -14,17 +14,20 @@ import pytest
 from batch_helpers import NAME, each, enroll_her, files
 from cli_helpers import Said, facepipe
 from pipeline_helpers import faces_at, noise
+from xmp_helpers import FOREIGN
 
 from facepipe.batch.forgetting import forget_left_out, forget_person
 from facepipe.batch.job import Job
 from facepipe.batch.job_file import JOB_FILE, JobFile
 from facepipe.batch.models import OutputFiles, PhotoAnalysis, ReportOptions
+from facepipe.batch.output_files import TAGGED_SIDECAR_KIND
 from facepipe.batch.page import write_report
-from facepipe.batch.results import source_hash, write_records
+from facepipe.batch.results import source_hash, write_outputs, write_records, write_tagged_sidecar
 from facepipe.core.errors import OutputError
 from facepipe.core.faces import Match, UInt8Array
 from facepipe.gallery import Gallery
 from facepipe.images.reading import photo_sha256, write_image
+from facepipe.xmp.sidecars import sidecar_path
 
 HERS = np.random.default_rng(1).normal(size=4).astype(np.float32)
 HIS = np.random.default_rng(2).normal(size=4).astype(np.float32)
@@ -147,6 +150,39 @@ def test_photos_that_are_left_out_are_forgotten_when_told(out: Path) -> None:
     assert HERS.tobytes() not in all_bytes(out)
     assert b"1.jpg" not in b"".join(os.fsencode(file) for file in out.rglob("*"))
     assert b"1.jpg" not in (out / JOB_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["done", "waits"])
+def test_a_replaced_photo_gets_none_of_the_faces_of_the_one_before(
+    tmp_path: Path, astronaut: UInt8Array, waits: bool
+) -> None:
+    pytest.importorskip("lxml", reason="needs the [xmp] extra")
+    (tmp_path / "photos").mkdir()
+    photos = [tmp_path / "photos" / name for name in ("alike.png", "larger.png", "touched.png")]
+    for photo in photos:
+        write_image(photo, noise(1, 48, 64))
+        sidecar_path(photo).write_text(FOREIGN.format(w=64, h=48))
+    faces = faces_at((1, 2, 10, 12), (50, 30, 60, 40)).with_embeddings(np.stack([HERS, HIS]))
+    faces = faces.with_matches([Match("Ada", 0.5, 1.0), Match("Bob", 0.5, 1.0)])
+    faces = faces.with_enrollable(np.ones(2, bool))
+    with Job(tmp_path / "out", create=True) as job:
+        job.plan(photos)
+        for task in list(job.waiting()):
+            job.save(
+                [PhotoAnalysis(task, photo_sha256(task.path), (64, 48), faces, reasons=(None, None))], "n"
+            )
+        assert write_outputs(job, TAGGED_SIDECAR_KIND, write_tagged_sidecar) == 0
+        write_image(photos[0], noise(2, 48, 64))
+        write_image(photos[1], astronaut)
+        os.utime(photos[2], (1, 1))
+        if waits:
+            job.plan(photos)
+        assert forget_person(job, {"Ada"}) == 3
+    names = ("Ada", "Bob", "Grandmother", "holiday")
+    sidecars = [sidecar_path(photo).read_text() for photo in photos]
+    alike, larger, touched = [[name for name in names if name in text] for text in sidecars]
+    assert alike == larger == ["Grandmother", "holiday"]
+    assert touched == ["Bob", "Grandmother", "holiday"]
 
 
 # The commands

@@ -17,15 +17,16 @@ from cli_helpers import facepipe
 from image_helpers import encode
 from library_helpers import analyze, face_of, make_batch, names_in
 from PIL import Image
+from pipeline_helpers import noise
 from xmp_helpers import FOREIGN, exiftool, exiftool_json, needs_exiftool
 
 from facepipe.batch.forgetting import forget_person
 from facepipe.batch.job import Job
 from facepipe.batch.photo_writing import finish_photo_writes, write_into_photos
-from facepipe.core.errors import FacepipeError
+from facepipe.core.errors import FacepipeError, PhotoError
 from facepipe.core.faces import UInt8Array
 from facepipe.gallery import Gallery
-from facepipe.images.reading import photo_sha256, read_image, read_xmp
+from facepipe.images.reading import photo_sha256, read_image, read_xmp, write_image
 from facepipe.library.library import Library
 from facepipe.xmp import verifying
 from facepipe.xmp.exiftool import run_exiftool
@@ -144,6 +145,40 @@ def test_a_forgotten_person_leaves_the_photos(out: Path) -> None:
     with Job(out) as job, Gallery.open(out.parent / "gallery") as gallery:
         finish_photo_writes(job, gallery)
         assert gallery.templates("Ada")[0].photo_sha256 == photo_sha256(photo(out, "two"))
+
+
+def test_a_photo_that_was_replaced_keeps_no_one_from_being_forgotten(out: Path) -> None:
+    with Library.open(out) as library:
+        library.confirm([face_of(library, "three")], "Bob")
+        library.name_everything()
+    write(out)
+    assert tags(photo(out, "one")) == (["Ada", "Bob"], ["Ada", "Bob"])
+    write_image(photo(out, "one"), noise(1, 300, 400))
+    write_image(photo(out, "two"), noise(2, 300, 400))
+    before = contents(out)
+    with Job(out) as job:
+        assert forget_person(job, {"Ada"}) == 2
+        assert [task.path.name for task in job.waiting()] == ["one.png", "two.png"]
+    assert contents(out) == before
+
+
+def test_nobody_is_forgotten_while_an_edited_photo_holds_the_name(out: Path) -> None:
+    write(out)
+    with photo(out, "one").open("ab") as stream:
+        stream.write(b"more")
+    before = contents(out)
+    with Job(out) as job:
+        with pytest.raises(PhotoError, match=r"one\.png: it has changed since .* run `facepipe batch` again"):
+            forget_person(job, {"Ada"})
+        assert contents(out)["one.png"] == before["one.png"]
+        job.plan(sorted((out.parent / "photos").glob("*.png")))
+        assert [task.path.name for task in job.waiting()] == ["one.png"]
+        analyze(job, PHOTOS)
+    with Library.open(out) as library:
+        library.name_everything()
+    with Job(out) as job:
+        assert forget_person(job, {"Ada"}) == 2
+    assert tags(photo(out, "one")) == tags(photo(out, "two")) == ([], [])
 
 
 def test_copies_and_links_of_a_photo_stay_what_they_are(out: Path) -> None:
