@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from litestar.datastructures import Headers, MutableScopeHeaders
@@ -29,17 +30,28 @@ class _Answer:
     """Until one began: the client was gone before."""
 
 
-class RequestIds:
-    """Middleware: gives each request an id, its own or a new one, which the answer has as a header."""
+class _HttpMiddleware(ABC):
+    """Middleware for HTTP requests; whatever else connects goes to the app as it is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See the class."""
-        if not is_http(scope):
+        if is_http(scope):
+            await self._observe(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    @abstractmethod
+    async def _observe(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
+        """Have the app answer a request."""
+
+
+class RequestIds(_HttpMiddleware):
+    """Middleware: gives each request an id, its own or a new one, which the answer has as a header."""
+
+    async def _observe(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         request_id = _request_id(Headers.from_scope(scope).get("x-request-id", ""))
         scope.setdefault("state", {})["request_id"] = request_id
 
@@ -51,17 +63,10 @@ class RequestIds:
         await self._app(scope, receive, with_id)
 
 
-class Observation:
+class Observation(_HttpMiddleware):
     """Middleware: logs each request without names or paths, and counts it. `RequestIds` is around it."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the class."""
-        if not is_http(scope):
-            await self._app(scope, receive, send)
-            return
+    async def _observe(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         answer, start = _Answer(), time.perf_counter()
 
         async def observed(message: Message) -> None:
