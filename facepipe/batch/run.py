@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import logging
 import os
 import time
@@ -15,6 +14,7 @@ from typing import Any
 
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions, Outcome, PhotoEngine
+from facepipe.batch.finding import find_batch_photos
 from facepipe.batch.job import Job
 from facepipe.batch.models import Counts, FailedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.naming import Naming, options_to_dict
@@ -24,8 +24,7 @@ from facepipe.batch.progress_file import RunningBatch, remove_progress, write_pr
 from facepipe.batch.rows import known_count
 from facepipe.batch.shards import Shard
 from facepipe.core.counting import counted
-from facepipe.core.errors import UsageError
-from facepipe.images.finding import find_photos, is_wanted
+from facepipe.images.finding import is_wanted
 from facepipe.pipeline import FacePipeline, NamingOptions
 
 _FEW_PHOTOS, _MANY_PHOTOS = 16, 512
@@ -36,7 +35,6 @@ _NAMED_TOGETHER = 64
 """Photos whose faces are named at once."""
 _TELL_S = 1.0
 """How often other processes are told how far a batch is."""
-_ALLOW_MISSING = "nothing was changed; where that is as it should be, --allow-missing goes on without it"
 _log = logging.getLogger("facepipe")
 
 
@@ -182,7 +180,13 @@ class Batch:
         """
         folders = list(folders)
         may_be_empty = may_be_empty and not self._job.photos()
-        photos = find_batch_photos(folders, self._job.folder, self._options, may_be_empty=may_be_empty)
+        photos = find_batch_photos(
+            folders,
+            self._job.folder,
+            exclude=self._options.exclude,
+            allow_missing=self._options.allow_missing,
+            may_be_empty=may_be_empty,
+        )
         self.take(folders, photos)
 
     def take(self, folders: Iterable[str | os.PathLike[str]], photos: Sequence[Path]) -> None:
@@ -285,46 +289,6 @@ class Batch:
 
     def _threads(self, tasks: Iterable[PhotoTask]) -> PhotoEngine:
         return Engine(self._analyzer, tasks, self._options.engine)
-
-
-def find_batch_photos(
-    folders: Iterable[str | os.PathLike[str]],
-    out: Path,
-    options: BatchOptions,
-    *,
-    may_be_empty: bool = False,
-) -> list[Path]:
-    """Find the photos of a batch, before there is anything of it.
-
-    Args:
-        folders: Files, folders and globs.
-        out: Folder of the job; what is in it is no photo of the batch.
-        options: See `BatchOptions`.
-        may_be_empty: A folder need not hold a photo.
-
-    Raises:
-        UsageError: One of the folders is not there, or holds no photo, and that is not allowed.
-    """
-    names = [os.path.abspath(folder) for folder in folders]
-    there = [name for name in names if os.path.exists(name) or glob.has_magic(name)]
-    exclude = [*options.exclude, *own_files(out, there)]
-    if not options.allow_missing:
-        for name in names:
-            if name not in there:
-                raise UsageError(f"{name}: not there (is its disk mounted?); {_ALLOW_MISSING}")
-    try:
-        return find_photos(there, exclude=exclude)
-    except UsageError as error:
-        if not (options.allow_missing or may_be_empty):
-            raise UsageError(f"{error}; {_ALLOW_MISSING}") from error
-    return find_photos([name for name in there if _holds_photos(name, exclude)], exclude=exclude)
-
-
-def _holds_photos(folder: str, exclude: Sequence[str]) -> bool:
-    try:
-        return bool(find_photos([folder], exclude=exclude))
-    except UsageError:
-        return False
 
 
 def analysis_settings(pipeline: FacePipeline, options: AnalysisOptions) -> dict[str, Any]:

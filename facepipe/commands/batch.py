@@ -246,14 +246,16 @@ def batch(
     analyzes only what is new or changed. Results: results.jsonl, faces.csv and report.html in DIR.
     """
     from facepipe.batch.analysis import AnalysisOptions
+    from facepipe.batch.finding import find_batch_photos
     from facepipe.batch.job import Job
     from facepipe.batch.results import require_places
-    from facepipe.batch.run import Batch, BatchOptions, find_batch_photos
+    from facepipe.batch.run import Batch, BatchOptions
 
     analysis = AnalysisOptions(max_pixels=setup.max_pixels())
     options = BatchOptions(exclude, retry_failed, again, allow_missing, analysis, naming, engine, shard)
     require_places(out)
-    photos = find_batch_photos(folders, out, options)  # first: nothing is made for folders without any
+    # First: nothing is made for folders without any.
+    photos = find_batch_photos(folders, out, exclude=exclude, allow_missing=allow_missing)
     with (
         _cluster(ray_address, setup) as cluster,
         setup.pipeline(gallery_address, create=True, calls=engine.threads) as pipeline,
