@@ -77,7 +77,7 @@ def test_faces_are_found_where_they_are_in_small_parts_of_the_photo() -> None:
     faces = detector(network).detect(photo(*dots))
     assert network.looks[0] == (320, 256)
     assert len(network.looks) == 4
-    assert max(max(look) for look in network.looks[1:]) <= 96
+    assert max(max(look) for look in network.looks[1:]) <= 160
     assert centres(faces.boxes_xyxy)[:2] == [(40, 50), (700, 500)]  # the third reaches over the edge
     np.testing.assert_allclose(np.sort(faces.sizes_px)[1:], FACE_PX, rtol=1e-3)
 
@@ -126,7 +126,7 @@ def test_the_largest_of_three_sizes_is_looked_at_by_the_middle_ones_map() -> Non
     faces = FaceDetector(network, CARD, options).detect(photo((3000, 1000), width=4000, height=3000))
     assert centres(faces.boxes_xyxy) == [(3000, 1000)]
     assert network.looks[:2] == [(1024, 768), (256, 192)]
-    assert max(network.looks[2]) <= 96
+    assert max(network.looks[2]) <= 160
 
 
 @pytest.mark.parametrize(("focus", "outputs"), [(FocusSpec(), 3), (None, 4)])

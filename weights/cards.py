@@ -122,7 +122,7 @@ class FocusSpec:
         threshold: Probability from which on a cell is looked at in four times the size.
     """
 
-    threshold: float = 0.14
+    threshold: float = 0.25
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

@@ -20,8 +20,8 @@ CELL_PX = 8
 """Side of a cell of the focus map, in pixels of the coarse look."""
 FINER_CELL_PX = CELL_PX * FINER_BY
 
-_MARGIN = 1
-"""Cells around those with faces: what is computed within 32 px of an edge depends on what lies beyond."""
+_MARGIN = 2
+"""Cells around those with faces: with less around it the network takes more background for faces."""
 _COST_OF_A_REGION = 10
 """In cells: 4 for a call of the network, the rest for the lower accuracy in small regions."""
 _WHOLE_SHARE = 0.8

@@ -47,10 +47,10 @@ def test_a_crowd_is_looked_at_whole(share: float) -> None:
 def test_faces_far_apart_are_looked_at_apart() -> None:
     focus = np.zeros((20, 30), np.float32)
     focus[2, 2] = focus[3:5, 26] = focus[17, 3] = 1
-    assert sorted(regions(focus, 0.5)) == [Region(1, 1, 4, 4), Region(2, 25, 6, 28), Region(16, 2, 19, 5)]
+    assert sorted(regions(focus, 0.5)) == [Region(0, 0, 5, 5), Region(1, 24, 7, 29), Region(15, 1, 20, 6)]
 
 
 def test_faces_close_together_are_looked_at_together() -> None:
     focus = np.zeros((20, 30), np.float32)
     focus[2, 2] = focus[2, 4] = 1
-    assert regions(focus, 0.5) == [Region(1, 1, 4, 6)]
+    assert regions(focus, 0.5) == [Region(0, 0, 5, 7)]
