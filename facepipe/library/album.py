@@ -54,17 +54,18 @@ def album_photos(library: Library, names: Collection[str]) -> list[AlbumPhoto]:
 def album_file(photos: Sequence[AlbumPhoto]) -> Iterator[bytes]:
     """Return the pieces of a zip file, each made when it is asked for.
 
-    Photos that can't be read any more, or have changed since they were analyzed, are left out.
+    Photos that can't be read any more, or have changed since they were analyzed, are left out and counted on
+    its page.
 
     Raises:
         PhotoError: All photos would be left out; that of the first.
     """
-    unread: list[PhotoError] = []
+    unread: list[tuple[AlbumPhoto, PhotoError]] = []
     made = _made(photos, unread)
     first = next(made, None)
     if first is None and unread:
-        raise unread[0]
-    return _pieces(made if first is None else chain([first], made))
+        raise unread[0][1]
+    return _pieces(made if first is None else chain([first], made), unread)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +77,16 @@ class _Made:
     small: bytes
 
 
-def _made(photos: Iterable[AlbumPhoto], unread: list[PhotoError]) -> Iterator[_Made]:
-    """Yield the photos that can be read; why others can't is added to `unread`."""
+def _made(photos: Iterable[AlbumPhoto], unread: list[tuple[AlbumPhoto, PhotoError]]) -> Iterator[_Made]:
+    """Yield the photos that can be read; the others are added to `unread`."""
     for photo in photos:
         try:
             yield _Made(photo, large_photo(photo.photo), large_photo(photo.photo, _SMALL_PX))
         except PhotoError as error:
-            unread.append(error)
+            unread.append((photo, error))
 
 
-def _pieces(photos: Iterable[_Made]) -> Iterator[bytes]:
+def _pieces(photos: Iterable[_Made], unread: Sequence[tuple[AlbumPhoto, PhotoError]]) -> Iterator[bytes]:
     pipe = _Pipe()
     written: list[tuple[str, AlbumPhoto]] = []
     with zipfile.ZipFile(pipe, "w", zipfile.ZIP_STORED) as album:
@@ -95,7 +96,7 @@ def _pieces(photos: Iterable[_Made]) -> Iterator[bytes]:
             album.writestr(_entry(f"album/small/{name}"), made.small)
             written.append((name, made.photo))
             yield pipe.take()
-        album.writestr(_entry(_PAGE), _page(written))
+        album.writestr(_entry(_PAGE), _page(written, [photo for photo, _ in unread]))
     yield pipe.take()
 
 
@@ -128,10 +129,11 @@ def _entry(name: str) -> zipfile.ZipInfo:
     return entry
 
 
-def _page(photos: Sequence[tuple[str, AlbumPhoto]]) -> str:
-    names = sorted({name for _, photo in photos for name in photo.names}, key=str.casefold)
+def _page(photos: Sequence[tuple[str, AlbumPhoto]], left_out: Sequence[AlbumPhoto]) -> str:
+    everyone = chain((photo for _, photo in photos), left_out)
+    names = sorted({name for photo in everyone for name in photo.names}, key=str.casefold)
     links = "".join(f'<a href="#p{at}">{_text(name)}</a>\n' for at, name in enumerate(names))
-    sections = "".join(_section(at, name, photos) for at, name in enumerate(names))
+    sections = "".join(_section(at, name, photos, left_out) for at, name in enumerate(names))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n{GENERATOR}\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -142,14 +144,18 @@ def _page(photos: Sequence[tuple[str, AlbumPhoto]]) -> str:
     )
 
 
-def _section(at: int, name: str, photos: Sequence[tuple[str, AlbumPhoto]]) -> str:
+def _section(
+    at: int, name: str, photos: Sequence[tuple[str, AlbumPhoto]], left_out: Sequence[AlbumPhoto]
+) -> str:
     own = [(file, photo) for file, photo in photos if name in photo.names]
     items = "".join(
         f'<li><a href="photos/{file}"><img src="small/{file}" alt="{_text(", ".join(photo.names))}" '
         'loading="lazy"></a></li>\n'
         for file, photo in own
     )
-    return f'<h2 id="p{at}">{_text(name)}</h2>\n<p>{counted(len(own), "photo")}</p>\n<ul>\n{items}</ul>\n'
+    missing = sum(name in photo.names for photo in left_out)
+    count = counted(len(own), "photo") + (f", {missing} more could not be read" if missing else "")
+    return f'<h2 id="p{at}">{_text(name)}</h2>\n<p>{count}</p>\n<ul>\n{items}</ul>\n'
 
 
 def _text(text: str) -> str:
