@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from cluster_helpers import HEAD, Machines
 from cluster_workers import DEADLY, HOLD
 
 from benchmarks.namespaces import NoNamespacesError
+from facepipe.batch.job_copy import copy_job_file
+from facepipe.batch.job_file import JOB_FILE
 from facepipe.core.faces import UInt8Array
 from facepipe.images.finding import find_photos
 from facepipe.pipeline import FacePipeline
@@ -92,10 +95,16 @@ class Driver:
         self.wait_for(lambda said: said.count("a worker is ready") >= count)
 
     def wait_for_photos(self) -> None:
-        """Until something was saved since the last call."""
-        log = self.out / "job.sqlite3-wal"
-        before = log.stat().st_size
-        self.wait_for(lambda _: log.stat().st_size > before)
+        """Until the results of a photo have been saved."""
+        self.wait_for(lambda _: self._photos_saved())
+
+    def _photos_saved(self) -> int:
+        query = "SELECT count(*) FROM photos WHERE state != 'waiting'"
+        with tempfile.TemporaryDirectory() as copy:
+            copy_job_file(self.out, Path(copy))
+            with closing(sqlite3.connect(Path(copy) / JOB_FILE)) as job:
+                (count,) = job.execute(query).fetchone()
+        return int(count)
 
     def finished(self, timeout_s: float = 120.0) -> str:
         try:
