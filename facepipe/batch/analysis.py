@@ -23,7 +23,7 @@ _SHARE_OF_PIXELS = 2
 """All photos of a batch together take the memory that one of `max_pixels` / 2 may: by default 956 MB, so that
 a batch stays below 1.5 GB whatever the photos are."""
 _HALF = 0.5
-_PREVIEW_PX, _PREVIEW_QUALITY = 224, 40
+_PREVIEW_PX, _PREVIEW_QUALITY = 200, 35
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,12 +95,12 @@ class LibraryBase:
         )
 
     def picture(self, face_id: str) -> bytes | None:
-        """Return the thumbnail of a face as JPEG, longer side 96 px; None: there is none."""
+        """Return the thumbnail of a face, 96 px on its longer side; None: there is none."""
         face = self.face(face_id)
         return self._job.faces.picture(face.photo_id, face.row)
 
     def preview(self, photo_id: int) -> bytes | None:
-        """Return a photo as JPEG, longer side 224 px; None: it has no face."""
+        """Return a photo with 200 px on its longer side; None: it has no face."""
         return self._job.faces.picture(photo_id, -1)
 
     def _photos_showing(self, face_id: str) -> Iterable[int]:

@@ -473,12 +473,12 @@ def test_a_report_to_share_has_no_paths(folder: Path, gallery: Path) -> None:
 
 
 def test_a_report_is_small(folder: Path, gallery: Path) -> None:
-    """A photo of one large face costs less than 13 kB: its preview and its face."""
+    """A photo of one large face costs less than 10 kB: its preview and its face."""
     run(folder, gallery)
     with_one = (folder.parent / "out" / "report.html").stat().st_size
     write_image(folder / "more.png", read_image(folder / "a" / "her.png")[:, ::-1])
     run(folder, gallery)
-    assert (folder.parent / "out" / "report.html").stat().st_size - with_one < 13_000
+    assert (folder.parent / "out" / "report.html").stat().st_size - with_one < 10_000
 
 
 def test_the_report_loads_nothing_from_anywhere(folder: Path, gallery: Path) -> None:
