@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ _HEAD = np.array(
 Source: x and y of eyes and mouth are those of the usual five-point template, depths those of the generic head
 in OpenCV's pose examples. The nose stands so that the median pitch of 320 press photos is 0.
 """
+_TO_AFFINE = np.linalg.pinv(_HEAD - _HEAD.mean(axis=0))
+"""(3, 5): of centred landmarks seen, the least-squares affine map from `_HEAD`, transposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,16 @@ def head_pose(landmarks: FloatArray) -> HeadPose:
     Landmarks all in one point give angles that mean nothing.
     """
     seen = np.asarray(landmarks, np.float64)
-    head = _HEAD - _HEAD.mean(axis=0)
-    affine = np.linalg.lstsq(head, seen - seen.mean(axis=0), rcond=None)[0].T
+    affine = (_TO_AFFINE @ (seen - seen.mean(axis=0))).T
     left, _, right = np.linalg.svd(affine, full_matrices=False)
     return _angles(left @ right)
 
 
 def _angles(rows: npt.NDArray[np.float64]) -> HeadPose:
     """Of the rotation (turn by pitch, then yaw, then roll) whose first two rows (2, 3) these are."""
-    third = np.cross(rows[0], rows[1])
-    yaw = np.arcsin(np.clip(-third[0], -1, 1))
-    pitch = np.arctan2(third[1], third[2])
-    roll = np.arctan2(rows[1, 0], rows[0, 0])
-    return HeadPose(*(float(np.rad2deg(angle)) for angle in (yaw, pitch, roll)))
+    (ax, ay, az), (bx, by, bz) = rows.tolist()
+    third_x, third_y, third_z = ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx
+    yaw = math.asin(min(max(-third_x, -1.0), 1.0))
+    pitch = math.atan2(third_y, third_z)
+    roll = math.atan2(bx, ax)
+    return HeadPose(math.degrees(yaw), math.degrees(pitch), math.degrees(roll))

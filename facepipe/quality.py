@@ -20,6 +20,7 @@ MEASURED_CROP = ("arcface_112", 112)
 _INNER_FACE = (slice(28, 108), slice(24, 88))  # rows and columns from brow to chin: no hair, no background
 _BLUR_SIGMA_PX = 1.0
 _DIRECTIONS_RAD = np.deg2rad([0.0, 45.0, 90.0, 135.0])
+_COS, _SIN = np.cos(_DIRECTIONS_RAD), np.sin(_DIRECTIONS_RAD)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -248,11 +249,15 @@ def sharpness(crops: UInt8Array) -> FloatArray:
     _, size_px = MEASURED_CROP
     if crops.shape[1:] != (size_px, size_px, 3):
         raise ValueError(f"expected crops of shape (n, {size_px}, {size_px}, 3), got {crops.shape}")
-    return np.array([_detail_lost_to_blur(crop) for crop in crops], dtype=np.float32)
+    return np.array([_detail_lost_to_blur(_gray(crop)) for crop in crops], dtype=np.float32)
 
 
-def _detail_lost_to_blur(crop: UInt8Array) -> float:
-    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+def _gray(crop: UInt8Array) -> FloatArray:
+    """float32 (h, w), 0..255."""
+    return cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+
+
+def _detail_lost_to_blur(gray: FloatArray) -> float:
     blurred = cv2.GaussianBlur(gray, (0, 0), _BLUR_SIGMA_PX).astype(np.float32)
     before, after = _gradient_energy(gray), _gradient_energy(blurred)
     if before.min() <= 1e-6:
@@ -264,20 +269,20 @@ def _gradient_energy(gray: FloatArray) -> npt.NDArray[np.float64]:
     """float64 (4,): mean squared slope of the inner face along each of `_DIRECTIONS_RAD`."""
     slope_x = cv2.Sobel(gray, cv2.CV_32F, 1, 0)[_INNER_FACE].astype(np.float64)
     slope_y = cv2.Sobel(gray, cv2.CV_32F, 0, 1)[_INNER_FACE].astype(np.float64)
-    cos, sin = np.cos(_DIRECTIONS_RAD), np.sin(_DIRECTIONS_RAD)
-    xx, xy, yy = (slope_x**2).mean(), (slope_x * slope_y).mean(), (slope_y**2).mean()
-    energy: npt.NDArray[np.float64] = cos**2 * xx + 2 * cos * sin * xy + sin**2 * yy
-    return energy
+    xx, xy, yy = np.vdot(slope_x, slope_x), np.vdot(slope_x, slope_y), np.vdot(slope_y, slope_y)
+    energy: npt.NDArray[np.float64] = _COS**2 * xx + 2 * _COS * _SIN * xy + _SIN**2 * yy
+    return energy / slope_x.size
 
 
 def _measure(crop: UInt8Array, face: Faces, alignment: Alignment) -> Measures:
-    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[_INNER_FACE].astype(np.float64)
+    gray = _gray(crop)
+    inner = gray[_INNER_FACE].astype(np.float64)
     return Measures(
         score=float(face.scores[0]),
         size_px=float(face.sizes_px[0]),
-        sharpness=float(sharpness(crop[None])[0]),
+        sharpness=_detail_lost_to_blur(gray),
         misfit=alignment.misfit,
         pose=head_pose(face.landmarks[0]),
-        brightness=float(gray.mean()),
-        contrast=float(gray.std()),
+        brightness=float(inner.mean()),
+        contrast=float(inner.std()),
     )

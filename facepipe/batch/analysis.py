@@ -90,7 +90,7 @@ class PhotoAnalyzer:
         return self._detector.input_size_wh(opened.photo.rgb)
 
     def detect(self, group: Sequence[OpenedPhoto]) -> list[PhotoAnalysis]:
-        """Find the faces of several photos, and align those that may be compared."""
+        """Find the faces of photos, align those that may be compared, and add previews."""
         photos = [opened.photo for opened in group]
         found = self._detector.detect_batch(
             [photo.rgb for photo in photos], [photo.full_size_wh for photo in photos]
@@ -102,13 +102,14 @@ class PhotoAnalyzer:
                 opened.photo.full_size_wh,
                 faces,
                 tuple(align_or_reject(faces, self.options.rules)),
+                pictures=_preview(opened.photo, faces),
                 taken_at=opened.photo.taken_at,
             )
             for opened, faces in zip(group, found, strict=True)
         ]
 
     def crop(self, analysis: PhotoAnalysis, photo: ReducedPhoto, memory: PhotoMemory) -> PhotoAnalysis:
-        """Add crops of the faces to be compared, and pictures for people; reads the file again where needed.
+        """Add crops of the faces to be compared, and thumbnails of all; reads the file again where needed.
 
         Raises:
             PhotoError: It is gone.
@@ -149,7 +150,7 @@ class PhotoAnalyzer:
             faces=analysis.faces.with_enrollable(assessment.enrollable),
             reasons=assessment.reasons,
             crops=assessment.crops,
-            pictures=_pictures(photo, analysis.faces),
+            pictures=analysis.pictures | _thumbnails(photo, analysis.faces),
         )
 
     def encode(self, group: Sequence[PhotoAnalysis]) -> list[PhotoAnalysis]:
@@ -166,10 +167,12 @@ class PhotoAnalyzer:
         ]
 
 
-def _pictures(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
-    """Return a thumbnail of every face and a preview of the photo; nothing where it has no face."""
-    if not len(faces):
-        return {}
+def _preview(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
+    """Return a small picture of the photo, from the copy the detector sees; nothing where it has no face."""
+    return {PREVIEW: small_jpeg(photo.rgb, _PREVIEW_PX, _PREVIEW_QUALITY)} if len(faces) else {}
+
+
+def _thumbnails(photo: ReducedPhoto, faces: Faces) -> dict[int, bytes]:
+    """Return a picture of every face by its row."""
     boxes = faces.boxes_xyxy / np.float32(photo.reduction)
-    thumbnails = {row: face_thumbnail(photo.rgb, box) for row, box in enumerate(boxes)}
-    return {PREVIEW: small_jpeg(photo.rgb, _PREVIEW_PX, _PREVIEW_QUALITY), **thumbnails}
+    return {row: face_thumbnail(photo.rgb, box) for row, box in enumerate(boxes)}

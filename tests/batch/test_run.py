@@ -21,15 +21,17 @@ from facepipe.batch import analysis
 from facepipe.batch.analysis import AnalysisOptions, PhotoAnalyzer
 from facepipe.batch.engine import Engine, EngineOptions
 from facepipe.batch.job import Job
-from facepipe.batch.models import OpenedPhoto, PhotoAnalysis, PhotoTask
+from facepipe.batch.models import PREVIEW, OpenedPhoto, PhotoAnalysis, PhotoTask
 from facepipe.batch.run import BatchOptions, BatchProgress, analysis_settings
 from facepipe.commands.batch import ProgressReporter
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.decoding import ReducedPhoto
 from facepipe.images.decoding_memory import PhotoMemory
+from facepipe.images.face_crops import face_thumbnail
 from facepipe.images.finding import find_photos
 from facepipe.images.reading import read_image, read_reduced, write_image
+from facepipe.images.small_pictures import small_jpeg
 from facepipe.pipeline import FacePipeline, NamingOptions
 from facepipe.quality import needed_scale
 
@@ -242,6 +244,11 @@ def test_a_photo_is_read_again_with_the_pixels_that_its_face_needs(
     assert [photo.reduction for photo in read] == [4, 2]
     scale = needed_scale(found.alignments, pipeline.encoder.crop)
     assert 1 / 4 < scale <= 1 / 2
+    first, again = read
+    assert cropped.pictures == {
+        PREVIEW: small_jpeg(first.rgb, 200, 35),
+        0: face_thumbnail(again.rgb, found.faces.boxes_xyxy[0] / np.float32(2)),
+    }
 
 
 def test_a_panorama_keeps_the_pixels_that_the_detector_takes(
