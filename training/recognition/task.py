@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -92,6 +92,7 @@ class RecognitionTask:
         plan = BatchPlan(crops.people, trained, config.batch, size=loop.batch_size, seed=loop.seed)
         self.samples_per_epoch = len(trained)
         self._trained_crops = trained
+        self._hint_loss = torch.compile(hint_loss) if loop.compile else hint_loss
         self._targets: TeacherTargets | None = None
         if config.teacher.weights:
             self._targets = open_teacher_targets(
@@ -218,14 +219,14 @@ class RecognitionTask:
         parts = {"cosine": config.cosine * cosine_loss(vectors, truth.vectors)}
         if truth.taps:
             weight = config.hints_first + (config.hints_last - config.hints_first) * progress
-            parts["hint"] = weight * hint_loss(maps, truth.taps)
+            parts["hint"] = weight * self._hint_loss(maps, truth.taps)
         if config.relation:
             parts["relation"] = config.relation * relation_loss(vectors, truth.vectors)
         return parts
 
     @torch.no_grad()
     def _trained(self, network: FaceNet) -> TrainedEncoder:
-        """Return the network with random projections and directions for the teacher's maps and the people."""
+        """Return the network, with random projections to the teacher's maps and directions of people."""
         config = self._config.loss
         projections: list[nn.Conv2d] = []
         taps: tuple[int, ...] = ()
@@ -242,10 +243,7 @@ class RecognitionTask:
                     forced = forced_modules(network, ours.taps, truth.taps)
                 else:
                     taps = matching_taps(self._config.teacher, ours.taps, truth.taps)
-                    projections = [
-                        nn.Conv2d(ours.taps[tap].shape[1], theirs.shape[1], 1)
-                        for tap, theirs in zip(taps, truth.taps, strict=True)
-                    ]
+                    projections = _projections(ours.taps, truth.taps, taps)
             people = self._crops.people_count
             head = people_head(config, ours.vectors.shape[1], people)
             module = TrainedEncoder(network, projections, taps, head, forced)
@@ -285,3 +283,10 @@ def _same_person_auc(vectors: Tensor, people: Indices) -> float | None:
         return None
     distances = torch.cdist(vectors, vectors).cpu().numpy()[first, second]
     return area_under_roc(distances[same], distances[~same])
+
+
+def _projections(ours: Sequence[Tensor], theirs: Sequence[Tensor], taps: Sequence[int]) -> list[nn.Conv2d]:
+    """Return a layer to the width of each of a teacher's maps; none where its layers are the student's."""
+    if [each.shape[1:] for each in ours] == [each.shape[1:] for each in theirs]:
+        return []
+    return [nn.Conv2d(ours[tap].shape[1], each.shape[1], 1) for tap, each in zip(taps, theirs, strict=True)]

@@ -18,8 +18,8 @@ class TrainedEncoder(nn.Module):
 
     Args:
         network: What is trained and shipped.
-        projections: From maps of the network to the teacher's width.
-        taps: Which of the network's maps each of them takes.
+        projections: For each of `taps`, a layer to the teacher's width; empty: widths are the same.
+        taps: Which of the network's maps are compared.
         people_head: Over the labelled people.
         forced: Modules whose outputs a teacher's maps can replace, in the order of the network's maps.
     """
@@ -44,16 +44,14 @@ class TrainedEncoder(nn.Module):
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Preprocessed faces (batch, 3, side, side) to unit vectors, maps and the head's losses.
 
-        Maps are projected to the teacher's width; with `teacher_maps`, which replace the outputs of `forced`
-        (teacher forcing), they are those outputs.
+        With `teacher_maps`, which replace the outputs of `forced` (teacher forcing), maps are those outputs.
         """
         with self._inner_maps.recording(teacher_maps) as own_maps:
             output = self.network(images)
         raw = output.vectors.float()
-        projected = [
-            projection(output.taps[tap]) for projection, tap in zip(self.projections, self.taps, strict=True)
-        ]
-        maps = own_maps if teacher_maps else projected
+        maps = own_maps if teacher_maps else [output.taps[tap] for tap in self.taps]
+        if self.projections:
+            maps = [projection(each) for projection, each in zip(self.projections, maps, strict=True)]
         losses = None if self.margin_head is None or people is None else self.margin_head(raw, people)
         return functional.normalize(raw), maps, losses
 

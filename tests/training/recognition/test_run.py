@@ -171,7 +171,7 @@ def test_a_run_killed_in_the_middle_and_resumed_equals_an_uninterrupted_one(
             tmp_path,
             people,
             f"teacher.weights={write_teacher(tmp_path / 'teacher.onnx')}",
-            'teacher.taps=["tap0", "tap1", "tap2"]',
+            'teacher.taps=["tap0", "tap1"]',
             "loss.cosine=3",
             "loss.hints_first=1",
             "loss.softmax=0.1",

@@ -34,7 +34,7 @@ from facepipe.training.engine.loop_config import LoopConfig
 from facepipe.training.engine.pixels import Normalisation
 from facepipe.training.recognition.config import EncoderConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
-from facepipe.training.recognition.losses import LossConfig, MarginHead
+from facepipe.training.recognition.losses import LossConfig, MarginHead, hint_loss
 from facepipe.training.recognition.objectives import forced_parts
 from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask
@@ -141,8 +141,8 @@ def test_in_the_canonical_view_no_teacher_runs_while_training(
 
 
 def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: FaceCrops) -> None:
-    """A teacher that is the student: the identity is found, and the hints are nearly free."""
-    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx", seed=0)), taps=TAPS)
+    """A teacher that is the student, some of whose maps are named: the identity is found."""
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx", seed=0)), taps=TAPS[1:])
     task = RecognitionTask(
         tiny_encoder(tiny_network(seed=0)),
         crops,
@@ -158,6 +158,24 @@ def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: Fa
     before = hint()
     task.fit_to_network()
     assert hint() < 0.1 < 0.5 < before
+
+
+def test_maps_of_equal_layers_are_compared_without_projections(tmp_path: Path, crops: FaceCrops) -> None:
+    config = TeacherConfig(str(write_teacher(tmp_path / "teacher.onnx", seed=1)), taps=TAPS)
+    task = RecognitionTask(
+        tiny_encoder(tiny_network(seed=0)),
+        crops,
+        EncoderConfig(
+            loss=LossConfig(hints_first=1), teacher=config, loop=LoopConfig(batch_size=8, workers=0)
+        ),
+    )
+    assert not task.module.projections
+    batch = next(task.batches(0))
+    assert batch.clean is not None
+    theirs = Teacher(config, SPEC)(batch.clean).taps
+    ours = task.module.network(Normalisation(SPEC, torch.device("cpu"))(batch.corrupted)).taps
+    hint = task.losses(task.module, batch, 0.0)["hint"]
+    assert hint.item() == pytest.approx(hint_loss(ours, theirs).item(), rel=1e-4)
 
 
 def _task_with_forcing(folder: Path, crops: FaceCrops, student: FaceNet, teacher: FaceNet) -> RecognitionTask:
