@@ -19,7 +19,7 @@ Source: x and y of eyes and mouth are those of the usual five-point template, de
 in OpenCV's pose examples. The nose stands so that the median pitch of 320 press photos is 0.
 """
 _TO_AFFINE = np.linalg.pinv(_HEAD - _HEAD.mean(axis=0))
-"""(3, 5): of centred landmarks seen, the least-squares affine map from `_HEAD`, transposed."""
+"""Pseudoinverse (3, 5): times centred landmarks (5, 2), it gives the least-squares affine map, transposed."""
 
 
 @dataclass(frozen=True, slots=True)

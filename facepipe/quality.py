@@ -249,15 +249,11 @@ def sharpness(crops: UInt8Array) -> FloatArray:
     _, size_px = MEASURED_CROP
     if crops.shape[1:] != (size_px, size_px, 3):
         raise ValueError(f"expected crops of shape (n, {size_px}, {size_px}, 3), got {crops.shape}")
-    return np.array([_detail_lost_to_blur(_gray(crop)) for crop in crops], dtype=np.float32)
+    return np.array([_detail_lost_to_blur(crop) for crop in crops], dtype=np.float32)
 
 
-def _gray(crop: UInt8Array) -> FloatArray:
-    """float32 (h, w), 0..255."""
-    return cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
-
-
-def _detail_lost_to_blur(gray: FloatArray) -> float:
+def _detail_lost_to_blur(crop: UInt8Array) -> float:
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
     blurred = cv2.GaussianBlur(gray, (0, 0), _BLUR_SIGMA_PX).astype(np.float32)
     before, after = _gradient_energy(gray), _gradient_energy(blurred)
     if before.min() <= 1e-6:
@@ -275,14 +271,13 @@ def _gradient_energy(gray: FloatArray) -> npt.NDArray[np.float64]:
 
 
 def _measure(crop: UInt8Array, face: Faces, alignment: Alignment) -> Measures:
-    gray = _gray(crop)
-    inner = gray[_INNER_FACE].astype(np.float64)
+    gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[_INNER_FACE].astype(np.float64)
     return Measures(
         score=float(face.scores[0]),
         size_px=float(face.sizes_px[0]),
-        sharpness=_detail_lost_to_blur(gray),
+        sharpness=float(sharpness(crop[None])[0]),
         misfit=alignment.misfit,
         pose=head_pose(face.landmarks[0]),
-        brightness=float(inner.mean()),
-        contrast=float(inner.std()),
+        brightness=float(gray.mean()),
+        contrast=float(gray.std()),
     )

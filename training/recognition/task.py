@@ -243,7 +243,7 @@ class RecognitionTask:
                     forced = forced_modules(network, ours.taps, truth.taps)
                 else:
                     taps = matching_taps(self._config.teacher, ours.taps, truth.taps)
-                    projections = _projections(ours.taps, truth.taps, taps)
+                    projections = _random_projections(ours.taps, truth.taps, taps)
             people = self._crops.people_count
             head = people_head(config, ours.vectors.shape[1], people)
             module = TrainedEncoder(network, projections, taps, head, forced)
@@ -285,8 +285,10 @@ def _same_person_auc(vectors: Tensor, people: Indices) -> float | None:
     return area_under_roc(distances[same], distances[~same])
 
 
-def _projections(ours: Sequence[Tensor], theirs: Sequence[Tensor], taps: Sequence[int]) -> list[nn.Conv2d]:
-    """Return a layer to the width of each of a teacher's maps; none where its layers are the student's."""
+def _random_projections(
+    ours: Sequence[Tensor], theirs: Sequence[Tensor], taps: Sequence[int]
+) -> list[nn.Conv2d]:
+    """Return a layer to the width of each of the teacher's maps; none where all maps have equal shapes."""
     if [each.shape[1:] for each in ours] == [each.shape[1:] for each in theirs]:
         return []
     return [nn.Conv2d(ours[tap].shape[1], each.shape[1], 1) for tap, each in zip(taps, theirs, strict=True)]
