@@ -129,14 +129,15 @@ def test_the_rate_grows_with_the_batch_and_norms_do_not_decay() -> None:
     assert [p.ndim for p in rest["params"]] == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_training_makes_the_loss_fall(tmp_path: Path, name: Any, precision: Any) -> None:
     steps: list[Progress] = []
     config = replace(_SHORT, steps=120, precision=precision, log_every=40)
     torch.manual_seed(0)
     task = _ToyTask(nn.Sequential(nn.Linear(3, 1)))
-    _loop(tmp_path, task, config, replace(_SGD, name=name), on_step=steps.append).run()
+    optimiser = replace(_SGD, name=name, matrix_rate=1.0)
+    _loop(tmp_path, task, config, optimiser, on_step=steps.append).run()
     assert steps[-1].losses["square"] < 0.3 * steps[0].losses["square"]
     assert (steps[-1].step, steps[-1].steps) == (120, 120)
     assert [int(s.step) for s in steps] == list(range(1, 121))
@@ -191,7 +192,7 @@ def test_a_frozen_backbone_stays_as_it_is_and_then_trains(tmp_path: Path) -> Non
     assert {"backbone.0.weight", "backbone.1.running_mean", "backbone.1.weight"} <= changed
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_a_resumed_run_equals_an_uninterrupted_one(

@@ -92,7 +92,7 @@ class TrainingLoop(Generic[Batch]):
         replace_strided_depthwise(task.module)
         self._device = next(task.module.parameters()).device
         self._samples_per_step = config.batch_size * optimiser.accumulate * world_size()
-        self.optimiser = build_optimiser(task.module, optimiser, self._samples_per_step)
+        self.optimiser = build_optimiser(task.module, optimiser, self._samples_per_step, config.precision)
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=config.precision == "float16")
         self._averaged = AveragedModel(task.module, multi_avg_fn=self._average_weights, use_buffers=True)
         self._averaged.requires_grad_(False).n_averaged += 1  # weights at the start count as averaged once
