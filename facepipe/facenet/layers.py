@@ -28,6 +28,10 @@ class ChainedBackbone(Backbone):
     stem: nn.Sequential
     blocks: nn.ModuleList
 
+    def parts(self) -> list[nn.Module]:
+        """Return the stem and the blocks: what makes each of the maps out of the one before."""
+        return [self.stem, *self.blocks]
+
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the maps of the stem and of every block."""
         maps = [self.stem(images)]

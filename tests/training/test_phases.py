@@ -124,7 +124,7 @@ def test_what_are_no_phases_is_named(tmp_path: Path, phases: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "name", "phases"),
     [
-        (EncoderConfig, "facenet_mobilenetv1", ["blocks", "whole"]),
+        (EncoderConfig, "facenet_mobilenetv1", ["blocks", "whole", "ensemble"]),
         (EncoderConfig, "facenet_mobilefacenet", ["blocks", "whole", "corrupted"]),
         (DetectorConfig, "retinaface_mobilenet025_taught", ["maps", "labels", "scenes"]),
         (DetectorConfig, "retinaface_mobilenet025_focus", ["branch", "layers", "labels", "scenes", "focus"]),

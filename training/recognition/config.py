@@ -13,6 +13,7 @@ from facepipe.training.engine.loop_config import RunConfig
 from facepipe.training.recognition.augment import JitterConfig
 from facepipe.training.recognition.losses import LossConfig
 from facepipe.training.recognition.sampling import BatchConfig
+from facepipe.training.recognition.second_teacher import SecondTeacherConfig
 from facepipe.training.recognition.teacher import TeacherConfig
 from facepipe.weights.cards import InputSpec
 
@@ -38,6 +39,7 @@ class NetworkConfig:
         alignment: Landmark template that faces are aligned to; default "arcface_112".
         flip_average: Whether the finished encoder's vector is the mean of a face's and its mirror image's;
             default true.
+        frozen_maps: The backbone's first maps, whose layers stay as they are.
     """
 
     architecture: Architecture = "facenet_mobilenetv1"
@@ -46,6 +48,11 @@ class NetworkConfig:
     input: InputSpec | None = None
     alignment: Alignment | None = None
     flip_average: bool | None = None
+    frozen_maps: int = 0
+
+    def __post_init__(self) -> None:
+        if self.frozen_maps < 0:
+            raise UsageError(f"network.frozen_maps: expected 0 or more, got {self.frozen_maps}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,7 @@ class EncoderConfig(RunConfig):
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    second_teacher: SecondTeacherConfig = field(default_factory=SecondTeacherConfig)
     validation: ValidationConfig | None = None
 
     def __post_init__(self) -> None:

@@ -30,6 +30,15 @@ def check_objectives(config: EncoderConfig) -> None:
             f"loss.cosine, hints and relation compare with a teacher: name one (--teacher{wanted}), or set "
             "loss.cosine, loss.hints_first, loss.hints_last and loss.relation to 0"
         )
+    second = config.second_teacher
+    if second.share and teacher is not None and not second.weights:
+        wanted = f"; this recipe's is {second.source}" if second.source else ""
+        raise UsageError(
+            f"the mean of two teachers is learned: name the second (second_teacher.weights{wanted}), or set "
+            "second_teacher.share to 0"
+        )
+    if second.share and config.teacher.view == "canonical":
+        raise UsageError("a second teacher shares the student's view: leave teacher.view away")
     if not loss.needs_teacher and not loss.needs_people:
         raise UsageError("all parts of the loss have weight 0")
     if teacher is not None and not loss.needs_teacher:
@@ -77,7 +86,26 @@ def forced_modules(network: FaceNet, ours: Sequence[Tensor], theirs: Sequence[Te
             f"{', '.join('x'.join(map(str, shape)) for shape in wanted)}, in this order; got "
             f"{', '.join('x'.join(map(str, shape)) for shape in given)}"
         )
-    return [network.trunk.stem, *network.trunk.blocks]
+    return network.trunk.parts()
+
+
+def frozen_parts(network: FaceNet, maps: int) -> list[nn.Module]:
+    """Return the parts of a backbone that make its first maps.
+
+    Raises:
+        UsageError: The backbone is no chain of blocks, or has no more maps than these.
+    """
+    if not maps:
+        return []
+    if not isinstance(network.trunk, ChainedBackbone):
+        raise UsageError(
+            "network.frozen_maps needs a chain of blocks: set network.architecture to facenet_mobilenetv1 "
+            "or facenet_mobilefacenet"
+        )
+    parts = network.trunk.parts()
+    if maps >= len(parts):
+        raise UsageError(f"network.frozen_maps: expected fewer than the backbone's {len(parts)}, got {maps}")
+    return parts[:maps]
 
 
 def forced_parts(maps: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:

@@ -43,15 +43,17 @@ def prepare(
 
 
 def check_inputs(config: EncoderConfig) -> None:
-    """Check that a later phase will find its teacher.
+    """Check that a later phase will find its teachers.
 
     Raises:
         UsageError: Losses and teacher do not fit together.
-        WeightsError: The teacher is missing or damaged.
+        WeightsError: A teacher is missing or damaged.
     """
     check_objectives(config)
     if config.teacher.weights:
         find_teacher(config.teacher, IMAGENET_INPUT)
+        if config.second_teacher.share:
+            find_teacher(config.second_teacher.teacher, IMAGENET_INPUT)
 
 
 def build_task(config: EncoderConfig, start: Encoder, device: torch.device) -> RecognitionTask:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facepipe.align import MARGINS, cut
+from facepipe.align import MARGINS
 from facepipe.evaluation.metrics.distances import area_under_roc
+from facepipe.facenet.layers import ChainedBackbone
 from facepipe.facenet.network import FaceNet
 from facepipe.training.engine.distributed import sum_over_ranks, world_size
 from facepipe.training.engine.pixels import Normalisation
@@ -32,6 +33,7 @@ from facepipe.training.recognition.objectives import (
     check_people,
     forced_modules,
     forced_parts,
+    frozen_parts,
 )
 from facepipe.training.recognition.sampling import (
     BatchPlan,
@@ -40,12 +42,8 @@ from facepipe.training.recognition.sampling import (
     Indices,
     grouped_by_person,
 )
-from facepipe.training.recognition.teacher import (
-    TeacherOutput,
-    TeacherTargets,
-    matching_taps,
-    open_teacher_targets,
-)
+from facepipe.training.recognition.targets import open_teacher_targets
+from facepipe.training.recognition.teacher import TeacherOutput, TeacherTargets, matching_taps, upright_faces
 from facepipe.training.recognition.trained_encoder import LeastSquares, TrainedEncoder
 
 _MOST_HELD_OUT = 4000
@@ -95,9 +93,7 @@ class RecognitionTask:
         self._hint_loss = torch.compile(hint_loss) if loop.compile else hint_loss
         self._targets: TeacherTargets | None = None
         if config.teacher.weights:
-            self._targets = open_teacher_targets(
-                config.teacher, crops, start.input, self._margin, config.cache_folder, self._device
-            )
+            self._targets = open_teacher_targets(config, crops, start.input, self._margin, self._device)
         self._sampler = FaceSampler(
             crops,
             plan,
@@ -113,8 +109,11 @@ class RecognitionTask:
         self._held_out_truth: Tensor | None = None
 
     def pretrained_parts(self) -> list[nn.Module]:
-        """Return the backbone."""
-        return [self.module.network.trunk]
+        """Return the backbone, but for the parts that stay frozen."""
+        trunk = self.module.network.trunk
+        if not isinstance(trunk, ChainedBackbone):
+            return [trunk]
+        return trunk.parts()[self._config.network.frozen_maps :]
 
     def batches(self, first_step: int) -> Batches[FaceBatch]:
         """Endless batches of this process; a resumed run gets those that it would have got."""
@@ -246,7 +245,14 @@ class RecognitionTask:
                     projections = _random_projections(ours.taps, truth.taps, taps)
             people = self._crops.people_count
             head = people_head(config, ours.vectors.shape[1], people)
-            module = TrainedEncoder(network, projections, taps, head, forced)
+            module = TrainedEncoder(
+                network,
+                projections,
+                taps,
+                head,
+                forced,
+                frozen_parts(network, self._config.network.frozen_maps),
+            )
         # Convolutions are fastest with channels last in memory, on CPUs and GPUs alike.
         return module.to(device=self._device, memory_format=torch.channels_last).train()  # type: ignore[call-overload, no-any-return]
 
@@ -268,11 +274,7 @@ class RecognitionTask:
         return {} if auc is None else {"same_person_auc": auc, "score": auc}
 
     def _upright(self, indices: Indices) -> Iterator[Tensor]:
-        """Batches of crops without jitter and corruption."""
-        size = self._config.loop.batch_size
-        for first in range(0, len(indices), size):
-            crops = (self._crops.pixels(int(i)) for i in indices[first : first + size])
-            yield torch.from_numpy(np.stack([cut(crop, self._size_px, self._margin) for crop in crops]))
+        return upright_faces(self._crops, indices, self._size_px, self._margin)
 
 
 def _same_person_auc(vectors: Tensor, people: Indices) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -124,12 +124,21 @@ class TeacherTargets(Protocol):
         """Return unit vectors (n, dimensions) of crops without jitter and corruption."""
 
 
+class FaceTeacher(Protocol):
+    """What gives targets for faces: see `Teacher`."""
+
+    size_px: int
+
+    def __call__(self, pixels: Tensor) -> TeacherOutput:
+        """See `Teacher`."""
+
+
 class SharedView:
     """Targets of the faces of every batch, with their jitter, computed as batches come."""
 
     needs_clean = True
 
-    def __init__(self, teacher: Teacher, crops: FaceCrops, margin: float) -> None:
+    def __init__(self, teacher: FaceTeacher, crops: FaceCrops, margin: float) -> None:
         self._teacher, self._crops, self._margin = teacher, crops, margin
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
@@ -139,9 +148,8 @@ class SharedView:
 
     def of_crops(self, indices: Indices) -> Tensor:
         """See `TeacherTargets`."""
-        parts = np.array_split(indices, -(-len(indices) // _BATCH))
-        size = self._teacher.size_px
-        return torch.cat([self._teacher(_cut_all(self._crops, p, size, self._margin)).vectors for p in parts])
+        faces = upright_faces(self._crops, indices, self._teacher.size_px, self._margin)
+        return torch.cat([self._teacher(batch).vectors for batch in faces])
 
 
 class CanonicalView:
@@ -163,41 +171,6 @@ class CanonicalView:
     def of_crops(self, indices: Indices) -> Tensor:
         """See `TeacherTargets`."""
         return self._vectors[torch.from_numpy(indices).to(self._vectors.device)]
-
-
-def open_teacher_targets(
-    config: TeacherConfig,
-    crops: FaceCrops,
-    student_input: InputSpec,
-    margin: float,
-    cache: Path | None,
-    device: torch.device,
-) -> TeacherTargets:
-    """Open a teacher's targets for these crops.
-
-    Args:
-        config: With `weights`.
-        crops: All faces.
-        student_input: Of the network that learns.
-        margin: Of the crops: see `facepipe.align.MARGINS`.
-        cache: Folder for the vectors of the canonical view.
-        device: Where targets go.
-
-    Raises:
-        WeightsError: The teacher can't be read.
-        UsageError: The teacher can't share the student's view: it takes faces of another size.
-        DataError: The cache can't be written.
-    """
-    if config.view == "canonical":
-        vectors = canonical_vectors(config, crops, student_input, margin, cache)
-        return CanonicalView(torch.from_numpy(vectors).to(device))
-    teacher = Teacher(config, student_input, device)
-    if teacher.size_px != student_input.size_px:
-        raise UsageError(
-            f"the teacher takes faces of {teacher.size_px} px, the student has {student_input.size_px}: "
-            "set teacher.view=canonical, or train at the teacher's size"
-        )
-    return SharedView(teacher, crops, margin)
 
 
 def canonical_vectors(
@@ -283,6 +256,12 @@ def _mean_vectors(teacher: Teacher, part: DecodedCrops, margin: float) -> FloatA
         if first % (100 * _BATCH) == 0:
             _LOG.info("the teacher encodes faces from %d of %d", first, len(part))
     return np.concatenate(vectors)
+
+
+def upright_faces(crops: FaceCrops, indices: Indices, size_px: int, margin: float) -> Iterator[Tensor]:
+    """Batches of RGB uint8 faces (n, size, size, 3) without jitter and corruption."""
+    for part in np.array_split(indices, -(-len(indices) // _BATCH)):
+        yield _cut_all(crops, part, size_px, margin)
 
 
 def _cut_all(crops: FaceCrops | DecodedCrops, indices: Indices, size_px: int, margin: float) -> Tensor:

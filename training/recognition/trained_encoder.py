@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ class TrainedEncoder(nn.Module):
         taps: Which of the network's maps are compared.
         people_head: Over the labelled people.
         forced: Modules whose outputs a teacher's maps can replace, in the order of the network's maps.
+        frozen: Parts of the network that never change, BatchNorm's statistics included.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class TrainedEncoder(nn.Module):
         taps: tuple[int, ...] = (),
         people_head: LinearHead | MarginHead | None = None,
         forced: Sequence[nn.Module] = (),
+        frozen: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
         self.network = network
@@ -38,6 +41,16 @@ class TrainedEncoder(nn.Module):
         self.taps = taps
         self.margin_head = people_head  # as it is called in checkpoints
         self._inner_maps = InnerMaps(forced)
+        self._frozen = tuple(frozen)  # not registered a second time
+        for part in self._frozen:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """See `torch.nn.Module.train`."""
+        super().train(mode)
+        for part in self._frozen:
+            part.eval()
+        return self
 
     def forward(
         self, images: Tensor, people: Tensor | None = None, teacher_maps: Sequence[Tensor] = ()

@@ -343,6 +343,9 @@ def test_whole_photos_are_aligned_for_training_and_validation(
     assert load_checkpoint(outcome.last)["module"]["margin_head.directions"].shape == (2, 16)
 
 
+_TWO = ("loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5")
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
@@ -378,6 +381,30 @@ def test_whole_photos_are_aligned_for_training_and_validation(
             WeightsError,
             "computes no tap9",
         ),
+        (
+            ["loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5"],
+            UsageError,
+            r"name the second \(second_teacher.weights\)",
+        ),
+        (
+            [*_TWO, "second_teacher.weights=gone.onnx", "second_teacher.source=that one"],
+            WeightsError,
+            "gone.onnx: there is no such teacher; put there that one",
+        ),
+        ([*_TWO, "second_teacher.weights={wide}"], UsageError, "vectors of 24 dimensions, the first of 16"),
+        (
+            [*_TWO, "second_teacher.weights=facenet_mobilefacenet_128"],
+            UsageError,
+            "takes faces of 112 px, the first of 32",
+        ),
+        (
+            [*_TWO, "second_teacher.weights={teacher}", "teacher.view=canonical"],
+            UsageError,
+            "shares the student's view",
+        ),
+        (["second_teacher.share=1"], UsageError, "second_teacher.share: expected 0 or more and below 1"),
+        (["network.frozen_maps=-1"], UsageError, "network.frozen_maps: expected 0 or more"),
+        (["network.frozen_maps=1"], UsageError, "network.frozen_maps needs a chain of blocks"),
         (
             ["loss.cosine=1", "teacher.weights={teacher}", INPUT.replace("size_px=32", "size_px=48")],
             UsageError,
