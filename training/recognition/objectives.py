@@ -31,7 +31,9 @@ def check_objectives(config: EncoderConfig) -> None:
             "loss.cosine, loss.hints_first, loss.hints_last and loss.relation to 0"
         )
     second = config.second_teacher
-    if second.share and teacher is not None and not second.weights:
+    if second.share and teacher is None:
+        raise UsageError("second_teacher comes after a first: name that (--teacher), or set its share to 0")
+    if second.share and not second.weights:
         wanted = f"; this recipe's is {second.source}" if second.source else ""
         raise UsageError(
             f"the mean of two teachers is learned: name the second (second_teacher.weights{wanted}), or set "

@@ -402,6 +402,7 @@ _TWO = ("loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5"
             UsageError,
             "shares the student's view",
         ),
+        (["second_teacher.share=0.5", "second_teacher.weights={teacher}"], UsageError, "after a first"),
         (["second_teacher.share=1"], UsageError, "second_teacher.share: expected 0 or more and below 1"),
         (["network.frozen_maps=-1"], UsageError, "network.frozen_maps: expected 0 or more"),
         (["network.frozen_maps=1"], UsageError, "network.frozen_maps needs a chain of blocks"),
