@@ -61,12 +61,13 @@ def test_people_are_told_apart(pipeline: FacePipeline, portrait: Path, stranger:
 def test_of_several_faces_the_nearest_count_and_the_threshold_allows_for_all_comparisons(
     pipeline: FacePipeline, portrait: Path, astronaut: UInt8Array
 ) -> None:
-    four = facepipe.verify(side_by_side(astronaut), side_by_side(astronaut), pipeline=pipeline)
+    four_faces = side_by_side(side_by_side(astronaut))
+    several = facepipe.verify(four_faces, four_faces, pipeline=pipeline)
     alone = facepipe.verify(portrait, portrait, pipeline=pipeline)
-    assert four.comparisons == 4
-    assert four.distance_l2 == pytest.approx(0, abs=1e-3)
-    assert four.threshold_l2 < alone.threshold_l2
-    np.testing.assert_allclose(four.first.box_xyxy, four.second.box_xyxy, atol=1e-3)
+    assert several.comparisons == 16
+    assert several.distance_l2 == pytest.approx(0, abs=1e-3)
+    assert several.threshold_l2 < alone.threshold_l2
+    np.testing.assert_allclose(several.first.box_xyxy, several.second.box_xyxy, atol=1e-3)
 
 
 def test_an_asked_for_threshold_decides(
