@@ -40,7 +40,7 @@ def check_objectives(config: EncoderConfig) -> None:
             "second_teacher.share to 0"
         )
     if second.share and config.teacher.view == "canonical":
-        raise UsageError("a second teacher shares the student's view: leave teacher.view away")
+        raise UsageError("second_teacher needs teacher.view=shared")
     if not loss.needs_teacher and not loss.needs_people:
         raise UsageError("all parts of the loss have weight 0")
     if teacher is not None and not loss.needs_teacher:

@@ -1,4 +1,4 @@
-"""What a run's teachers want its faces to become."""
+"""The targets that a run's teachers give for its faces."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ class TeacherTargets(Protocol):
 
 
 class FaceTeacher(Protocol):
-    """What gives targets for faces: see `Teacher`."""
+    """Anything that gives targets for faces, such as `Teacher`."""
 
     size_px: int
 
@@ -259,7 +259,7 @@ def _mean_vectors(teacher: Teacher, part: DecodedCrops, margin: float) -> FloatA
 
 
 def upright_faces(crops: FaceCrops, indices: Indices, size_px: int, margin: float) -> Iterator[Tensor]:
-    """Batches of RGB uint8 faces (n, size, size, 3) without jitter and corruption."""
+    """Yield batches of RGB uint8 faces (n, size, size, 3) without jitter and corruption."""
     for part in np.array_split(indices, -(-len(indices) // _BATCH)):
         yield _cut_all(crops, part, size_px, margin)
 

@@ -382,7 +382,7 @@ _TWO = ("loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5"
             "computes no tap9",
         ),
         (
-            ["loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5"],
+            [*_TWO],
             UsageError,
             r"name the second \(second_teacher.weights\)",
         ),
@@ -400,7 +400,7 @@ _TWO = ("loss.cosine=1", "teacher.weights={teacher}", "second_teacher.share=0.5"
         (
             [*_TWO, "second_teacher.weights={teacher}", "teacher.view=canonical"],
             UsageError,
-            "shares the student's view",
+            "needs teacher.view=shared",
         ),
         (["second_teacher.share=0.5", "second_teacher.weights={teacher}"], UsageError, "after a first"),
         (["second_teacher.share=1"], UsageError, "second_teacher.share: expected 0 or more and below 1"),
