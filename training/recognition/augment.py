@@ -19,18 +19,23 @@ class JitterConfig:
         rotation_rad: Angle.
         scale: Relative change of size.
         shift: As a share of the side, in both directions.
+        variants: How many draws there are for each face, used in turn from epoch to epoch; a teacher with the
+            shared view then computes each once only, unless its maps are compared. 0: a new draw every time.
     """
 
     flip_share: float = 0.5
     rotation_rad: float = 0.05
     scale: float = 0.03
     shift: float = 0.025
+    variants: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.flip_share <= 1:
             raise UsageError(f"jitter.flip_share: expected 0..1, got {self.flip_share}")
         if min(self.rotation_rad, self.scale, self.shift) < 0:
             raise UsageError("jitter: expected rotation_rad, scale and shift from 0")
+        if self.variants < 0:
+            raise UsageError(f"jitter.variants: expected 0 or more, got {self.variants}")
 
 
 def jitter_matrix(size_px: int, config: JitterConfig, rng: np.random.Generator) -> FloatArray:

@@ -18,7 +18,7 @@ from facepipe.training.recognition.crops import NOBODY, FaceCrops
 
 Indices = npt.NDArray[np.int64]
 
-_EPOCH, _PEOPLE, _AUGMENT = range(3)
+_EPOCH, _PEOPLE, _AUGMENT, _JITTER = range(4)
 """Streams of random numbers, so that none disturbs another."""
 
 
@@ -48,12 +48,14 @@ class FaceBatch:
         corrupted: The same faces with corrupted pixels, for the student.
         people: int64 (batch,); `NOBODY` where unknown.
         indices: int64 (batch,) into the crops.
+        variants: int64 (batch,): which draw of the jitter each face has; see `JitterConfig.variants`.
     """
 
     clean: Tensor | None
     corrupted: Tensor
     people: Tensor
     indices: Tensor
+    variants: Tensor
 
 
 class BatchPlan:
@@ -89,6 +91,10 @@ class BatchPlan:
                 f"a batch needs {config.people} people, but only {len(self._groups)} have two or more crops"
             )
         self._orders: dict[int, Indices] = {}
+
+    def epoch_of(self, sample: int) -> int:
+        """How many times as many samples as there are crops came before this one."""
+        return sample // len(self._trained)
 
     def __getitem__(self, batch: int) -> Indices:
         """Indices (size,) of the crops of this batch."""
@@ -143,20 +149,38 @@ class FaceSampler:
         """See `facepipe.training.engine.stream.BatchSource`."""
         indices = self._plan[number]
         first = number * self._plan.size
-        pairs = [self._faces(int(index), first + i) for i, index in enumerate(indices)]
+        variants = [self._variant(first + i) for i in range(len(indices))]
+        pairs = [
+            self._faces(int(index), first + i, variant)
+            for i, (index, variant) in enumerate(zip(indices, variants, strict=True))
+        ]
         clean, corrupted = (torch.from_numpy(np.stack(faces)) for faces in zip(*pairs, strict=True))
         people = torch.from_numpy(self.crops.people[indices])
-        return FaceBatch(clean if self._with_clean else None, corrupted, people, torch.from_numpy(indices))
+        return FaceBatch(
+            clean if self._with_clean else None,
+            corrupted,
+            people,
+            torch.from_numpy(indices),
+            torch.tensor(variants),
+        )
 
     def files(self, number: int) -> list[str]:
         """See `facepipe.training.engine.stream.BatchSource`."""
         return [self.crops.names[index] for index in self._plan[number]]
 
-    def _faces(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    def _variant(self, number: int) -> int:
+        return self._plan.epoch_of(number) % self._jitter.variants if self._jitter.variants else 0
+
+    def _faces(
+        self, index: int, number: int, variant: int
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """One face, jittered, as it is and corrupted."""
         rng = np.random.default_rng([self._seed, _AUGMENT, number])
+        of_jitter = rng
+        if self._jitter.variants:
+            of_jitter = np.random.default_rng([self._seed, _JITTER, index, variant])
         with naming(self.crops.names[index]):
-            matrix = jitter_matrix(self._size_px, self._jitter, rng)
+            matrix = jitter_matrix(self._size_px, self._jitter, of_jitter)
             clean = cut(self.crops.pixels(index), self._size_px, self._margin, matrix)
             return clean, corrupt(clean, self._corruption, rng)
 

@@ -73,7 +73,9 @@ class MeanOfTeachers:
     def __call__(self, pixels: Tensor) -> TeacherOutput:
         """RGB uint8 faces (batch, side, side, 3) to unit vectors, and maps of the first teacher."""
         first = self._first(pixels)
-        turned = self._second(pixels).vectors @ self._rotation
+        second = self._second(pixels).vectors
+        with torch.autocast(second.device.type, enabled=False):  # a training step's would round the product
+            turned = second @ self._rotation
         return first._replace(vectors=functional.normalize(first.vectors.lerp(turned, self._share)))
 
 

@@ -53,8 +53,9 @@ def open_teacher_targets(
             "set teacher.view=canonical, or train at the teacher's size"
         )
     if not config.second_teacher.share:
-        return SharedView(teacher, crops, margin)
+        return SharedView(teacher, crops, margin, config.jitter.variants)
     second = Teacher(config.second_teacher.teacher, student_input, device)
     some = np.linspace(0, len(crops) - 1, min(len(crops), _FACES_OF_THE_ROTATION)).astype(np.int64)
     faces = upright_faces(crops, some, teacher.size_px, margin)
-    return SharedView(MeanOfTeachers(teacher, second, config.second_teacher.share, faces), crops, margin)
+    both = MeanOfTeachers(teacher, second, config.second_teacher.share, faces)
+    return SharedView(both, crops, margin, config.jitter.variants)

@@ -134,17 +134,38 @@ class FaceTeacher(Protocol):
 
 
 class SharedView:
-    """Targets of the faces of every batch, with their jitter, computed as batches come."""
+    """Targets of the faces of every batch, with their jitter, computed as batches come.
+
+    Args:
+        teacher: Computes them.
+        crops: All faces.
+        margin: Of the crops: see `facepipe.align.MARGINS`.
+        variants: See `JitterConfig`; above 0, vectors of faces that come again are kept, but not maps.
+    """
 
     needs_clean = True
 
-    def __init__(self, teacher: FaceTeacher, crops: FaceCrops, margin: float) -> None:
+    def __init__(self, teacher: FaceTeacher, crops: FaceCrops, margin: float, variants: int = 0) -> None:
         self._teacher, self._crops, self._margin = teacher, crops, margin
+        self._variants = variants
+        self._known = torch.zeros(len(crops) * variants, dtype=torch.bool)
+        self._kept: Tensor | None = None
 
     def of_batch(self, batch: FaceBatch) -> TeacherOutput:
         """See `TeacherTargets`."""
         assert batch.clean is not None
-        return self._teacher(batch.clean)
+        if not self._variants:
+            return self._teacher(batch.clean)
+        places = batch.indices * self._variants + batch.variants
+        if self._kept is not None and self._known[places].all():
+            return TeacherOutput(self._kept[places], [])
+        # All of them, as a resumed run will: a few faces apart from the others could differ in the last bit.
+        output = self._teacher(batch.clean)
+        if not output.taps:
+            if self._kept is None:
+                self._kept = output.vectors.new_empty(len(self._known), output.vectors.shape[1])
+            self._kept[places], self._known[places] = output.vectors, True
+        return output
 
     def of_crops(self, indices: Indices) -> Tensor:
         """See `TeacherTargets`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,6 @@ from facepipe.training.recognition.config import EncoderConfig, NetworkConfig
 from facepipe.training.recognition.crops import NOBODY, FaceCrops
 from facepipe.training.recognition.losses import LossConfig, MarginHead, hint_loss
 from facepipe.training.recognition.objectives import forced_parts
-from facepipe.training.recognition.second_teacher import MeanOfTeachers, SecondTeacherConfig, nearest_rotation
 from facepipe.training.recognition.sources import CropSource, DetectionSource, PhotoSource
 from facepipe.training.recognition.task import RecognitionTask
 from facepipe.training.recognition.teacher import (
@@ -143,64 +143,6 @@ def test_in_the_canonical_view_no_teacher_runs_while_training(
         assert set(task.validate(task.module.eval())) == {"cosine_to_teacher", "score"}
 
 
-def test_a_rotation_is_found() -> None:
-    torch.manual_seed(0)
-    rotation = torch.linalg.qr(torch.randn(16, 16)).Q
-    theirs = functional.normalize(torch.randn(50, 16))
-    torch.testing.assert_close(nearest_rotation(theirs, theirs @ rotation), rotation)
-    noisy = nearest_rotation(theirs, theirs @ rotation + 0.1 * torch.randn(50, 16))
-    torch.testing.assert_close(noisy @ noisy.T, torch.eye(16), atol=1e-5, rtol=0)
-
-
-def _rotated(path: Path, rotation: torch.Tensor) -> Path:
-    """A teacher file whose vectors are those of another, rotated."""
-    usual = write_teacher(path)
-    model = onnx.load(str(usual))
-    graph = model.graph
-    graph.initializer.append(onnx.numpy_helper.from_array(rotation.numpy(), "rotation"))
-    graph.node.append(onnx.helper.make_node("MatMul", ["vector", "rotation"], ["rotated"]))
-    graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("rotated", 1, [1, 16]))
-    onnx.save(model, str(path))
-    return path
-
-
-def test_a_second_teacher_that_is_the_first_one_rotated_changes_nothing(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    rotation = torch.linalg.qr(torch.randn(16, 16)).Q
-    first = Teacher(TeacherConfig(str(write_teacher(tmp_path / "first.onnx")), taps=TAPS[:1]), SPEC)
-    second = Teacher(TeacherConfig(str(_rotated(tmp_path / "second.onnx", rotation))), SPEC)
-    faces = torch.randint(0, 256, (40, SIDE_PX, SIDE_PX, 3), dtype=torch.uint8)
-    assert not torch.allclose(first(faces).vectors, second(faces).vectors, atol=0.1)
-    targets = MeanOfTeachers(first, second, 0.4, faces.split(20))(faces[:3])
-    torch.testing.assert_close(targets.vectors, first(faces[:3]).vectors, atol=1e-4, rtol=0)
-    torch.testing.assert_close(targets.taps, first(faces[:3]).taps)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3])
-def test_two_teachers_targets_are_their_mean(tmp_path: Path, crops: FaceCrops, share: float) -> None:
-    files = [str(write_teacher(tmp_path / f"{seed}.onnx", seed=seed)) for seed in (1, 2)]
-    config = EncoderConfig(
-        loss=LossConfig(hints_first=0, hints_last=0),
-        teacher=TeacherConfig(files[0]),
-        second_teacher=SecondTeacherConfig(files[1], share),
-        held_out_share=0.3,
-        loop=LoopConfig(batch_size=8, workers=0),
-    )
-    task = RecognitionTask(tiny_encoder(tiny_network()), crops, config)
-    batch = next(task.batches(0))
-    assert batch.clean is not None
-    upright = torch.from_numpy(np.stack([cut(crops.pixels(i), SIDE_PX, MARGIN) for i in range(len(crops))]))
-    first, second = (Teacher(TeacherConfig(file), SPEC) for file in files)
-    rotation = nearest_rotation(second(upright).vectors, first(upright).vectors)
-    sums = (1 - share) * first(batch.clean).vectors + share * second(batch.clean).vectors @ rotation
-    assert task._targets is not None
-    torch.testing.assert_close(
-        task._targets.of_batch(batch).vectors, functional.normalize(sums), atol=1e-4, rtol=0
-    )
-    with torch.no_grad():
-        assert task.validate(task.module.eval()).keys() == {"cosine_to_teacher", "score"}
-
-
 @pytest.mark.parametrize("build", [facenet_mobilefacenet, facenet_mobilenetv1])
 def test_frozen_maps_stay_and_the_layers_behind_them_learn(
     tmp_path: Path, crops: FaceCrops, build: Callable[[int], FaceNet]
@@ -240,7 +182,8 @@ def test_solved_projections_are_better_than_any_others(tmp_path: Path, crops: Fa
         EncoderConfig(teacher=config, loop=LoopConfig(batch_size=8, workers=0)),
     )
     batch = task._sampler.batch(0)
-    batch = type(batch)(batch.clean, batch.clean, batch.people, batch.indices)  # type: ignore[arg-type]
+    assert batch.clean is not None
+    batch = replace(batch, corrupted=batch.clean)
 
     def hint() -> float:
         task.module.eval()
