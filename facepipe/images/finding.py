@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import glob
 import logging
 import os
@@ -230,6 +231,12 @@ def real_path(path: str | os.PathLike[str]) -> str:
         return os.path.realpath(path)
     except (OSError, ValueError):  # a name that no system takes; a file that is not there
         return os.path.abspath(path)
+
+
+def real_paths(files: Iterable[Path]) -> list[str]:
+    """Return `real_path` of each file, following each folder once."""
+    real_folder = functools.cache(real_path)
+    return [_real_child(real_folder(file.parent), file) for file in files]
 
 
 def _real_child(real_folder: str, child: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from facepipe.batch.output_files import own_files
 from facepipe.batch.run import analysis_settings
 from facepipe.core.errors import FacepipeError, UsageError
 from facepipe.detector import DetectorOptions
-from facepipe.images.finding import find_photos
+from facepipe.images.finding import find_photos, real_paths
 from facepipe.library.undoing import UndoingMixin
 from facepipe.pipeline import FacePipeline
 from facepipe.quality_rules import NamingRules
@@ -66,8 +65,8 @@ class AnalyzingMixin(UndoingMixin):
         if not path.is_dir():
             raise UsageError(f"{folder}: there is no such folder (is its disk mounted?)")
         found = find_photos([str(path)], exclude=own_files(self.folder, [path]))
-        known = set(self._job.photos())
-        new = [photo for photo in found if Path(os.path.abspath(photo)) not in known]
+        known = set(real_paths(self._job.photos()))
+        new = [photo for photo, real in zip(found, real_paths(found), strict=True) if real not in known]
         self._job.plan_more(new)
         return len(new)
 

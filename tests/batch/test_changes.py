@@ -248,6 +248,23 @@ def test_pictures_of_a_batch_in_its_photos_own_folder_are_no_photos(
         assert library.add_folder(str(tmp_path / "link")) == 0
 
 
+@pytest.mark.parametrize("of_batch", ["photos", "link"])
+def test_a_folder_that_is_added_by_another_link_holds_no_new_photos(
+    folder: Path, gallery: Path, tmp_path: Path, of_batch: str
+) -> None:
+    (tmp_path / "link").symlink_to(folder)
+    (tmp_path / "other-link").symlink_to(folder)
+    run(tmp_path / "link" if of_batch == "link" else folder, gallery=gallery, out=tmp_path / "out")
+    with Library.open(tmp_path / "out") as library:
+        for path in (folder, tmp_path / "link", tmp_path / "other-link"):
+            assert library.add_folder(str(path)) == 0
+        (folder / "link.png").symlink_to(folder / "a" / "her.png")
+        assert library.add_folder(str(tmp_path / "other-link")) == 0
+        shutil.copy(folder / "a" / "her.png", folder / "copy.png")
+        assert library.add_folder(str(tmp_path / "other-link")) == 1
+        assert library.add_folder(str(folder)) == 0
+
+
 def test_a_watched_folder_may_be_empty_unless_it_held_photos(
     folder: Path, gallery: Path, tmp_path: Path
 ) -> None:
