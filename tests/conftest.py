@@ -15,6 +15,9 @@ import pytest
 from gallery_helpers import V1
 from paths import ROOT
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch; there is a process of tests for each processor
+
 sys.path.append(str(ROOT))  # for the benchmarks, behind what is installed
 
 from postgres_helpers import OWNER, PostgresServer, new_database, new_server
