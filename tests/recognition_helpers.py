@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from training_helpers import export_maps, remove_batch_norm
 
-from facepipe.align import cut
+from facepipe.align import MARGINS, cut
 from facepipe.core.faces import UInt8Array
 from facepipe.facenet import network
 from facepipe.facenet.heads import DepthwiseHead
@@ -32,6 +33,8 @@ from facepipe.weights.cards import EmbeddingSpec, InputSpec
 FACE = (slice(60, 200), slice(155, 295))
 """The astronaut's face with some margin: 140 pixels, of which the inner 112 are the network's frame."""
 SIDE_PX = 32
+SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
+MARGIN = MARGINS["arcface_112"]
 INPUT = f'network.input={{channels="rgb", mean=[124, 116, 104], std=[58, 57, 57], size_px={SIDE_PX}}}'
 TAPS = ("tap0", "tap1", "tap2")
 
@@ -81,7 +84,7 @@ def tiny_network(dimensions: int = 16, seed: int = 0) -> FaceNet:
 
 def tiny_encoder(encoder: FaceNet, size_px: int = SIDE_PX) -> Encoder:
     """A network with preprocessing and embedding, as a task takes it."""
-    spec = InputSpec("rgb", (124, 116, 104), (58, 57, 57), size_px)
+    spec = replace(SPEC, size_px=size_px)
     return Encoder("facenet_mobilenet", encoder, spec, EmbeddingSpec(16, "arcface_112", flip_average=True))
 
 

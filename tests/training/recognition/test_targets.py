@@ -9,7 +9,9 @@ import onnx
 import pytest
 import torch
 from recognition_helpers import (
+    MARGIN,
     SIDE_PX,
+    SPEC,
     TAPS,
     tiny_encoder,
     tiny_network,
@@ -19,7 +21,7 @@ from recognition_helpers import (
 from torch import Tensor
 from torch.nn import functional
 
-from facepipe.align import MARGINS, cut
+from facepipe.align import cut
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.images.corruption import CorruptionConfig
@@ -33,10 +35,6 @@ from facepipe.training.recognition.second_teacher import MeanOfTeachers, SecondT
 from facepipe.training.recognition.sources import CropSource
 from facepipe.training.recognition.task import RecognitionTask
 from facepipe.training.recognition.teacher import SharedView, Teacher, TeacherConfig, TeacherOutput
-from facepipe.weights.cards import InputSpec
-
-SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
-MARGIN = MARGINS["arcface_112"]
 
 
 @pytest.fixture

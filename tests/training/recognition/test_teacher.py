@@ -11,7 +11,9 @@ import onnx
 import pytest
 import torch
 from recognition_helpers import (
+    MARGIN,
     SIDE_PX,
+    SPEC,
     TAPS,
     export_teacher,
     tiny_encoder,
@@ -23,7 +25,7 @@ from torch import nn
 from torch.nn import functional
 from training_helpers import LANDMARKS, export_maps, write_dataset
 
-from facepipe.align import MARGINS, align_faces, cut
+from facepipe.align import align_faces, cut
 from facepipe.core.errors import UsageError
 from facepipe.core.faces import UInt8Array
 from facepipe.facenet.layers import ChainedBackbone
@@ -48,10 +50,6 @@ from facepipe.training.recognition.teacher import (
     find_teacher,
     matching_taps,
 )
-from facepipe.weights.cards import InputSpec
-
-SPEC = InputSpec("rgb", (124, 116, 104), (58, 57, 57), SIDE_PX)
-MARGIN = MARGINS["arcface_112"]
 
 
 @pytest.fixture
