@@ -15,7 +15,7 @@ from facepipe.core.faces import UInt8Array
 from facepipe.facenet import network as networks
 from facepipe.training.detection.config import DetectorConfig
 from facepipe.training.engine.checkpoints import load_checkpoint
-from facepipe.training.engine.config import read_configuration, read_phases, recipe_names
+from facepipe.training.engine.config import read_phases, recipe_names
 from facepipe.training.recognition.config import EncoderConfig
 
 _SHORT = ("device=cpu", "loop.steps=1", "loop.compile=false", "loop.workers=0", "loop.tensorboard=false")
@@ -27,24 +27,23 @@ def test_every_phase_of_an_encoders_recipe_takes_a_step(
 ) -> None:
     people = write_people(tmp_path / "people", astronaut, people=3, photos=4)
     settings = ["loop.batch_size=6", "batch.photos_per_person=2", "held_out_share=0.1"]
-    config = read_configuration(EncoderConfig, name, ["data.0.path=/faces"])
-    if any(phase.config.batch.people for phase in read_phases(EncoderConfig, name)):
+    phases = read_phases(EncoderConfig, name)
+    if any(phase.config.batch.people for phase in phases):
         settings.append("batch.people=3")
-    if config.loss.needs_teacher:
-        teacher = _teacher(name, tmp_path / "teacher.onnx")
+    if any(phase.config.loss.needs_teacher for phase in phases):
+        teacher = _teacher(phases[0].config, tmp_path / "teacher.onnx")
         settings.append(f"teacher.weights={teacher}")
         settings.append(f"second_teacher.weights={teacher}")
     _train("encoder", tmp_path / "run", name, people, [*settings, f"cache={tmp_path / 'cache'}"])
-    for phase in read_phases(EncoderConfig, name):
+    for phase in phases:
         assert _steps(tmp_path / "run", phase.name) == 1
 
 
-def _teacher(recipe: str, path: Path) -> Path:
+def _teacher(config: EncoderConfig, path: Path) -> Path:
     """A network of random values with the student's layers, and names for the maps that are compared."""
-    first = read_phases(EncoderConfig, recipe)[0].config
     torch.manual_seed(1)
-    network = getattr(networks, first.network.architecture)(128)
-    return export_teacher(network, path, 112, first.teacher.taps)
+    network = getattr(networks, config.network.architecture)(128)
+    return export_teacher(network, path, 112, config.teacher.taps)
 
 
 @pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("retinaface")])

@@ -92,20 +92,27 @@ class BatchPlan:
             )
         self._orders: dict[int, Indices] = {}
 
-    def epoch_of(self, sample: int) -> int:
-        """How many times as many samples as there are crops came before this one."""
-        return sample // len(self._trained)
-
     def __getitem__(self, batch: int) -> Indices:
         """Indices (size,) of the crops of this batch."""
         config = self._config
         rng = np.random.default_rng([self._seed, _PEOPLE, batch])
         chosen = rng.permutation(len(self._groups))[: config.people]
         known = [_photos_of(self._groups[person], config.photos_per_person, rng) for person in chosen]
-        places = batch * self._others + np.arange(self._others)
-        epochs, within = np.divmod(places, len(self._trained))
+        epochs, within = np.divmod(self._places(batch), len(self._trained))
         rest = [self._order(int(e))[within[epochs == e]] for e in np.unique(epochs)]
         return np.concatenate([*known, *rest])
+
+    def epochs(self, batch: int) -> Indices:
+        """Epoch of each sample (size,) of this batch.
+
+        That of crops in turn counts how often all of them came before; people's counts all samples.
+        """
+        people = batch * self.size + np.arange(self.size - self._others)
+        return np.concatenate([people, self._places(batch)]) // len(self._trained)
+
+    def _places(self, batch: int) -> Indices:
+        """Places of the crops that are taken in turn, in all epochs one after the other."""
+        return batch * self._others + np.arange(self._others)
 
     def _order(self, epoch: int) -> Indices:
         """Return all crops, shuffled; kept while neighbouring batches need it."""
@@ -149,9 +156,9 @@ class FaceSampler:
         """See `facepipe.training.engine.stream.BatchSource`."""
         indices = self._plan[number]
         first = number * self._plan.size
-        variants = [self._variant(first + i) for i in range(len(indices))]
+        variants = self._plan.epochs(number) % max(1, self._jitter.variants)
         pairs = [
-            self._faces(int(index), first + i, variant)
+            self._faces(int(index), first + i, int(variant))
             for i, (index, variant) in enumerate(zip(indices, variants, strict=True))
         ]
         clean, corrupted = (torch.from_numpy(np.stack(faces)) for faces in zip(*pairs, strict=True))
@@ -161,15 +168,12 @@ class FaceSampler:
             corrupted,
             people,
             torch.from_numpy(indices),
-            torch.tensor(variants),
+            torch.from_numpy(variants),
         )
 
     def files(self, number: int) -> list[str]:
         """See `facepipe.training.engine.stream.BatchSource`."""
         return [self.crops.names[index] for index in self._plan[number]]
-
-    def _variant(self, number: int) -> int:
-        return self._plan.epoch_of(number) % self._jitter.variants if self._jitter.variants else 0
 
     def _faces(
         self, index: int, number: int, variant: int
