@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from paths import ROOT, TESTS
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facepipe.core.faces import FloatArray, UInt8Array
 from facepipe.evaluation.labels import LabelledPhoto, read_labels
@@ -115,6 +116,26 @@ def remove_batch_norm(module: nn.Module) -> None:
             setattr(module, name, nn.GroupNorm(1, child.num_features))
         else:
             remove_batch_norm(child)
+
+
+class BatchNormGradients(TorchDispatchMode):
+    """Records, in a `with` block, where BatchNorms' gradients have their channels in memory.
+
+    Attributes:
+        channel_strides: Of each gradient (batch, channels, h, w), in values: 1 where channels are last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.channel_strides: list[int] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the function."""
+        if function is torch.ops.aten.native_batch_norm_backward.default and args[0].ndim == 4:
+            self.channel_strides.append(args[0].stride(1))
+        return function(*args, **(kwargs or {}))
 
 
 def labelled(

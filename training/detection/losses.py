@@ -13,6 +13,7 @@ from torch.nn import functional
 from facepipe.core.errors import UsageError
 from facepipe.retinaface.network import RetinaFaceOutput
 from facepipe.training.detection.targets import BACKGROUND, FACE, Targets
+from facepipe.training.distillation.map_errors import map_errors
 from facepipe.training.engine.distributed import sum_over_ranks, world_size
 
 _MIN_PROBABILITY = 0.1
@@ -129,11 +130,8 @@ def diou_loss(predicted: Tensor, target: Tensor, variances: tuple[float, float])
 
 
 def hint_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Mean over pairs of maps (batch, c, h, w) of the squared error as a share of the teacher's variance."""
-    pairs = zip(student, teacher, strict=True)
-    return torch.stack(
-        [functional.mse_loss(s.float(), t.float()) / t.float().var().clamp(min=1e-6) for s, t in pairs]
-    ).mean()
+    """Mean over pairs of maps of `map_errors`."""
+    return map_errors(student, teacher).mean()
 
 
 def _hard_negatives(entropy: Tensor, labels: Tensor, ratio: int) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from facepipe.core.errors import UsageError
+from facepipe.training.distillation.map_errors import map_errors
 from facepipe.training.recognition.crops import NOBODY
 
 Mining = Literal["semi_hard", "batch_hard"]
@@ -75,13 +76,8 @@ def cosine_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
 
 
 def hint_loss(taps: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Sum over maps of the mean squared error, as a share of the variance of the teacher's map."""
-    return torch.stack(
-        [
-            functional.mse_loss(ours.float(), theirs) / theirs.var()
-            for ours, theirs in zip(taps, teacher, strict=True)
-        ]
-    ).sum()
+    """Sum over pairs of maps of `map_errors`."""
+    return map_errors(taps, teacher).sum()
 
 
 def relation_loss(vectors: Tensor, teacher: Tensor) -> Tensor:
