@@ -204,10 +204,12 @@ def test_an_unlabelled_crop_learns_from_the_teacher_alone() -> None:
     assert all(value.item() > 0 for value in losses.values())
 
 
-def test_hints_are_means_of_shares_of_the_teachers_variance() -> None:
+def test_hints_are_shares_of_the_teachers_variance() -> None:
     teacher = torch.tensor([[[[0.0, 2.0], [4.0, 6.0]]]])
     variance = teacher.var().item()
     assert hint_loss([teacher + 1, teacher], [teacher, teacher]).item() == pytest.approx(0.5 / variance)
+    flat = torch.zeros(1, 1, 2, 2)
+    assert torch.isfinite(hint_loss([flat], [flat]))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
