@@ -377,6 +377,68 @@ def test_where_compiling_fails_the_run_goes_on_as_if_it_had_not_been_tried(
     torch.compiler.reset()
 
 
+class _SlowUncompiled(_Network):
+    def forward(self, images: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            time.sleep(0.05)
+        output: Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return output
+
+
+class _Compiler:
+    """Compiles nothing, and counts how often what it made is called, which takes `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.calls = seconds, 0
+
+    def __call__(self, module: nn.Module) -> nn.Module:
+        backend = aot_autograd(fw_compiler=self._forward, bw_compiler=_uncompiled)
+        return _COMPILE(module, backend=backend)  # type: ignore[no-any-return]
+
+    def _forward(self, graph: Any, _: object) -> Any:
+        def call(*tensors: Tensor) -> Any:
+            self.calls += 1
+            time.sleep(self.seconds)
+            return graph.forward(*tensors)
+
+        return call
+
+
+_COMPILE: Any = torch.compile
+_TRIED = 1 + 3
+"""Steps before the first of a run: whether it compiles, and how long it takes."""
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_run_is_compiled_where_that_pays_and_stays_so(
+    tmp_path: Path, pays: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "facepipe.training")
+    config = replace(_CONFIG, freeze_steps=2)
+    _loop(tmp_path / "whole", config).run()
+
+    def calls(last_step: int, pays: bool) -> int:
+        torch.compiler.reset()
+        compiler = _Compiler(0.0 if pays else 0.05)
+        monkeypatch.setattr(torch, "compile", compiler)
+        torch.manual_seed(1)  # as _loop, for the same weights
+        module = _SlowUncompiled() if pays else _Network()
+        loop = _loop(tmp_path / "cut", replace(config, compile=True), module=module)
+        loop.on_step = lambda done: signal.raise_signal(signal.SIGTERM) if done.step == last_step else None
+        loop.run()
+        return compiler.calls
+
+    # What is frozen makes another network, which is tried once more, but not measured.
+    assert calls(3, pays) == (_TRIED + 2 + 1 + 1 if pays else _TRIED)
+    assert ("torch.compile does not pay here" in caplog.text) is not pays
+    assert not pays or calls(6, pays=False) > 0
+    assert pays or calls(6, pays=True) == 0
+    cut, whole = (load_checkpoint(tmp_path / name / "last.pt") for name in ("cut", "whole"))
+    assert cut["step"] == whole["step"] == 6
+    assert all(torch.equal(value, whole["average"][key]) for key, value in cut["average"].items())
+    torch.compiler.reset()
+
+
 def test_a_loss_that_is_not_finite_is_no_fault_of_the_compiler(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from facepipe.training.engine.checkpoints import (
     save_checkpoint,
     save_last,
 )
-from facepipe.training.engine.compiling import compiles
+from facepipe.training.engine.compiling import compiles, is_faster_compiled
 from facepipe.training.engine.depthwise import replace_strided_depthwise
 from facepipe.training.engine.distributed import (
     any_rank,
@@ -101,6 +101,7 @@ class TrainingLoop(Generic[Batch]):
         self._validations_since_best = 0
         self.figures: dict[str, float] = {}
         self._module: nn.Module | None = None
+        self._compile_pays: bool | None = None  # None: not measured
         self._random: dict[str, Any] = {}
         self._failure: Exception | None = None
 
@@ -226,6 +227,8 @@ class TrainingLoop(Generic[Batch]):
             module = DistributedDataParallel(module, [self._device] if self._device.type == "cuda" else None)
         if not self.config.compile:
             return module
+        if self._compile_pays is False:
+            return self._uncompiled(module)
         if is_main():
             _LOG.info("compiling the network, which takes a minute or more")
         compiled: nn.Module = torch.compile(module)  # type: ignore[assignment]
@@ -236,12 +239,18 @@ class TrainingLoop(Generic[Batch]):
                 self._backward(compiled, batch)
 
         if not compiles(step, self.task.module, self._device):
-            # Also what the task has compiled by itself.
-            self._until_the_end.enter_context(torch.compiler.set_stance("force_eager"))
             self.config = replace(self.config, compile=False)
             self.record = {**self.record, "loop": {**self.record.get("loop", {}), "compile": False}}
-            return module
-        return compiled
+            return self._uncompiled(module)
+        # Processes that train together wait for each other, so that their times say little.
+        if self._compile_pays is None and self._device.type == "cpu" and world_size() == 1:
+            self._compile_pays = is_faster_compiled(step, self.task.module, self._device)
+        return self._uncompiled(module) if self._compile_pays is False else compiled
+
+    def _uncompiled(self, module: nn.Module) -> nn.Module:
+        """Return the module after switching off what the task has compiled by itself too."""
+        self._until_the_end.enter_context(torch.compiler.set_stance("force_eager"))
+        return module
 
     def _set_mode(self, module: nn.Module) -> None:
         module.train()
@@ -366,6 +375,7 @@ class TrainingLoop(Generic[Batch]):
             "figures": self.figures,
             "validated": self._validated,
             "validations_since_best": self._validations_since_best,
+            "compile_pays": self._compile_pays,
             "module": self.task.module.state_dict(),
             "average": self.average.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -391,6 +401,8 @@ class TrainingLoop(Generic[Batch]):
         self.figures = dict(state.get("figures", {}))
         self._validated = state.get("validated", self.step)
         self._validations_since_best = state.get("validations_since_best", 0)
+        # Measured anew, it might come out otherwise, and the run would differ in its last bits.
+        self._compile_pays = state.get("compile_pays")
         if changes := changed_settings(state["record"], self.record):
             _LOG.warning("this run continues with other settings than before: %s", "; ".join(changes))
         _LOG.info("continuing at step %d of %d", self.step, self.config.steps)

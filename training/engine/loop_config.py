@@ -28,9 +28,9 @@ class LoopConfig:
         freeze_steps: The parts that start trained (a backbone) stay as they are for so many steps.
         ema_decay: Of the averaged weights, which are validated and shipped.
         precision: "float32", or autocast to "bfloat16" or "float16" (with scaled losses).
-        compile: Compile the network with torch.compile (a minute at the start; pays on long runs). It needs
-            a C++ compiler; where a first step of the compiled network fails, a warning says so and the run
-            goes on uncompiled.
+        compile: Compile the network with torch.compile where that pays (a minute at the start, for long
+            runs): on a CPU, steps are timed with and without it first. It needs a C++ compiler; where a first
+            step of the compiled network fails, a warning says so and the run goes on uncompiled.
         validate_every, checkpoint_every, log_every: Steps from one validation, checkpoint or line of the log
             to the next; the end of the run has all three.
         patience: End the run when the score has not got better for so many validations; 0: never.
