@@ -64,7 +64,7 @@ _EXAMPLES: dict[str, Any] = {
         "photos": ["first", "second"],
         "same_person": True,
         "distance_l2": 0.3514,
-        "threshold_l2": 1.1398,
+        "threshold_l2": 1.1766,
         "strangers_share": 1e-9,
         "boxes_xyxy": [_FACE["box_xyxy"], _FACE["box_xyxy"]],
         "comparisons": 1,
