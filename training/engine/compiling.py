@@ -44,7 +44,7 @@ def compiles(step: Callable[[], object], module: nn.Module, device: torch.device
 def is_faster_compiled(step: Callable[[], object], module: nn.Module, device: torch.device) -> bool:
     """Time a step of functions that are compiled by now, in turns with the same uncompiled.
 
-    The shortest of three each are compared; where compiling does not pay, as on processors with AVX2 alone,
+    The shortest of three each are compared; where compiling does not pay, as with a teacher and AVX2 alone,
     a line of the log says so. Gradients, statistics and random state are as before afterwards.
     """
     seconds: dict[str, list[float]] = {"force_eager": [], "default": []}
