@@ -97,7 +97,7 @@ def test_the_branch_for_small_faces_keeps_its_names_in_files() -> None:
 def test_published_weights_give_the_published_outputs_in_a_fixed_order(
     shared_data: Path, tmp_path: Path
 ) -> None:
-    """Within 1e-4, on every processor.
+    """Within 1e-4, whatever the processor's own kernels do.
 
     The largest outputs are above 460, where 1e-4 is three units in the last place. Other orders of sums end
     up to six units away, and the published outputs are up to 1.12e-4 from those of the same network in 64-bit
@@ -117,12 +117,12 @@ def test_published_weights_give_the_published_outputs_in_a_fixed_order(
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("photo", PHOTOS)
 def test_published_weights_give_the_published_outputs(shared_data: Path, photo: str, weights: str) -> None:
-    """By the processor's own kernels: at large outputs a few roundings farther than in the fixed order."""
+    """By the processor's own kernels, in whatever order they sum."""
     pytest.importorskip("torch")
     expected = np.load(shared_data / "reference" / f"{photo}_{weights}.npz")
     outputs = published_outputs(shared_data, weights, photo, channels=weights)
     for output, name in zip(outputs, NAMES, strict=True):
-        np.testing.assert_allclose(output, expected[name], rtol=5e-7, atol=1e-4)
+        np.testing.assert_allclose(output, expected[name], rtol=0, atol=1e-4)
 
 
 def test_swapped_channels_do_not_go_unnoticed(shared_data: Path) -> None:
