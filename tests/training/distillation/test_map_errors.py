@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional
 
 from facepipe.training.distillation.map_errors import map_errors
 
@@ -14,6 +15,21 @@ def test_errors_are_shares_of_the_teachers_variance() -> None:
     expected = ((ours - theirs) ** 2).mean() / theirs.var()
     errors = map_errors([ours, theirs, ours], [theirs, theirs, ours + 1])
     assert errors.tolist() == pytest.approx([expected.item(), 0.0, 1 / ours.var().item()], rel=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "within"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_gradients_are_those_of_torchs_own_operations(precision: torch.dtype, within: float) -> None:
+    torch.manual_seed(0)
+    ours, theirs = torch.randn(2, 2, 3, 5, 4, dtype=precision)
+    ours.requires_grad_()
+    factor = torch.tensor([3.0, 0.5])
+    (map_errors([ours, ours], [theirs, theirs + 1]) * factor).sum().backward()
+    assert ours.grad is not None
+    exact = ours.detach().float().requires_grad_()
+    for share, their in zip(factor, [theirs.float(), (theirs + 1).float()], strict=True):
+        (share * functional.mse_loss(exact, their) / their.var()).backward()
+    assert exact.grad is not None
+    assert (ours.grad - exact.grad).norm() <= within * exact.grad.norm()
 
 
 def test_a_flat_map_is_not_divided_by_zero() -> None:
