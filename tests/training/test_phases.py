@@ -127,7 +127,7 @@ def test_what_are_no_phases_is_named(tmp_path: Path, phases: str) -> None:
         (EncoderConfig, "facenet_mobilenetv1", ["blocks", "whole", "ensemble"]),
         (EncoderConfig, "facenet_mobilefacenet", ["blocks", "whole", "corrupted"]),
         (DetectorConfig, "retinaface_mobilenet025_taught", ["maps", "labels", "scenes"]),
-        (DetectorConfig, "retinaface_mobilenet025_focus", ["branch", "layers", "labels", "scenes", "focus"]),
+        (DetectorConfig, "retinaface_mobilenet025_focus", ["branch", "maps", "labels", "scenes", "focus"]),
     ],
 )
 def test_the_recipes_of_the_shipped_weights_have_phases(
