@@ -29,7 +29,7 @@ def map_errors(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
 
 
 class _MapError(torch.autograd.Function):
-    """Error of one map, in half of the passes over memory that torch's own operations take."""
+    """Error of one map, in fewer passes over memory than torch's own operations take."""
 
     @staticmethod
     def forward(ctx: Any, our: Tensor, their: Tensor) -> Tensor:
