@@ -33,10 +33,9 @@ class _MapError(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, our: Tensor, their: Tensor) -> Tensor:
-        our_values, their_values = _values(our), _values(their)
-        difference = (our_values - their_values).float()
-        their_values = their_values.float()
-        centred = their_values - their_values.mean()
+        difference = _values(our - their).float()
+        values = _values(their).float()
+        centred = values - values.mean()
         variance = torch.dot(centred, centred) / (len(centred) - 1)
         scale = 1 / (variance.clamp(min=_LEAST_VARIANCE) * len(difference))
         ctx.save_for_backward(difference, scale)

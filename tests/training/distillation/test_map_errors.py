@@ -42,6 +42,11 @@ def test_maps_are_compared_pair_by_pair() -> None:
         map_errors([torch.zeros(1, 2, 2, 2)] * 2, [torch.zeros(1, 2, 2, 2)])
 
 
+def test_maps_of_other_shapes_are_not_compared() -> None:
+    with pytest.raises(RuntimeError, match="size of tensor"):
+        map_errors([torch.zeros(1, 2, 3, 4)], [torch.zeros(1, 2, 4, 3)])
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("of_teacher", [torch.contiguous_format, torch.channels_last])
 def test_gradients_have_their_channels_last(precision: torch.dtype, of_teacher: torch.memory_format) -> None:
